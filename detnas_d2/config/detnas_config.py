@@ -1,0 +1,49 @@
+"""Config keys of DetNAS models."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+from detnas_d2.config.data_config import add_data_config
+from detnas_d2.config.search_config import add_search_config
+
+
+def add_detnas_config(cfg: CN) -> None:
+    """Adds the keys of DetNAS models, data and search to a Detectron2 config, in place."""
+    _add_model_config(cfg)
+    add_data_config(cfg)
+    add_search_config(cfg)
+
+
+def _add_model_config(cfg: CN) -> None:
+    cfg.MODEL.DETNAS = CN()
+    # Search space: detnas_small (300M), detnas_large (1.3G), detnas_3.8G, detnas_tiny (the demo).
+    cfg.MODEL.DETNAS.SPACE = "detnas_small"
+    # Path of a searched backbone: op names or indices, "/" between stages. Unused by supernets.
+    cfg.MODEL.DETNAS.PATH = ""
+    # Norm of the backbone: BN, SyncBN (BN in a single process), FrozenBN, GN. The norms of neck
+    # and box head are Detectron2's own keys MODEL.FPN.NORM and MODEL.ROI_BOX_HEAD.NORM.
+    cfg.MODEL.DETNAS.NORM = "BN"
+    # Weight of a new batch in running statistics, backbone, neck and box head. Released: 0.1 when
+    # the supernet is trained, 0.01 when a searched network is.
+    cfg.MODEL.DETNAS.NORM_MOMENTUM = 0.1
+    # Channel shuffle: 1 interleaves halves and cuts (released search and ImageNet code), 2 takes
+    # even and odd channels (released single-path detectors).
+    cfg.MODEL.DETNAS.SHUFFLE_METHOD = 1
+    # Initial weights: "imagenet" (normal, std 1/fan-in channels, BN bias 1e-4; released
+    # classification code) or "default" (torch's; released detection code).
+    cfg.MODEL.DETNAS.INIT = "imagenet"
+    # Append the last 1x1 convolution of the space as feature "last". The classifier needs it.
+    cfg.MODEL.DETNAS.LAST_CONV = False
+    # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.
+    cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+    # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing
+    # that the network can compute; the released detectors have them.
+    cfg.MODEL.DETNAS.CONV_BIAS_BEFORE_NORM = False
+
+    cfg.MODEL.CLASSIFIER = CN()
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # Probability of dropping a channel before pooling, in training.
+    cfg.MODEL.CLASSIFIER.DROPOUT = 0.2
+    # Probability mass spread over all classes in the training loss.
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1

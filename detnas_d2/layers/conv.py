@@ -1,0 +1,48 @@
+"""Convolution, normalisation, activation: what every block is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormFactory = Callable[[int], nn.Module]
+
+
+class ConvNormAct(nn.Module):
+    """Convolution (padded to keep the size at stride 1), norm, and optionally ReLU.
+
+    Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        *,
+        norm: NormFactory,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        relu: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=(kernel - 1) // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+        )
+        self.norm = norm(out_channels)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return F.relu_(x) if self.relu else x

@@ -1,0 +1,25 @@
+from detnas_d2.modeling.box_head import DetNASConvFCHead
+from detnas_d2.modeling.build import backbone_from_config, norm_factory
+from detnas_d2.modeling.classifier import ImageClassifier
+from detnas_d2.modeling.shufflenet import (
+    SearchedBackbone,
+    ShuffleNetBackbone,
+    Supernet,
+    activate,
+    find_supernet,
+)
+from detnas_d2.modeling.weights import WeightsError, adapt_state_dict
+
+__all__ = [
+    "DetNASConvFCHead",
+    "ImageClassifier",
+    "SearchedBackbone",
+    "ShuffleNetBackbone",
+    "Supernet",
+    "WeightsError",
+    "activate",
+    "adapt_state_dict",
+    "backbone_from_config",
+    "find_supernet",
+    "norm_factory",
+]

@@ -1,0 +1,227 @@
+"""The DetNAS backbone: stem, choice or fixed blocks, optional last convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
+from detnas_d2.search_space import ChoiceBlock, LayerSpec, Path, SearchSpace
+
+INITS = ("imagenet", "default")
+
+
+class ShuffleNetBackbone(Backbone):
+    """What supernet and searched backbone share.
+
+    Input: images (N, 3, H, W). Output: dict of features; "stage1" ... "stage4" with strides 4, 8,
+    16, 32, and "last" (stride 32) where a last convolution is asked for.
+
+    Args:
+        space: the search space that gives depths and channels.
+        build_layer: makes the module of one layer.
+        norm: makes a normalisation layer from a channel number.
+        out_features: names of the features to return.
+        last_conv: append the 1x1 convolution to ``space.last_channels``.
+        init: "imagenet" or "default", see the config key ``MODEL.DETNAS.INIT``.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        build_layer: Callable[[LayerSpec], nn.Module],
+        *,
+        norm: NormFactory,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
+        self.blocks = nn.ModuleList(build_layer(layer) for layer in space.layers)
+        self.last = (
+            ConvNormAct(space.stage_channels[-1], space.last_channels, norm=norm, bias=True)
+            if last_conv
+            else None
+        )
+        ends = {layer.stage: layer.index for layer in space.layers}
+        self._feature_after = {index: f"stage{stage + 1}" for stage, index in ends.items()}
+        self._out_feature_strides = {f"stage{s + 1}": 4 * 2**s for s in ends}
+        self._out_feature_channels = {
+            f"stage{s + 1}": c for s, c in enumerate(space.stage_channels)
+        }
+        if last_conv:
+            self._out_feature_strides["last"] = 4 * 2 ** max(ends)
+            self._out_feature_channels["last"] = space.last_channels
+        unknown = sorted(set(out_features) - set(self._out_feature_strides))
+        if unknown or not out_features:
+            raise ValueError(
+                f"out_features {list(out_features)}: expected some of "
+                f"{', '.join(self._out_feature_strides)}"
+            )
+        self._out_features = list(out_features)
+        init_shufflenet(self, init)
+
+    @property
+    def size_divisibility(self) -> int:
+        return 0
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(
+                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
+            )
+            for name in self._out_features
+        }
+
+    def run_layer(self, index: int, x: Tensor) -> Tensor:
+        """Output of layer ``index`` for its input ``x``."""
+        return self.blocks[index](x)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if x.dim() != 4:
+            raise ValueError(f"expected images (N, 3, H, W), got shape {tuple(x.shape)}")
+        outputs = {}
+        x = self.stem(x)
+        for index in range(len(self.blocks)):
+            x = self.run_layer(index, x)
+            name = self._feature_after.get(index)
+            if name in self._out_features:
+                outputs[name] = x
+        if "last" in self._out_features:
+            outputs["last"] = self.last(x)
+        return outputs
+
+
+class SearchedBackbone(ShuffleNetBackbone):
+    """The plain backbone of one path."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        norm: NormFactory,
+        shuffle_method: int,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+    ) -> None:
+        def build(layer: LayerSpec) -> nn.Module:
+            return _shuffle_block(layer, path.ops[layer.index], norm, shuffle_method)
+
+        super().__init__(
+            path.space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
+        )
+        self.path = path
+
+
+class Supernet(ShuffleNetBackbone):
+    """All paths of a space with shared weights; a forward pass runs the active one.
+
+    Detectron2's meta-architectures call ``backbone(images)`` without further argument, so the
+    path is set around their call with :meth:`active` (or :func:`activate` for a whole model).
+    Without one, ``forward`` raises ``RuntimeError``.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        norm: NormFactory,
+        shuffle_method: int,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+    ) -> None:
+        def build(layer: LayerSpec) -> nn.Module:
+            return ChoiceBlock(
+                layer.ops, lambda op: _shuffle_block(layer, op, norm, shuffle_method)
+            )
+
+        super().__init__(
+            space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
+        )
+        self._active: Path | None = None
+
+    @property
+    def active_path(self) -> Path:
+        if self._active is None:
+            raise RuntimeError(
+                "no path is active: call the supernet inside `with activate(model, path):`"
+            )
+        return self._active
+
+    @contextmanager
+    def active(self, path: Path) -> Iterator[None]:
+        """Makes ``path`` the active path for the duration of a ``with`` block."""
+        if path.space != self.space:
+            raise ValueError(
+                f"path of space {path.space.name!r}, supernet of space {self.space.name!r}"
+            )
+        previous, self._active = self._active, path
+        try:
+            yield
+        finally:
+            self._active = previous
+
+    def run_layer(self, index: int, x: Tensor) -> Tensor:
+        return self.blocks[index](x, self.active_path.choices[index])
+
+
+def find_supernet(model: nn.Module) -> Supernet | None:
+    """The supernet inside ``model``, or None; several are an error."""
+    found = [module for module in model.modules() if isinstance(module, Supernet)]
+    if len(found) > 1:
+        raise ValueError(f"{type(model).__name__} contains {len(found)} supernets, expected one")
+    return found[0] if found else None
+
+
+@contextmanager
+def activate(model: nn.Module, path: Path) -> Iterator[None]:
+    """Makes ``path`` the active path of the supernet inside ``model`` (any meta-architecture).
+
+    Raises:
+        ValueError: the model has no supernet, or one of another space.
+    """
+    supernet = find_supernet(model)
+    if supernet is None:
+        raise ValueError(f"{type(model).__name__} contains no supernet")
+    with supernet.active(path):
+        yield
+
+
+def _shuffle_block(
+    layer: LayerSpec, op: str, norm: NormFactory, shuffle_method: int
+) -> ShuffleBlock:
+    return ShuffleBlock(
+        layer.in_channels,
+        layer.out_channels,
+        op=op,
+        stride=layer.stride,
+        norm=norm,
+        shuffle_method=shuffle_method,
+    )
+
+
+def init_shufflenet(backbone: ShuffleNetBackbone, init: str) -> None:
+    """Initial weights as released (see the config key ``MODEL.DETNAS.INIT``)."""
+    if init not in INITS:
+        raise ValueError(f"init {init!r}: expected one of {', '.join(INITS)}")
+    nn.init.normal_(backbone.stem.conv.weight, 0, 0.01)
+    nn.init.zeros_(backbone.stem.conv.bias)
+    if init == "default":
+        return
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d) and module is not backbone.stem.conv:
+            # weight.shape[1]: input channels of a group, so 1 for a depthwise convolution.
+            nn.init.normal_(module.weight, 0, 1.0 / module.weight.shape[1])
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(module.weight)
+            nn.init.constant_(module.bias, 1e-4)

@@ -1,0 +1,26 @@
+from detnas_d2.search_space.choice_block import ChoiceBlock
+from detnas_d2.search_space.costs import Cost, CostTable, block_cost, build_cost_table
+from detnas_d2.search_space.space import (
+    SHUFFLE_OPS,
+    SPACES,
+    LayerSpec,
+    Path,
+    PathError,
+    SearchSpace,
+    get_space,
+)
+
+__all__ = [
+    "SHUFFLE_OPS",
+    "SPACES",
+    "ChoiceBlock",
+    "Cost",
+    "CostTable",
+    "LayerSpec",
+    "Path",
+    "PathError",
+    "SearchSpace",
+    "block_cost",
+    "build_cost_table",
+    "get_space",
+]

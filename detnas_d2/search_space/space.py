@@ -1,0 +1,211 @@
+"""Single-path search spaces as data, and paths through them as values."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+# DetNAS (arXiv 1903.10979) section 3.2; the order fixes what an index means in released encodings.
+SHUFFLE_OPS = ("3x3", "5x5", "7x7", "xception")
+
+
+class PathError(ValueError):
+    """A path text or index list that the search space does not contain."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One searchable layer.
+
+    Args:
+        index: position in the path, from 0.
+        stage: stage of the layer, from 0.
+        in_channels, out_channels: channels of its input and output.
+        stride: 1 or 2; 2 in the first layer of each stage.
+        reduction: input image size over the layer's *output* size (4, 8, 16 or 32).
+        ops: names of the candidates, in index order.
+    """
+
+    index: int
+    stage: int
+    in_channels: int
+    out_channels: int
+    stride: int
+    reduction: int
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A DetNAS search space: a stem and stages of choice blocks.
+
+    Args:
+        name: the name used in configs.
+        stem_channels: output channels of the 3x3 stride-2 stem.
+        stage_channels: output channels of each stage.
+        stage_depths: number of choice blocks of each stage.
+        last_channels: output channels of the optional last 1x1 convolution.
+        ops: names of the candidates of every choice block.
+    """
+
+    name: str
+    stem_channels: int
+    stage_channels: tuple[int, ...]
+    stage_depths: tuple[int, ...]
+    last_channels: int
+    ops: tuple[str, ...] = SHUFFLE_OPS
+
+    def __post_init__(self) -> None:
+        if len(self.stage_channels) != len(self.stage_depths):
+            raise ValueError(
+                f"space {self.name!r}: {len(self.stage_channels)} stage_channels but "
+                f"{len(self.stage_depths)} stage_depths"
+            )
+        if any(depth < 1 for depth in self.stage_depths):
+            raise ValueError(f"space {self.name!r}: every stage needs at least one block")
+        if any(channels % 2 for channels in self.stage_channels):
+            raise ValueError(f"space {self.name!r}: stage_channels must be even (channel split)")
+
+    @property
+    def num_layers(self) -> int:
+        return sum(self.stage_depths)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of candidates of each layer."""
+        return (len(self.ops),) * self.num_layers
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        specs, in_channels = [], self.stem_channels
+        for stage, (channels, depth) in enumerate(
+            zip(self.stage_channels, self.stage_depths, strict=True)
+        ):
+            for position in range(depth):
+                stride = 2 if position == 0 else 1
+                reduction = 4 * 2**stage
+                specs.append(
+                    LayerSpec(
+                        len(specs), stage, in_channels, channels, stride, reduction, self.ops
+                    )
+                )
+                in_channels = channels
+        return tuple(specs)
+
+    def path(self, source: str | Iterable[int | str] | Path) -> Path:
+        """The path that ``source`` describes.
+
+        Args:
+            source: op names or indices, as a list or as text; in text they are separated by
+                blanks or commas and ``/`` may stand between stages.
+
+        Raises:
+            PathError: naming the entry that is wrong and what was expected.
+        """
+        if isinstance(source, Path):
+            if source.space != self:
+                raise PathError(f"path of space {source.space.name!r} given to {self.name!r}")
+            return source
+        if isinstance(source, str):
+            entries: list[int | str] = list(self._split(source))
+        else:
+            entries = list(source)
+        if len(entries) != self.num_layers:
+            raise PathError(
+                f"space {self.name!r} has {self.num_layers} layers, the path {source!r} has "
+                f"{len(entries)}"
+            )
+        return Path(self, tuple(self._choice(i, entry) for i, entry in enumerate(entries)))
+
+    def _split(self, text: str) -> Iterator[str]:
+        stages = text.replace(",", " ").split("/")
+        if len(stages) > 1:
+            depths = tuple(len(stage.split()) for stage in stages)
+            if depths != self.stage_depths:
+                raise PathError(
+                    f"space {self.name!r} has stages of {self.stage_depths} blocks, the path "
+                    f"{text!r} has {depths}"
+                )
+        for stage in stages:
+            yield from stage.split()
+
+    def _choice(self, layer: int, entry: int | str) -> int:
+        if isinstance(entry, str) and entry in self.ops:
+            return self.ops.index(entry)
+        try:
+            index = int(entry)
+        except ValueError:
+            index = -1
+        if isinstance(entry, bool) or index != entry and str(index) != entry:
+            index = -1
+        if not 0 <= index < len(self.ops):
+            raise PathError(
+                f"layer {layer}: {entry!r} is not an operation of space {self.name!r}; expected "
+                f"one of {', '.join(self.ops)} or an index 0..{len(self.ops) - 1}"
+            )
+        return index
+
+    def uniform_path(self, op: str) -> Path:
+        """The path that chooses ``op`` everywhere (all-3x3 is the hand-made ShuffleNetV2)."""
+        return self.path([op] * self.num_layers)
+
+    def random_path(self, rng: random.Random) -> Path:
+        """A path drawn uniformly from the space."""
+        return Path(self, tuple(rng.randrange(n) for n in self.cardinalities))
+
+
+@dataclass(frozen=True)
+class Path:
+    """One choice per layer of a search space: an architecture, as a value.
+
+    ``str(path)`` is its canonical text, op names with ``/`` between stages.
+    """
+
+    space: SearchSpace = field(repr=False)
+    choices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(int(c) for c in self.choices))
+        cardinalities = self.space.cardinalities
+        if len(self.choices) != len(cardinalities) or not all(
+            0 <= c < n for c, n in zip(self.choices, cardinalities, strict=True)
+        ):
+            raise PathError(f"{self.choices} is no path of space {self.space.name!r}")
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return tuple(self.space.ops[c] for c in self.choices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.choices)
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def __str__(self) -> str:
+        names, texts = iter(self.ops), []
+        for depth in self.space.stage_depths:
+            texts.append(" ".join(next(names) for _ in range(depth)))
+        return " / ".join(texts)
+
+
+# Channels and depths: DetNAS tables 1 and 2 and the released code (small: c1, n1; large: c2, n2).
+# "detnas_tiny" is this project's own: the built-in demo on two CPU cores.
+SPACES: dict[str, SearchSpace] = {
+    space.name: space
+    for space in (
+        SearchSpace("detnas_small", 16, (64, 160, 320, 640), (4, 4, 8, 4), 1024),
+        SearchSpace("detnas_large", 48, (96, 240, 480, 960), (8, 8, 16, 8), 1024),
+        SearchSpace("detnas_3.8G", 72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728),
+        SearchSpace("detnas_tiny", 8, (24, 48, 96, 192), (2, 2, 4, 2), 256),
+    )
+}
+
+
+def get_space(name: str) -> SearchSpace:
+    """The search space called ``name``; ``KeyError`` lists the names there are."""
+    try:
+        return SPACES[name]
+    except KeyError:
+        raise KeyError(f"no search space {name!r}; expected one of {', '.join(SPACES)}") from None
