@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Install Detectron2 into the running Python, which must have torch and pip < 26.
+
+An importable Detectron2 is used as it is.  Otherwise the official repository is tried, and where
+it cannot be reached or built, the source distribution of v0.6 on the package registry is verified,
+mended (:mod:`detectron2_mends`) and installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from detectron2_mends import apply_mends
+
+OFFICIAL = "https://github.com/facebookresearch/detectron2.git"
+REACH_SECONDS = 15  # to find out whether the official repository answers
+SDIST = "pb1-detectron2==0.6"
+SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+
+
+def say(message: str) -> None:
+    print(f"  detectron2: {message}", flush=True)
+
+
+def importable() -> bool:
+    """Whether ``import detectron2`` works, seen from a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import detectron2; print(detectron2.__version__)"],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        say(f"{done.stdout.strip()} is installed")
+    return done.returncode == 0
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True)
+
+
+def official_answers() -> bool:
+    """Whether the official repository can be reached, without ever asking for a password."""
+    try:
+        done = subprocess.run(
+            ["git", "ls-remote", OFFICIAL, "HEAD"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=REACH_SECONDS,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def install_official() -> bool:
+    if not official_answers():
+        say("the official repository does not answer")
+        return False
+    say("building the official main branch (several minutes)")
+    try:
+        pip("install", "-q", "--no-build-isolation", f"git+{OFFICIAL}")
+    except subprocess.CalledProcessError:
+        say("the official main branch did not build (messages above)")
+        return False
+    return True
+
+
+def verify(archive: Path, sha256: str) -> None:
+    """Raise ValueError unless the file has this checksum."""
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{archive.name}: sha256 is {found}, expected {sha256}")
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack a source distribution; the one folder it holds."""
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(folder, filter="data")
+        else:  # Python 3.10 and 3.11 before their security releases; the checksum was verified
+            tar.extractall(folder)
+    (source,) = (entry for entry in folder.iterdir() if entry.is_dir())
+    return source
+
+
+def install_mended() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        downloads = Path(scratch, "download")
+        pip(
+            "download", "-q", "--no-deps", "--no-build-isolation",
+            "--no-binary=pb1-detectron2", "-d", str(downloads), SDIST,
+        )  # fmt: skip
+        (archive,) = downloads.iterdir()
+        verify(archive, SDIST_SHA256)
+        source = unpack(archive, Path(scratch, "source"))
+        say(f"{archive.name} verified, {apply_mends(source)} mends applied")
+        pip("install", "-q", "--no-build-isolation", "--no-deps", str(source))
+
+
+def main() -> int:
+    if importable():
+        return 0
+    if not install_official():
+        install_mended()
+    if not importable():
+        say("installed, but it cannot be imported:")
+        return subprocess.run([sys.executable, "-c", "import detectron2"]).returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Builds ``detnas_d2._C``, the library of custom operators in ``csrc/``.
+
+``pip install --no-build-isolation -e .`` in an environment that has torch.  Environment variables:
+
+FORCE_CUDA=1           build the CUDA sources though no GPU is visible (nvcc is needed)
+FORCE_CUDA=0           leave the CUDA sources out though a GPU is visible
+TORCH_CUDA_ARCH_LIST   GPU architectures, such as "8.0;9.0+PTX"; default: those of the visible GPUs
+NVCC_FLAGS             further flags for nvcc
+DEBUG=1                no optimisation, debug information
+MAX_JOBS               compiler processes at a time
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shlex
+import sysconfig
+import time
+from pathlib import Path
+
+import torch
+from setuptools import find_packages, setup
+from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+ROOT = Path(__file__).resolve().parent
+DEBUG = os.getenv("DEBUG", "0") == "1"
+
+# Sources named *_<suffix>.cpp are compiled for one instruction set, on x86-64 only; every source
+# sees DETNAS_D2_HAVE_<SUFFIX> where that variant is part of the build (csrc/README.md).
+ISA_FLAGS: dict[str, list[str]] = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
+}
+IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix"
+
+
+def say(message: str) -> None:
+    print(f"detnas_d2: {message}", flush=True)
+
+
+def version() -> str:
+    text = (ROOT / "detnas_d2" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError("detnas_d2/__init__.py: no line __version__ = \"...\"")
+    return match.group(1)
+
+
+def sources(pattern: str) -> list[str]:
+    """The files that match ``pattern``, sorted, relative to the repository (setuptools' wish)."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+def isa_of(source: str) -> str | None:
+    """The instruction set that a source's name asks for, None for a portable source."""
+    return next((isa for isa in ISA_FLAGS if source.endswith(f"_{isa}.cpp")), None)
+
+
+def with_cuda() -> bool:
+    """Whether to build the CUDA sources; says why."""
+    forced = os.getenv("FORCE_CUDA")
+    if forced not in (None, "", "0", "1"):
+        raise RuntimeError(f"FORCE_CUDA={forced}: expected 0 or 1")
+    if torch.version.cuda is None or forced == "0":
+        reason = "FORCE_CUDA=0" if forced == "0" else "torch was built without CUDA"
+    elif forced == "1":
+        if CUDA_HOME is None:
+            raise RuntimeError("FORCE_CUDA=1, but no CUDA toolkit was found; set CUDA_HOME")
+        say(f"CPU and CUDA (FORCE_CUDA=1, toolkit {CUDA_HOME})")
+        return True
+    elif not torch.cuda.is_available():
+        reason = "no GPU is visible; FORCE_CUDA=1 builds the CUDA sources nevertheless"
+    elif CUDA_HOME is None:
+        reason = "no CUDA toolkit was found; set CUDA_HOME"
+    else:
+        say(f"CPU and CUDA (a GPU is visible, toolkit {CUDA_HOME})")
+        return True
+    say(f"CPU only ({reason})")
+    return False
+
+
+def cuda_include_dirs() -> list[str]:
+    """Folders of the CUDA library headers where the toolkit lacks them.
+
+    torch includes cuBLAS, cuSPARSE and cuSOLVER headers; a minimal toolkit comes without them,
+    torch's own dependencies on the package registry (``nvidia/cu*/include``) with them.
+    """
+    if CUDA_HOME is None or Path(CUDA_HOME, "include", "cublas_v2.h").exists():
+        return []
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    major = str(torch.version.cuda).split(".")[0]
+    found = [Path(folder, f"cu{major}", "include") for folder in folders]
+    return [str(folder) for folder in found if (folder / "cublas_v2.h").exists()]
+
+
+def extension():
+    cxx = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+    # OpenMP for at::parallel_for. It is not linked: the symbols come from the runtime that torch
+    # has loaded, a second one would have threads of its own.
+    cxx += ["-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+    macros = [("DETNAS_D2_VERSION", f'"{version()}"')]
+    headers = sources("csrc/**/*.h") + sources("csrc/**/*.cuh")
+    chosen = sources("csrc/*.cpp") + sources("csrc/cpu/*.cpp")
+    if not IS_X86_64:
+        chosen = [source for source in chosen if isa_of(source) is None]
+    isas = sorted({isa for isa in map(isa_of, chosen) if isa})
+    macros += [(f"DETNAS_D2_HAVE_{isa.upper()}", None) for isa in isas]
+    say(f"CPU flags: {' '.join(cxx)}; instruction set variants: {' '.join(isas) or 'none'}")
+
+    cls, include_dirs, args = CppExtension, [str(ROOT / "csrc")], {"cxx": cxx}
+    if with_cuda():
+        cls = CUDAExtension
+        chosen += sources("csrc/cuda/*.cpp") + sources("csrc/cuda/*.cu")
+        macros.append(("WITH_CUDA", None))
+        extra = cuda_include_dirs()
+        include_dirs += extra
+        args["nvcc"] = ["-O0", "-g", "-G"] if DEBUG else ["-O3"]
+        args["nvcc"] += ["--expt-relaxed-constexpr", *shlex.split(os.getenv("NVCC_FLAGS", ""))]
+        say(f"nvcc flags: {' '.join(args['nvcc'])}")
+        say(f"architectures: {os.getenv('TORCH_CUDA_ARCH_LIST') or 'those of the visible GPUs'}")
+        say(f"CUDA library headers: {' '.join(extra) or 'in the toolkit'}")
+    return cls(
+        "detnas_d2._C",
+        chosen,
+        depends=headers,
+        include_dirs=include_dirs,
+        define_macros=macros,
+        extra_compile_args=args,
+    )
+
+
+class Build(BuildExtension):
+    """torch's build with ninja, plus flags per instruction set and object files that are kept."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # An editable install would compile into a temporary folder, anew every time.
+        tag = f"{sysconfig.get_platform()}-{sysconfig.get_python_version()}"
+        self.build_temp = str(ROOT / "build" / f"temp.{tag}")
+
+    def build_extensions(self) -> None:
+        start = time.perf_counter()
+        super().build_extensions()
+        say(f"built in {time.perf_counter() - start:.0f} s")
+
+    def build_extension(self, ext) -> None:
+        # torch has put its own compile() in place by now: one ninja run for all the sources it is
+        # given, with the same flags. So it is called once per instruction set, each time with a
+        # build folder of its own.
+        torch_compile = self.compiler.compile
+
+        def compile_by_isa(sources, output_dir=None, *args, extra_postargs=None, **kwargs):
+            objects = []
+            for isa in (None, *ISA_FLAGS):
+                group = [source for source in sources if isa_of(source) == isa]
+                if not group:
+                    continue
+                flags = {key: list(value) for key, value in extra_postargs.items()}
+                folder = output_dir
+                if isa is not None:
+                    flags["cxx"] += ISA_FLAGS[isa]
+                    folder = os.path.join(output_dir, isa)
+                objects += torch_compile(
+                    group, folder, *args, extra_postargs=flags, **kwargs
+                )
+            return objects
+
+        self.compiler.compile = compile_by_isa
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler.compile = torch_compile
+
+
+setup(
+    version=version(),
+    packages=find_packages(include=["detnas_d2", "detnas_d2.*"]),
+    ext_modules=[extension()],
+    cmdclass={"build_ext": Build},
+)
