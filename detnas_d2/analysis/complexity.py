@@ -1,0 +1,159 @@
+"""Parameters and multiply-adds of a detector, part by part, from shapes alone.
+
+Parts: ``backbone`` (the bottom-up network), ``neck`` (what a feature pyramid adds),
+``proposal_generator`` (RPN) and ``head`` (everything per region, or the dense head of a one-stage
+detector). Counted are the multiply-adds of convolutions and linear layers. Nothing is computed:
+modules run on the meta device, so no weights are needed and any size takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from detnas_d2.search_space import Cost
+
+PARTS = ("backbone", "neck", "proposal_generator", "head")
+
+
+def analyze(
+    cfg: CfgNode, *, input_size: tuple[int, int] = (800, 1200), proposals: int = 1000
+) -> dict[str, Cost]:
+    """Cost of each part and of the whole detector that ``cfg`` describes.
+
+    Args:
+        cfg: a Detectron2 config of a two-stage detector, a RetinaNet or an image classifier.
+        input_size: (height, width) of the image; padded to what the backbone divides evenly.
+        proposals: regions that the box head runs on (mask and keypoint heads run on
+            ``TEST.DETECTIONS_PER_IMAGE`` of them at most).
+
+    Returns:
+        ``PARTS`` and "total" -> cost.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    model.eval()
+    detections = min(proposals, cfg.TEST.DETECTIONS_PER_IMAGE)
+    return analyze_model(model, input_size=input_size, proposals=proposals, detections=detections)
+
+
+@torch.no_grad()
+def analyze_model(
+    model: nn.Module,
+    *,
+    input_size: tuple[int, int],
+    proposals: int,
+    detections: int = 100,
+) -> dict[str, Cost]:
+    """Cost of a model on the meta device; see :func:`analyze`. Run it in eval mode."""
+    parts = {part: list(_modules_of(model, part)) for part in PARTS}
+    macs = dict.fromkeys(PARTS, 0)
+    with _counting(parts, macs):
+        _run(model, _padded(model, input_size), proposals, detections)
+    costs = {
+        part: Cost(sum(p.numel() for p in _unique_parameters(modules)), macs[part])
+        for part, modules in parts.items()
+    }
+    return {**costs, "total": sum(costs.values(), Cost())}
+
+
+def as_json(costs: dict[str, Cost]) -> dict[str, dict[str, int]]:
+    """Plain numbers: {"backbone": {"params": ..., "macs": ...}, ...}."""
+    return {part: {"params": cost.params, "macs": cost.macs} for part, cost in costs.items()}
+
+
+def part_of(name: str, has_bottom_up: bool) -> str:
+    """The part that a module called ``name`` in the model belongs to."""
+    if name.startswith("backbone."):
+        in_backbone = not has_bottom_up or name.startswith("backbone.bottom_up.")
+        return "backbone" if in_backbone else "neck"
+    return "proposal_generator" if name.startswith("proposal_generator.") else "head"
+
+
+def _modules_of(model: nn.Module, part: str) -> Iterator[nn.Module]:
+    has_bottom_up = hasattr(model.backbone, "bottom_up")
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is None:
+            continue
+        if part_of(name, has_bottom_up) == part:
+            yield module
+
+
+def _unique_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return list({id(p): p for m in modules for p in m.parameters(recurse=False)}.values())
+
+
+def _padded(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:
+    divisor = max(model.backbone.size_divisibility, 1)
+    height, width = (-(-n // divisor) * divisor for n in input_size)
+    return height, width
+
+
+@contextmanager
+def _counting(parts: dict[str, list[nn.Module]], macs: dict[str, int]) -> Iterator[None]:
+    def hook_for(part: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                kernel = module.weight[0].numel()
+                # A transposed convolution uses each *input* element that often.
+                elements = output if isinstance(module, nn.Conv2d) else inputs[0]
+                macs[part] += elements.numel() * kernel
+            elif isinstance(module, nn.Linear):
+                macs[part] += output.numel() * module.in_features
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_for(part))
+        for part, modules in parts.items()
+        for module in modules
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run(model: nn.Module, size: tuple[int, int], proposals: int, detections: int) -> None:
+    image = torch.empty((1, 3, *size), device="meta")
+    if not hasattr(model, "proposal_generator") and not hasattr(model, "head_in_features"):
+        if not hasattr(model, "logits"):
+            raise ValueError(
+                f"cannot analyze a {type(model).__name__}: expected a GeneralizedRCNN, "
+                "ProposalNetwork, RetinaNet or ImageClassifier"
+            )
+        model.logits(image)
+        return
+    features = model.backbone(image)
+    if hasattr(model, "head_in_features"):
+        model.head([features[f] for f in model.head_in_features])
+        return
+    generator = model.proposal_generator
+    generator.rpn_head([features[f] for f in generator.in_features])
+    roi_heads = getattr(model, "roi_heads", None)
+    if roi_heads is not None:
+        _run_roi_heads(roi_heads, features, proposals, detections)
+
+
+def _run_roi_heads(
+    heads: nn.Module, features: dict[str, Tensor], proposals: int, detections: int
+) -> None:
+    channels = features[heads.box_in_features[0]].shape[1]
+
+    def regions(pooler: nn.Module, count: int) -> Tensor:
+        return torch.empty((count, channels, *pooler.output_size), device="meta")
+
+    heads.box_predictor(heads.box_head(regions(heads.box_pooler, proposals)))
+    if getattr(heads, "mask_on", False):
+        heads.mask_head.layers(regions(heads.mask_pooler, detections))
+    if getattr(heads, "keypoint_on", False):
+        heads.keypoint_head.layers(regions(heads.keypoint_pooler, detections))

@@ -1,0 +1,81 @@
+"""Reading configs, comparing them, and writing the short YAML of what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from detnas_d2.config.detnas_config import add_detnas_config
+
+
+def base_config() -> CfgNode:
+    """Detectron2's defaults with this package's keys."""
+    cfg = get_cfg()
+    add_detnas_config(cfg)
+    return cfg
+
+
+def load_config(config_file: str, opts: Iterable[str] = ()) -> CfgNode:
+    """A config from a file and ``KEY VALUE`` overrides.
+
+    Raises:
+        FileNotFoundError: naming the file.
+    """
+    cfg = base_config()
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise FileNotFoundError(f"config file {config_file!r} does not exist")
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """A config as one dict of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def fingerprint(cfg: CfgNode, ignore: Iterable[str] = ()) -> str:
+    """SHA-256 of a config without the dotted keys in ``ignore``."""
+    ignored = set(ignore)
+    flat = {k: v for k, v in flatten(cfg).items() if k not in ignored}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def short_yaml(cfg: CfgNode) -> str:
+    """YAML of the keys that differ from :func:`base_config`; loads back to ``cfg``."""
+    tree: dict[str, Any] = {}
+    defaults = flatten(base_config())
+    for key, value in sorted(flatten(cfg).items()):
+        if key in defaults and defaults[key] == value:
+            continue
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    tree["VERSION"] = cfg.VERSION
+    return yaml.safe_dump(tree, sort_keys=True, width=100)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file whole: to a temporary name first, then renamed."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = f"{path}.tmp"
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,82 @@
+"""Checkpoints: written atomically, adapted between supernets, classifiers and detectors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from detnas_d2.modeling import adapt_state_dict
+
+
+class DetNASCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with three differences.
+
+    Files appear whole or not at all, so that a killed process never leaves a broken one behind;
+    backbone weights are adapted to the model (:func:`detnas_d2.modeling.adapt_state_dict`), which
+    makes a classification supernet load into a detection supernet, and a supernet into a path;
+    pickled files (``.pkl``) may contain nothing but containers and NumPy arrays.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        target = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", target)
+        temporary = f"{target}.tmp"
+        with open(temporary, "wb") as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        self.tag_last_checkpoint(os.path.basename(target))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        target = os.path.join(self.save_dir, "last_checkpoint")
+        with open(f"{target}.tmp", "w") as file:
+            file.write(last_filename_basename)
+        os.replace(f"{target}.tmp", target)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if not filename.endswith(".pkl"):
+            return super()._load_file(filename)
+        with open(filename, "rb") as file:
+            data = _ArrayUnpickler(file, encoding="latin1").load()
+        if "model" in data and "__author__" in data:
+            return data
+        return {
+            "model": {k: v for k, v in data.get("blobs", data).items() if "_momentum" not in k},
+            "__author__": "Caffe2",
+            "matching_heuristics": True,
+        }
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if not checkpoint.get("matching_heuristics", False):
+            checkpoint["model"] = adapt_state_dict(checkpoint["model"], self.model)
+        return super()._load_model(checkpoint)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, numbers and NumPy arrays; anything else is refused."""
+
+    _ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+        ("collections", "OrderedDict"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name} from a .pkl checkpoint")
+        return super().find_class(module, name)

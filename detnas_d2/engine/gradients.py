@@ -1,0 +1,45 @@
+"""Data-parallel training of one path of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import nn
+
+
+@torch.no_grad()
+def broadcast_state(model: nn.Module) -> None:
+    """Gives every rank the parameters and buffers of rank 0."""
+    if comm.get_world_size() == 1:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.data, src=0)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Averages gradients over the ranks, in place, in one flat bucket.
+
+    A parameter that has no gradient on any rank keeps none (an off-path operation does not move);
+    one that has a gradient on some ranks counts as zero on the others. ``parameters`` must be
+    the same list on all ranks.
+    """
+    world_size = comm.get_world_size()
+    if world_size == 1 or not parameters:
+        return
+    device = parameters[0].device
+    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    present = present.to(device)
+    dist.all_reduce(present, op=dist.ReduceOp.MAX)
+    active = [p for p, flag in zip(parameters, present.tolist(), strict=True) if flag]
+    for p in active:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.reshape(-1) for p in active])
+    dist.all_reduce(flat)
+    flat /= world_size
+    for p, chunk in zip(active, flat.split([p.numel() for p in active]), strict=True):
+        p.grad.copy_(chunk.view_as(p))

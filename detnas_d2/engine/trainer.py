@@ -1,0 +1,187 @@
+"""Training of supernets and of plain networks on Detectron2's hooks, writers and checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine.hooks import EvalHook
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detnas_d2.data import build_test_loader, build_train_loader
+from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.gradients import average_gradients, broadcast_state
+from detnas_d2.engine.path_sampling import UniformPathSampler
+from detnas_d2.modeling import find_supernet
+from detnas_d2.search.scoring import build_evaluator
+from detnas_d2.search_space import Path
+
+PathSampler = Callable[[int], Path]
+
+
+def iteration_seed(seed: int, iteration: int, rank: int) -> int:
+    """Seed of the model's random choices (proposal sampling, dropout) in one iteration."""
+    digest = hashlib.sha256(f"iteration/{seed}/{iteration}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+class PathTrainer(SimpleTrainer):
+    """One optimisation step, of the sampled path if the model holds a supernet.
+
+    Only the active path learns: the other parameters have no gradient (None), so the optimizer
+    neither moves them nor their momentum, and weight decay does not touch them.
+
+    Args:
+        model: the model; may be wrapped in DistributedDataParallel if it holds no supernet.
+        optimizer: its optimizer.
+        path_sampler: path of an iteration, or None for a model without supernet.
+        seed: seed of the model's random choices.
+        amp: mixed precision; float16 with loss scaling on GPUs, bfloat16 on CPUs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        path_sampler: PathSampler | None,
+        seed: int,
+        amp: bool = False,
+    ) -> None:
+        super().__init__(model, (), optimizer)
+        self.path_sampler, self.seed, self.amp = path_sampler, seed, amp
+        self.supernet = find_supernet(model)
+        if (self.supernet is None) != (path_sampler is None):
+            raise ValueError("a path sampler is needed exactly if the model holds a supernet")
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.device_type = self._parameters[0].device.type
+        scale = amp and self.device_type == "cuda"
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=scale)
+
+    def set_data(self, data_loader: Any) -> None:
+        """Sets what the next steps train on."""
+        self.data_loader = data_loader
+        self._data_loader_iter = iter(data_loader)
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        torch.manual_seed(iteration_seed(self.seed, self.iter, comm.get_rank()))
+        self.optimizer.zero_grad(set_to_none=True)
+        active = nullcontext()
+        if self.supernet is not None:
+            active = self.supernet.active(self.path_sampler(self.iter))
+        with active:
+            dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
+            with torch.autocast(self.device_type, dtype, enabled=self.amp):
+                losses = self.model(data)
+                total = sum(losses.values())
+            self.grad_scaler.scale(total).backward()
+        if not isinstance(self.model, DistributedDataParallel):
+            average_gradients(self._parameters)
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer for this package's models, resumable to the bit.
+
+    It differs in the step (:class:`PathTrainer`), in the data loader, whose batch of an iteration
+    is a pure function of the seed, and in the checkpoint, which holds the state of all of them.
+    The keys are Detectron2's; ``SEED`` must be set (the default here is 0).
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        if cfg.SEED < 0:
+            raise ValueError(f"SEED {cfg.SEED}: expected a number >= 0, training is reproducible")
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = self.build_step(cfg, model, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetNASCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_step(
+        cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> PathTrainer:
+        """The step of this model; a supernet is never wrapped in DistributedDataParallel."""
+        supernet = find_supernet(model)
+        sampler = UniformPathSampler(supernet.space, cfg.SEED) if supernet else None
+        if supernet is None:
+            on_gpu = next(model.parameters()).is_cuda
+            options = {} if on_gpu else {"device_ids": None}
+            model = create_ddp_model(model, broadcast_buffers=False, **options)
+        return PathTrainer(
+            model, optimizer, path_sampler=sampler, seed=cfg.SEED, amp=cfg.SOLVER.AMP.ENABLED
+        )
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume=resume)
+        module = self.model
+        if isinstance(module, DistributedDataParallel):
+            module = module.module
+        broadcast_state(module)
+
+    def train(self) -> Any:
+        if self.start_iter >= self.max_iter:
+            logging.getLogger(__name__).info(
+                "Training is finished (iteration %d of %d).", self.start_iter, self.max_iter
+            )
+            return None
+        self._trainer.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
+        return super().train()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "step": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["step"])
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_train_loader(cfg, start_iter=0)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    def build_hooks(self) -> list[Any]:
+        hooks = super().build_hooks()
+        if self._trainer.supernet is not None:
+            # A supernet has no path to evaluate; a search does that.
+            hooks = [hook for hook in hooks if not isinstance(hook, EvalHook)]
+        return hooks

@@ -1,0 +1,127 @@
+"""Evaluation of one candidate at a time: recalibrate, infer, score. The reference."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.utils import comm
+from torch import nn
+
+from detnas_d2.modeling import activate
+from detnas_d2.search.candidate import Evaluation
+from detnas_d2.search.recalibration import BNStatistics, installed, recalibrate
+from detnas_d2.search.scoring import flat_metrics
+from detnas_d2.search_space import Path
+
+_CHATTY = ("detectron2.evaluation", "detectron2.data", "fvcore")
+
+
+class SequentialEvaluator:
+    """Fitness of a path with supernet weights and its own recalibrated BatchNorm statistics.
+
+    The supernet is the same before and after; the fitness of a path does not depend on what was
+    evaluated before it. Every rank calls :meth:`evaluate` with the same path.
+
+    Args:
+        model: any Detectron2 model that holds a supernet.
+        calibration: re-iterable of (batch number, batch); see :func:`recalibrate`.
+        data_loader: this rank's share of the search-validation images.
+        build_evaluator: makes a fresh Detectron2 evaluator.
+        metric: "task/metric" to maximise, e.g. "bbox/AP".
+        seed: seed of the model's random choices during calibration.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        calibration: Iterable[tuple[int, list[dict]]],
+        data_loader: Iterable[list[dict]],
+        build_evaluator: Callable[[], DatasetEvaluator],
+        metric: str,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.calibration = calibration
+        self.data_loader = data_loader
+        self.build_evaluator = build_evaluator
+        self.metric = metric
+        self.seed = seed
+
+    def statistics(self, path: Path) -> BNStatistics:
+        """Recalibrated BatchNorm statistics of ``path``, merged over ranks."""
+        with activate(self.model, path):
+            return recalibrate(self.model, self.calibration, seed=self.seed)
+
+    def evaluate(self, path: Path) -> Evaluation:
+        """Fitness of ``path``; see the class.
+
+        Raises:
+            KeyError: the evaluator does not report the metric; lists those it does.
+        """
+        start = time.perf_counter()
+        statistics = self.statistics(path)
+        calibrated = time.perf_counter()
+        evaluator = _Timed(self.build_evaluator())
+        with activate(self.model, path), installed(self.model, statistics), _quiet():
+            results = inference_on_dataset(self.model, self.data_loader, evaluator)
+        metrics = next(r for r in comm.all_gather(flat_metrics(results or {})) if r)
+        seconds = {
+            "recalibration": calibrated - start,
+            "inference": time.perf_counter() - calibrated - evaluator.seconds,
+            "scoring": evaluator.seconds,
+        }
+        return Evaluation(fitness_of(metrics, self.metric), metrics, seconds)
+
+
+def fitness_of(metrics: dict[str, float], metric: str) -> float:
+    """The value of ``metric``; NaN, which COCO evaluation reports for no detection, is 0.
+
+    Raises:
+        KeyError: naming the metrics there are.
+    """
+    if metric not in metrics:
+        raise KeyError(f"no metric {metric!r}; the evaluator reports {', '.join(sorted(metrics))}")
+    value = metrics[metric]
+    return 0.0 if math.isnan(value) else value
+
+
+class _Timed(DatasetEvaluator):
+    """Measures the time of an evaluator's final scoring."""
+
+    def __init__(self, inner: DatasetEvaluator) -> None:
+        self.inner, self.seconds = inner, 0.0
+
+    def reset(self) -> None:
+        self.inner.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        self.inner.process(inputs, outputs)
+
+    def evaluate(self) -> Any:
+        start = time.perf_counter()
+        results = self.inner.evaluate()
+        self.seconds = time.perf_counter() - start
+        return results
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Detectron2 and pycocotools print for every evaluation."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
