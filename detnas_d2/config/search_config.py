@@ -1,0 +1,77 @@
+"""Config keys of the sample-based search (DetNAS)."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_search_config(cfg: CN) -> None:
+    """Adds ``cfg.SEARCH`` to a Detectron2 config, in place."""
+    cfg.SEARCH = CN()
+    # How candidates are proposed: "evolution" or "random" (the baseline of DetNAS section 4.4).
+    cfg.SEARCH.STRATEGY = "evolution"
+    # Derives, together with the number of the generation, every random draw of the proposals.
+    cfg.SEARCH.SEED = 0
+    # Draws per wanted candidate before the search gives up on finding a new feasible one.
+    cfg.SEARCH.ATTEMPTS = 1000
+    # The search stops when more candidates than this have failed (out of memory, NaN fitness).
+    cfg.SEARCH.MAX_FAILURES = 10
+    _add_evolution(cfg.SEARCH)
+    _add_limits(cfg.SEARCH)
+    _add_evaluation(cfg.SEARCH)
+    # Config file that the written best.yaml extends (its _BASE_), relative to this config's file;
+    # "" writes the model keys of the searched network alone.
+    cfg.SEARCH.RETRAIN_CONFIG = ""
+
+
+def _add_evolution(node: CN) -> None:
+    # "paper": DetNAS Algorithm 2 (50 x 20, parents are the top 10 of the generation, half
+    # crossover, half mutation). "release": the authors' code (50 x 20, top 10 of the history, 20
+    # mutation, 20 crossover, 10 random).
+    node.PRESET = "paper"
+    # Overrides of the preset. 0: the preset's. A population other than the preset's scales
+    # PARENTS, MUTATION, CROSSOVER and RANDOM, unless they are set too.
+    node.POPULATION = 0  # candidates per generation; for "random": candidates per batch
+    node.GENERATIONS = 0  # the random first one included
+    node.PARENTS = 0  # how many of the fittest have children
+    # -1: the preset's.
+    node.MUTATION = -1  # children by mutation per generation
+    node.CROSSOVER = -1  # children by crossover per generation
+    node.RANDOM = -1  # random candidates per generation
+    node.MUTATION_PROB = -1.0  # probability per layer that its op is drawn anew
+    # Candidates that STRATEGY "random" evaluates. 0: as many as the evolution would.
+    node.NUM_SAMPLES = 0
+
+
+def _add_limits(node: CN) -> None:
+    # Limits of a candidate; 0: none. The papers' "300M FLOPs" is MAX_MACS 300000000: multiply-adds
+    # of the backbone body (without last convolution and classifier) at MAX_MACS_INPUT.
+    node.MAX_MACS = 0
+    node.MIN_MACS = 0
+    # Height and width of the image, pixels.
+    node.MAX_MACS_INPUT = [224, 224]
+    # Parameters of the backbone body.
+    node.MAX_PARAMS = 0
+    # Milliseconds by LATENCY_TABLE.
+    node.MAX_LATENCY_MS = 0.0
+    # File of measured milliseconds per layer and op; "" if latency is not limited.
+    node.LATENCY_TABLE = ""
+
+
+def _add_evaluation(node: CN) -> None:
+    # What is maximised, a key "task/metric" of the evaluator's results. "": bbox/AP for COCO,
+    # bbox/AP50 for VOC data sets, classification/top1 for classification ones.
+    node.METRIC = ""
+    # Name of the data set candidates are scored on; must be carved from training data, never the
+    # test split. "": the first of DATASETS.TEST.
+    node.VAL = ""
+    # Images from which every candidate's BatchNorm statistics are computed (section 3.3).
+    node.CALIBRATION = CN()
+    # Name of the data set they come from. "": the first of DATASETS.TRAIN.
+    node.CALIBRATION.DATASET = ""
+    # Released: 500 iterations of a total batch of 8.
+    node.CALIBRATION.IMAGES = 4000
+    # Images per batch over all processes.
+    node.CALIBRATION.BATCH_SIZE = 8
+    # Chooses the images; the same ones for every candidate.
+    node.CALIBRATION.SEED = 0

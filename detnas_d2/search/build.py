@@ -1,0 +1,107 @@
+"""Searchers, limits and fingerprints from ``cfg.SEARCH``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from detnas_d2.search.constraints import Constraint, CostTableLike, LatencyTableLike, Limits
+from detnas_d2.search.evolution import Evolution, EvolutionSettings
+from detnas_d2.search.random_search import RandomSearch
+from detnas_d2.search.searcher import Feasible, GenerationSearcher
+
+STRATEGIES = ("evolution", "random")
+
+
+def settings_from_config(cfg: CfgNode) -> EvolutionSettings:
+    """The preset with the config's overrides. Raises ValueError naming what is wrong."""
+    search = cfg.SEARCH
+    overrides: dict[str, Any] = {"attempts": search.ATTEMPTS}
+    for key in ("POPULATION", "GENERATIONS", "PARENTS"):
+        if search[key] > 0:
+            overrides[key.lower()] = search[key]
+    for key in ("MUTATION", "CROSSOVER", "RANDOM", "MUTATION_PROB"):
+        if search[key] >= 0:
+            overrides[key.lower()] = search[key]
+    try:
+        return EvolutionSettings.preset(search.PRESET, **overrides)
+    except ValueError as error:
+        raise ValueError(f"cfg.SEARCH: {error}") from None
+
+
+def build_constraint(
+    cfg: CfgNode, costs: CostTableLike | None, latency: LatencyTableLike | None = None
+) -> Constraint:
+    """The limits of ``cfg.SEARCH``, checked to be satisfiable.
+
+    Args:
+        costs: table at ``cfg.SEARCH.MAX_MACS_INPUT``.
+        latency: what ``cfg.SEARCH.LATENCY_TABLE`` holds, None without one.
+
+    Raises:
+        ValueError: a limit without its table, or below the cheapest path.
+    """
+    search = cfg.SEARCH
+    limits = Limits(
+        max_macs=search.MAX_MACS or None,
+        min_macs=search.MIN_MACS or None,
+        max_params=search.MAX_PARAMS or None,
+        max_latency_ms=search.MAX_LATENCY_MS or None,
+    )
+    constraint = Constraint(limits, costs, latency)
+    constraint.check_satisfiable()
+    return constraint
+
+
+def build_searcher(cfg: CfgNode, space: Any, feasible: Feasible) -> GenerationSearcher:
+    """The searcher of ``cfg.SEARCH.STRATEGY`` over ``space.cardinalities``.
+
+    Args:
+        feasible: usually the `Constraint`, whose text appears in errors.
+
+    Raises:
+        ValueError: an unknown strategy or preset, or numbers that do not go together.
+        SearchSpaceExhausted: too few feasible paths for the first generation.
+    """
+    search = cfg.SEARCH
+    if search.STRATEGY not in STRATEGIES:
+        raise ValueError(f"cfg.SEARCH.STRATEGY is {search.STRATEGY!r}, not one of {STRATEGIES}")
+    settings = settings_from_config(cfg)
+    common = {"seed": search.SEED, "feasible": feasible, "constraint": str(feasible)}
+    if search.STRATEGY == "evolution":
+        return Evolution(space.cardinalities, settings, **common)
+    return RandomSearch(
+        space.cardinalities,
+        samples=search.NUM_SAMPLES or settings.population * settings.generations,
+        batch=settings.population,
+        attempts=search.ATTEMPTS,
+        **common,
+    )
+
+
+def search_fingerprint(
+    *,
+    space: Any,
+    searcher: GenerationSearcher,
+    limits: Limits,
+    checkpoint_sha256: str,
+    **others: Mapping[str, Any] | str | int | float | None,
+) -> dict[str, Any]:
+    """Everything that determines the result of a search, for `open_history`.
+
+    Args:
+        space: a dataclass, e.g. SearchSpace.
+        checkpoint_sha256: of the supernet's checkpoint (`files.sha256_of`).
+        others: JSON values: data sets, calibration settings, metric, test-time input size, sha256
+            of the latency table, ...
+    """
+    return {
+        "space": dataclasses.asdict(space),
+        "searcher": searcher.describe(),
+        "limits": dataclasses.asdict(limits),
+        "checkpoint_sha256": checkpoint_sha256,
+        **others,
+    }

@@ -1,0 +1,168 @@
+"""Limits on what a candidate may cost, checked in microseconds from additive tables.
+
+A table is any object with ``base`` (the cost of what every path shares) and
+``entries[layer][op]``; the cost of a path is the base plus one entry per layer. Entries of a cost
+table have ``macs`` and ``params``; those of a latency table are milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from detnas_d2.search.candidate import Choices
+
+
+class CostTableLike(Protocol):
+    """Multiply-adds and parameters (detnas_d2.search_space.costs.CostTable)."""
+
+    base: Any
+    entries: Sequence[Sequence[Any]]
+
+
+class LatencyTableLike(Protocol):
+    """Milliseconds, same shape as a cost table."""
+
+    base: float
+    entries: Sequence[Sequence[float]]
+
+
+class UnsatisfiableLimit(ValueError):
+    """A limit that not even the cheapest (or dearest) path keeps."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a path may cost; None: no limit. Bounds are inclusive.
+
+    Attributes:
+        max_macs, min_macs: multiply-adds at the input size of the cost table. The papers'
+            "300M FLOPs" are multiply-adds of the backbone body at 224x224.
+        max_params: parameters of the backbone body.
+        max_latency_ms: milliseconds by the latency table.
+    """
+
+    max_macs: int | None = None
+    max_params: int | None = None
+    max_latency_ms: float | None = None
+    min_macs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or None (no limit), got {value}")
+        if None not in (self.min_macs, self.max_macs) and self.min_macs > self.max_macs:
+            raise ValueError(f"min_macs {self.min_macs} exceeds max_macs {self.max_macs}")
+
+    def __str__(self) -> str:
+        parts = [f"{k}={v}" for k, v in dataclasses.asdict(self).items() if v is not None]
+        return ", ".join(parts) or "no limit"
+
+
+class AdditiveTable:
+    """The numbers of one quantity: ``total(choices) = base + sum of entries[layer][choice]``."""
+
+    def __init__(self, base: float, entries: Sequence[Sequence[float]]) -> None:
+        self.base = base
+        self.entries = tuple(tuple(row) for row in entries)
+
+    def total(self, choices: Choices) -> float:
+        return self.base + sum(row[c] for row, c in zip(self.entries, choices, strict=True))
+
+    def cheapest(self) -> float:
+        """Exact minimum over all paths."""
+        return self.base + sum(min(row) for row in self.entries)
+
+    def dearest(self) -> float:
+        """Exact maximum over all paths."""
+        return self.base + sum(max(row) for row in self.entries)
+
+
+class Constraint:
+    """Limits together with the tables that decide them. Callable: ``constraint(choices)``.
+
+    Args:
+        limits: what is limited.
+        costs: table of MACs and parameters; None: unknown, then it cannot be limited either.
+        latency: table of milliseconds, or None likewise.
+
+    Raises:
+        ValueError: a limit without the table it needs.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        costs: CostTableLike | None = None,
+        latency: LatencyTableLike | None = None,
+    ) -> None:
+        self.limits = limits
+        self.tables: dict[str, AdditiveTable] = {}
+        if costs is not None:
+            for name in ("macs", "params"):
+                self.tables[name] = AdditiveTable(
+                    getattr(costs.base, name),
+                    [[getattr(entry, name) for entry in row] for row in costs.entries],
+                )
+        if latency is not None:
+            self.tables["latency_ms"] = AdditiveTable(latency.base, latency.entries)
+        bounds = (
+            ("macs", "max_macs", limits.max_macs, True),
+            ("params", "max_params", limits.max_params, True),
+            ("latency_ms", "max_latency_ms", limits.max_latency_ms, True),
+            ("macs", "min_macs", limits.min_macs, False),
+        )
+        self._bounds = [bound for bound in bounds if bound[2] is not None]
+        for quantity, name, _, _ in self._bounds:
+            if quantity not in self.tables:
+                raise ValueError(f"{name} is set, but there is no table of {quantity}")
+
+    def __str__(self) -> str:
+        return str(self.limits)
+
+    def __call__(self, choices: Choices) -> bool:
+        return self.feasible(choices)
+
+    def feasible(self, choices: Choices) -> bool:
+        """Does the path keep all limits?"""
+        for quantity, _, bound, is_max in self._bounds:
+            total = self.tables[quantity].total(choices)
+            if total > bound if is_max else total < bound:
+                return False
+        return True
+
+    def why_infeasible(self, choices: Choices) -> str:
+        """Every limit the path breaks, with the path's value; "" if it breaks none."""
+        broken = []
+        for quantity, name, bound, is_max in self._bounds:
+            total = self.tables[quantity].total(choices)
+            if total > bound if is_max else total < bound:
+                broken.append(f"{quantity} {total} {'>' if is_max else '<'} {name} {bound}")
+        return "; ".join(broken)
+
+    def costs_of(self, choices: Choices) -> dict[str, int | float | None]:
+        """``{"macs", "params", "latency_ms"}`` of the path; None without the table."""
+        return {
+            name: self.tables[name].total(choices) if name in self.tables else None
+            for name in ("macs", "params", "latency_ms")
+        }
+
+    def check_satisfiable(self) -> None:
+        """Compare each limit with the exact extreme of its quantity over the whole space.
+
+        Limits that can be kept one by one but not together are left to the searcher, which fails
+        to fill its first generation.
+
+        Raises:
+            UnsatisfiableLimit: naming the limit and the extreme.
+        """
+        for quantity, name, bound, is_max in self._bounds:
+            table = self.tables[quantity]
+            extreme = table.cheapest() if is_max else table.dearest()
+            if extreme > bound if is_max else extreme < bound:
+                raise UnsatisfiableLimit(
+                    f"{name} is {bound}, but the {'cheapest' if is_max else 'dearest'} path of "
+                    f"the space has {extreme} {quantity}"
+                )
