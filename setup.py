@@ -45,7 +45,7 @@ def version() -> str:
     text = (ROOT / "detnas_d2" / "__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
     if match is None:
-        raise RuntimeError("detnas_d2/__init__.py: no line __version__ = \"...\"")
+        raise RuntimeError('detnas_d2/__init__.py: no line __version__ = "..."')
     return match.group(1)
 
 
@@ -164,9 +164,7 @@ class Build(BuildExtension):
                 if isa is not None:
                     flags["cxx"] += ISA_FLAGS[isa]
                     folder = os.path.join(output_dir, isa)
-                objects += torch_compile(
-                    group, folder, *args, extra_postargs=flags, **kwargs
-                )
+                objects += torch_compile(group, folder, *args, extra_postargs=flags, **kwargs)
             return objects
 
         self.compiler.compile = compile_by_isa
@@ -176,9 +174,10 @@ class Build(BuildExtension):
             self.compiler.compile = torch_compile
 
 
-setup(
-    version=version(),
-    packages=find_packages(include=["detnas_d2", "detnas_d2.*"]),
-    ext_modules=[extension()],
-    cmdclass={"build_ext": Build},
-)
+if __name__ == "__main__":  # tests import the functions above
+    setup(
+        version=version(),
+        packages=find_packages(include=["detnas_d2", "detnas_d2.*"]),
+        ext_modules=[extension()],
+        cmdclass={"build_ext": Build},
+    )

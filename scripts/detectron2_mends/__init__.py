@@ -81,7 +81,7 @@ def _numpy_aliases(file: str, count: int) -> Mend:
     )
 
 
-_CONFIGS_WITHOUT_SYMLINK = '''\
+_CONFIGS_WITHOUT_SYMLINK = """\
     package = path.join(path.dirname(path.realpath(__file__)), "detectron2", "model_zoo")
     return [
         path.relpath(name, package)
@@ -90,7 +90,7 @@ _CONFIGS_WITHOUT_SYMLINK = '''\
     ]
 
 
-# For projects'''
+# For projects"""
 
 MENDS: tuple[Mend, ...] = (
     # 1. A pure Python wheel that carries the model-zoo configs.

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets up, lints and runs the test suite. Arguments go to pytest: scripts/test.sh tests/ops -x
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/bootstrap.sh
+.venv/bin/ruff check .
+printf '[%4d s] set up and linted\n' "$SECONDS"
+# Two processes with one thread each: the tests are small, threads would only get in each other's
+# way. A later -n among the arguments wins (-n 0 for a debugger).
+OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n 2 "$@"

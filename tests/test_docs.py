@@ -1,0 +1,67 @@
+"""What the documents name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+_PLACES = (".", "docs", "projects", "configs", "csrc", "benchmarks")
+DOCUMENTS = sorted(
+    path for place in _PLACES for path in (ROOT / place).glob("*.md" if place == "." else "**/*.md")
+)
+
+_CODE = re.compile(r"^```.*?^```|`[^`\n]+`", flags=re.MULTILINE | re.DOTALL)
+_FOLDERS = r"(?:configs|scripts|projects|benchmarks|docs|tests|csrc|detnas_d2|\.ci)"
+# A path of the repository, possibly with * in it; a placeholder such as <op> or $X ends it.
+_PATH = re.compile(rf"(?<![\w./-])(?:(?:\.\.?/)*{_FOLDERS}/[\w./*-]*)")
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def missing_paths(document: Path, root: Path) -> list[str]:
+    """The paths in code, commands and links of a Markdown file that do not exist."""
+    text = document.read_text(encoding="utf-8")
+    named = [path for code in _CODE.findall(text) for path in _PATH.findall(code)]
+    links = [link for link in _LINK.findall(text) if "://" not in link and "@" not in link]
+    # Commands are run from the root of the repository, links are relative to the document.
+    places = {path.rstrip("."): (root, document.parent) for path in named}
+    places.update(dict.fromkeys(links, (document.parent,)))
+    return [
+        path
+        for path, folders in sorted(places.items())
+        if not any(_exists(folder, path) for folder in folders)
+    ]
+
+
+def _exists(folder: Path, path: str) -> bool:
+    if "*" in path:
+        return any(folder.glob(path))
+    return (folder / path).exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_paths_exist(document: Path) -> None:
+    assert missing_paths(document, ROOT) == []
+
+
+def test_missing_path_is_found(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "test.sh").touch()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "A.md").touch()
+    document = tmp_path / "README.md"
+    document.write_text(
+        "Run `scripts/test.sh` or `scripts/gone.sh`, not prose/scripts/x.py, see [a](docs/A.md),\n"
+        "[b](docs/B.md#part), [the web](https://example.org/docs/C.md), `scripts/*.sh`, "
+        "`configs/*.yaml`.\n\n"
+        "```bash\npython projects/DetNAS/train_net.py --config-file scripts/test.sh\n```\n",
+        encoding="utf-8",
+    )
+    assert missing_paths(document, tmp_path) == [
+        "configs/*.yaml",
+        "docs/B.md",
+        "projects/DetNAS/train_net.py",
+        "scripts/gone.sh",
+    ]

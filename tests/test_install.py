@@ -1,0 +1,228 @@
+"""How Detectron2 is installed and how the operators are built."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import detectron2_mends
+import install_detectron2
+import numpy as np
+import pytest
+import torch
+from detectron2_mends import MENDS, NEW_FILES, Mend, MendError, NewFile, apply_mends
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestMends:
+    def test_numpy_aliases_become_builtins_and_nothing_else_changes(self) -> None:
+        mend = detectron2_mends._numpy_aliases("x.py", 3)
+        text = "np.bool, dtype=np.int) np.float, np.int64 np.bool_ np.float32 xnp.int"
+        assert mend.apply(text) == "bool, dtype=int) float, np.int64 np.bool_ np.float32 xnp.int"
+
+    @pytest.mark.parametrize("text", ["", "anchor anchor"])
+    def test_wrong_number_of_anchors_is_an_error(self, text: str) -> None:
+        with pytest.raises(MendError, match=r"x\.py: expected 1 match.* found [02].*why"):
+            Mend("x.py", "why", "anchor", "new").apply(text)
+
+    def test_literal_takes_no_character_for_a_pattern(self) -> None:
+        mend = detectron2_mends._literal("x.py", "why", "f(a.b)\n", "g\\1\n")
+        assert mend.apply("f(a.b)\nf(acb)\n") == "g\\1\nf(acb)\n"
+
+    def test_configs_are_found_in_the_package(self, tmp_path: Path) -> None:
+        """The replaced function of setup.py, run on a small tree."""
+        (mend,) = [mend for mend in MENDS if "configs" in mend.reason]
+        before = (
+            "import glob\nfrom os import path\ndef get_model_zoo_configs():\n"
+            "    # Use absolute paths while symlinking.\n    os.symlink()\n    return 0\n\n\n"
+            "# For projects that are small\n"
+        )
+        script = tmp_path / "setup_mended.py"
+        script.write_text(mend.apply(before))
+        configs = tmp_path / "detectron2" / "model_zoo" / "configs" / "COCO"
+        configs.mkdir(parents=True)
+        for name in ("a.yaml", "b.py", "c.txt"):
+            (configs / name).touch()
+        found = _load("setup_mended", script).get_model_zoo_configs()
+        assert found == ["configs/COCO/a.yaml", "configs/COCO/b.py"]
+
+    @pytest.mark.parametrize(
+        ("replaces", "old_text", "fits"),
+        [
+            (None, None, True),
+            (None, "text", False),
+            ("anchor", "the anchor", True),
+            ("anchor", "text", False),
+            ("anchor", None, False),
+        ],
+    )
+    def test_new_file_checks_what_it_takes_over(self, replaces, old_text, fits) -> None:
+        new = NewFile("x.py", "why", Path("unused"), replaces)
+        if fits:
+            new.check(old_text)
+        else:
+            with pytest.raises(MendError, match=r"x\.py.*why"):
+                new.check(old_text)
+
+    def test_nothing_is_written_when_a_mend_fails(self, tmp_path: Path, monkeypatch) -> None:
+        mends = (Mend("a.py", "fits", "old", "new"), Mend("b.py", "does not", "old", "new"))
+        monkeypatch.setattr(detectron2_mends, "MENDS", mends)
+        monkeypatch.setattr(detectron2_mends, "NEW_FILES", ())
+        (tmp_path / "a.py").write_text("old")
+        (tmp_path / "b.py").write_text("other")
+        with pytest.raises(MendError, match=r"b\.py"):
+            apply_mends(tmp_path)
+        assert (tmp_path / "a.py").read_text() == "old"
+        (tmp_path / "b.py").write_text("old")
+        assert apply_mends(tmp_path) == 2
+        assert [(tmp_path / name).read_text() for name in ("a.py", "b.py")] == ["new", "new"]
+
+    def test_another_distribution_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(MendError, match=r"setup\.py does not exist"):
+            apply_mends(tmp_path)
+
+    def test_new_files_compile(self) -> None:
+        for new in NEW_FILES:
+            compile(new.source.read_text(encoding="utf-8"), str(new.source), "exec")
+
+
+class TestStandIn:
+    """Our ``detectron2/_C.py``."""
+
+    @pytest.fixture
+    def stand_in(self) -> ModuleType:
+        return _load("stand_in", ROOT / "scripts" / "detectron2_mends" / "_C.py")
+
+    def test_environment_report(self, stand_in: ModuleType) -> None:
+        assert stand_in.has_cuda() is False
+        assert stand_in.get_compiler_version() == "none (pure Python build)"
+        assert stand_in.get_cuda_version() == (torch.version.cuda or "none")
+
+    def test_missing_operator_says_how_to_get_it(self, stand_in: ModuleType) -> None:
+        with pytest.raises(ImportError, match="deform_conv_forward is not available.*official"):
+            stand_in.deform_conv_forward  # noqa: B018
+        assert not hasattr(stand_in, "__wrapped__")
+
+
+class TestInstaller:
+    def test_checksum(self, tmp_path: Path) -> None:
+        archive = tmp_path / "a.tar.gz"
+        archive.write_bytes(b"content")
+        install_detectron2.verify(archive, hashlib.sha256(b"content").hexdigest())
+        with pytest.raises(ValueError, match=r"a\.tar\.gz: sha256 is .*, expected 00"):
+            install_detectron2.verify(archive, "00")
+
+    def test_unpack(self, tmp_path: Path) -> None:
+        (tmp_path / "in" / "pkg-1").mkdir(parents=True)
+        (tmp_path / "in" / "pkg-1" / "setup.py").touch()
+        with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / "in" / "pkg-1", "pkg-1")
+        source = install_detectron2.unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+        assert (source / "setup.py").exists()
+
+    def test_importable_detectron2_is_left_alone(self, monkeypatch) -> None:
+        def fail(*arguments: str) -> None:
+            raise AssertionError(f"pip {arguments} was called")
+
+        monkeypatch.setattr(install_detectron2, "pip", fail)
+        assert install_detectron2.main() == 0
+
+
+def test_fast_coco_evaluation_agrees_with_pycocotools() -> None:
+    from detectron2.evaluation.fast_eval_api import COCOeval_opt
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(0)
+    boxes = np.concatenate([rng.uniform(0, 60, (40, 2)), rng.uniform(4, 40, (40, 2))], axis=1)
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": i, "width": 100, "height": 100} for i in range(4)],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [
+            {"id": i + 1, "image_id": i % 4, "category_id": 1 + i % 2, "bbox": box.tolist(),
+             "area": float(box[2] * box[3]), "iscrowd": int(i % 9 == 0)}
+            for i, box in enumerate(boxes)
+        ],
+    }  # fmt: skip
+    truth.createIndex()
+    detections = truth.loadRes([
+        {"image_id": i % 4, "category_id": 1 + i % 2, "score": float(rng.uniform()),
+         "bbox": (box + rng.normal(0, 2, 4)).tolist()}
+        for i, box in enumerate(np.concatenate([boxes, boxes[::3]]))
+    ])  # fmt: skip
+    precision = []
+    for evaluator in (COCOeval, COCOeval_opt):
+        evaluation = evaluator(truth, detections, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision.append(np.asarray(evaluation.eval["precision"]))
+    assert 0.1 < precision[0][precision[0] > -1].mean() < 0.9
+    np.testing.assert_allclose(precision[1].reshape(precision[0].shape), precision[0], atol=1e-12)
+
+
+class TestBuild:
+    @pytest.fixture
+    def setup_py(self) -> ModuleType:
+        return _load("detnas_d2_setup", ROOT / "setup.py")
+
+    @pytest.mark.parametrize(
+        ("source", "isa"),
+        [
+            ("csrc/cpu/bn_stats_kernel.cpp", None),
+            ("csrc/cpu/bn_stats_avx2.cpp", "avx2"),
+            ("csrc/cpu/bn_stats_avx512.cpp", "avx512"),
+            ("csrc/cpu/avx2_dispatch.cpp", None),
+        ],
+    )
+    def test_instruction_set_of_a_source(self, setup_py, source: str, isa: str | None) -> None:
+        assert setup_py.isa_of(source) == isa
+
+    @pytest.mark.parametrize(
+        ("force", "gpu", "toolkit", "expected", "reason"),
+        [
+            (None, False, "/cuda", False, "no GPU is visible"),
+            (None, True, "/cuda", True, "a GPU is visible, toolkit /cuda"),
+            (None, True, None, False, "no CUDA toolkit was found"),
+            ("1", False, "/cuda", True, "FORCE_CUDA=1, toolkit /cuda"),
+            ("0", True, "/cuda", False, "FORCE_CUDA=0"),
+        ],
+    )
+    def test_cuda_decision(
+        self, setup_py, monkeypatch, capsys, force, gpu, toolkit, expected, reason
+    ) -> None:
+        self._pretend(setup_py, monkeypatch, force, gpu, toolkit)
+        assert setup_py.with_cuda() is expected
+        assert reason in capsys.readouterr().out
+
+    def test_forced_cuda_without_a_toolkit_is_an_error(self, setup_py, monkeypatch) -> None:
+        self._pretend(setup_py, monkeypatch, "1", False, None)
+        with pytest.raises(RuntimeError, match="set CUDA_HOME"):
+            setup_py.with_cuda()
+
+    def test_unknown_value_is_an_error(self, setup_py, monkeypatch) -> None:
+        self._pretend(setup_py, monkeypatch, "yes", True, "/cuda")
+        with pytest.raises(RuntimeError, match="FORCE_CUDA=yes: expected 0 or 1"):
+            setup_py.with_cuda()
+
+    @staticmethod
+    def _pretend(setup_py, monkeypatch, force, gpu, toolkit) -> None:
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(setup_py, "CUDA_HOME", toolkit)
+        if force is None:
+            monkeypatch.delenv("FORCE_CUDA", raising=False)
+        else:
+            monkeypatch.setenv("FORCE_CUDA", force)
