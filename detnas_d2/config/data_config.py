@@ -1,0 +1,67 @@
+"""Config keys of data sets, search splits, classification input and the built-in demo."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_data_config(cfg: CN) -> None:
+    """Adds the keys of ``detnas_d2.data`` to a Detectron2 config, in place."""
+    _add_dataset_config(cfg)
+    _add_classification_config(cfg)
+
+
+def _add_dataset_config(cfg: CN) -> None:
+    # Data sets declared in YAML alone, a list of mappings; relative paths start at
+    # $DETECTRON2_DATASETS (default "datasets"). Per FORMAT:
+    #   {NAME: n, FORMAT: coco, IMAGES: folder, ANNOTATIONS: file.json}, CLASSES: [a, b] optional
+    #     (then the category names ordered by id);
+    #   {NAME: n, FORMAT: voc, ROOT: folder, SPLIT: train, CLASSES: [a, b]}, YEAR: 2007 | 2012
+    #     optional (AP of 11 points | area under the curve; default 2012);
+    #   {NAME: n, FORMAT: image_folder, ROOT: folder}, CLASSES optional (then the sorted folders).
+    cfg.DATASETS.REGISTER = []
+    # What register_datasets does about bad images and annotations of the data sets in use:
+    # "error" stops and lists them, "drop" leaves them out of training and of the evaluation's
+    # ground truth with one warning, "ignore" does not look.
+    cfg.DATASETS.INVALID = "error"
+    # Decode every image in that check (finds truncated files; slow) instead of its header only.
+    cfg.DATASETS.DECODE_CHECK = False
+    # Folder of derived files: check stamps, cleaned annotations, search splits, demo scenes.
+    cfg.DATASETS.CACHE_DIR = "output/data_cache"
+
+    # "<name>@search_val" and "<name>@search_train" split <name>, a training set, in two.
+    cfg.DATASETS.SEARCH_SPLIT = CN()
+    # Images in @search_val. DetNAS, section 4.1: 5,000 of COCO's and of VOC's training images.
+    cfg.DATASETS.SEARCH_SPLIT.SIZE = 5000
+    # Share of the images in @search_val, in (0, 1); 0 means SIZE decides.
+    cfg.DATASETS.SEARCH_SPLIT.FRACTION = 0.0
+    # Seed of the choice.
+    cfg.DATASETS.SEARCH_SPLIT.SEED = 0
+
+    # The demo: digits_scenes_{train,val,test} (detection), digits_{train,test} (classification).
+    cfg.DATASETS.DIGITS = CN()
+    # Side of a scene, pixels.
+    cfg.DATASETS.DIGITS.SCENE_SIZE = 128
+    # Scenes in digits_scenes_train.
+    cfg.DATASETS.DIGITS.NUM_TRAIN = 600
+    # Scenes in digits_scenes_val and in digits_scenes_test.
+    cfg.DATASETS.DIGITS.NUM_TEST = 150
+    # Side of a classification image, pixels.
+    cfg.DATASETS.DIGITS.PATCH_SIZE = 40
+    # Classification images drawn from each training digit (each test digit: one).
+    cfg.DATASETS.DIGITS.PATCHES_PER_DIGIT = 4
+
+
+def _add_classification_config(cfg: CN) -> None:
+    # Defaults: the released ImageNet training code of DetNAS.
+    cfg.INPUT.CLASSIFICATION = CN()
+    # Side of the network input, pixels.
+    cfg.INPUT.CLASSIFICATION.CROP_SIZE = 224
+    # Shorter side before the center crop of evaluation, pixels.
+    cfg.INPUT.CLASSIFICATION.RESIZE_SIZE = 256
+    # Smallest share of the image area that a random training crop covers.
+    cfg.INPUT.CLASSIFICATION.MIN_SCALE = 0.08
+    # Strength of brightness, contrast and saturation jitter in training; 0 turns it off.
+    cfg.INPUT.CLASSIFICATION.COLOR_JITTER = 0.4
+    # Mirror half of the training images.
+    cfg.INPUT.CLASSIFICATION.HFLIP = True

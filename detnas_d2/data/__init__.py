@@ -1,0 +1,29 @@
+"""Data sets, search splits, resumable training batches and the built-in demo."""
+
+from detnas_d2.data.calibration import CalibrationBatches, build_calibration_batches
+from detnas_d2.data.classification import ClassificationMapper
+from detnas_d2.data.classification_evaluation import ClassificationEvaluator
+from detnas_d2.data.digits_dataset import DIGITS_NAMES
+from detnas_d2.data.registration import register_datasets
+from detnas_d2.data.report import DatasetError, DatasetReport, Problem
+from detnas_d2.data.sampling import TrainingBatchSampler, aspect_flags
+from detnas_d2.data.seeded_map import SeededMapDataset
+from detnas_d2.data.train_loader import build_train_loader
+from detnas_d2.data.validation import validate_dataset
+
+__all__ = [
+    "CalibrationBatches",
+    "ClassificationEvaluator",
+    "ClassificationMapper",
+    "DIGITS_NAMES",
+    "DatasetError",
+    "DatasetReport",
+    "Problem",
+    "SeededMapDataset",
+    "TrainingBatchSampler",
+    "aspect_flags",
+    "build_calibration_batches",
+    "build_train_loader",
+    "register_datasets",
+    "validate_dataset",
+]

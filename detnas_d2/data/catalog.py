@@ -1,0 +1,120 @@
+"""Puts sources into Detectron2's catalogs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Optional
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from detnas_d2.data.image_folder import class_names, load_image_folder
+from detnas_d2.data.report import DatasetError
+from detnas_d2.data.sources import (
+    CocoSource,
+    FolderSource,
+    Source,
+    source_of_metadata,
+    source_to_json,
+)
+from detnas_d2.data.voc import load_voc
+
+# What was declared (or found in the catalog) under a name, before any cleaning.
+_ORIGINALS: dict[str, Source] = {}
+_DECLARED: set[str] = set()
+
+
+def declare(name: str, source: Source) -> None:
+    """Registers a data set; nothing is read until it is loaded.
+
+    Raises:
+        DatasetError: the name is taken by something else.
+    """
+    known = _ORIGINALS.get(name)
+    if known == source:
+        return
+    if known is not None:
+        old, new = source_to_json(known), source_to_json(source)
+        changed = [
+            f"{key} {old.get(key)!r} -> {new.get(key)!r}"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key)
+        ]
+        raise DatasetError(f"Data set '{name}' is registered already: {', '.join(changed)}")
+    if name in DatasetCatalog:
+        raise DatasetError(f"DATASETS.REGISTER: the name '{name}' belongs to another data set")
+    _ORIGINALS[name] = source
+    _DECLARED.add(name)
+    install(name, source)
+
+
+def is_declared(name: str) -> bool:
+    """Whether the data set was registered by :func:`declare`."""
+    return name in _DECLARED
+
+
+def original_source(name: str) -> Optional[Source]:
+    """The source of a registered data set before cleaning; None where its kind is unknown."""
+    if name not in _ORIGINALS:
+        source = source_of_metadata(name)
+        if source is None:
+            return None
+        _ORIGINALS[name] = source
+    return _ORIGINALS[name]
+
+
+def install(
+    name: str,
+    source: Source,
+    classes: Optional[tuple[str, ...]] = None,
+    extra: Optional[dict[str, Any]] = None,
+) -> None:
+    """Registers ``source``, in place of what the name stood for.
+
+    Args:
+        classes: class names where the source does not tell them.
+        extra: further metadata.
+    """
+    metadata = {**(extra or {}), **_metadata(source, classes)}
+    if name in DatasetCatalog:
+        if MetadataCatalog.get(name).as_dict() == {"name": name, **metadata}:
+            return
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog:
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, partial(load_source, name, source))
+    MetadataCatalog.get(name).set(**metadata)
+
+
+def load_source(name: str, source: Source) -> list[dict[str, Any]]:
+    """Detectron2's dataset dicts of a source."""
+    if isinstance(source, CocoSource):
+        return load_coco_json(source.annotations, source.images, name)
+    if isinstance(source, FolderSource):
+        return load_image_folder(source)
+    return load_voc(source)
+
+
+def _metadata(source: Source, classes: Optional[tuple[str, ...]]) -> dict[str, Any]:
+    classes = classes or source.classes
+    if isinstance(source, CocoSource):
+        metadata: dict[str, Any] = {
+            "json_file": source.annotations,
+            "image_root": source.images,
+            "evaluator_type": "coco",
+        }
+    elif isinstance(source, FolderSource):
+        metadata = {"image_root": source.root, "evaluator_type": "image_classification"}
+        if source.listing is not None:
+            metadata["listing"] = source.listing
+        classes = classes or class_names(source)
+    else:
+        metadata = {
+            "dirname": source.root,
+            "split": source.split,
+            "year": source.year,
+            "evaluator_type": "pascal_voc",
+        }
+    if classes is not None:
+        metadata["thing_classes"] = list(classes)
+    return metadata

@@ -1,0 +1,56 @@
+"""What every format's check returns, and the checks on boxes that they share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from detnas_d2.data.report import Problem
+from detnas_d2.data.sources import Source
+
+# Pixels that a box may reach beyond the image: rounding, and VOC files that count from 0.
+_MARGIN = 1.0
+
+
+@dataclass
+class Inspection:
+    """Result of reading a data set once.
+
+    Attributes:
+        classes: class names in the order of the labels.
+        num_images, num_annotations: what is left without the problems.
+        tracked: (folder, relative paths): the files and folders this result depends on.
+        category_ids: COCO's category ids in the order of the labels, after cleaning.
+        fixes: what a cleaned copy has to amend beside leaving problems out.
+        write_clean: writes a cleaned copy into an empty folder, returns it as a source whose
+            paths are relative to that folder where they lie in it.
+    """
+
+    classes: tuple[str, ...]
+    write_clean: Callable[[str], Source]
+    problems: list[Problem] = field(default_factory=list)
+    num_images: int = 0
+    num_annotations: int = 0
+    tracked: list[tuple[str, list[str]]] = field(default_factory=list)
+    category_ids: list[int] = field(default_factory=list)
+    fixes: set[str] = field(default_factory=set)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def box_problem(
+    x0: float, y0: float, x1: float, y1: float, width: float, height: float
+) -> Optional[tuple[str, str]]:
+    """(kind, message) if a box from (x0, y0) to (x1, y1), pixels from 0, does not fit its image."""
+    if x1 <= x0 or y1 <= y0:
+        return "empty_box", f"the box is {x1 - x0:g} x {y1 - y0:g} pixels"
+    if min(x0, y0) < -_MARGIN or x1 > width + _MARGIN or y1 > height + _MARGIN:
+        return (
+            "box_outside",
+            f"the box ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) leaves the image of "
+            f"{width:g} x {height:g} pixels",
+        )
+    return None

@@ -1,0 +1,108 @@
+"""Readies the data sets that a config names."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from typing import Any, Iterable, Iterator
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from detnas_d2.data.catalog import declare, is_declared, original_source
+from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
+from detnas_d2.data.report import DatasetError
+from detnas_d2.data.sources import parse_declaration
+from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
+from detnas_d2.data.validation import ON_PROBLEM, validate_dataset
+
+logger = logging.getLogger(__name__)
+
+# Published data sets have a few of these; Detectron2 passes over them.
+_TOLERATED_IF_PUBLISHED = ("empty_box", "box_outside")
+
+
+def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
+    """Registers every data set of DATASETS.REGISTER and readies those in use.
+
+    In use are the names in DATASETS.TRAIN and DATASETS.TEST, the texts below SEARCH that are
+    names of data sets, and ``names``. These are checked (DATASETS.INVALID), the demo is drawn and
+    search splits are carved where they are named; other declarations are not read. Calling it
+    again changes nothing. Every process must call it, after ``launch`` has started them: one per
+    machine writes files, the others wait.
+
+    Raises:
+        DatasetError: a malformed declaration, an unknown name, or bad data.
+    """
+    policy = cfg.DATASETS.INVALID
+    if policy not in (*ON_PROBLEM, "ignore"):
+        raise DatasetError(
+            f"DATASETS.INVALID must be one of {(*ON_PROBLEM, 'ignore')}, got {policy!r}"
+        )
+    for position, entry in enumerate(cfg.DATASETS.REGISTER):
+        name, source = parse_declaration(entry, position)
+        if name in DIGITS_NAMES:
+            raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
+        declare(name, source)
+    used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
+    used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text)]
+    ready: set[str] = set()
+    for name in dict.fromkeys(used):
+        parent = parent_of(name)
+        if parent not in ready:
+            _prepare(cfg, parent)
+            ready.add(parent)
+        if name != parent and name not in ready:
+            split = cfg.DATASETS.SEARCH_SPLIT
+            settings = SplitSettings(split.SIZE, split.FRACTION, split.SEED)
+            register_search_splits(parent, settings, cfg.DATASETS.CACHE_DIR)
+            ready.update(f"{parent}@{half}" for half in HALVES)
+
+
+def _prepare(cfg: CfgNode, name: str) -> None:
+    if name in DIGITS_NAMES:
+        digits = cfg.DATASETS.DIGITS
+        settings = DigitsSettings(
+            digits.SCENE_SIZE,
+            digits.NUM_TRAIN,
+            digits.NUM_TEST,
+            digits.PATCH_SIZE,
+            digits.PATCHES_PER_DIGIT,
+        )
+        register_digits(name, settings, cfg.DATASETS.CACHE_DIR)
+        return
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(name, [*DatasetCatalog.list(), *DIGITS_NAMES])
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise DatasetError(
+            f"Data set '{name}' is neither in DATASETS.REGISTER nor known to Detectron2{hint}"
+        )
+    if cfg.DATASETS.INVALID == "ignore":
+        return
+    if original_source(name) is None:
+        kind = MetadataCatalog.get(name).get("evaluator_type")
+        logger.info("Data set '%s' (evaluator_type %s) is used unchecked", name, kind)
+        return
+    validate_dataset(
+        name,
+        on_problem=cfg.DATASETS.INVALID,
+        cache_dir=cfg.DATASETS.CACHE_DIR,
+        decode=cfg.DATASETS.DECODE_CHECK,
+        tolerate=() if is_declared(name) else _TOLERATED_IF_PUBLISHED,
+    )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a tree of config nodes and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _is_dataset_name(text: str) -> bool:
+    return "@search_" in text or text in DIGITS_NAMES or text in DatasetCatalog

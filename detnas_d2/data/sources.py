@@ -1,0 +1,148 @@
+"""Where a data set lies: frozen values made from the config or from Detectron2's metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Optional, Union
+
+from detectron2.data import MetadataCatalog
+
+from detnas_d2.data.report import DatasetError
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """COCO-format detection. ``classes`` None: the category names ordered by id."""
+
+    annotations: str
+    images: str
+    classes: Optional[tuple[str, ...]] = None
+
+
+@dataclass(frozen=True)
+class VocSource:
+    """PASCAL VOC folder with Annotations/, ImageSets/Main/<split>.txt and JPEGImages/.
+
+    ``year`` selects the AP of the evaluation: 2007 eleven points, 2012 area under the curve.
+    """
+
+    root: str
+    split: str
+    classes: tuple[str, ...]
+    year: int = 2012
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Classification: one folder per class. ``listing`` (JSON) restricts it to some files."""
+
+    root: str
+    classes: Optional[tuple[str, ...]] = None
+    listing: Optional[str] = None
+
+
+Source = Union[CocoSource, VocSource, FolderSource]
+
+_FORMATS = {"coco": CocoSource, "voc": VocSource, "image_folder": FolderSource}
+# FORMAT -> (required keys, optional keys), beside NAME and FORMAT.
+_KEYS = {
+    "coco": (("IMAGES", "ANNOTATIONS"), ("CLASSES",)),
+    "voc": (("ROOT", "SPLIT", "CLASSES"), ("YEAR",)),
+    "image_folder": (("ROOT",), ("CLASSES",)),
+}
+
+
+def resolve_path(path: str) -> str:
+    """Relative paths start at $DETECTRON2_DATASETS, as Detectron2's own data sets do."""
+    root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+    return os.path.join(root, os.path.expanduser(path))
+
+
+def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
+    """Reads one entry of DATASETS.REGISTER.
+
+    Raises:
+        DatasetError: names the key that is unknown, missing or malformed.
+    """
+    place = f"DATASETS.REGISTER[{position}]"
+    if not isinstance(entry, Mapping):
+        raise DatasetError(f"{place} must be a mapping with NAME and FORMAT, got {entry!r}")
+    values = dict(entry)
+    name = _text(values.pop("NAME", None), f"{place}.NAME")
+    place = f"{place} ('{name}')"
+    if "@" in name:
+        raise DatasetError(f"{place}.NAME: '@' is kept for search splits")
+    format = values.pop("FORMAT", None)
+    if format not in _FORMATS:
+        raise DatasetError(f"{place}.FORMAT must be one of {sorted(_FORMATS)}, got {format!r}")
+    required, optional = _KEYS[format]
+    for key in values:
+        if key not in required + optional:
+            raise DatasetError(
+                f"{place}: unknown key {key!r}; FORMAT {format} takes {', '.join(required)} "
+                f"and optionally {', '.join(optional)}"
+            )
+    for key in required:
+        if key not in values:
+            raise DatasetError(f"{place}: key {key} is missing; FORMAT {format} needs it")
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "CLASSES":
+            arguments["classes"] = _classes(value, f"{place}.CLASSES")
+        elif key == "YEAR":
+            if value not in (2007, 2012):
+                raise DatasetError(f"{place}.YEAR must be 2007 or 2012, got {value!r}")
+            arguments["year"] = value
+        elif key == "SPLIT":
+            arguments["split"] = _text(value, f"{place}.SPLIT")
+        else:
+            arguments[key.lower()] = resolve_path(_text(value, f"{place}.{key}"))
+    return name, _FORMATS[format](**arguments)
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DatasetError(f"{place} must be a non-empty text, got {value!r}")
+    return value
+
+
+def _classes(value: Any, place: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DatasetError(f"{place} must be a non-empty list of names, got {value!r}")
+    for item in value:
+        # Detectron2's VOC evaluator makes a file per class.
+        if not isinstance(item, str) or not item.strip() or "/" in item:
+            raise DatasetError(f"{place}: {item!r} is not a class name (a text without '/')")
+    if len(set(value)) != len(value):
+        raise DatasetError(f"{place} has duplicates: {list(value)}")
+    return tuple(value)
+
+
+def source_of_metadata(name: str) -> Optional[Source]:
+    """The source that the metadata of a registered data set tells, None for other kinds."""
+    meta = MetadataCatalog.get(name)
+    kind = meta.get("evaluator_type")
+    if kind == "coco" and meta.get("json_file"):
+        classes = meta.get("thing_classes")
+        return CocoSource(meta.json_file, meta.image_root, tuple(classes) if classes else None)
+    if kind == "pascal_voc":
+        return VocSource(meta.dirname, meta.split, tuple(meta.thing_classes), meta.year)
+    if kind == "image_classification" and meta.get("image_root"):
+        return FolderSource(meta.image_root, tuple(meta.thing_classes), meta.get("listing"))
+    return None
+
+
+def source_to_json(source: Source) -> dict[str, Any]:
+    """A mapping with the format's name, readable by :func:`source_from_json`."""
+    format = next(name for name, kind in _FORMATS.items() if isinstance(source, kind))
+    return {"format": format, **asdict(source)}
+
+
+def source_from_json(value: Mapping[str, Any]) -> Source:
+    """Inverse of :func:`source_to_json`."""
+    arguments = {key: item for key, item in value.items() if key != "format"}
+    if arguments.get("classes") is not None:
+        arguments["classes"] = tuple(arguments["classes"])
+    return _FORMATS[value["format"]](**arguments)

@@ -1,0 +1,84 @@
+"""The loader of training batches."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from detnas_d2.data.classification import ClassificationMapper
+from detnas_d2.data.sampling import TrainingBatchSampler, aspect_flags
+from detnas_d2.data.seeded_map import Mapper, SeededMapDataset
+
+
+def list_of_samples(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Collates a batch as Detectron2's models take it."""
+    return samples
+
+
+def is_classification(name: str) -> bool:
+    """Whether a registered data set holds labelled images instead of boxes."""
+    return MetadataCatalog.get(name).get("evaluator_type") == "image_classification"
+
+
+def build_train_loader(
+    cfg: CfgNode,
+    *,
+    start_iter: int,
+    mapper: Optional[Mapper] = None,
+    dataset_names: Optional[Sequence[str]] = None,
+) -> DataLoader:
+    """Endless training batches, list[dict], SOLVER.IMS_PER_BATCH images over all ranks.
+
+    Batch i, augmentation included, depends on SEED (negative counts as 0), the data and the
+    settings alone: not on ``start_iter``, where the loader begins, nor on DATALOADER.NUM_WORKERS.
+
+    Args:
+        mapper: default Detectron2's ``DatasetMapper`` or :class:`ClassificationMapper`.
+        dataset_names: default DATASETS.TRAIN.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise ValueError(
+            "DATALOADER.SAMPLER_TRAIN must be 'TrainingSampler' (the resumable order of this "
+            f"project), got {cfg.DATALOADER.SAMPLER_TRAIN!r}"
+        )
+    names = list(cfg.DATASETS.TRAIN if dataset_names is None else dataset_names)
+    if not names:
+        raise ValueError("DATASETS.TRAIN names no data set")
+    dataset_dicts = load_training_dicts(cfg, names)
+    if mapper is None:
+        kind = ClassificationMapper if is_classification(names[0]) else DatasetMapper
+        mapper = kind(cfg, True)
+    seed = max(cfg.SEED, 0)
+    sampler = TrainingBatchSampler(
+        aspect_flags(dataset_dicts),
+        cfg.SOLVER.IMS_PER_BATCH,
+        seed,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+        start_batch=start_iter,
+        aspect_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+    return DataLoader(
+        SeededMapDataset(dataset_dicts, mapper, seed),
+        batch_sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list_of_samples,
+    )
+
+
+def load_training_dicts(cfg: CfgNode, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Dataset dicts with the filters that the config asks of training."""
+    kinds = {name: is_classification(name) for name in names}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"Classification and detection data sets cannot be mixed: {list(names)}")
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    return get_detection_dataset_dicts(
+        list(names),
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
