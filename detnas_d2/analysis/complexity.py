@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+import detnas_d2.modeling  # noqa: F401  (registers the backbones that configs name)
 from detnas_d2.search_space import Cost
 
 PARTS = ("backbone", "neck", "proposal_generator", "head")

@@ -68,14 +68,3 @@ def short_yaml(cfg: CfgNode) -> str:
         node[leaf] = list(value) if isinstance(value, tuple) else value
     tree["VERSION"] = cfg.VERSION
     return yaml.safe_dump(tree, sort_keys=True, width=100)
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file whole: to a temporary name first, then renamed."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.tmp"
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,0 +1,27 @@
+from detectron2.engine import default_argument_parser
+
+from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.launching import run
+from detnas_d2.engine.path_sampling import UniformPathSampler
+from detnas_d2.engine.pipeline import run_pipeline
+from detnas_d2.engine.search import search, search_main
+from detnas_d2.engine.setup import prepare, setup
+from detnas_d2.engine.train import evaluate, train, train_main
+from detnas_d2.engine.trainer import PathTrainer, Trainer
+
+__all__ = [
+    "DetNASCheckpointer",
+    "PathTrainer",
+    "Trainer",
+    "UniformPathSampler",
+    "default_argument_parser",
+    "evaluate",
+    "prepare",
+    "run",
+    "run_pipeline",
+    "search",
+    "search_main",
+    "setup",
+    "train",
+    "train_main",
+]

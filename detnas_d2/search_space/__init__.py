@@ -1,5 +1,6 @@
 from detnas_d2.search_space.choice_block import ChoiceBlock
 from detnas_d2.search_space.costs import Cost, CostTable, block_cost, build_cost_table
+from detnas_d2.search_space.latency import LatencyTable, measure_latency
 from detnas_d2.search_space.space import (
     SHUFFLE_OPS,
     SPACES,
@@ -16,6 +17,7 @@ __all__ = [
     "ChoiceBlock",
     "Cost",
     "CostTable",
+    "LatencyTable",
     "LayerSpec",
     "Path",
     "PathError",
@@ -23,4 +25,5 @@ __all__ = [
     "block_cost",
     "build_cost_table",
     "get_space",
+    "measure_latency",
 ]

@@ -1,0 +1,289 @@
+"""All stages of an experiment from one YAML file; finished stages are skipped.
+
+.. code-block:: yaml
+
+    OUTPUT_DIR: ./output/demo
+    STAGES:
+      - {NAME: supernet, KIND: train, CONFIG: supernet.yaml}
+      - {NAME: search, KIND: search, CONFIG: search.yaml, WEIGHTS: supernet}
+      - {NAME: searched, KIND: train, CONFIG: retrain.yaml, WEIGHTS: supernet, PATH: search}
+      - {NAME: shufflenet, KIND: train, CONFIG: retrain.yaml, PATH: "uniform 3x3"}
+      - {NAME: random-1, KIND: train, CONFIG: retrain.yaml, PATH: "random 1", ROW: random}
+    TABLE: [searched, shufflenet, random]
+
+CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
+an earlier search stage (its best path), ``uniform OP``, ``random SEED`` (the first random path
+that keeps the limits of the first search stage) or the path itself. OPTS is a list of KEY, VALUE.
+Stages with the same ROW share a row of the table (mean and spread).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from detnas_d2.config.tools import fingerprint, load_config
+from detnas_d2.data.files import write_text
+from detnas_d2.engine.launching import run
+from detnas_d2.engine.search import search
+from detnas_d2.engine.setup import prepare
+from detnas_d2.engine.train import train
+from detnas_d2.search.build import build_constraint
+from detnas_d2.search.history import History
+from detnas_d2.search.scoring import flat_metrics
+from detnas_d2.search_space import Path, build_cost_table, get_space
+
+DONE_FILE = "done.json"
+KINDS = ("train", "search")
+
+
+class PipelineError(ValueError):
+    """A pipeline file that does not say what it should, or disagrees with what is on disk."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage; see the module's description of the keys."""
+
+    name: str
+    kind: str
+    config: str
+    weights: str = ""
+    path: str = ""
+    row: str = ""
+    opts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A parsed pipeline file."""
+
+    file: str
+    output_dir: str
+    stages: tuple[Stage, ...]
+    table: tuple[str, ...] = ()
+    opts: tuple[str, ...] = field(default=())
+
+    def stage(self, name: str) -> Stage | None:
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def folder(self, name: str) -> str:
+        return os.path.join(self.output_dir, name)
+
+    def config_of(self, stage: Stage) -> CfgNode:
+        """The stage's config, its file and all overrides merged, paths and weights filled in."""
+        file = os.path.join(os.path.dirname(self.file), stage.config)
+        cfg = load_config(file, (*stage.opts, *self.opts))
+        cfg.OUTPUT_DIR = self.folder(stage.name)
+        if stage.weights:
+            known = self.stage(stage.weights)
+            weights = os.path.join(self.folder(stage.weights), "model_final.pth")
+            cfg.MODEL.WEIGHTS = weights if known else stage.weights
+        if stage.path:
+            cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))
+        return cfg
+
+    def path_of(self, stage: Stage, cfg: CfgNode) -> Path:
+        """The path of a training stage."""
+        space = get_space(cfg.MODEL.DETNAS.SPACE)
+        source = self.stage(stage.path)
+        if source is not None:
+            return space.path(History.read(self.folder(source.name)).best()[0].choices)
+        word, _, argument = stage.path.partition(" ")
+        if word == "uniform":
+            return space.uniform_path(argument)
+        if word != "random":
+            return space.path(stage.path)
+        searching = next((s for s in self.stages if s.kind == "search"), None)
+        limits = self.config_of(searching) if searching else cfg
+        size = tuple(limits.SEARCH.MAX_MACS_INPUT)
+        constraint = build_constraint(limits, build_cost_table(space, size))
+        rng = random.Random(f"pipeline/{argument}")
+        draws = (space.random_path(rng) for _ in range(limits.SEARCH.ATTEMPTS))
+        found = next((path for path in draws if constraint(path.choices)), None)
+        if found is None:
+            raise PipelineError(f"stage {stage.name}: no random path keeps {constraint}")
+        return found
+
+
+def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
+    """Parses and checks a pipeline file.
+
+    Args:
+        opts: KEY VALUE overrides for every stage; OUTPUT_DIR is the pipeline's own.
+
+    Raises:
+        PipelineError: naming the file, the stage and the key.
+    """
+    with open(file) as text:
+        data = yaml.safe_load(text)
+    if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list):
+        raise PipelineError(f"{file}: expected a mapping with OUTPUT_DIR and a list STAGES")
+    unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE"}
+    if unknown:
+        raise PipelineError(f"{file}: unknown keys {sorted(unknown)}")
+    stages: list[Stage] = []
+    for entry in data["STAGES"]:
+        stages.append(_stage(file, entry, stages))
+    pairs = list(zip(opts[::2], opts[1::2], strict=True))
+    output = dict(pairs).get("OUTPUT_DIR", data.get("OUTPUT_DIR", "./output/pipeline"))
+    rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
+    table = tuple(data.get("TABLE", ()))
+    rows = {stage.row or stage.name for stage in stages}
+    if set(table) - rows:
+        raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
+    return Pipeline(file, output, tuple(stages), table, rest)
+
+
+def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
+    keys = {"NAME", "KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "OPTS"}
+    if not isinstance(entry, dict) or not {"NAME", "KIND", "CONFIG"} <= set(entry) <= keys:
+        raise PipelineError(
+            f"{file}: stage {entry!r}: expected NAME, KIND, CONFIG and optionally "
+            "WEIGHTS, PATH, ROW, OPTS"
+        )
+    values = {key.lower(): entry[key] for key in entry}
+    stage = Stage(**{**values, "opts": tuple(str(o) for o in entry.get("OPTS", ()))})
+    where = f"{file}: stage {stage.name!r}"
+    if stage.kind not in KINDS:
+        raise PipelineError(f"{where}: KIND {stage.kind!r}, expected one of {', '.join(KINDS)}")
+    if any(stage.name == other.name for other in before):
+        raise PipelineError(f"{where}: NAME is used twice")
+    if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
+        raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist beside the file")
+    return stage
+
+
+def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Runs what is not finished of ``args.config_file``; returns and prints the table's rows.
+
+    Running it again resumes the stage that was interrupted and skips those that are done.
+    """
+    pipeline = read_pipeline(args.config_file, tuple(args.opts))
+    start = time.monotonic()
+    for number, stage in enumerate(pipeline.stages, start=1):
+        title = f"[{number}/{len(pipeline.stages)}] {stage.name}"
+        if _is_done(pipeline, stage):
+            print(f"{title}: done before", flush=True)
+            continue
+        print(f"{title}: {stage.kind} {stage.config}", flush=True)
+        stage_args = argparse.Namespace(**{**vars(args), "pipeline": pipeline, "stage": stage})
+        run(_run_stage, stage_args)
+        elapsed = time.monotonic() - start
+        print(f"{title}: finished, {elapsed / 60:.1f} min since the start", flush=True)
+    rows = table_rows(pipeline)
+    if rows:
+        text = format_table(rows)
+        print(text)
+        write_text(os.path.join(pipeline.output_dir, "table.md"), text + "\n")
+        write_text(os.path.join(pipeline.output_dir, "table.json"), json.dumps(rows, indent=1))
+    return rows
+
+
+def _fingerprint(pipeline: Pipeline, stage: Stage) -> str:
+    cfg = pipeline.config_of(stage)
+    return fingerprint(cfg, ignore=("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"))
+
+
+def _is_done(pipeline: Pipeline, stage: Stage) -> bool:
+    file = os.path.join(pipeline.folder(stage.name), DONE_FILE)
+    if not os.path.exists(file):
+        return False
+    with open(file) as text:
+        done = json.load(text)
+    if done["fingerprint"] != _fingerprint(pipeline, stage):
+        raise PipelineError(
+            f"stage {stage.name!r} was finished with another config ({file}); use another "
+            "OUTPUT_DIR or delete the folder of the stage to run it again"
+        )
+    return True
+
+
+def _run_stage(args: argparse.Namespace) -> None:
+    pipeline, stage = args.pipeline, args.stage
+    mark = _fingerprint(pipeline, stage)
+    cfg = pipeline.config_of(stage)
+    start = time.monotonic()
+    prepare(cfg, args)
+    if stage.kind == "search":
+        folder = os.path.dirname(os.path.join(os.path.dirname(pipeline.file), stage.config))
+        best = search(cfg, resume=True, config_dir=folder)
+        results = {"fitness": best.fitness}
+    else:
+        results = flat_metrics(train(cfg, resume=True) or {})
+    if comm.is_main_process():
+        done = {
+            "fingerprint": mark,
+            "results": results,
+            "path": cfg.MODEL.DETNAS.PATH if stage.path else "",
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
+    comm.synchronize()
+    logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
+
+
+def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """Row name -> number of networks, mean and standard deviation of their metrics, mean MACs."""
+    rows = {}
+    for row in pipeline.table:
+        members = [stage for stage in pipeline.stages if (stage.row or stage.name) == row]
+        found = [_read_done(pipeline, stage) for stage in members]
+        metrics = {
+            key: (
+                statistics.fmean(done["results"][key] for done in found),
+                statistics.pstdev(done["results"][key] for done in found),
+            )
+            for key in ("bbox/AP", "bbox/AP50", "classification/top1")
+            if all(key in done["results"] for done in found)
+        }
+        costs = [_cost_of(pipeline, stage, done) for stage, done in zip(members, found, strict=True)]
+        rows[row] = {
+            "networks": len(found),
+            "metrics": metrics,
+            "macs": statistics.fmean(cost.macs for cost in costs),
+            "params": statistics.fmean(cost.params for cost in costs),
+            "paths": [done["path"] for done in found],
+        }
+    return rows
+
+
+def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    with open(os.path.join(pipeline.folder(stage.name), DONE_FILE)) as text:
+        return json.load(text)
+
+
+def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Any:
+    cfg = pipeline.config_of(stage)
+    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    size = tuple(cfg.SEARCH.MAX_MACS_INPUT)
+    return build_cost_table(space, size).cost(space.path(done["path"]))
+
+
+def format_table(rows: dict[str, dict[str, Any]]) -> str:
+    """The rows as a Markdown table: metrics in percent, backbone body multiply-adds at 224x224."""
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
+    lines = [
+        "| network | " + " | ".join(keys) + " | MACs (M) | params (M) |",
+        "|---|" + "---|" * (len(keys) + 2),
+    ]
+    for name, row in rows.items():
+        cells = []
+        for key in keys:
+            mean, deviation = row["metrics"][key]
+            spread = f" ± {deviation:.2f} ({row['networks']} nets)" if row["networks"] > 1 else ""
+            cells.append(f"{mean:.2f}{spread}")
+        cells += [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,202 @@
+"""The search for the best path of a trained supernet (DetNAS section 3.1, step 3)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.data import build_calibration_batches, build_test_loader
+from detnas_d2.data.files import write_text
+from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.setup import setup
+from detnas_d2.engine.trainer import Trainer
+from detnas_d2.modeling import find_supernet
+from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
+from detnas_d2.search.build import build_constraint, build_searcher, search_fingerprint
+from detnas_d2.search.evaluation import SequentialEvaluator
+from detnas_d2.search.files import sha256_of
+from detnas_d2.search.scoring import build_evaluator, metric_name
+from detnas_d2.search_space import (
+    LatencyTable,
+    SearchSpace,
+    build_cost_table,
+    get_space,
+    measure_latency,
+)
+
+logger = logging.getLogger("detnas_d2.search")
+
+
+def search_main(args: argparse.Namespace) -> CandidateRecord:
+    """Searches the supernet of a config; writes ``best.yaml``; returns the best candidate."""
+    cfg = setup(args)
+    return search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
+
+
+def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateRecord:
+    """Runs or resumes a search in ``OUTPUT_DIR``.
+
+    Files there: ``history.jsonl`` (every candidate), ``search.json`` (what determines them),
+    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``).
+
+    Args:
+        config_dir: folder that ``SEARCH.RETRAIN_CONFIG`` is relative to.
+
+    Raises:
+        ValueError: no weights, no supernet, or limits that no path keeps; before anything is
+            computed.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: the search needs the weights of a supernet")
+    retrain = retrain_config(cfg, config_dir)
+    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    latency = load_latency(cfg, space)
+    costs = build_cost_table(space, tuple(cfg.SEARCH.MAX_MACS_INPUT))
+    constraint = build_constraint(cfg, costs, latency)
+    searcher = build_searcher(cfg, space, constraint)
+    model = load_supernet(cfg)
+    history = open_history(
+        cfg.OUTPUT_DIR,
+        search_fingerprint(
+            space=space,
+            searcher=searcher,
+            limits=constraint.limits,
+            checkpoint_sha256=sha256_of(cfg.MODEL.WEIGHTS),
+            **evaluation_fingerprint(cfg),
+        ),
+        resume=resume,
+    )
+    progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
+    best = run_search(
+        searcher,
+        build_candidate_evaluator(cfg, model),
+        history,
+        space=space,
+        limits=constraint,
+        max_failures=cfg.SEARCH.MAX_FAILURES,
+        on_progress=progress,
+    )
+    if comm.is_main_process():
+        retrain.MODEL.DETNAS.PATH = best.path
+        target = os.path.join(cfg.OUTPUT_DIR, "best.yaml")
+        write_text(target, best_yaml(retrain, best, metric_name(cfg, validation_set(cfg))))
+        logger.info("Best path (fitness %.3f): %s; written to %s", best.fitness, best.path, target)
+    comm.synchronize()
+    return best
+
+
+def load_supernet(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` with the weights ``MODEL.WEIGHTS``, in eval mode.
+
+    Raises:
+        ValueError: it holds no supernet.
+    """
+    model = Trainer.build_model(cfg)
+    if find_supernet(model) is None:
+        raise ValueError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}: no supernet to search")
+    DetNASCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+def validation_set(cfg: CfgNode) -> str:
+    """Name of the data set that candidates are scored on."""
+    return cfg.SEARCH.VAL or cfg.DATASETS.TEST[0]
+
+
+def calibration_set(cfg: CfgNode) -> str:
+    """Name of the data set that statistics are computed on."""
+    return cfg.SEARCH.CALIBRATION.DATASET or cfg.DATASETS.TRAIN[0]
+
+
+def build_candidate_evaluator(cfg: CfgNode, model: nn.Module) -> SequentialEvaluator:
+    """The evaluator that ``cfg.SEARCH`` describes."""
+    validation, calibration = validation_set(cfg), cfg.SEARCH.CALIBRATION
+    return SequentialEvaluator(
+        model,
+        calibration=build_calibration_batches(
+            cfg,
+            calibration_set(cfg),
+            num_images=calibration.IMAGES,
+            batch_size=calibration.BATCH_SIZE,
+            seed=calibration.SEED,
+        ),
+        data_loader=build_test_loader(cfg, validation),
+        build_evaluator=lambda: build_evaluator(
+            cfg, validation, os.path.join(cfg.OUTPUT_DIR, "inference")
+        ),
+        metric=metric_name(cfg, validation),
+        seed=calibration.SEED,
+    )
+
+
+def evaluation_fingerprint(cfg: CfgNode) -> dict[str, Any]:
+    """What besides the weights decides a candidate's fitness."""
+    return {
+        "validation": validation_set(cfg),
+        "calibration": {**cfg.SEARCH.CALIBRATION, "DATASET": calibration_set(cfg)},
+        "metric": metric_name(cfg, validation_set(cfg)),
+        "split": dict(cfg.DATASETS.SEARCH_SPLIT),
+        "input": {k: cfg.INPUT[k] for k in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "FORMAT")},
+        "shuffle_method": cfg.MODEL.DETNAS.SHUFFLE_METHOD,
+    }
+
+
+def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
+    """The latency table, if latency is limited: from ``SEARCH.LATENCY_TABLE``, or measured once."""
+    if not cfg.SEARCH.MAX_LATENCY_MS:
+        return None
+    file = cfg.SEARCH.LATENCY_TABLE or os.path.join(cfg.OUTPUT_DIR, "latency.json")
+    if comm.is_main_process() and not os.path.exists(file):
+        if cfg.SEARCH.LATENCY_TABLE:
+            raise FileNotFoundError(f"SEARCH.LATENCY_TABLE: {file!r} does not exist")
+        logger.info("Measuring latency on %s; kept in %s", cfg.MODEL.DEVICE, file)
+        size = (cfg.SEARCH.MAX_MACS_INPUT[0], cfg.SEARCH.MAX_MACS_INPUT[1])
+        write_text(file, measure_latency(space, input_size=size, device=cfg.MODEL.DEVICE).to_json())
+    comm.synchronize()
+    with open(file) as text:
+        return LatencyTable.from_json(text.read(), space)
+
+
+def retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
+    """The config that ``best.yaml`` is made of: ``SEARCH.RETRAIN_CONFIG``, or the search's own
+    with the supernet replaced by a searched backbone.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it builds another space or a supernet.
+    """
+    if cfg.SEARCH.RETRAIN_CONFIG:
+        retrain = load_config(os.path.join(config_dir, cfg.SEARCH.RETRAIN_CONFIG))
+    else:
+        retrain = cfg.clone()
+        retrain.defrost()
+        retrain.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
+        retrain.MODEL.WEIGHTS = ""
+        retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
+    if retrain.MODEL.DETNAS.SPACE != cfg.MODEL.DETNAS.SPACE:
+        raise ValueError(
+            f"SEARCH.RETRAIN_CONFIG has MODEL.DETNAS.SPACE {retrain.MODEL.DETNAS.SPACE}, the "
+            f"search {cfg.MODEL.DETNAS.SPACE}"
+        )
+    if "_supernet" in retrain.MODEL.BACKBONE.NAME:
+        raise ValueError(
+            f"SEARCH.RETRAIN_CONFIG has the backbone {retrain.MODEL.BACKBONE.NAME}, expected a "
+            "searched backbone, e.g. build_detnas_fpn_backbone"
+        )
+    return retrain
+
+
+def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:
+    """Text of ``best.yaml``."""
+    return (
+        f"# The best path of a search: supernet {metric} {best.fitness:.3f}, "
+        f"{best.macs / 1e6:.1f}M multiply-adds and {best.params / 1e6:.3f}M parameters of the "
+        f"backbone body.\n{short_yaml(retrain)}"
+    )

@@ -1,0 +1,47 @@
+"""What every entry point does before it works: config, data sets, logging, seeds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from detnas_d2.config.tools import load_config
+from detnas_d2.data import register_datasets
+
+_LOGGERS = ("detectron2", "fvcore", "detnas_d2")
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run: file and overrides read, data sets registered and checked.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: naming the file, key or data set at fault.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    prepare(cfg, args)
+    return cfg
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Logging, seeds, device and data sets for ``cfg``, which is frozen.
+
+    Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu``.
+    """
+    on_cpu = cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available()
+    if on_cpu:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    for name in _LOGGERS:  # of the run before, if this process had one
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detnas_d2")
+    if on_cpu:
+        logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
+    register_datasets(cfg)

@@ -1,0 +1,134 @@
+"""Measured latency of every (layer, operation), as an additive table on disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
+from detnas_d2.search_space.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of a backbone body, additive over layers.
+
+    Args:
+        base: the stem.
+        entries: ``entries[layer][op]``.
+        space: name of the search space.
+        input_size: (height, width) of the image.
+        batch_size: images per measurement; milliseconds are of the whole batch.
+        device: where it was measured, for people to read.
+    """
+
+    base: float
+    entries: tuple[tuple[float, ...], ...]
+    space: str
+    input_size: tuple[int, int]
+    batch_size: int
+    device: str
+
+    def latency_ms(self, choices: Sequence[int]) -> float:
+        """Milliseconds of a path."""
+        return self.base + sum(row[c] for row, c in zip(self.entries, choices, strict=True))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str, space: SearchSpace) -> LatencyTable:
+        """The table in ``text``.
+
+        Raises:
+            ValueError: it is of another space or has another shape.
+        """
+        data: dict[str, Any] = json.loads(text)
+        try:
+            table = LatencyTable(
+                base=float(data["base"]),
+                entries=tuple(tuple(float(v) for v in row) for row in data["entries"]),
+                space=data["space"],
+                input_size=tuple(data["input_size"]),
+                batch_size=int(data["batch_size"]),
+                device=str(data["device"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"latency table without key {error}") from None
+        if table.space != space.name:
+            raise ValueError(f"latency table of space {table.space!r}, expected {space.name!r}")
+        if tuple(len(row) for row in table.entries) != space.cardinalities:
+            raise ValueError(f"latency table does not have the shape of space {space.name!r}")
+        return table
+
+
+@torch.no_grad()
+def measure_latency(
+    space: SearchSpace,
+    *,
+    input_size: tuple[int, int],
+    device: str = "cpu",
+    batch_size: int = 1,
+    repeats: int = 20,
+    shuffle_method: int = 1,
+) -> LatencyTable:
+    """Measures every candidate block alone, in eval mode, float32.
+
+    The table holds medians of ``repeats`` runs after a warm-up; the candidates of a layer are
+    measured in turns, so that a slow moment of the machine falls on all of them.
+    """
+    norm = partial(get_norm, "BN")
+    height, width = (-(-n // 2) for n in input_size)
+    stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
+    image = torch.rand(batch_size, 3, *input_size)
+    base = _medians([stem], image, device, repeats)[0]
+    entries = []
+    for layer in space.layers:
+        blocks = [
+            ShuffleBlock(
+                layer.in_channels,
+                layer.out_channels,
+                op=op,
+                stride=layer.stride,
+                norm=norm,
+                shuffle_method=shuffle_method,
+            )
+            for op in layer.ops
+        ]
+        x = torch.rand(batch_size, layer.in_channels, height, width)
+        entries.append(tuple(_medians(blocks, x, device, repeats)))
+        height, width = -(-height // layer.stride), -(-width // layer.stride)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
+    return LatencyTable(
+        base, tuple(entries), space.name, tuple(input_size), batch_size, f"{device} {name}{threads}"
+    )
+
+
+def _medians(
+    modules: Sequence[nn.Module], x: torch.Tensor, device: str, repeats: int
+) -> list[float]:
+    x = x.to(device)
+    synchronize: Callable[[], object] = (
+        torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    )
+    modules = [module.to(device).eval() for module in modules]
+    times: list[list[float]] = [[] for _ in modules]
+    for repeat in range(repeats + 2):
+        for module, row in zip(modules, times, strict=True):
+            synchronize()
+            start = time.perf_counter()
+            module(x)
+            synchronize()
+            if repeat >= 2:
+                row.append((time.perf_counter() - start) * 1e3)
+    return [statistics.median(row) for row in times]

@@ -1,0 +1,7 @@
+#!/usr/bin/env python
+"""Train or evaluate a supernet or a searched network. Arguments are those of Detectron2's train_net.py."""
+
+from detnas_d2.engine import default_argument_parser, run, train_main
+
+if __name__ == "__main__":
+    run(train_main, default_argument_parser().parse_args())
