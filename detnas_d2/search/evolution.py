@@ -142,7 +142,7 @@ class Evolution(GenerationSearcher):
         settings = dataclasses.asdict(self.settings)
         return {"strategy": "evolution", "seed": self.seed, "settings": settings}
 
-    def parents(self) -> list[Choices]:
+    def _parents(self) -> list[Choices]:
         """The fittest, best first, of the generation just told or of the whole history.
 
         If a whole generation failed there is nobody in it to breed from, and the history steps in.
@@ -158,7 +158,7 @@ class Evolution(GenerationSearcher):
         return self._ranked(self._results)[: self.settings.parents]
 
     def _breed(self, draft: Draft, rng: random.Random) -> None:
-        parents = self.parents()
+        parents = self._parents()
         if not parents:  # the first generation, or everything failed so far
             return
         settings = self.settings
