@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Optional
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -53,7 +53,7 @@ def is_declared(name: str) -> bool:
     return name in _DECLARED
 
 
-def original_source(name: str) -> Optional[Source]:
+def original_source(name: str) -> Source | None:
     """The source of a registered data set before cleaning; None where its kind is unknown."""
     if name not in _ORIGINALS:
         source = source_of_metadata(name)
@@ -66,8 +66,8 @@ def original_source(name: str) -> Optional[Source]:
 def install(
     name: str,
     source: Source,
-    classes: Optional[tuple[str, ...]] = None,
-    extra: Optional[dict[str, Any]] = None,
+    classes: tuple[str, ...] | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> None:
     """Registers ``source``, in place of what the name stood for.
 
@@ -95,7 +95,7 @@ def load_source(name: str, source: Source) -> list[dict[str, Any]]:
     return load_voc(source)
 
 
-def _metadata(source: Source, classes: Optional[tuple[str, ...]]) -> dict[str, Any]:
+def _metadata(source: Source, classes: tuple[str, ...] | None) -> dict[str, Any]:
     classes = classes or source.classes
     if isinstance(source, CocoSource):
         metadata: dict[str, Any] = {

@@ -25,7 +25,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._hits = {1: 0, 5: 0}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        for sample, output in zip(inputs, outputs):
+        for sample, output in zip(inputs, outputs, strict=True):
             scores = output["scores"].detach().flatten()
             label = sample["label"]
             if not 0 <= label < len(scores):
@@ -41,7 +41,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         counts = [(self._images, self._hits[1], self._hits[5])]
         if self._distributed:
             counts = comm.all_gather(counts[0])
-        images, top1, top5 = (sum(column) for column in zip(*counts))
+        images, top1, top5 = (sum(column) for column in zip(*counts, strict=True))
         if not images:
             raise ValueError("ClassificationEvaluator: no image was processed")
         return {"classification": {"top1": 100 * top1 / images, "top5": 100 * top5 / images}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Optional
+from typing import Any
 
 from detnas_d2.data.files import write_json
 from detnas_d2.data.image_check import ImageHeader, read_headers
@@ -122,14 +122,14 @@ class _CocoInspector:
             (self.source.images, files),
         ]
         headers = read_headers([os.path.join(self.source.images, f) for f in files], self.decode)
-        for (place, image), header in zip(entries, headers):
+        for (place, image), header in zip(entries, headers, strict=True):
             kept = self._check_image(place, image, header)
             if kept is not None:
                 self.images[kept["id"]] = kept
 
     def _check_image(
         self, place: str, image: dict[str, Any], header: ImageHeader
-    ) -> Optional[dict[str, Any]]:
+    ) -> dict[str, Any] | None:
         path = os.path.join(self.source.images, image["file_name"])
         entry = f"{place} (id {image['id']!r})"
         if header.kind:
@@ -165,7 +165,7 @@ class _CocoInspector:
             annotation = {"area": w * h, "iscrowd": 0, **annotation}
         self.annotations.append(annotation)
 
-    def _annotation_problem(self, annotation: dict[str, Any]) -> Optional[tuple[str, str]]:
+    def _annotation_problem(self, annotation: dict[str, Any]) -> tuple[str, str] | None:
         image_id, category = annotation.get("image_id"), annotation.get("category_id")
         if image_id not in self.all_ids:
             return "absent_image", f"image_id {image_id!r} is not in 'images'"

@@ -59,7 +59,7 @@ def draw_scene(
         in pixels, tight around the ink.
     """
     canvas = _background(size, random)
-    for _ in range(random.randint(2, 5)):
+    for _ in range(random.randint(1, 4)):
         _draw_distractor(canvas, digits, random)
     count = random.randint(2, 7)
     span = np.log(_LARGEST / _SMALLEST)
@@ -117,7 +117,7 @@ def _background(size: int, random: RandomState) -> np.ndarray:
     smooth = _resize(random.randn(6, 6), size, size) * random.uniform(0, 25)
     image = Image.fromarray(np.clip(canvas + smooth[..., None], 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    for _ in range(random.randint(3, 10)):
+    for _ in range(random.randint(1, 2 + size // 16)):
         ends = [int(v) for v in random.randint(0, size, 4)]
         colour = tuple(int(v) for v in random.randint(0, 256, 3))
         if random.rand() < 0.7:
@@ -131,18 +131,15 @@ def _background(size: int, random: RandomState) -> np.ndarray:
 
 
 def _draw_distractor(canvas: np.ndarray, digits: Digits, random: RandomState) -> None:
-    """Strokes that look like a digit and are none: half of one beside half of another."""
-    first, second = digits.images[random.randint(len(digits.labels), size=2)]
-    mixed = np.vstack([second[4:][::-1], first[:4, ::-1]]) if random.rand() < 0.5 else first.copy()
-    if mixed.shape == first.shape and np.array_equal(mixed, first):
-        mixed[random.randint(2, 4) :] = 0  # the upper rows only
-    if mixed.max() < 2 * _INK_EDGE:
-        return
+    """Strokes like a digit's that are none: a digit with its quarters exchanged crosswise."""
+    image = np.roll(digits.images[random.randint(len(digits.labels))], (4, 4), axis=(0, 1))
+    if random.rand() < 0.5:
+        image[4:] = 0  # its upper half only
     size = canvas.shape[0]
-    ink = _ink(mixed, size * random.uniform(_SMALLEST, _LARGEST), random)[:size, :size]
+    ink = _ink(image, size * random.uniform(_SMALLEST, _LARGEST), random)[:size, :size]
     x = random.randint(size - ink.shape[1] + 1)
     y = random.randint(size - ink.shape[0] + 1)
-    _blend(canvas, ink, x, y, random, strength=random.uniform(0.3, 0.7))
+    _blend(canvas, ink, x, y, random, strength=random.uniform(0.3, 0.6))
 
 
 def _free_place(

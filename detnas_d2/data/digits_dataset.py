@@ -136,7 +136,7 @@ def _install_patches(name: str, folder: str, classes: list[str]) -> None:
                 "label": int(label),
                 "image_id": index,
             }
-            for index, (image, label) in enumerate(zip(images, labels))
+            for index, (image, label) in enumerate(zip(images, labels, strict=True))
         ]
 
     if name in DatasetCatalog:

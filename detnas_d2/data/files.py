@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import tempfile
-from typing import Any, Callable, Iterator, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from detectron2.utils import comm
 

@@ -82,7 +82,7 @@ def inspect_image_folder(
                 problems.append(Problem("empty_class", folder, "", "no image of this class"))
     kept = []
     headers = read_headers([os.path.join(source.root, path) for path, _ in files], decode)
-    for (path, label), header in zip(files, headers):
+    for (path, label), header in zip(files, headers, strict=True):
         if header.kind:
             full = os.path.join(source.root, path)
             problems.append(Problem(header.kind, full, "", header.message))

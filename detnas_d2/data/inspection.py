@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any
 
 from detnas_d2.data.report import Problem
 from detnas_d2.data.sources import Source
@@ -43,7 +44,7 @@ def is_number(value: Any) -> bool:
 
 def box_problem(
     x0: float, y0: float, x1: float, y1: float, width: float, height: float
-) -> Optional[tuple[str, str]]:
+) -> tuple[str, str] | None:
     """(kind, message) if a box from (x0, y0) to (x1, y1), pixels from 0, does not fit its image."""
     if x1 <= x0 or y1 <= y0:
         return "empty_box", f"the box is {x1 - x0:g} x {y1 - y0:g} pixels"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -84,7 +85,7 @@ class TrainingBatchSampler(Sampler):
         buckets = [self._carried(flag, epoch) for flag in (0, 1)]
         while True:
             order = self._order(epoch)
-            for index, flag in zip(order.tolist(), self._flags[order].tolist()):
+            for index, flag in zip(order.tolist(), self._flags[order].tolist(), strict=True):
                 bucket = buckets[flag]
                 bucket.append(index)
                 if len(bucket) == self._batch_size_total:

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import logging
 import random
-from typing import Any, Callable, Iterator, Optional, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 logger = logging.getLogger(__name__)
 
-Mapper = Callable[[dict[str, Any]], Optional[dict[str, Any]]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 _MAX_FALLBACKS = 100
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Optional, Union
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 
@@ -18,7 +18,7 @@ class CocoSource:
 
     annotations: str
     images: str
-    classes: Optional[tuple[str, ...]] = None
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class FolderSource:
     """Classification: one folder per class. ``listing`` (JSON) restricts it to some files."""
 
     root: str
-    classes: Optional[tuple[str, ...]] = None
-    listing: Optional[str] = None
+    classes: tuple[str, ...] | None = None
+    listing: str | None = None
 
 
-Source = Union[CocoSource, VocSource, FolderSource]
+Source = CocoSource | VocSource | FolderSource
 
 _FORMATS = {"coco": CocoSource, "voc": VocSource, "image_folder": FolderSource}
 # FORMAT -> (required keys, optional keys), beside NAME and FORMAT.
@@ -120,7 +120,7 @@ def _classes(value: Any, place: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def source_of_metadata(name: str) -> Optional[Source]:
+def source_of_metadata(name: str) -> Source | None:
     """The source that the metadata of a registered data set tells, None for other kinds."""
     meta = MetadataCatalog.get(name)
     kind = meta.get("evaluator_type")

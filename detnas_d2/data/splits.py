@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 
@@ -188,7 +189,7 @@ class _Splitter:
             size,
             len(keys) - size,
         )
-        return dict(zip(HALVES, (set(keys) - val, val)))
+        return dict(zip(HALVES, (set(keys) - val, val), strict=True))
 
     def info(self, half: str, keys: list[str], size: int) -> dict[str, Any]:
         """What a person needs to know about a half, or to make it again."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
@@ -28,8 +29,8 @@ def build_train_loader(
     cfg: CfgNode,
     *,
     start_iter: int,
-    mapper: Optional[Mapper] = None,
-    dataset_names: Optional[Sequence[str]] = None,
+    mapper: Mapper | None = None,
+    dataset_names: Sequence[str] | None = None,
 ) -> DataLoader:
     """Endless training batches, list[dict], SOLVER.IMS_PER_BATCH images over all ranks.
 

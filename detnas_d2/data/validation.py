@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, Optional, Sequence
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -167,7 +168,7 @@ class _Check:
         field = paths[value["format"]]
         return {**value, field: os.path.join(folder, value[field]).rstrip(os.sep)}
 
-    def _read_stamp(self) -> Optional[dict[str, Any]]:
+    def _read_stamp(self) -> dict[str, Any] | None:
         try:
             with open(os.path.join(self.folder, "stamp.json"), encoding="utf-8") as file:
                 stamp = json.load(file)

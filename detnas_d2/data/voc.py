@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Optional
+from typing import Any
 
 from detectron2.structures import BoxMode
 
@@ -82,7 +83,7 @@ class _Record:
     image_id: str
     image: str
     xml: str
-    tree: Optional[ET.ElementTree] = None
+    tree: ET.ElementTree | None = None
     normal: bool = True
     dropped: list[ET.Element] = field(default_factory=list)
 
@@ -118,7 +119,7 @@ class _VocInspector:
                 os.path.join(self.source.root, "Annotations", f"{image_id}.xml"),
             )
         headers = read_headers([r.image for r in records.values()], decode)
-        for record, header in zip(records.values(), headers):
+        for record, header in zip(records.values(), headers, strict=True):
             self._check(record, header)
         paths = [list_file, *(p for r in records.values() for p in (r.image, r.xml))]
         self.result.tracked = [
@@ -169,7 +170,7 @@ class _VocInspector:
             self.result.fixes.add("VOC files normalised")
         self.kept.append(record)
 
-    def _object_problem(self, item: ET.Element, header: ImageHeader) -> Optional[tuple[str, str]]:
+    def _object_problem(self, item: ET.Element, header: ImageHeader) -> tuple[str, str] | None:
         name = (item.findtext("name") or "").strip()
         if name not in self.source.classes:
             return "unknown_class", f"class {name!r} is not one of {list(self.source.classes)}"
@@ -226,7 +227,7 @@ def _image_files(folder: str) -> dict[str, str]:
     return found
 
 
-def _number(text: Optional[str]) -> Optional[float]:
+def _number(text: str | None) -> float | None:
     try:
         value = float(text) if text is not None else None
     except ValueError:
