@@ -8,6 +8,7 @@ TORCH_CUDA_ARCH_LIST   GPU architectures, such as "8.0;9.0+PTX"; default: those 
 NVCC_FLAGS             further flags for nvcc
 DEBUG=1                no optimisation, debug information
 MAX_JOBS               compiler processes at a time
+CUDA_HOME              the CUDA toolkit; default: the one that nvcc on PATH belongs to
 """
 
 from __future__ import annotations
@@ -17,13 +18,40 @@ import os
 import platform
 import re
 import shlex
+import shutil
+import subprocess
 import sysconfig
 import time
 from pathlib import Path
 
 import torch
 from setuptools import find_packages, setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+
+def toolkit_behind_nvcc() -> str | None:
+    """The CUDA toolkit of the nvcc on PATH, where that is a mere wrapper script outside of it.
+
+    torch takes the folder above the one that nvcc lies in for the toolkit.
+    """
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or Path(nvcc).parents[1].joinpath("include", "cuda_runtime.h").exists():
+        return None
+    done = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True)
+    match = re.search(r"^#\$ _HERE_=(.+)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    return str(Path(match.group(1)).parent) if match else None
+
+
+if __name__ == "__main__" and not (os.getenv("CUDA_HOME") or os.getenv("CUDA_PATH")):
+    found = toolkit_behind_nvcc()
+    if found is not None:
+        os.environ["CUDA_HOME"] = found
+
+from torch.utils.cpp_extension import (  # noqa: E402  (reads CUDA_HOME when imported)
+    CUDA_HOME,
+    BuildExtension,
+    CppExtension,
+    CUDAExtension,
+)
 
 ROOT = Path(__file__).resolve().parent
 DEBUG = os.getenv("DEBUG", "0") == "1"
