@@ -15,7 +15,12 @@ from torch.utils.data import DataLoader
 from detnas_d2.data.classification import ClassificationMapper
 from detnas_d2.data.sampling import permutation
 from detnas_d2.data.seeded_map import Mapper, SeededMapDataset
-from detnas_d2.data.train_loader import is_classification, list_of_samples, load_training_dicts
+from detnas_d2.data.train_loader import (
+    is_classification,
+    list_of_samples,
+    load_training_dicts,
+    own_generator,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +67,7 @@ class CalibrationBatches:
                 batch_sampler=keys,
                 num_workers=min(self._num_workers, len(keys)),
                 collate_fn=list_of_samples,
+                generator=own_generator(),
             )
         )
 

@@ -35,7 +35,7 @@ from detnas_d2.data.voc import load_voc, read_split, split_file, write_view
 
 logger = logging.getLogger(__name__)
 
-HALVES = ("search_train", "search_val")
+SEARCH_TRAIN, SEARCH_VAL = HALVES = ("search_train", "search_val")
 
 _VERSION = 1
 _MANIFEST = "manifest.json"
@@ -207,27 +207,18 @@ class _Splitter:
 
 class _CocoSplitter(_Splitter):
     def write(self, folder: str) -> None:
-        self.write_halves(folder, read_coco(self.source.annotations))
+        data = read_coco(self.source.annotations)
+        self.write_halves(folder, data, self.halves([str(image["id"]) for image in data["images"]]))
 
-    def write_halves(self, folder: str, data: dict[str, Any]) -> None:
+    def write_halves(self, folder: str, data: dict[str, Any], halves: dict[str, set[str]]) -> None:
         """Writes COCO JSON files; an image's key is its id as text."""
         keys = [str(image["id"]) for image in data["images"]]
-        names = {category["id"]: category["name"] for category in data["categories"]}
-        for half, chosen in self.halves(keys).items():
+        for half, chosen in halves.items():
             part = {key: value for key, value in data.items() if key != "info"}
             part["info"] = self.info(half, keys, len(chosen))
             part["images"] = [i for i in data["images"] if str(i["id"]) in chosen]
             part["annotations"] = [a for a in data["annotations"] if str(a["image_id"]) in chosen]
             write_json(os.path.join(folder, f"{half}.json"), part)
-            missing = set(names) - {a["category_id"] for a in part["annotations"]}
-            if missing:
-                logger.warning(
-                    "%s@%s has no object of %d class(es): %s; VOC's AP is undefined for them",
-                    self.parent,
-                    half,
-                    len(missing),
-                    sorted(names[i] for i in missing)[:10],
-                )
 
 
 class _VocSplitter(_CocoSplitter):
@@ -235,8 +226,9 @@ class _VocSplitter(_CocoSplitter):
 
     def write(self, folder: str) -> None:
         dicts = load_voc(self.source)
-        self.write_halves(folder, _voc_as_coco(dicts, self.source.classes))
         halves = self.halves([d["image_id"] for d in dicts])
+        self.write_halves(folder, _voc_as_coco(dicts, self.source.classes), halves)
+        self._warn_of_absent_classes([d for d in dicts if d["image_id"] in halves[SEARCH_VAL]])
         splits = {
             half: [d["image_id"] for d in dicts if d["image_id"] in chosen]
             for half, chosen in halves.items()
@@ -247,6 +239,18 @@ class _VocSplitter(_CocoSplitter):
             for d in dicts
         ]
         write_view(os.path.join(folder, "voc"), splits, entries)
+
+    def _warn_of_absent_classes(self, dicts: Sequence[dict[str, Any]]) -> None:
+        present = {item["category_id"] for record in dicts for item in record["annotations"]}
+        absent = [name for i, name in enumerate(self.source.classes) if i not in present]
+        if absent:
+            logger.warning(
+                "'%s@%s' has no object of %s: Detectron2's VOC evaluation gives nan for them and "
+                "for the mean; choose a larger DATASETS.SEARCH_SPLIT",
+                self.parent,
+                SEARCH_VAL,
+                absent,
+            )
 
 
 def _voc_as_coco(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:

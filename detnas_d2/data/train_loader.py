@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.utils import comm
@@ -68,7 +69,13 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list_of_samples,
+        generator=own_generator(),
     )
+
+
+def own_generator() -> torch.Generator:
+    """For a DataLoader, which otherwise draws a number from torch's global generator."""
+    return torch.Generator().manual_seed(0)
 
 
 def load_training_dicts(cfg: CfgNode, names: Sequence[str]) -> list[dict[str, Any]]:
