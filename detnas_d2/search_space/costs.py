@@ -26,7 +26,9 @@ class Cost:
         return Cost(self.params + other.params, self.macs + other.macs)
 
 
-def _conv(height: int, width: int, cin: int, cout: int, kernel: int = 1, groups: int = 1) -> Cost:
+def conv_cost(
+    height: int, width: int, cin: int, cout: int, kernel: int = 1, groups: int = 1
+) -> Cost:
     """A bias-free convolution with an affine normalisation after it, at its output size."""
     weights = cout * (cin // groups) * kernel * kernel
     return Cost(weights + 2 * cout, height * width * weights)
@@ -49,17 +51,17 @@ def block_cost(layer: LayerSpec, op: str, height: int, width: int) -> Cost:
     if op == "xception":
         parts = []
         for channels, out in ((main_in, mid), (mid, mid), (mid, main_out)):
-            parts.append(_conv(out_h, out_w, channels, channels, 3, channels))
-            parts.append(_conv(out_h, out_w, channels, out))
+            parts.append(conv_cost(out_h, out_w, channels, channels, 3, channels))
+            parts.append(conv_cost(out_h, out_w, channels, out))
     else:
         parts = [
-            _conv(height, width, main_in, mid),
-            _conv(out_h, out_w, mid, mid, kernel, mid),
-            _conv(out_h, out_w, mid, main_out),
+            conv_cost(height, width, main_in, mid),
+            conv_cost(out_h, out_w, mid, mid, kernel, mid),
+            conv_cost(out_h, out_w, mid, main_out),
         ]
     if stride == 2:
-        parts.append(_conv(out_h, out_w, cin, cin, kernel, cin))
-        parts.append(_conv(out_h, out_w, cin, cin))
+        parts.append(conv_cost(out_h, out_w, cin, cin, kernel, cin))
+        parts.append(conv_cost(out_h, out_w, cin, cin))
     return sum(parts, Cost())
 
 
@@ -88,7 +90,7 @@ class CostTable:
 def build_cost_table(space: SearchSpace, input_size: tuple[int, int] = (224, 224)) -> CostTable:
     """The cost table of a backbone body (stem and choice blocks) for an image of ``input_size``."""
     height, width = (-(-n // 2) for n in input_size)
-    stem = _conv(height, width, 3, space.stem_channels, 3)
+    stem = conv_cost(height, width, 3, space.stem_channels, 3)
     # The stem's convolution has a bias, as released.
     base = Cost(stem.params + space.stem_channels, stem.macs)
     entries = []

@@ -1,0 +1,43 @@
+"""Config keys of Hit-Detector models."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+from detnas_d2.config.detnas_config import add_detnas_config
+
+
+def add_hit_detector_config(cfg: CN) -> None:
+    """Adds the keys of Hit-Detector and, below them, those of DetNAS to a config, in place."""
+    add_detnas_config(cfg)
+    _add_model_config(cfg)
+
+
+def _add_model_config(cfg: CN) -> None:
+    cfg.MODEL.HIT = CN()
+    # Frame (depths and channels): hit (released), hit_paper, hit_half, hit_tiny, hit_tiny_half.
+    cfg.MODEL.HIT.NETWORK = "hit"
+    # Norm of all three parts: BN, SyncBN (BN in a single process), FrozenBN, GN.
+    cfg.MODEL.HIT.NORM = "SyncBN"
+    # Features of the bare backbone; backbones with a neck take MODEL.FPN.IN_FEATURES.
+    cfg.MODEL.HIT.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+    # Registry name of the backbone under the Hit neck (build_hit_pafpn_backbone and others).
+    cfg.MODEL.HIT.BOTTOM_UP = "build_hit_backbone"
+    # Parts whose layers hold all candidates: some of backbone, neck, head. The others are fixed.
+    cfg.MODEL.HIT.SEARCHED_PARTS = []
+    # How they are searched: gradient (all candidates summed, section 3.3) or sampling (one
+    # candidate at a time, for evolution as in DetNAS).
+    cfg.MODEL.HIT.STRATEGY = "gradient"
+    # Recompute the candidates of a mixed layer in the backward pass, one at a time: a fraction of
+    # the memory for about a fifth more time.
+    cfg.MODEL.HIT.RECOMPUTE = True
+    # Operations of the fixed parts, as names, "/" between stages or pyramid steps.
+    cfg.MODEL.HIT.GENOTYPE = CN()
+    cfg.MODEL.HIT.GENOTYPE.BACKBONE = ""
+    cfg.MODEL.HIT.GENOTYPE.NECK = ""
+    cfg.MODEL.HIT.GENOTYPE.HEAD = ""
+    # Candidates of the searched parts, as names; empty: all 32 operations.
+    cfg.MODEL.HIT.OPS = CN()
+    cfg.MODEL.HIT.OPS.BACKBONE = []
+    cfg.MODEL.HIT.OPS.NECK = []
+    cfg.MODEL.HIT.OPS.HEAD = []

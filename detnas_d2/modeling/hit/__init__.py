@@ -1,0 +1,23 @@
+from detnas_d2.modeling.hit.backbone import HitBackbone
+from detnas_d2.modeling.hit.box_head import HitBoxHead
+from detnas_d2.modeling.hit.layers import (
+    ChoiceLayers,
+    FixedLayers,
+    PartLayers,
+    RelaxedLayers,
+    architecture_parameters,
+    relaxed_parts,
+)
+from detnas_d2.modeling.hit.neck import HitPAFPN
+
+__all__ = [
+    "ChoiceLayers",
+    "FixedLayers",
+    "HitBackbone",
+    "HitBoxHead",
+    "HitPAFPN",
+    "PartLayers",
+    "RelaxedLayers",
+    "architecture_parameters",
+    "relaxed_parts",
+]

@@ -1,0 +1,163 @@
+"""Registry entries of Hit-Detector, by name in YAML.
+
+==================================  ====================================================
+``MODEL.BACKBONE.NAME``             what it builds
+==================================  ====================================================
+build_hit_backbone                  the backbone alone
+build_hit_fpn_backbone              Hit backbone, Detectron2's FPN (P2-P6)
+build_hit_pafpn_backbone            any backbone (``MODEL.HIT.BOTTOM_UP``), Hit neck (P2-P6)
+build_hit_retinanet_pafpn_backbone  the same with P6 and P7 convolutions (P3-P7)
+==================================  ====================================================
+
+Whether a part is fixed (``MODEL.HIT.GENOTYPE``) or searched is ``MODEL.HIT.SEARCHED_PARTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+
+from detnas_d2.layers import NormFactory, get_norm
+from detnas_d2.modeling.hit.backbone import HitBackbone
+from detnas_d2.modeling.hit.layers import (
+    ChoiceLayers,
+    FixedLayers,
+    PartLayers,
+    RelaxedLayers,
+    operation_builder,
+)
+from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.search_space import LayerSpec
+from detnas_d2.search_space.genotype import GenotypeError, parse_part
+from detnas_d2.search_space.hit_network import PARTS, get_hit_network
+from detnas_d2.search_space.operations import CANDIDATES, get_operation
+
+STRATEGIES = ("gradient", "sampling")
+
+
+def hit_norm(cfg: CfgNode) -> NormFactory:
+    """The norm of all Hit-Detector parts."""
+    return partial(get_norm, cfg.MODEL.HIT.NORM)
+
+
+def candidate_ops(cfg: CfgNode, part: str) -> tuple[str, ...]:
+    """The sub-space of a searched part: ``MODEL.HIT.OPS``, or all 32 operations."""
+    ops = tuple(cfg.MODEL.HIT.OPS[part.upper()]) or CANDIDATES
+    for op in ops:
+        get_operation(op)
+    if len(set(ops)) != len(ops):
+        raise ValueError(f"MODEL.HIT.OPS.{part.upper()} {list(ops)}: an operation is named twice")
+    return ops
+
+
+def part_layers(
+    cfg: CfgNode,
+    part: str,
+    layers_of: Callable[[tuple[str, ...]], tuple[LayerSpec, ...]],
+    *,
+    levels: int = 4,
+) -> PartLayers:
+    """The layers of a part as the config wants them: fixed, relaxed or one choice at a time.
+
+    Args:
+        layers_of: layer specifications for a tuple of candidates.
+        levels: pyramid levels (of the neck).
+
+    Raises:
+        GenotypeError: the part is not searched and has no genotype, or a wrong one.
+        ValueError: an unknown part or strategy.
+    """
+    node = cfg.MODEL.HIT
+    unknown = set(node.SEARCHED_PARTS) - set(PARTS)
+    if unknown:
+        raise ValueError(f"MODEL.HIT.SEARCHED_PARTS {sorted(unknown)}: expected {', '.join(PARTS)}")
+    if node.STRATEGY not in STRATEGIES:
+        raise ValueError(f"MODEL.HIT.STRATEGY {node.STRATEGY!r}: expected {', '.join(STRATEGIES)}")
+    build = operation_builder(part, hit_norm(cfg))
+    if part in node.SEARCHED_PARTS:
+        layers = layers_of(candidate_ops(cfg, part))
+        if node.STRATEGY == "sampling":
+            return ChoiceLayers(part, layers, build)
+        return RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
+    key = f"MODEL.HIT.GENOTYPE.{part.upper()}"
+    try:
+        network = get_hit_network(node.NETWORK)
+        ops = parse_part(network, part, node.GENOTYPE[part.upper()], levels=levels)
+    except GenotypeError as error:
+        raise GenotypeError(f"{key}: {error}") from None
+    if not ops:
+        raise GenotypeError(f"{key} is empty, but the {part} is not in MODEL.HIT.SEARCHED_PARTS")
+    return FixedLayers(part, layers_of(()), ops, build)
+
+
+def hit_backbone(cfg: CfgNode, out_features: list[str]) -> HitBackbone:
+    """The backbone that ``cfg.MODEL.HIT`` describes."""
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    layers = part_layers(cfg, "backbone", network.backbone_layers)
+    return HitBackbone(network, layers, norm=hit_norm(cfg), out_features=out_features)
+
+
+def bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The backbone under a neck: ``MODEL.HIT.BOTTOM_UP``, with the features the neck reads."""
+    features = list(cfg.MODEL.FPN.IN_FEATURES)
+    name = cfg.MODEL.HIT.BOTTOM_UP
+    if name == "build_hit_backbone":
+        return hit_backbone(cfg, features)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DETNAS.OUT_FEATURES = features
+    cfg.MODEL.RESNETS.OUT_FEATURES = features
+    return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
+
+
+@BACKBONE_REGISTRY.register()
+def build_hit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitBackbone:
+    return hit_backbone(cfg, list(cfg.MODEL.HIT.OUT_FEATURES))
+
+
+@BACKBONE_REGISTRY.register()
+def build_hit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    norm = partial(get_norm, cfg.MODEL.FPN.NORM) if cfg.MODEL.FPN.NORM else ""
+    return FPN(
+        bottom_up=bottom_up(cfg, input_shape),
+        in_features=list(cfg.MODEL.FPN.IN_FEATURES),
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=norm,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _pafpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> HitPAFPN:
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    features = list(cfg.MODEL.FPN.IN_FEATURES)
+    body = bottom_up(cfg, input_shape)
+    shapes = [body.output_shape()[name] for name in features]
+    layers = part_layers(
+        cfg,
+        "neck",
+        partial(
+            network.neck_layers,
+            in_channels=tuple(shape.channels for shape in shapes),
+            strides=tuple(shape.stride for shape in shapes),
+        ),
+        levels=len(features),
+    )
+    width = network.neck_channels
+    top = LastLevelP6P7(width, width, in_feature="p5") if retinanet else LastLevelMaxPool()
+    return HitPAFPN(body, features, layers, channels=width, top_block=top)
+
+
+@BACKBONE_REGISTRY.register()
+def build_hit_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitPAFPN:
+    return _pafpn(cfg, input_shape, retinanet=False)
+
+
+@BACKBONE_REGISTRY.register()
+def build_hit_retinanet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitPAFPN:
+    return _pafpn(cfg, input_shape, retinanet=True)

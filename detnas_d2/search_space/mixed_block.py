@@ -1,0 +1,142 @@
+"""A layer of a relaxed network: the weighted sum of all candidates (Hit-Detector eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+class MixedBlock(nn.Module):
+    """sum_i weights[i] * candidate_i(x) over the active candidates.
+
+    With ``recompute`` the candidates' activations are not kept for the backward pass: forward
+    saves the input and the weights alone, backward runs one candidate after the other again. At
+    any time the activations of one candidate are alive instead of all. The result is the same;
+    running statistics are updated once, in the forward pass.
+
+    Args:
+        ops: names of the candidates, in index order; also their names in the state dict.
+        build: makes the module of a candidate from its name. Candidates must be deterministic
+            functions of their input and parameters (no dropout).
+        recompute: trade one more forward for memory.
+    """
+
+    def __init__(
+        self,
+        ops: tuple[str, ...],
+        build: Callable[[str], nn.Module],
+        *,
+        recompute: bool = True,
+    ) -> None:
+        super().__init__()
+        self.ops = ops
+        self.recompute = recompute
+        self.candidates = nn.ModuleDict({op: build(op) for op in ops})
+
+    def forward(self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None) -> Tensor:
+        """The weighted sum.
+
+        Args:
+            x: (N, C, H, W).
+            weights: (number of ops,).
+            active: indices of the candidates to run, all by default; the others count as absent
+                whatever their weight.
+        """
+        indices = range(len(self.ops)) if active is None else active
+        modules = [self.candidates[self.ops[i]] for i in indices]
+        chosen = weights if active is None else weights[list(active)]
+        if self.recompute and torch.is_grad_enabled():
+            parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
+            return _RecomputedSum.apply(modules, x, chosen, *parameters)
+        return _weighted_sum(modules, x, chosen)
+
+
+def _weighted_sum(modules: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
+    total = None
+    for module, weight in zip(modules, weights.unbind(), strict=True):
+        term = module(x) * weight
+        total = term if total is None else total + term
+    return total
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """BatchNorm layers normalise as they did, but do not touch their running statistics."""
+    norms = [
+        m
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class _RecomputedSum(torch.autograd.Function):
+    """The weighted sum with a backward pass that recomputes one candidate at a time.
+
+    The parameters of the candidates are inputs, so that autograd delivers their gradients (and
+    DistributedDataParallel sees them).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        modules: list[nn.Module],
+        x: Tensor,
+        weights: Tensor,
+        *parameters: nn.Parameter,
+    ) -> Tensor:
+        device = x.device.type
+        ctx.modules, ctx.parameters = modules, parameters
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
+        ctx.save_for_backward(x, weights)
+        return _weighted_sum(modules, x, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
+        x, weights = ctx.saved_tensors
+        needs_x, needs_weights = ctx.needs_input_grad[1:3]
+        grads: dict[int, Tensor] = {}
+        grad_x: Tensor | None = None
+        grad_weights = torch.zeros_like(weights) if needs_weights else None
+        for i, module in enumerate(ctx.modules):
+            x_i = x.detach().requires_grad_(needs_x)
+            with (
+                torch.enable_grad(),
+                _frozen_statistics(module),
+                torch.autocast(**ctx.autocast),
+            ):
+                y = module(x_i)
+            if needs_weights:
+                grad_weights[i] = (grad * y.detach()).sum()
+            inputs = [p for p in module.parameters() if p.requires_grad]
+            if needs_x:
+                inputs.insert(0, x_i)
+            if not inputs or not y.requires_grad:
+                continue
+            found = torch.autograd.grad(y, inputs, grad * weights[i], allow_unused=True)
+            del y
+            for tensor, g in zip(inputs, found, strict=True):
+                if g is None:
+                    continue
+                if tensor is x_i:
+                    grad_x = g if grad_x is None else grad_x + g
+                else:
+                    known = grads.get(id(tensor))
+                    grads[id(tensor)] = g if known is None else known + g
+        return (None, grad_x, grad_weights, *(grads.get(id(p)) for p in ctx.parameters))
