@@ -65,3 +65,5 @@ def _add_classification_config(cfg: CN) -> None:
     cfg.INPUT.CLASSIFICATION.COLOR_JITTER = 0.4
     # Mirror half of the training images.
     cfg.INPUT.CLASSIFICATION.HFLIP = True
+    # Images per batch and process in evaluation.
+    cfg.INPUT.CLASSIFICATION.TEST_BATCH_SIZE = 64

@@ -10,6 +10,8 @@ from detnas_d2.config.search_config import add_search_config
 
 def add_detnas_config(cfg: CN) -> None:
     """Adds the keys of DetNAS models, data and search to a Detectron2 config, in place."""
+    # One seed for weights, data order, augmentation, paths and proposal sampling.
+    cfg.SEED = 0
     _add_model_config(cfg)
     add_data_config(cfg)
     add_search_config(cfg)

@@ -248,7 +248,8 @@ def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
             for key in ("bbox/AP", "bbox/AP50", "classification/top1")
             if all(key in done["results"] for done in found)
         }
-        costs = [_cost_of(pipeline, stage, done) for stage, done in zip(members, found, strict=True)]
+        pairs = zip(members, found, strict=True)
+        costs = [_cost_of(pipeline, stage, done) for stage, done in pairs]
         rows[row] = {
             "networks": len(found),
             "metrics": metrics,

@@ -14,6 +14,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
+from detnas_d2.data import CalibrationBatches
 from detnas_d2.modeling import activate
 from detnas_d2.search.candidate import Evaluation
 from detnas_d2.search.recalibration import BNStatistics, installed, recalibrate
@@ -31,7 +32,7 @@ class SequentialEvaluator:
 
     Args:
         model: any Detectron2 model that holds a supernet.
-        calibration: re-iterable of (batch number, batch); see :func:`recalibrate`.
+        calibration: this rank's calibration batches, the same at every iteration.
         data_loader: this rank's share of the search-validation images.
         build_evaluator: makes a fresh Detectron2 evaluator.
         metric: "task/metric" to maximise, e.g. "bbox/AP".
@@ -42,7 +43,7 @@ class SequentialEvaluator:
         self,
         model: nn.Module,
         *,
-        calibration: Iterable[tuple[int, list[dict]]],
+        calibration: CalibrationBatches,
         data_loader: Iterable[list[dict]],
         build_evaluator: Callable[[], DatasetEvaluator],
         metric: str,
@@ -58,7 +59,8 @@ class SequentialEvaluator:
     def statistics(self, path: Path) -> BNStatistics:
         """Recalibrated BatchNorm statistics of ``path``, merged over ranks."""
         with activate(self.model, path):
-            return recalibrate(self.model, self.calibration, seed=self.seed)
+            numbered = zip(self.calibration.batch_ids, self.calibration, strict=True)
+            return recalibrate(self.model, numbered, seed=self.seed)
 
     def evaluate(self, path: Path) -> Evaluation:
         """Fitness of ``path``; see the class.

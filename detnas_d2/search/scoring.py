@@ -36,7 +36,7 @@ def build_evaluator(
         return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
-    return ClassificationEvaluator(dataset_name)
+    return ClassificationEvaluator()
 
 
 def evaluator_type(dataset_name: str) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train or evaluate a supernet or a searched network. Arguments are those of Detectron2's train_net.py."""
+"""Train or evaluate a supernet or a searched network. Used like Detectron2's train_net.py."""
 
 from detnas_d2.engine import default_argument_parser, run, train_main
 
