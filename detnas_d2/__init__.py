@@ -5,4 +5,4 @@ import warnings
 __version__ = "0.1.0"
 
 # Detectron2 scripts two functions on import; users cannot act on torch's notice about it.
-warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)

@@ -4,12 +4,11 @@ from detnas_d2.data.calibration import CalibrationBatches, build_calibration_bat
 from detnas_d2.data.classification import ClassificationMapper
 from detnas_d2.data.classification_evaluation import ClassificationEvaluator
 from detnas_d2.data.digits_dataset import DIGITS_NAMES
-from detnas_d2.data.eval_loader import build_eval_loader
+from detnas_d2.data.eval_loader import build_eval_loader, build_test_loader
 from detnas_d2.data.registration import register_datasets
 from detnas_d2.data.report import DatasetError, DatasetReport, Problem
 from detnas_d2.data.sampling import TrainingBatchSampler, aspect_flags
 from detnas_d2.data.seeded_map import SeededMapDataset
-from detnas_d2.data.test_loader import build_test_loader
 from detnas_d2.data.train_loader import build_train_loader
 from detnas_d2.data.validation import validate_dataset
 
@@ -25,8 +24,8 @@ __all__ = [
     "TrainingBatchSampler",
     "aspect_flags",
     "build_calibration_batches",
-    "build_test_loader",
     "build_eval_loader",
+    "build_test_loader",
     "build_train_loader",
     "register_datasets",
     "validate_dataset",

@@ -34,3 +34,14 @@ def build_eval_loader(
         collate_fn=list_of_samples,
         generator=own_generator(),
     )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """:func:`build_eval_loader` with the batch size of the config.
+
+    Detection runs one image a batch, as in Detectron2 (padding to a common size changes results
+    at the border); classification INPUT.CLASSIFICATION.TEST_BATCH_SIZE.
+    """
+    classifies = is_classification(dataset_name)
+    size = cfg.INPUT.CLASSIFICATION.TEST_BATCH_SIZE if classifies else 1
+    return build_eval_loader(cfg, dataset_name, size)
