@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -216,6 +217,18 @@ class TestBuild:
         self._pretend(setup_py, monkeypatch, "yes", True, "/cuda")
         with pytest.raises(RuntimeError, match="FORCE_CUDA=yes: expected 0 or 1"):
             setup_py.with_cuda()
+
+    def test_toolkit_behind_a_wrapper_of_nvcc(self, setup_py, monkeypatch, tmp_path) -> None:
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text("#!/bin/sh\necho '#$ _HERE_=/opt/cuda/bin' >&2\n")
+        nvcc.chmod(0o755)
+        monkeypatch.setenv("PATH", str(nvcc.parent), prepend=os.pathsep)
+        assert setup_py.toolkit_behind_nvcc() == "/opt/cuda"
+        # A toolkit of its own, which torch finds by itself.
+        (tmp_path / "include").mkdir()
+        (tmp_path / "include" / "cuda_runtime.h").touch()
+        assert setup_py.toolkit_behind_nvcc() is None
 
     @staticmethod
     def _pretend(setup_py, monkeypatch, force, gpu, toolkit) -> None:
