@@ -8,7 +8,7 @@ from detectron2.config import CfgNode as CN
 def add_search_config(cfg: CN) -> None:
     """Adds ``cfg.SEARCH`` to a Detectron2 config, in place."""
     cfg.SEARCH = CN()
-    # How candidates are proposed: "evolution" or "random" (the baseline of DetNAS section 4.4).
+    # How candidates are proposed: "evolution" or "random" (the baseline DetNAS compares with).
     cfg.SEARCH.STRATEGY = "evolution"
     # Derives, together with the number of the generation, every random draw of the proposals.
     cfg.SEARCH.SEED = 0
@@ -19,8 +19,8 @@ def add_search_config(cfg: CN) -> None:
     _add_evolution(cfg.SEARCH)
     _add_limits(cfg.SEARCH)
     _add_evaluation(cfg.SEARCH)
-    # Config file that the written best.yaml extends (its _BASE_), relative to this config's file;
-    # "" writes the model keys of the searched network alone.
+    # Config file that the written best.yaml completes with the best path, relative to this
+    # config's file. "": this config, with a searched backbone in place of the supernet.
     cfg.SEARCH.RETRAIN_CONFIG = ""
 
 
@@ -54,7 +54,8 @@ def _add_limits(node: CN) -> None:
     node.MAX_PARAMS = 0
     # Milliseconds by LATENCY_TABLE.
     node.MAX_LATENCY_MS = 0.0
-    # File of measured milliseconds per layer and op; "" if latency is not limited.
+    # File of measured milliseconds per layer and op. "": measured at the start of the search if
+    # latency is limited.
     node.LATENCY_TABLE = ""
 
 
@@ -65,7 +66,7 @@ def _add_evaluation(node: CN) -> None:
     # Name of the data set candidates are scored on; must be carved from training data, never the
     # test split. "": the first of DATASETS.TEST.
     node.VAL = ""
-    # Images from which every candidate's BatchNorm statistics are computed (section 3.3).
+    # Images from which every candidate's BatchNorm statistics are computed.
     node.CALIBRATION = CN()
     # Name of the data set they come from. "": the first of DATASETS.TRAIN.
     node.CALIBRATION.DATASET = ""

@@ -1,4 +1,4 @@
-"""Evolutionary search over paths (DetNAS, arXiv 1903.10979, section 3.3 and Algorithm 2)."""
+"""Evolutionary search over paths (DetNAS, arXiv 1903.10979, Algorithm 2)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class EvolutionSettings:
 
 
 PRESETS = {
-    # Algorithm 2 and section 4.1: |P| = 50, T = 20, top 10 of P(j), half crossover, half mutation.
+    # Algorithm 2: |P| = 50, T = 20, top 10 of P(j), half crossover, half mutation.
     "paper": EvolutionSettings(
         population=50,
         generations=20,

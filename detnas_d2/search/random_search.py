@@ -1,4 +1,4 @@
-"""Random search: the baseline of DetNAS section 4.4, behind the interface of the evolution."""
+"""Random search, the baseline DetNAS compares with, behind the interface of the evolution."""
 
 from __future__ import annotations
 

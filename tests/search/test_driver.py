@@ -290,6 +290,16 @@ def test_progress_hears_of_replayed_and_evaluated_candidates(tmp_path):
     assert heard == [(index, 10, index < 14) for index in range(40)]
 
 
+def test_a_record_is_on_disk_before_anyone_hears_of_it(tmp_path):
+    def on_progress(record, size, replayed):
+        assert History.read(tmp_path).records[-1] == record
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.search(opened(tmp_path), on_progress=on_progress)
+    assert len(opened(tmp_path)) == 1
+
+
 class ThreadRanks(Ranks):
     """Ranks that are threads of this process."""
 

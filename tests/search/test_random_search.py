@@ -33,6 +33,16 @@ def test_proposals_ignore_the_fitness():
     assert proposals(1.0) == proposals(None)
 
 
+def test_every_batch_has_a_generator_of_its_own():
+    """The second batch does not continue the draws of the first, whatever was told of it."""
+    whole = RandomSearch((4,) * 20, samples=20, batch=20, seed=1).ask()
+    halves = RandomSearch((4,) * 20, samples=20, batch=10, seed=1)
+    assert halves.ask() == whole[:10]
+    for choices in halves.ask():
+        halves.tell(choices, None)
+    assert not set(halves.ask()) & set(whole)
+
+
 def test_draws_are_uniform_over_the_feasible_paths():
     searcher = RandomSearch(
         (4,) * 20, samples=2000, batch=2000, seed=0, feasible=lambda c: c[0] != 2
