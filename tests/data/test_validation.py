@@ -26,11 +26,11 @@ def find(make_cfg, files, decode=False):
 
 
 def test_good_data(make_cfg, coco, voc, toys):
-    for files, annotations in ((coco, 14), (voc, 24), (toys, 8)):
+    for files, boxes in ((coco, 14), (voc, 24), (toys, 8)):
         declare(make_cfg, files)
         report = validate_dataset(files.declaration["NAME"], decode=True)
         assert report.ok
-        assert (report.num_images, report.num_annotations) == (8, annotations)
+        assert (report.num_images, report.num_annotations) == (8, boxes)
 
 
 def break_images(coco):
