@@ -1,5 +1,23 @@
 """Operators: compiled where ``detnas_d2._C`` is built, else their reference implementations."""
 
+from detnas_d2.ops.bn_stats import BNStats, bn_fold, bn_stats, bn_stats_merge
+from detnas_d2.ops.conv import depthwise_conv, mixed_depthwise, pointwise_conv
 from detnas_d2.ops.extension import build_info, has_extension
+from detnas_d2.ops.mixed_sum import mixed_sum
+from detnas_d2.ops.shuffle_block import shuffle_block
+from detnas_d2.ops.shuffle_concat import shuffle_concat
 
-__all__ = ["build_info", "has_extension"]
+__all__ = [
+    "BNStats",
+    "bn_fold",
+    "bn_stats",
+    "bn_stats_merge",
+    "build_info",
+    "depthwise_conv",
+    "has_extension",
+    "mixed_depthwise",
+    "mixed_sum",
+    "pointwise_conv",
+    "shuffle_block",
+    "shuffle_concat",
+]

@@ -12,6 +12,16 @@ import warnings
 import torch
 
 _MODULE = "detnas_d2._C"
+_OPERATORS = (
+    "bn_stats",
+    "bn_fold",
+    "pointwise_conv",
+    "depthwise_conv",
+    "mixed_depthwise",
+    "shuffle_concat",
+    "mixed_sum",
+    "shuffle_block",
+)
 
 
 def load_extension(module: str = _MODULE) -> str | None:
@@ -25,6 +35,9 @@ def load_extension(module: str = _MODULE) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         # Built for another torch or Python, a missing shared library, operators registered twice.
         return f"{type(error).__name__}: {error}"
+    missing = [name for name in _OPERATORS if not hasattr(torch.ops.detnas_d2, name)]
+    if missing:
+        return f"it was built from older sources, without {', '.join(missing)}"
     return None
 
 

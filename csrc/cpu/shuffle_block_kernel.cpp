@@ -1,0 +1,278 @@
+// shuffle_block on the CPU: a whole eval-mode block as a chain over rows.
+//
+// Terminology: a chain is a list of stages, each a depthwise or a 1x1 convolution with bias and
+// ReLU. A task makes a range of output rows in steps of a few rows ("a step") such that what a
+// step touches stays in the second-level cache. Between stages lie windows: buffers of rows that
+// slide down the image; a row is computed once per task and kept as long as a depthwise stage
+// still needs it (its halo).
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <cstring>
+
+#include "conv.h"
+
+namespace detnas {
+namespace cpu {
+namespace {
+
+constexpr int64_t kCacheBytes = 256 * 1024;  // of the second-level cache, for one step
+
+template <typename T>
+struct Stage {
+  bool depthwise = false;
+  int64_t in_channels = 0, out_channels = 0, kernel = 1, stride = 1;
+  bool relu = false;
+  std::vector<T> weight;
+  Padded<T> bias;
+  int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
+  int64_t pad() const { return kernel / 2; }
+};
+
+// Rows [first, end) of an image between two stages.
+template <typename T>
+struct Window {
+  std::vector<T> memory;
+  int64_t row_size = 0, first = 0, end = 0;
+  // Drops rows before `keep` and makes room up to `end_needed`.
+  void slide(int64_t keep, int64_t end_needed) {
+    keep = std::min(std::max(keep, first), std::max(end, first));
+    if (end <= keep) first = end = std::max(keep, end);
+    if (keep > first) {
+      std::memmove(memory.data(), memory.data() + (keep - first) * row_size,
+                   (end - keep) * row_size * sizeof(T));
+      first = keep;
+    }
+    const int64_t size = (std::max(end_needed, end) - first) * row_size + 16;
+    if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
+  }
+};
+
+template <typename T>
+struct Chain {
+  std::vector<Stage<T>> stages;
+  Source<T> input;  // the first stage's, over whole images
+  int64_t out_offset = 0;
+
+  // Rows of stage i's input that rows [begin, end) of its output need.
+  static std::pair<int64_t, int64_t> needed(const Stage<T>& s, int64_t begin, int64_t end) {
+    if (!s.depthwise) return {begin, end};
+    return {std::max<int64_t>(begin * s.stride - s.pad(), 0),
+            std::min((end - 1) * s.stride + s.pad() + 1, s.in_height)};
+  }
+
+  // Makes stage i's output rows up to `end` (those from `begin` on are still needed).
+  void advance(std::vector<Window<T>>& windows, int64_t i, int64_t image, int64_t begin, int64_t end,
+               T* out, int64_t ld_out) const {
+    const Stage<T>& s = stages[i];
+    const bool last = i + 1 == static_cast<int64_t>(stages.size());
+    int64_t make = begin;
+    if (!last) {
+      Window<T>& w = windows[i];
+      w.slide(begin, end);
+      if (w.end == w.first) w.first = w.end = begin;
+      make = w.end;
+      if (make >= end) return;
+      w.slide(begin, end);
+    }
+    const auto [in_begin, in_end] = needed(s, make, end);
+    Source<T> source = input;
+    int64_t origin = 0, height = s.in_height;
+    if (i > 0) {
+      advance(windows, i - 1, image, in_begin, in_end, out, ld_out);
+      const Window<T>& w = windows[i - 1];
+      source = Source<T>();
+      source.data = w.memory.data();
+      source.ld = s.in_channels;
+      origin = w.first;
+      height = w.end - w.first;
+    } else {
+      source.data += image * s.in_height * s.in_width * source.ld;
+    }
+    Sink<T> sink;
+    sink.bias = s.bias.get();
+    sink.relu = s.relu;
+    sink.ld = last ? ld_out : s.out_channels;
+    // Pixel p of the kernels is pixel p of the input's first row; outputs are placed to match.
+    T* target = last ? out + (image * s.out_height * s.out_width) * ld_out + out_offset
+                     : windows[i].memory.data() - windows[i].first * windows[i].row_size;
+    if (!s.depthwise) {
+      GemmArgs<T> g;
+      g.source = source;
+      g.sink = sink;
+      g.sink.out = target + origin * s.out_width * sink.ld;
+      g.packed = s.weight.data();
+      g.n = s.out_channels;
+      g.k = s.in_channels;
+      kernels<T>().gemm(g, (make - origin) * s.out_width, (end - origin) * s.out_width,
+                        workspace<T>(gemm_workspace(g.k)));
+    } else {
+      DepthwiseArgs<T> d;
+      d.source = source;
+      d.sink = sink;
+      d.w = s.weight.data();
+      d.channels = s.in_channels;
+      d.height = height;
+      d.width = s.in_width;
+      d.kernel = s.kernel;
+      d.stride = s.stride;
+      d.out_width = s.out_width;
+      // The window's first row need not be the image's: shift rows by a multiple of the stride.
+      const int64_t shift = origin / s.stride;
+      d.out_height = s.out_height;
+      const int64_t odd = origin - shift * s.stride;
+      if (odd) {  // present the window as if it began one row earlier; that row is not read
+        d.source.data -= odd * s.in_width * d.source.ld;
+        d.height += odd;
+      }
+      d.sink.out = target + shift * s.out_width * sink.ld;
+      T* work = workspace<T>(depthwise_workspace(d));
+      for (int64_t c = 0; c < d.channels; c += kSlab)
+        kernels<T>().depthwise(d, 0, c, make - shift, end - shift, work);
+    }
+    if (!last) windows[i].end = end;
+  }
+
+  void run(int64_t image, int64_t begin, int64_t end, T* out, int64_t ld_out) const {
+    int64_t row_bytes = 0;
+    for (const Stage<T>& s : stages)
+      row_bytes += (s.in_width * s.in_channels * s.stride + s.out_width * s.out_channels) * sizeof(T);
+    const int64_t cache_rows = std::max<int64_t>(kCacheBytes / std::max<int64_t>(row_bytes, 1), 1);
+    const int64_t tile_rows = ceil_div(24, std::max<int64_t>(stages.back().out_width, 1));
+    const int64_t step = std::max(cache_rows, tile_rows);
+    thread_local std::vector<Window<T>> windows;  // kept: large allocations cost page faults
+    if (windows.size() < stages.size()) windows.resize(stages.size());
+    for (size_t i = 0; i + 1 < stages.size(); ++i) {
+      windows[i].row_size = stages[i].out_width * stages[i].out_channels;
+      windows[i].first = windows[i].end = 0;
+    }
+    for (int64_t r = begin; r < end; r += step)
+      advance(windows, stages.size() - 1, image, r, std::min(end, r + step), out, ld_out);
+  }
+};
+
+template <typename T>
+Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first, size_t count,
+                    int64_t channels, int64_t height, int64_t width, int64_t stride) {
+  Chain<T> chain;
+  for (size_t i = first; i < first + count; ++i) {
+    const Tensor w = weights[i].contiguous();
+    Stage<T> s;
+    s.depthwise = w.size(2) > 1;
+    s.kernel = w.size(2);
+    s.in_channels = channels;
+    s.out_channels = w.size(0);
+    s.relu = !s.depthwise;
+    TORCH_CHECK(s.depthwise ? w.size(0) == channels && w.size(1) == 1 : w.size(1) == channels,
+                "weights: number ", i, " does not fit ", channels, " channels, got ", w.sizes());
+    TORCH_CHECK(biases[i].dim() == 1 && biases[i].size(0) == s.out_channels,
+                "biases: expected shape [", s.out_channels, "] for number ", i, ", got ", biases[i].sizes());
+    if (s.depthwise) {
+      s.weight = pack_depthwise<T>(w);
+      s.stride = stride;
+      stride = 1;
+    } else {
+      s.weight.resize(packed_size<T>(s.out_channels, channels));
+      pack<T>(w.const_data_ptr<T>(), channels, 1, s.out_channels, channels, s.weight.data());
+    }
+    s.bias = Padded<T>(OptTensor(biases[i]));
+    s.in_height = height;
+    s.in_width = width;
+    height = s.out_height = conv_out(height, s.stride);
+    width = s.out_width = conv_out(width, s.stride);
+    channels = s.out_channels;
+    chain.stages.push_back(std::move(s));
+  }
+  return chain;
+}
+
+// Channels [0, C / 2) of the shuffled input to the same place of the output.
+template <typename T>
+void copy_left(const Source<T>& left, int64_t half, int64_t begin, int64_t end, T* out, int64_t ld) {
+  ShuffleArgs<T> a;
+  a.left = left;
+  a.right = left;
+  a.c_left = half;
+  a.c_out_left = half;
+  a.out_left = out;
+  a.out_right = out;
+  a.ld_out_left = a.ld_out_right = ld;
+  kernels<T>().shuffle(a, begin, end, workspace<T>(8 * (round_up(half, 16) + 64)));
+}
+
+template <typename T>
+Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
+               int64_t stride, int64_t method) {
+  const Map<T> map = as_map<T>(x);
+  const size_t main = kernel == 0 ? 6 : 3;
+  const int64_t half = map.c / 2, in = stride == 1 ? half : map.c;
+  Source<T> left = map.source(), right = map.source();
+  if (stride == 1) {
+    left.order = right.order = method == 2 ? Order::kStrided : Order::kInterleaved;
+    left.half = right.half = half;
+    if (method == 2) right.data += 1;
+    else right.first = half;
+  }
+  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride);
+  chain.input = right;
+  const Stage<T>& end = chain.stages.back();
+  const int64_t oh = end.out_height, ow = end.out_width, c_left = stride == 1 ? half : map.c;
+  const int64_t c_out = c_left + end.out_channels;
+  chain.out_offset = c_left;
+  Chain<T> projection;
+  if (stride == 2) {
+    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2);
+    projection.input = map.source();
+  }
+  Tensor y = empty_map(map.n, c_out, oh, ow, x);
+  if (y.numel() == 0) return y;
+  T* out = y.data_ptr<T>();
+  // Results do not depend on the cut, so it may follow the number of threads.
+  const int64_t threads = at::get_num_threads();
+  const int64_t parts = std::min(oh, std::max<int64_t>(ceil_div(threads, map.n), 1));
+  const int64_t rows = ceil_div(oh, parts);
+  at::parallel_for(0, map.n * parts, 1, [&](int64_t b, int64_t e) {
+    for (int64_t t = b; t < e; ++t) {
+      const int64_t image = t / parts, r0 = t % parts * rows, r1 = std::min(oh, r0 + rows);
+      if (r0 >= r1) continue;
+      if (stride == 1)
+        copy_left(left, half, (image * oh + r0) * ow, (image * oh + r1) * ow, out, c_out);
+      else
+        projection.run(image, r0, r1, out, c_out);
+      chain.run(image, r0, r1, out, c_out);
+    }
+  });
+  return y;
+}
+
+Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
+                     int64_t stride, int64_t method) {
+  check_map(x, "x");
+  TORCH_CHECK(kernel == 0 || kernel == 3 || kernel == 5 || kernel == 7,
+              "kernel: expected 3, 5, 7 or 0 for xception, got ", kernel);
+  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
+  TORCH_CHECK(method == 1 || method == 2, "method: expected 1 or 2, got ", method);
+  TORCH_CHECK(stride == 2 || x.size(1) % 2 == 0, "x: expected an even number of channels, got ", x.size(1));
+  const size_t count = (kernel == 0 ? 6 : 3) + (stride == 2 ? 2 : 0);
+  TORCH_CHECK(weights.size() == count && biases.size() == count, "weights, biases: expected ", count,
+              " tensors each, got ", weights.size(), " and ", biases.size());
+  for (const Tensor& w : weights) {
+    check_map(w, "weights");
+    check_like(w, x, "weights", "x");
+  }
+  if (is_reduced(x)) {
+    std::vector<Tensor> w, b;
+    for (const Tensor& t : weights) w.push_back(t.to(at::kFloat));
+    for (const Tensor& t : biases) b.push_back(t.to(at::kFloat));
+    return shuffle_block(x.to(at::kFloat), w, b, kernel, stride, method).to(x.scalar_type());
+  }
+  return dispatch(x, "shuffle_block", [&](auto zero) {
+    return forward<decltype(zero)>(x, weights, biases, kernel, stride, method);
+  });
+}
+
+}  // namespace
+}  // namespace cpu
+}  // namespace detnas
+
+TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) { m.impl("shuffle_block", &detnas::cpu::shuffle_block); }

@@ -1,0 +1,221 @@
+// Depthwise convolution and its gradients over a ring of input rows.
+//
+// A task owns one image, a slab of kSlab channels and a range of rows. Each row it needs is read
+// once through its source into a ring (padded left and right with zeros, channels of the slab
+// contiguous); an output pixel is then a sum over taps, a tap being (pointer into a ring row,
+// weight vector). The same strip kernel serves the forward pass and the gradient of the input.
+
+constexpr int kStrip = 8;  // pixels computed together
+
+template <typename T>
+struct Taps {
+  const T* in[64];
+  const T* w[64];
+  int count = 0;
+  DETNAS_INLINE void add(const T* input, const T* weight) {
+    in[count] = input;
+    w[count++] = weight;
+  }
+};
+
+// Pixels first, first + step, ... (count of them) of the sink from inputs `in_step` elements apart.
+template <typename T, Mode M>
+DETNAS_INLINE void strip_row(const Taps<T>& taps, int64_t in_step, int64_t count, int64_t first,
+                             int64_t step, const Sink<T>& sink, int64_t c_begin, int64_t channels,
+                             bool new_range) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  for (int64_t v = 0; v < channels; v += L) {
+    SinkLane<T, M> lane(sink, c_begin + v, channels - v);
+    for (int64_t x = 0; x < count; x += kStrip) {
+      V acc[kStrip];
+#pragma GCC unroll 8
+      for (int i = 0; i < kStrip; ++i) acc[i] = V{};
+      const int64_t offset = x * in_step + v;
+      for (int t = 0; t < taps.count; ++t) {
+        const V w = load(taps.w[t] + v);
+        const T* in = taps.in[t] + offset;
+#pragma GCC unroll 8
+        for (int i = 0; i < kStrip; ++i) acc[i] += w * load(in + i * in_step);
+      }
+      if (M == Mode::kStats && new_range && x == 0) lane.set_reference(acc[0]);
+      if (count - x >= kStrip) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kStrip; ++i) lane.put(acc[i], first + (x + i) * step);
+      } else {
+        V rest[kStrip];
+#pragma GCC unroll 8
+        for (int i = 0; i < kStrip; ++i) rest[i] = acc[i];
+        for (int64_t i = 0; i < count - x; ++i) lane.put(rest[i], first + (x + i) * step);
+      }
+    }
+    lane.flush();
+  }
+}
+
+// Rows of a map read through its source, zero-padded, kept while they are needed.
+template <typename T>
+struct Ring {
+  const Source<T>& source;
+  int64_t image, height, width, c_begin, channels, left, row_size, rows;
+  T* data;
+  int64_t next = 0;
+  bool started = false;
+
+  DETNAS_INLINE Ring(const Source<T>& s, int64_t n, int64_t h, int64_t w, int64_t c, int64_t count,
+                     int64_t left_pad, int64_t right_pad, int64_t ring_rows, T* memory)
+      : source(s), image(n), height(h), width(w), c_begin(c), channels(count), left(left_pad),
+        row_size((left_pad + w + right_pad) * kSlab), rows(ring_rows), data(memory) {
+    for (int64_t r = 0; r < rows; ++r) {
+      T* start = data + r * row_size;
+      for (int64_t i = 0; i < left * kSlab; ++i) start[i] = T(0);
+      for (int64_t i = (left + w) * kSlab; i < row_size; ++i) start[i] = T(0);
+    }
+  }
+  DETNAS_INLINE bool inside(int64_t y) const { return y >= 0 && y < height; }
+  // Start of row y's pixel -left.
+  DETNAS_INLINE T* row(int64_t y) const { return data + (y % rows) * row_size; }
+  // Loads rows up to and including `last`; rows before `first` will not be asked for again.
+  DETNAS_INLINE void advance(int64_t first, int64_t last) {
+    if (!started || next < first) next = first;
+    started = true;
+    for (; next <= last; ++next)
+      if (inside(next))
+        transform(source, (image * height + next) * width, width, c_begin, channels,
+                  row(next) + left * kSlab, kSlab);
+  }
+};
+
+template <typename T, Mode M>
+void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
+                    int64_t row_end, T* workspace) {
+  const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
+  const int64_t pad = a.pad(), cp = round_up(a.channels, kChannelPad);
+  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad,
+               pad + kStrip * a.stride, (a.kernel - 1) * a.dilation + a.stride, workspace);
+  for (int64_t oy = row_begin; oy < row_end; ++oy) {
+    const int64_t top = oy * a.stride - pad;
+    ring.advance(top, top + (a.kernel - 1) * a.dilation);
+    Taps<T> taps;
+    for (int64_t ky = 0; ky < a.kernel; ++ky) {
+      const int64_t y = top + ky * a.dilation;
+      if (!ring.inside(y)) continue;
+      for (int64_t kx = 0; kx < a.kernel; ++kx)
+        taps.add(ring.row(y) + kx * a.dilation * kSlab, a.w + (ky * a.kernel + kx) * cp + c);
+    }
+    strip_row<T, M>(taps, a.stride * kSlab, a.out_width, (n * a.out_height + oy) * a.out_width, 1,
+                    a.sink, c, channels, oy == row_begin);
+  }
+}
+
+template <typename T>
+void depthwise(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin, int64_t row_end,
+               T* workspace) {
+  if (mode_of(a.sink) == Mode::kStats)
+    return depthwise_mode<T, Mode::kStats>(a, n, c, row_begin, row_end, workspace);
+  depthwise_mode<T, Mode::kPlain>(a, n, c, row_begin, row_end, workspace);
+}
+
+DETNAS_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// Input pixel (y, x) receives grad[(y + pad - ky d) / s, (x + pad - kx d) / s] * w[ky, kx] from
+// every tap that divides evenly. Pixels of equal x modulo s share their taps.
+template <typename T, Mode M>
+void depthwise_grad_input_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
+                               int64_t row_end, T* workspace) {
+  const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
+  const int64_t pad = a.pad(), halo = (a.kernel - 1) * a.dilation, s = a.stride;
+  const int64_t cp = round_up(a.channels, kChannelPad);
+  Ring<T> ring(a.source, n, a.out_height, a.out_width, c, channels, halo, halo + kStrip + 1,
+               halo / s + 2, workspace);
+  for (int64_t y = row_begin; y < row_end; ++y) {
+    ring.advance(floor_div(y + pad - halo + s - 1, s), floor_div(y + pad, s));
+    for (int64_t phase = 0; phase < s && phase < a.width; ++phase) {
+      Taps<T> taps;
+      for (int64_t ky = 0; ky < a.kernel; ++ky) {
+        const int64_t ty = y + pad - ky * a.dilation;
+        if (floor_div(ty, s) * s != ty || !ring.inside(ty / s)) continue;
+        for (int64_t kx = 0; kx < a.kernel; ++kx) {
+          const int64_t tx = phase + pad - kx * a.dilation, ox = floor_div(tx, s);
+          if (ox * s == tx)
+            taps.add(ring.row(ty / s) + (ox + halo) * kSlab, a.w + (ky * a.kernel + kx) * cp + c);
+        }
+      }
+      strip_row<T, M>(taps, kSlab, (a.width - phase + s - 1) / s,
+                      (n * a.height + y) * a.width + phase, s, a.sink, c, channels, false);
+    }
+  }
+}
+
+template <typename T>
+void depthwise_grad_input(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
+                          int64_t row_end, T* workspace) {
+  if (mode_of(a.sink) == Mode::kGradient)
+    return depthwise_grad_input_mode<T, Mode::kGradient>(a, n, c, row_begin, row_end, workspace);
+  depthwise_grad_input_mode<T, Mode::kPlain>(a, n, c, row_begin, row_end, workspace);
+}
+
+// Y rows of taps at once, so that enough independent sums hide the latency of the multiply-add.
+template <typename T, int K, int Y>
+DETNAS_INLINE void grad_weight_rows(const T* const* z, const T* dy, int64_t width, int64_t step,
+                                    int64_t dilation, T* acc) {
+  using V = typename Vec<T>::type;
+  V sum[Y][K];
+#pragma GCC unroll 8
+  for (int i = 0; i < Y; ++i)
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) sum[i][k] = V{};
+  for (int64_t x = 0; x < width; ++x) {
+    const V g = load(dy + x * kSlab);
+#pragma GCC unroll 8
+    for (int i = 0; i < Y; ++i)
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) sum[i][k] += g * load(z[i] + x * step + k * dilation);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Y; ++i)
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) store(acc + (i * K + k) * kSlab, load(acc + (i * K + k) * kSlab) + sum[i][k]);
+}
+
+template <typename T, int K, int Y>
+void depthwise_grad_weight_k(const DepthwiseArgs<T>& a, const Source<T>& grad, int64_t n, int64_t c,
+                             int64_t row_begin, int64_t row_end, T* acc, T* workspace) {
+  const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
+  const int64_t pad = a.pad();
+  T* dy = workspace;
+  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad + a.stride,
+               (K - 1) * a.dilation + a.stride, workspace + (a.out_width + 1) * kSlab);
+  for (int64_t oy = row_begin; oy < row_end; ++oy) {
+    const int64_t top = oy * a.stride - pad;
+    ring.advance(top, top + (K - 1) * a.dilation);
+    transform(grad, (n * a.out_height + oy) * a.out_width, a.out_width, c, channels, dy,
+              kSlab);
+    for (int64_t v = 0; v < channels; v += Vec<T>::size)
+      for (int ky = 0; ky < K;) {
+        const T* z[Y];
+        int rows = 0;
+        for (; rows < Y && ky + rows < K && ring.inside(top + (ky + rows) * a.dilation); ++rows)
+          z[rows] = ring.row(top + (ky + rows) * a.dilation) + v;
+        const int64_t step = a.stride * kSlab, d = a.dilation * kSlab;
+        T* out = acc + ky * K * kSlab + v;
+        if (rows == Y) {
+          grad_weight_rows<T, K, Y>(z, dy + v, a.out_width, step, d, out);
+        } else {
+          for (int i = 0; i < rows; ++i)
+            grad_weight_rows<T, K, 1>(z + i, dy + v, a.out_width, step, d, out + i * K * kSlab);
+        }
+        ky += rows ? rows : 1;
+      }
+  }
+}
+
+template <typename T>
+void depthwise_grad_weight(const DepthwiseArgs<T>& a, const Source<T>& grad, int64_t n, int64_t c,
+                           int64_t row_begin, int64_t row_end, T* acc, T* workspace) {
+  switch (a.kernel) {
+    case 3: return depthwise_grad_weight_k<T, 3, 3>(a, grad, n, c, row_begin, row_end, acc, workspace);
+    case 5: return depthwise_grad_weight_k<T, 5, 2>(a, grad, n, c, row_begin, row_end, acc, workspace);
+    case 7: return depthwise_grad_weight_k<T, 7, 1>(a, grad, n, c, row_begin, row_end, acc, workspace);
+  }
+}

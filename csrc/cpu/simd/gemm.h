@@ -1,0 +1,154 @@
+// Matrix products for 1x1 convolutions: a register tile of kRows x kCols vectors.
+
+constexpr int kRows = DETNAS_GEMM_ROWS;  // pixels of a register tile
+constexpr int kCols = 2;                 // vectors of a register tile
+
+template <typename T>
+constexpr int64_t panel_size() {
+  return kCols * Vec<T>::size;
+}
+
+// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j], j over kCols vectors.
+template <typename T, int R>
+DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
+                                 int64_t depth, typename Vec<T>::type (&tile)[R][kCols]) {
+  using V = typename Vec<T>::type;
+  V c[R][kCols];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) c[r][j] = V{};
+  for (int64_t k = 0; k < depth; ++k) {
+    V bv[kCols];
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) bv[j] = load(b + k * ldb + j * Vec<T>::size);
+    const T* ak = a + k * a_col;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const V av = splat<T>(ak[r * a_row]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kCols; ++j) c[r][j] += av * bv[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) tile[r][j] = c[r][j];
+}
+
+// Calls f(std::integral_constant-like rows) for tiles that cover [0, count).
+template <int R>
+struct Rows {
+  static constexpr int value = R;
+};
+template <typename F>
+DETNAS_INLINE void for_tiles(int64_t count, F&& f) {
+  int64_t i = 0;
+  for (; i + kRows <= count; i += kRows) f(i, Rows<kRows>());
+  if (kRows > 8)
+    for (; i + 8 <= count; i += 8) f(i, Rows<8>());
+  for (; i + 4 <= count; i += 4) f(i, Rows<4>());
+  for (; i + 2 <= count; i += 2) f(i, Rows<2>());
+  for (; i < count; ++i) f(i, Rows<1>());
+}
+
+template <typename T>
+void pack_matrix(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int64_t k, T* packed) {
+  constexpr int64_t P = kPanel, B = 16;  // blocks stay in the first-level cache while transposed
+  for (int64_t p = 0; p < n; p += P) {
+    const int64_t cols = n - p < P ? n - p : P;
+    T* out = packed + p * k;
+    const T* in = w + p * stride_n;
+    if (stride_n == 1 && cols == P) {
+      for (int64_t i = 0; i < k; ++i) __builtin_memcpy(out + i * P, in + i * stride_k, P * sizeof(T));
+      continue;
+    }
+    for (int64_t i0 = 0; i0 < k; i0 += B) {
+      const int64_t i1 = i0 + B < k ? i0 + B : k;
+      for (int64_t j = 0; j < P; ++j)
+        for (int64_t i = i0; i < i1; ++i)
+          out[i * P + j] = j < cols ? in[j * stride_n + i * stride_k] : T(0);
+    }
+  }
+}
+
+template <typename T, Mode M>
+void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size, P = panel_size<T>();
+  const bool direct = g.source.plain();
+  const int64_t ld_work = round_up(g.k, L) + L;  // + L: rows do not share a cache set
+  bool first = true;
+  for (int64_t m0 = begin; m0 < end; m0 += kGemmTile) {
+    const int64_t rows = end - m0 < kGemmTile ? end - m0 : kGemmTile;
+    if (!direct) transform(g.source, m0, rows, 0, g.k, workspace, ld_work);
+    const T* a = direct ? g.source.data + m0 * g.source.ld : workspace;
+    const int64_t lda = direct ? g.source.ld : ld_work;
+    for (int64_t p = 0; p < g.n; p += P) {
+      SinkLane<T, M> lane0(g.sink, p, g.n - p);
+      SinkLane<T, M> lane1(g.sink, p + L < g.n ? p + L : p, g.n - p - L);
+      const bool two = p + L < g.n;
+      const T* b = g.packed + p / kPanel * kPanel * g.k + p % kPanel;
+      for_tiles(rows, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
+        constexpr int R = decltype(tag)::value;
+        V tile[R][kCols];
+        register_tile<T, R>(a + r0 * lda, lda, 1, b, kPanel, g.k, tile);
+        if (M == Mode::kStats && first && r0 == 0) {
+          lane0.set_reference(tile[0][0]);
+          if (two) lane1.set_reference(tile[0][1]);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          lane0.put(tile[r][0], m0 + r0 + r);
+          if (two) lane1.put(tile[r][1], m0 + r0 + r);
+        }
+      });
+      lane0.flush();
+      if (two) lane1.flush();
+    }
+    first = false;
+  }
+}
+
+template <typename T>
+void gemm(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
+  switch (mode_of(g.sink)) {
+    case Mode::kPlain: return gemm_mode<T, Mode::kPlain>(g, begin, end, workspace);
+    case Mode::kStats: return gemm_mode<T, Mode::kStats>(g, begin, end, workspace);
+    case Mode::kGradient: return gemm_mode<T, Mode::kGradient>(g, begin, end, workspace);
+  }
+}
+
+template <typename T>
+void gemm_grad_weight(const GemmGradArgs<T>& g, int64_t begin, int64_t end, T* acc, T* workspace) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size, P = panel_size<T>();
+  const int64_t ld_acc = round_up(g.k, 32);
+  const int64_t ld_x = ld_acc + L, ld_dy = round_up(g.n, L) + L;
+  const bool direct_x = g.source.plain() && g.k % P == 0, direct_dy = g.grad.plain();
+  T* work_x = workspace;
+  T* work_dy = workspace + kGemmTile * ld_x;
+  if (!direct_x)  // the columns beyond k that the last panel reads
+    for (int64_t i = 0; i < kGemmTile * ld_x; ++i) work_x[i] = T(0);
+  for (int64_t m0 = begin; m0 < end; m0 += kGemmTile) {
+    const int64_t rows = end - m0 < kGemmTile ? end - m0 : kGemmTile;
+    if (!direct_x) transform(g.source, m0, rows, 0, g.k, work_x, ld_x);
+    if (!direct_dy) transform(g.grad, m0, rows, 0, g.n, work_dy, ld_dy);
+    const T* x = direct_x ? g.source.data + m0 * g.source.ld : work_x;
+    const T* dy = direct_dy ? g.grad.data + m0 * g.grad.ld : work_dy;
+    const int64_t ldx = direct_x ? g.source.ld : ld_x, lddy = direct_dy ? g.grad.ld : ld_dy;
+    for (int64_t p = 0; p < g.k; p += P)
+      for_tiles(g.n, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
+        constexpr int R = decltype(tag)::value;
+        V tile[R][kCols];
+        register_tile<T, R>(dy + r0, 1, lddy, x + p, ldx, rows, tile);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int j = 0; j < kCols; ++j) {
+            T* o = acc + (r0 + r) * ld_acc + p + j * L;
+            store(o, load(o) + tile[r][j]);
+          }
+      });
+  }
+}

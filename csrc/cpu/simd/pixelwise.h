@@ -1,0 +1,222 @@
+// Ops that look at one pixel at a time: statistics, shuffle and concatenation, mixed sums.
+
+constexpr int64_t kStatsBlock = 64;  // pixels summed in T before the sums go to doubles
+
+template <typename T>
+void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t channels,
+                         const Moments<T>& m) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  constexpr int U = 4;  // vectors of channels side by side
+  const bool affine = s.scale != nullptr;
+  for (int64_t c = 0; c < channels; c += L) {
+    const int64_t n = channels - c;
+    const V v = apply(s, load_part(s.data + begin * s.ld + c, n), begin, c, n);
+    for (int64_t i = 0; i < L && i < n; ++i) m.ref[c + i] = finite_or_zero<T>(v[i]);
+  }
+  for (int64_t p0 = begin; p0 < end; p0 += kStatsBlock) {
+    const int64_t p1 = p0 + kStatsBlock < end ? p0 + kStatsBlock : end;
+    int64_t c = 0;
+    for (; !s.y && c + U * L <= channels; c += U * L) {
+      V ref[U], sum[U], sq[U], scale[U], shift[U];
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        ref[u] = load(m.ref + c + u * L);
+        sum[u] = V{};
+        sq[u] = V{};
+        scale[u] = affine ? load(s.scale + c + u * L) : V{};
+        shift[u] = affine ? load(s.shift + c + u * L) : V{};
+      }
+      const T* in = s.data + c;
+      for (int64_t p = p0; p < p1; ++p) {
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) {
+          V v = load(in + p * s.ld + u * L);
+          if (affine) v = v * scale[u] + shift[u];
+          if (s.relu) v = relu<T>(v);
+          v = v - ref[u];
+          sum[u] += v;
+          sq[u] += v * v;
+        }
+      }
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        add_lanes<T>(m.sum + c + u * L, sum[u], L);
+        add_lanes<T>(m.sum_sq + c + u * L, sq[u], L);
+      }
+    }
+    for (; c < channels; c += L) {
+      const int64_t n = channels - c;
+      const V ref = load_part(m.ref + c, n);
+      V sum = {}, sq = {};
+      for (int64_t p = p0; p < p1; ++p) {
+        const V v = apply(s, load_part(s.data + p * s.ld + c, n), p, c, n) - ref;
+        sum += v;
+        sq += v * v;
+      }
+      add_lanes<T>(m.sum + c, sum, n);
+      add_lanes<T>(m.sum_sq + c, sq, n);
+    }
+  }
+}
+
+template <typename T>
+void stats_plane(const T* data, int64_t size, const T* scale, const T* shift, bool with_relu,
+                 bool first, T* ref_out, double* sum_out, double* sq_out) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size, block = 2048;
+  constexpr int U = 4;
+  const V a = splat<T>(scale ? *scale : T(1)), b = splat<T>(shift ? *shift : T(0));
+  const bool affine = scale != nullptr;
+  auto value = [&](V v) __attribute__((always_inline)) {
+    if (affine) v = v * a + b;
+    return with_relu ? relu<T>(v) : v;
+  };
+  if (first) *ref_out = finite_or_zero<T>(value(splat<T>(data[0]))[0]);
+  const V ref = splat<T>(*ref_out);
+  for (int64_t i0 = 0; i0 < size; i0 += block) {
+    const int64_t i1 = i0 + block < size ? i0 + block : size;
+    V sum[U], sq[U];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) sum[u] = V{}, sq[u] = V{};
+    int64_t i = i0;
+    for (; i + U * L <= i1; i += U * L)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const V d = value(load(data + i + u * L)) - ref;
+        sum[u] += d;
+        sq[u] += d * d;
+      }
+    for (int u = 1; u < U; ++u) sum[0] += sum[u], sq[0] += sq[u];
+    double s1 = 0, s2 = 0;
+    for (int64_t l = 0; l < L; ++l) s1 += sum[0][l], s2 += sq[0][l];
+    for (; i < i1; ++i) {
+      const double d = value(splat<T>(data[i]))[0] - ref[0];
+      s1 += d;
+      s2 += d * d;
+    }
+    *sum_out += s1;
+    *sq_out += s2;
+  }
+}
+
+// Memory position, in the concatenation, of channel j of the shuffled concatenation.
+DETNAS_INLINE int64_t shuffled(int method, int64_t j, int64_t channels) {
+  if (method == 1) return j / 2 + (j % 2) * (channels / 2);
+  if (method == 2) return j < channels / 2 ? 2 * j : 2 * (j - channels / 2) + 1;
+  return j;
+}
+
+template <typename T>
+DETNAS_INLINE void shuffle_pixel(int method, const T* __restrict in, int64_t channels,
+                                 T* __restrict left, int64_t c_left, T* __restrict right) {
+  if (method == 2 && c_left == channels / 2) {
+    for (int64_t j = 0; j < c_left; ++j) {
+      left[j] = in[2 * j];
+      right[j] = in[2 * j + 1];
+    }
+    return;
+  }
+  for (int64_t j = 0; j < c_left; ++j) left[j] = in[shuffled(method, j, channels)];
+  for (int64_t j = c_left; j < channels; ++j) right[j - c_left] = in[shuffled(method, j, channels)];
+}
+
+template <typename T>
+void shuffle(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
+  const int64_t channels = a.c_left + a.c_right;
+  constexpr int64_t block = 8;
+  const int64_t ld = round_up(channels, 16) + 32;
+  for (int64_t p0 = begin; p0 < end; p0 += block) {
+    const int64_t count = end - p0 < block ? end - p0 : block;
+    // The left half may spill lanes into the right half's place, which is written after it.
+    transform(a.left, p0, count, 0, a.c_left, work, ld);
+    transform(a.right, p0, count, 0, a.c_right, work + a.c_left, ld);
+    for (int64_t i = 0; i < count; ++i) {
+      const T* in = work + i * ld;
+      T* left = a.out_left + (p0 + i) * a.ld_out_left;
+      T* right = a.out_right + (p0 + i) * a.ld_out_right;
+      if (a.method == 0) {
+        __builtin_memcpy(left, in, a.c_out_left * sizeof(T));
+        __builtin_memcpy(right, in + a.c_out_left, (channels - a.c_out_left) * sizeof(T));
+      } else {
+        shuffle_pixel(a.method, in, channels, left, a.c_out_left, right);
+      }
+    }
+  }
+}
+
+// Sends one pixel's gradients of a half back through its source.
+template <typename T>
+DETNAS_INLINE void shuffle_half_backward(const Source<T>& s, int64_t pixel, int64_t channels,
+                                         const T* grad, T* out, double* d_scale, double* d_shift) {
+  using V = typename Vec<T>::type;
+  const V zero = {};
+  for (int64_t c = 0; c < channels; c += Vec<T>::size) {
+    const int64_t n = channels - c;
+    V g = load(grad + c);
+    const V x = load_part(s.data + pixel * s.ld + c, n);
+    if (s.scale) {
+      const V scale = load(s.scale + c);
+      if (s.relu) g = x * scale + load(s.shift + c) <= zero ? zero : g;
+      add_lanes<T>(d_scale + c, g * x, n);
+      add_lanes<T>(d_shift + c, g, n);
+      g = g * scale;
+    } else if (s.relu) {
+      g = x <= zero ? zero : g;
+    }
+    store_part(out + pixel * channels + c, g, n);
+  }
+}
+
+template <typename T>
+void shuffle_backward(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
+  const int64_t channels = a.c_left + a.c_right;
+  for (int64_t p = begin; p < end; ++p) {
+    const T* left = a.out_left + p * a.ld_out_left;
+    const T* right = a.out_right + p * a.ld_out_right;
+    for (int64_t j = 0; j < a.c_out_left; ++j) work[shuffled(a.method, j, channels)] = left[j];
+    for (int64_t j = a.c_out_left; j < channels; ++j)
+      work[shuffled(a.method, j, channels)] = right[j - a.c_out_left];
+    shuffle_half_backward(a.left, p, a.c_left, work, a.grad_left, a.d_scale_left, a.d_shift_left);
+    shuffle_half_backward(a.right, p, a.c_right, work + a.c_left, a.grad_right, a.d_scale_right,
+                          a.d_shift_right);
+  }
+}
+
+template <typename T>
+void mixed_sum(const MixedSumArgs<T>& a, int64_t begin, int64_t end) {
+  using V = typename Vec<T>::type;
+  for (int64_t p = begin; p < end; ++p)
+    for (int64_t c = 0; c < a.channels; c += Vec<T>::size) {
+      const int64_t n = a.channels - c, at = p * a.channels + c;
+      V v = load(a.shift + c);
+      for (int i = 0; i < a.count; ++i) v += load(a.scale[i] + c) * load_part(a.y[i] + at, n);
+      if (a.residual) v += load_part(a.residual + at, n);
+      store_part(a.out + at, v, n);
+    }
+}
+
+template <typename T>
+void mixed_sum_backward(const MixedSumArgs<T>& a, int64_t begin, int64_t end) {
+  using V = typename Vec<T>::type;
+  for (int64_t p0 = begin; p0 < end; p0 += kStatsBlock) {
+    const int64_t p1 = p0 + kStatsBlock < end ? p0 + kStatsBlock : end;
+    for (int64_t c = 0; c < a.channels; c += Vec<T>::size) {
+      const int64_t n = a.channels - c;
+      V total = {};
+      for (int64_t p = p0; p < p1; ++p) total += load_part(a.grad + p * a.channels + c, n);
+      add_lanes<T>(a.total + c, total, n);
+      for (int i = 0; i < a.count; ++i) {
+        const V scale = load(a.scale[i] + c);
+        V dot = {};
+        for (int64_t p = p0; p < p1; ++p) {
+          const int64_t at = p * a.channels + c;
+          const V g = load_part(a.grad + at, n);
+          dot += g * load_part(a.y[i] + at, n);
+          store_part(a.grad_y[i] + at, g * scale, n);
+        }
+        add_lanes<T>(a.dot[i] + c, dot, n);
+      }
+    }
+  }
+}

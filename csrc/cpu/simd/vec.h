@@ -1,0 +1,63 @@
+// A vector of DETNAS_VEC_BYTES bytes, through the compiler's vector extension: one source for
+// every instruction set, no intrinsics. Included inside the namespace of an instruction set.
+
+template <typename T>
+struct Vec {
+  typedef T type __attribute__((vector_size(DETNAS_VEC_BYTES)));
+  static constexpr int64_t size = DETNAS_VEC_BYTES / sizeof(T);
+};
+
+#define DETNAS_INLINE inline __attribute__((always_inline))
+
+template <typename T>
+DETNAS_INLINE typename Vec<T>::type load(const T* p) {
+  typename Vec<T>::type v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <typename T, typename V>
+DETNAS_INLINE void store(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+// The first n (0 < n) lanes; the rest is zero.
+template <typename T>
+DETNAS_INLINE typename Vec<T>::type load_part(const T* p, int64_t n) {
+  if (__builtin_expect(n >= Vec<T>::size, 1)) return load(p);
+  T lanes[Vec<T>::size] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+template <typename T, typename V>
+DETNAS_INLINE void store_part(T* p, V v, int64_t n) {
+  if (__builtin_expect(n >= Vec<T>::size, 1)) return store(p, v);
+  T lanes[Vec<T>::size];
+  store(lanes, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+template <typename T>
+DETNAS_INLINE typename Vec<T>::type splat(T x) {
+  return x - typename Vec<T>::type{};  // x - 0 keeps the sign of zero
+}
+
+// max(v, 0) that passes NaN on, as torch.relu does.
+template <typename T>
+DETNAS_INLINE typename Vec<T>::type relu(typename Vec<T>::type v) {
+  const typename Vec<T>::type zero = {};
+  return v < zero ? zero : v;
+}
+
+// Sums of one vector added to doubles.
+template <typename T, typename V>
+DETNAS_INLINE void add_lanes(double* acc, V v, int64_t n) {
+  for (int64_t i = 0; i < Vec<T>::size; ++i)
+    if (i < n) acc[i] += static_cast<double>(v[i]);
+}
+
+template <typename T>
+DETNAS_INLINE T finite_or_zero(T x) {
+  return x - x == T(0) ? x : T(0);  // inf - inf and NaN - NaN are NaN
+}

@@ -1,0 +1,106 @@
+"""BatchNorm statistics, their merge, and the affine map they make of a BatchNorm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detnas_d2.ops import reference
+from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.reference import BNStats, bn_stats_merge
+from detnas_d2.ops.registration import compiled, fake_stats, undefined, wide
+
+__all__ = ["BNStats", "bn_fold", "bn_stats", "bn_stats_merge"]
+
+
+def bn_stats(
+    x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, relu: bool = False
+) -> BNStats:
+    """Count, mean and sum of squared deviations per channel, in one read of ``x``.
+
+    Shifted sums per block of pixels, merged with Chan's formula in float64: exact for constant
+    channels, accurate where the mean is far larger than the deviation.
+
+    Args:
+        x: (N, C, H, W), channels_last or contiguous; neither is converted.
+        scale, shift: an affine map (C) pending on x, both or neither.
+        relu: ReLU after it.
+
+    Returns:
+        count (float64 scalar), mean and m2 (C), float32 (float64 if x is); variance = m2 / count.
+        Zeros for an empty x.
+    """
+    if compiled(x):
+        return BNStats(*torch.ops.detnas_d2.bn_stats(x, scale, shift, relu))
+    return reference.bn_stats(x, scale, shift, relu)
+
+
+def bn_fold(
+    stats: BNStats, gamma: Tensor | None, beta: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The affine map (scale, shift), each (C), of a BatchNorm with these statistics."""
+    if compiled(stats.mean):
+        return torch.ops.detnas_d2.bn_fold(*stats, gamma, beta, eps)
+    return reference.bn_fold(stats, gamma, beta, eps)
+
+
+def _stats_fake(x, scale, shift, relu):
+    return fake_stats(x, True, x.shape[1])
+
+
+def _stats_backward_fake(grad_mean, grad_m2, x, mean, scale, shift, relu):
+    c = 0 if scale is None else x.shape[1]
+    return torch.empty_like(x), wide(x, c), wide(x, c)
+
+
+def _stats_setup(ctx, inputs, output):
+    x, scale, shift, relu = inputs
+    ctx.save_for_backward(x, output[1], scale, shift)
+    ctx.relu = relu
+    ctx.mark_non_differentiable(output[0])
+
+
+def _stats_backward(ctx, _, grad_mean, grad_m2):
+    x, mean, scale, shift = ctx.saved_tensors
+    dx, da, db = torch.ops.detnas_d2.bn_stats_backward(
+        grad_mean, grad_m2, x, mean, scale, shift, ctx.relu
+    )
+    return dx, undefined(da), undefined(db), None
+
+
+def _fold_fake(count, mean, m2, gamma, beta, eps):
+    return torch.empty_like(mean), torch.empty_like(mean)
+
+
+def _fold_backward_fake(grad_scale, grad_shift, count, mean, m2, gamma, eps):
+    return tuple(torch.empty_like(mean) for _ in range(4))
+
+
+def _fold_setup(ctx, inputs, output):
+    count, mean, m2, gamma, beta, eps = inputs
+    ctx.save_for_backward(count, mean, m2, gamma)
+    ctx.has_beta, ctx.eps = beta is not None, eps
+    ctx.beta_dtype = None if beta is None else beta.dtype
+
+
+def _fold_backward(ctx, grad_scale, grad_shift):
+    count, mean, m2, gamma = ctx.saved_tensors
+    d_mean, d_m2, d_gamma, d_beta = torch.ops.detnas_d2.bn_fold_backward(
+        grad_scale, grad_shift, count, mean, m2, gamma, ctx.eps
+    )
+    d_gamma = None if gamma is None else d_gamma.to(gamma.dtype)
+    d_beta = d_beta.to(ctx.beta_dtype) if ctx.has_beta else None
+    return None, d_mean, d_m2, d_gamma, d_beta, None
+
+
+if has_extension():
+    torch.library.register_fake("detnas_d2::bn_stats", _stats_fake)
+    torch.library.register_fake("detnas_d2::bn_stats_backward", _stats_backward_fake)
+    torch.library.register_fake("detnas_d2::bn_fold", _fold_fake)
+    torch.library.register_fake("detnas_d2::bn_fold_backward", _fold_backward_fake)
+    torch.library.register_autograd(
+        "detnas_d2::bn_stats", _stats_backward, setup_context=_stats_setup
+    )
+    torch.library.register_autograd(
+        "detnas_d2::bn_fold", _fold_backward, setup_context=_fold_setup
+    )

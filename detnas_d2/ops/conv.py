@@ -1,0 +1,255 @@
+"""1x1 and depthwise convolutions that take and leave BatchNorms as pending affine maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detnas_d2.ops import reference
+from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.reference import BNStats
+from detnas_d2.ops.registration import (
+    channels_last,
+    compiled,
+    fake_stats,
+    lower,
+    register_autocast,
+    undefined,
+    wide,
+)
+
+
+def pointwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    bias: Tensor | None = None,
+    out_relu: bool = False,
+    want_stats: bool = False,
+    groups: int = 1,
+) -> tuple[Tensor, BNStats | None]:
+    """1x1 convolution of relu?(scale * x + shift), and statistics of its raw output.
+
+    Args:
+        x: (N, C, H, W). channels_last, a range of channels of such a tensor, or every second
+            channel of one are read in place; anything else is converted once.
+        weight: (out_channels, C / groups, 1, 1), dtype of x.
+        scale, shift: the affine map (C) pending on x, both or neither; relu: ReLU after it.
+        bias: (out_channels); out_relu: ReLU of the output.
+        want_stats: also return the output's statistics (before rounding to x's dtype).
+
+    Returns:
+        y (N, out_channels, H, W) channels_last, and its :class:`BNStats` or None.
+    """
+    args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, groups)
+    if not compiled(x):
+        return reference.pointwise_conv(*args)
+    y, *stats = torch.ops.detnas_d2.pointwise_conv(*args)
+    return y, BNStats(*stats) if want_stats else None
+
+
+def depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    bias: Tensor | None = None,
+    out_relu: bool = False,
+    want_stats: bool = False,
+    stride: int = 1,
+    dilation: int = 1,
+) -> tuple[Tensor, BNStats | None]:
+    """Depthwise convolution, zero-padded after the affine map to keep the size at stride 1.
+
+    Args:
+        weight: (C, 1, k, k), k 3, 5 or 7. stride 1 or 2; dilation 1, 2 or 3.
+        others: see :func:`pointwise_conv`.
+
+    Returns:
+        y (N, C, ceil(H / stride), ceil(W / stride)) channels_last, and its :class:`BNStats`.
+    """
+    args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, stride, dilation)
+    if not compiled(x):
+        return reference.depthwise_conv(*args)
+    y, *stats = torch.ops.detnas_d2.depthwise_conv(*args)
+    return y, BNStats(*stats) if want_stats else None
+
+
+def mixed_depthwise(
+    x: Sequence[Tensor],
+    weight: Sequence[Tensor],
+    scale: Sequence[Tensor] = (),
+    shift: Sequence[Tensor] = (),
+    relu: bool = False,
+    want_stats: bool = False,
+    stride: int = 1,
+    dilation: Sequence[int] = (),
+) -> tuple[list[Tensor], list[BNStats | None]]:
+    """Depthwise convolutions of different kernel size and dilation, one per input, in one call.
+
+    Args:
+        x, weight: lists as for :func:`depthwise_conv`; channels may differ.
+        scale, shift: one vector per input, or empty. dilation: one per input; empty: all 1.
+
+    Returns:
+        outputs, and the :class:`BNStats` of each (or None).
+    """
+    dilation = list(dilation) or [1] * len(x)
+    if not x or not compiled(x[0]):
+        pairs = zip(scale, shift) if scale else [(None, None)] * len(x)
+        results = [
+            reference.depthwise_conv(t, w, a, b, relu, None, False, want_stats, stride, d)
+            for t, w, (a, b), d in zip(x, weight, pairs, dilation)
+        ]
+        return [y for y, _ in results], [s for _, s in results]
+    ys, *stats = torch.ops.detnas_d2.mixed_depthwise(
+        list(x), list(weight), list(scale), list(shift), relu, want_stats, stride, dilation
+    )
+    return list(ys), [BNStats(*s) if want_stats else None for s in zip(*stats)]
+
+
+def out_size(size: int | torch.SymInt, stride: int) -> int | torch.SymInt:
+    return (size + stride - 1) // stride
+
+
+def _pointwise_fake(x, weight, scale, shift, relu, bias, out_relu, want_stats, groups):
+    y = channels_last(x, x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
+    return y, *fake_stats(x, want_stats, weight.shape[0])
+
+
+def _depthwise_fake(x, weight, scale, shift, relu, bias, out_relu, want_stats, stride, dilation):
+    n, c, h, w = x.shape
+    y = channels_last(x, n, c, out_size(h, stride), out_size(w, stride))
+    return y, *fake_stats(x, want_stats, c)
+
+
+def _mixed_fake(x, weight, scale, shift, relu, want_stats, stride, dilation):
+    outs = [
+        _depthwise_fake(t, w, None, None, relu, None, False, want_stats, stride, d)
+        for t, w, d in zip(x, weight, dilation)
+    ]
+    return tuple(list(column) for column in zip(*outs))
+
+
+def _backward_fake(
+    grad_y, grad_mean, grad_m2, x, weight, scale, shift, relu, y, mean, out_relu, *rest
+):
+    mask = rest[-1]
+    c = x.shape[1]
+    affine = mask[0] and scale is not None
+    return (
+        channels_last(x, *x.shape) if mask[0] else wide(x, 0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format)
+        if mask[1]
+        else wide(x, 0),
+        wide(x, c if affine else 0),
+        wide(x, c if affine else 0),
+        wide(x, grad_y.shape[1] if mask[2] else 0),
+    )
+
+
+def _setup(ctx, inputs, output):
+    x, weight, scale, shift, relu, bias, out_relu, want_stats, *geometry = inputs
+    y, count, mean, m2 = output
+    ctx.mark_non_differentiable(count, *(() if want_stats else (mean, m2)))
+    ctx.save_for_backward(
+        x, weight, scale, shift, y if want_stats or out_relu else None, mean if want_stats else None
+    )
+    ctx.relu, ctx.out_relu, ctx.geometry = relu, out_relu, geometry
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _make_backward(op: str):
+    def backward(ctx, grad_y, _, grad_mean, grad_m2):
+        x, weight, scale, shift, y, mean = ctx.saved_tensors
+        if grad_y is None:
+            if grad_mean is None and grad_m2 is None:
+                return (None,) * (8 + len(ctx.geometry))
+            grad_y = torch.zeros_like(y)
+        if grad_mean is not None or grad_m2 is not None:
+            grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
+            grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
+        need = ctx.needs_input_grad
+        mask = [need[0] or need[2] or need[3], need[1], need[5]]
+        dx, dw, da, db, dbias = getattr(torch.ops.detnas_d2, op)(
+            grad_y, grad_mean, grad_m2, x, weight, scale, shift, ctx.relu, y, mean, ctx.out_relu,
+            *ctx.geometry, mask,
+        )  # fmt: skip
+        affine = scale is not None and mask[0]
+        return (
+            dx if mask[0] else None,
+            dw if mask[1] else None,
+            da.to(scale.dtype) if affine else None,
+            db.to(shift.dtype) if affine else None,
+            None,
+            dbias.to(ctx.bias_dtype) if mask[2] else None,
+            *(None,) * (2 + len(ctx.geometry)),
+        )
+
+    return backward
+
+
+def _mixed_setup(ctx, inputs, output):
+    x, weight, scale, shift, relu, want_stats, stride, dilation = inputs
+    ys, _, means, _ = output
+    ctx.count, ctx.affine, ctx.want_stats = len(x), len(scale) > 0, want_stats
+    ctx.relu, ctx.stride, ctx.dilation = relu, stride, list(dilation)
+    ctx.save_for_backward(*x, *weight, *scale, *shift, *(ys if want_stats else ()), *means)
+    ctx.set_materialize_grads(False)
+
+
+def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
+    n, saved = ctx.count, list(ctx.saved_tensors)
+    take = lambda have: [saved.pop(0) for _ in range(n)] if have else [None] * n  # noqa: E731
+    x, weight = take(True), take(True)
+    scale, shift, y, mean = take(ctx.affine), take(ctx.affine), take(ctx.want_stats), take(True)
+    grads = []
+    for i in range(n):
+        gm, g2 = grad_means[i], grad_m2s[i]
+        if not ctx.want_stats or (gm is None and g2 is None):
+            gm = g2 = None
+        else:
+            gm = torch.zeros_like(mean[i]) if gm is None else gm
+            g2 = torch.zeros_like(mean[i]) if g2 is None else g2
+        gy = grad_ys[i]
+        if gy is None:
+            size = [out_size(s, ctx.stride) for s in x[i].shape[2:]]
+            gy = x[i].new_zeros((*x[i].shape[:2], *size))
+        grads.append(
+            torch.ops.detnas_d2.depthwise_conv_backward(
+                gy, gm, g2, x[i], weight[i], scale[i], shift[i], ctx.relu, y[i], mean[i], False,
+                ctx.stride, ctx.dilation[i], [True, True, False],
+            )
+        )  # fmt: skip
+    dx, dw, da, db, _ = (list(column) for column in zip(*grads))
+    return dx, dw, da if ctx.affine else [], db if ctx.affine else [], None, None, None, None
+
+
+if has_extension():
+    for _name, _fake in (("pointwise_conv", _pointwise_fake), ("depthwise_conv", _depthwise_fake)):
+        torch.library.register_fake(f"detnas_d2::{_name}", _fake)
+        torch.library.register_fake(f"detnas_d2::{_name}_backward", _backward_fake)
+        torch.library.register_autograd(
+            f"detnas_d2::{_name}", _make_backward(f"{_name}_backward"), setup_context=_setup
+        )
+        register_autocast(
+            _name, lambda dtype, x, w, *rest: (lower(x, dtype), lower(w, dtype), *rest)
+        )
+    torch.library.register_fake("detnas_d2::mixed_depthwise", _mixed_fake)
+    torch.library.register_autograd(
+        "detnas_d2::mixed_depthwise", _mixed_backward, setup_context=_mixed_setup
+    )
+    register_autocast(
+        "mixed_depthwise",
+        lambda dtype, x, w, *rest: (
+            [lower(t, dtype) for t in x],
+            [lower(t, dtype) for t in w],
+            *rest,
+        ),
+    )

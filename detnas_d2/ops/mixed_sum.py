@@ -1,0 +1,67 @@
+"""The weighted sum of a mixed block's candidates, BatchNorms included, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detnas_d2.ops import reference
+from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.registration import channels_last, compiled, wide
+
+
+def mixed_sum(
+    y: Sequence[Tensor],
+    scale: Sequence[Tensor],
+    shift: Sequence[Tensor],
+    weights: Tensor,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """sum_i weights[i] * (scale_i * y_i + shift_i) (+ residual): every y is read once.
+
+    Args:
+        y: n maps (N, C, H, W) of one shape and dtype; scale, shift: n vectors (C).
+        weights: (n). residual: (N, C, H, W).
+
+    Returns:
+        (N, C, H, W) channels_last.
+    """
+    if not y or not compiled(y[0]):
+        return reference.mixed_sum(y, scale, shift, weights, residual)
+    return torch.ops.detnas_d2.mixed_sum(list(y), list(scale), list(shift), weights, residual)
+
+
+def _fake(y, scale, shift, weights, residual):
+    return channels_last(y[0], *y[0].shape)
+
+
+def _backward_fake(grad, y, scale, shift, weights):
+    c = y[0].shape[1]
+    return (
+        [channels_last(t, *t.shape) for t in y],
+        [wide(t, c) for t in y],
+        [wide(t, c) for t in y],
+        wide(y[0], len(y)),
+    )
+
+
+def _setup(ctx, inputs, output):
+    y, scale, shift, weights, residual = inputs
+    ctx.count, ctx.has_residual = len(y), residual is not None
+    ctx.save_for_backward(*y, *scale, *shift, weights)
+
+
+def _backward(ctx, grad):
+    n = ctx.count
+    *vectors, weights = ctx.saved_tensors
+    y, scale, shift = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
+    dy, da, db, dw = torch.ops.detnas_d2.mixed_sum_backward(grad, y, scale, shift, weights)
+    return dy, da, db, dw.to(weights.dtype), grad if ctx.has_residual else None
+
+
+if has_extension():
+    torch.library.register_fake("detnas_d2::mixed_sum", _fake)
+    torch.library.register_fake("detnas_d2::mixed_sum_backward", _backward_fake)
+    torch.library.register_autograd("detnas_d2::mixed_sum", _backward, setup_context=_setup)

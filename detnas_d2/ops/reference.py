@@ -1,0 +1,192 @@
+"""What every operator computes, in plain PyTorch: slow, obvious, differentiable.
+
+The compiled operators are tested against these, and they are used where the library is missing.
+Shapes: x (N, C, H, W); scale, shift, mean, m2 (C); count a scalar. Statistics and affine maps are
+float32, or float64 for float64 inputs; maps keep the dtype of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class BNStats(NamedTuple):
+    """Number of values per channel, their mean (C) and sum of squared deviations from it (C)."""
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def pending(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
+    """relu?(scale * x + shift), in the wide dtype: what an operator sees when it reads x."""
+    x = x.to(wide_dtype(x))
+    if scale is not None:
+        x = x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+    return F.relu(x) if relu else x
+
+
+def bn_stats(
+    x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, relu: bool = False
+) -> BNStats:
+    x = pending(x, scale, shift, relu)
+    count = x.new_tensor(x.shape[0] * x.shape[2] * x.shape[3], dtype=torch.float64)
+    if x.numel() == 0:
+        return BNStats(count, x.sum((0, 2, 3)), x.sum((0, 2, 3)))
+    wide = x.double()
+    mean = wide.mean((0, 2, 3))
+    m2 = (wide - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3))
+    return BNStats(count, mean.to(x.dtype), m2.to(x.dtype))
+
+
+def bn_stats_merge(a: BNStats, b: BNStats) -> BNStats:
+    """Statistics of the union (Chan et al. 1979)."""
+    count = a.count + b.count
+    safe = count.clamp(min=1)
+    delta = b.mean.double() - a.mean.double()
+    mean = a.mean + delta * (b.count / safe)
+    m2 = a.m2.double() + b.m2.double() + delta.square() * (a.count * b.count / safe)
+    return BNStats(count, mean.to(a.mean.dtype), m2.to(a.m2.dtype))
+
+
+def bn_fold(
+    stats: BNStats, gamma: Tensor | None, beta: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    variance = stats.m2.double() / stats.count
+    scale = torch.rsqrt(variance + eps)
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -stats.mean.double() * scale
+    if beta is not None:
+        shift = shift + beta
+    return scale.to(stats.mean.dtype), shift.to(stats.mean.dtype)
+
+
+def _finish_conv(
+    y: Tensor, x: Tensor, out_relu: bool, want_stats: bool
+) -> tuple[Tensor, BNStats | None]:
+    if out_relu and want_stats:
+        raise RuntimeError("want_stats: statistics are of the raw output, not with out_relu")
+    stats = bn_stats(y) if want_stats else None
+    y = F.relu(y) if out_relu else y
+    return y.to(x.dtype).contiguous(memory_format=torch.channels_last), stats
+
+
+def pointwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    bias: Tensor | None = None,
+    out_relu: bool = False,
+    want_stats: bool = False,
+    groups: int = 1,
+) -> tuple[Tensor, BNStats | None]:
+    z = pending(x, scale, shift, relu)
+    b = None if bias is None else bias.to(z.dtype)
+    return _finish_conv(F.conv2d(z, weight.to(z.dtype), b, groups=groups), x, out_relu, want_stats)
+
+
+def depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    bias: Tensor | None = None,
+    out_relu: bool = False,
+    want_stats: bool = False,
+    stride: int = 1,
+    dilation: int = 1,
+) -> tuple[Tensor, BNStats | None]:
+    z = pending(x, scale, shift, relu)  # padded afterwards: a padded zero stays zero
+    b = None if bias is None else bias.to(z.dtype)
+    pad = (weight.shape[-1] - 1) // 2 * dilation
+    y = F.conv2d(z, weight.to(z.dtype), b, stride, pad, dilation, groups=z.shape[1])
+    return _finish_conv(y, x, out_relu, want_stats)
+
+
+def shuffle(x: Tensor, method: int) -> Tensor:
+    """Channel shuffle: 0 none; 1 interleaves the halves; 2 even channels, then odd ones."""
+    if method == 0:
+        return x
+    c = x.shape[1]
+    if method == 1:
+        return x.unflatten(1, (2, c // 2)).transpose(1, 2).flatten(1, 2)
+    return torch.cat((x[:, 0::2], x[:, 1::2]), dim=1)
+
+
+def shuffle_concat(
+    left: Tensor,
+    right: Tensor,
+    left_scale: Tensor | None = None,
+    left_shift: Tensor | None = None,
+    right_scale: Tensor | None = None,
+    right_shift: Tensor | None = None,
+    left_relu: bool = False,
+    right_relu: bool = False,
+    method: int = 0,
+    split: bool = False,
+) -> tuple[Tensor, Tensor] | Tensor:
+    a = pending(left, left_scale, left_shift, left_relu)
+    b = pending(right, right_scale, right_shift, right_relu)
+    y = shuffle(torch.cat((a, b), dim=1), method).to(left.dtype)
+    y = y.contiguous(memory_format=torch.channels_last)
+    if not split:
+        return y
+    half = y.shape[1] // 2
+    halves = y[:, :half], y[:, half:]
+    return tuple(t.contiguous(memory_format=torch.channels_last) for t in halves)
+
+
+def mixed_sum(
+    y: Sequence[Tensor],
+    scale: Sequence[Tensor],
+    shift: Sequence[Tensor],
+    weights: Tensor,
+    residual: Tensor | None = None,
+) -> Tensor:
+    total = sum(w * pending(t, a, b, False) for w, t, a, b in zip(weights, y, scale, shift))
+    if residual is not None:
+        total = total + residual
+    return total.to(y[0].dtype).contiguous(memory_format=torch.channels_last)
+
+
+def shuffle_block(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    kernel: int,
+    stride: int,
+    method: int,
+) -> Tensor:
+    main = 6 if kernel == 0 else 3
+
+    def chain(z: Tensor, ws: Sequence[Tensor], bs: Sequence[Tensor]) -> Tensor:
+        s = stride
+        for w, b in zip(ws, bs):
+            w, b = w.to(z.dtype), b.to(z.dtype)
+            if w.shape[-1] > 1:
+                z = F.conv2d(z, w, b, s, w.shape[-1] // 2, groups=z.shape[1])
+                s = 1
+            else:
+                z = F.relu(F.conv2d(z, w, b))
+        return z
+
+    z = x.to(wide_dtype(x))
+    if stride == 2:
+        left, right = chain(z, weights[main:], biases[main:]), z
+    else:
+        left, right = shuffle(z, method).chunk(2, dim=1)
+    y = torch.cat((left, chain(right, weights[:main], biases[:main])), dim=1)
+    return y.to(x.dtype).contiguous(memory_format=torch.channels_last)

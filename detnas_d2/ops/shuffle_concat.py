@@ -1,0 +1,80 @@
+"""Affine map, ReLU, concatenation, channel shuffle and split in one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detnas_d2.ops import reference
+from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.registration import channels_last, compiled, undefined, wide
+
+
+def shuffle_concat(
+    left: Tensor,
+    right: Tensor,
+    left_scale: Tensor | None = None,
+    left_shift: Tensor | None = None,
+    right_scale: Tensor | None = None,
+    right_shift: Tensor | None = None,
+    left_relu: bool = False,
+    right_relu: bool = False,
+    method: int = 0,
+    split: bool = False,
+) -> tuple[Tensor, Tensor] | Tensor:
+    """Shuffled concatenation of two maps, each read through its pending affine map and ReLU.
+
+    Args:
+        left, right: (N, C1, H, W) and (N, C2, H, W); halves of channels_last maps and every second
+            channel of one are read in place.
+        method: 0 none; 1 interleaves the halves (0, C/2, 1, ...); 2 even channels, then odd ones.
+        split: return the two halves of the result as maps of their own.
+
+    Returns:
+        (N, C1 + C2, H, W) channels_last, or its halves.
+    """
+    args = (
+        left, right, left_scale, left_shift, right_scale, right_shift, left_relu, right_relu,
+        method, split,
+    )  # fmt: skip
+    if not compiled(left):
+        return reference.shuffle_concat(*args)
+    if left.dtype != right.dtype:  # under autocast; as torch.cat
+        dtype = torch.promote_types(left.dtype, right.dtype)
+        args = (left.to(dtype), right.to(dtype), *args[2:])
+    a, b = torch.ops.detnas_d2.shuffle_concat(*args)
+    return (a, b) if split else a
+
+
+def _fake(left, right, ls, lb, rs, rb, left_relu, right_relu, method, split):
+    n, c, h, w = left.shape
+    c = c + right.shape[1]
+    if not split:
+        return channels_last(left, n, c, h, w), left.new_empty(0)
+    return channels_last(left, n, c // 2, h, w), channels_last(left, n, c - c // 2, h, w)
+
+
+def _backward_fake(ga, gb, left, right, ls, lb, rs, rb, left_relu, right_relu, method, split):
+    cl, cr = (0 if s is None else t.shape[1] for s, t in ((ls, left), (rs, right)))
+    grads = (channels_last(left, *left.shape), channels_last(right, *right.shape))
+    return *grads, wide(left, cl), wide(left, cl), wide(left, cr), wide(left, cr)
+
+
+def _setup(ctx, inputs, output):
+    left, right, ls, lb, rs, rb, *ctx.rest = inputs
+    ctx.save_for_backward(left, right, ls, lb, rs, rb)
+
+
+def _backward(ctx, grad_a, grad_b):
+    dl, dr, *vectors = torch.ops.detnas_d2.shuffle_concat_backward(
+        grad_a, grad_b, *ctx.saved_tensors, *ctx.rest
+    )
+    return dl, dr, *(undefined(v) for v in vectors), None, None, None, None
+
+
+if has_extension():
+    torch.library.register_fake("detnas_d2::shuffle_concat", _fake)
+    torch.library.register_fake("detnas_d2::shuffle_concat_backward", _backward_fake)
+    torch.library.register_autograd(
+        "detnas_d2::shuffle_concat", _backward, setup_context=_setup
+    )
