@@ -58,7 +58,7 @@ def draw_scene(
         the image uint8[size, size, 3], and (box, label) per digit; a box is [x, y, width, height]
         in pixels, tight around the ink.
     """
-    canvas = _background(size, random)
+    canvas = _background(size, random, strokes=random.randint(1, 3 + size // 24))
     for _ in range(random.randint(1, 4)):
         _draw_distractor(canvas, digits, random)
     count = random.randint(2, 7)
@@ -71,21 +71,19 @@ def draw_scene(
         place = _free_place(ink.shape, size, [box for box, _ in objects], random)
         if place is not None:
             x, y = place
-            _blend(canvas, ink, x, y, random, strength=random.uniform(0.75, 1.0))
+            _blend(canvas, ink, x, y, random, strength=random.uniform(0.8, 1.0))
             box = [float(x), float(y), float(ink.shape[1]), float(ink.shape[0])]
             objects.append((box, int(digits.labels[index])))
     return _finish(canvas, random), objects
 
 
 def draw_patch(image: np.ndarray, digits: Digits, size: int, random: RandomState) -> np.ndarray:
-    """One digit, most of the image, on clutter: uint8[size, size, 3]."""
-    canvas = _background(size, random)
-    if random.rand() < 0.5:
-        _draw_distractor(canvas, digits, random)
-    ink = _ink(image, size * random.uniform(0.55, 0.95), random)[:size, :size]
+    """One digit, most of the image, on a little clutter: uint8[size, size, 3]."""
+    canvas = _background(size, random, strokes=1)
+    ink = _ink(image, size * random.uniform(0.75, 1.0), random)[:size, :size]
     x = random.randint(size - ink.shape[1] + 1)
     y = random.randint(size - ink.shape[0] + 1)
-    _blend(canvas, ink, x, y, random, strength=random.uniform(0.75, 1.0))
+    _blend(canvas, ink, x, y, random, strength=random.uniform(0.8, 1.0))
     return _finish(canvas, random)
 
 
@@ -99,15 +97,15 @@ def _ink(image: np.ndarray, side: float, random: RandomState) -> np.ndarray:
     stretch = random.uniform(0.85, 1.15)
     width, height = max(6, round(side * stretch)), max(6, round(side / stretch))
     ink = np.clip(_resize(np.pad(image, 1), width * 10 // 8, height * 10 // 8), 0, 1)
-    turned = Image.fromarray(ink).rotate(random.uniform(-15, 15), Image.Resampling.BILINEAR)
+    turned = Image.fromarray(ink).rotate(random.uniform(-12, 12), Image.Resampling.BILINEAR)
     ink = np.clip(np.asarray(turned), 0, 1)
     rows, columns = np.where(ink > _INK_EDGE)
     return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
-def _background(size: int, random: RandomState) -> np.ndarray:
+def _background(size: int, random: RandomState, *, strokes: int) -> np.ndarray:
     """A colour gradient with smooth and fine noise and line segments."""
-    first, second = random.uniform(30, 225, (2, 3))
+    first, second = random.uniform(10, 140, (2, 3))
     if random.rand() < 0.5:  # half of the images are gray
         first[:], second[:] = first.mean(), second.mean()
     angle = random.uniform(0, 2 * np.pi)
@@ -117,9 +115,9 @@ def _background(size: int, random: RandomState) -> np.ndarray:
     smooth = _resize(random.randn(6, 6), size, size) * random.uniform(0, 25)
     image = Image.fromarray(np.clip(canvas + smooth[..., None], 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    for _ in range(random.randint(1, 2 + size // 16)):
+    for _ in range(strokes):
         ends = [int(v) for v in random.randint(0, size, 4)]
-        colour = tuple(int(v) for v in random.randint(0, 256, 3))
+        colour = tuple(int(v) for v in random.randint(0, 220, 3))
         if random.rand() < 0.7:
             draw.line(ends, fill=colour, width=int(random.randint(1, 4)))
         else:
@@ -162,14 +160,10 @@ def _free_place(
 def _blend(
     canvas: np.ndarray, ink: np.ndarray, x: int, y: int, random: RandomState, strength: float
 ) -> None:
-    """Paints ink at (x, y) in a colour that stands out from what is below it."""
+    """Paints ink at (x, y) in a colour brighter than what is below it."""
     part = canvas[y : y + ink.shape[0], x : x + ink.shape[1]]
     below = part.mean()
-    contrast = random.uniform(70, 130)
-    level = below + contrast if below < 128 else below - contrast
-    if random.rand() < 0.3 and 70 < below < 185:
-        level = 2 * below - level
-    colour = np.full(3, level)
+    colour = np.full(3, below + random.uniform(90, 140))
     if random.rand() < 0.6:
         tint = random.uniform(-60, 60, 3)
         colour = colour + tint - tint.mean()
@@ -179,7 +173,7 @@ def _blend(
 
 def _finish(canvas: np.ndarray, random: RandomState) -> np.ndarray:
     """Fine noise, sometimes blur."""
-    noisy = canvas + random.randn(*canvas.shape) * random.uniform(2, 18)
+    noisy = canvas + random.randn(*canvas.shape) * random.uniform(2, 12)
     image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
     if random.rand() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.9)))

@@ -135,10 +135,10 @@ class _Check:
         logger.info("Checking the images and annotations of data set '%s'", self.name)
         inspection = _INSPECTORS[type(self.source)](self.source, self.decode, self.tolerate)
         fatal = [p for p in inspection.problems if p.kind not in self.tolerate]
-        if fatal and self.on_problem == "error":
+        if fatal and (self.on_problem == "error" or not inspection.num_images):
             raise problems_error(self.name, fatal)
         if not inspection.num_images:
-            raise problems_error(self.name, fatal)
+            raise DatasetError(f"Data set '{self.name}' holds no image")
         state = tracked_state(inspection.tracked)
         stamp = {
             "version": _STAMP_VERSION,

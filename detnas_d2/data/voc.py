@@ -122,9 +122,9 @@ class _VocInspector:
         for record, header in zip(records.values(), headers, strict=True):
             self._check(record, header)
         paths = [list_file, *(p for r in records.values() for p in (r.image, r.xml))]
-        self.result.tracked = [
-            (self.source.root, [os.path.relpath(p, self.source.root) for p in paths])
-        ]
+        # The folder too: a missing image may come back under another extension.
+        relative = [os.path.relpath(p, self.source.root) for p in paths]
+        self.result.tracked = [(self.source.root, ["JPEGImages", *relative])]
         self.result.num_images = len(self.kept)
         return self.result
 

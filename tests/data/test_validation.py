@@ -133,6 +133,13 @@ def test_nothing_left_is_an_error(make_cfg, coco):
         register_datasets(make_cfg(coco.declaration, train=["pets"], DATASETS__INVALID="drop"))
 
 
+def test_no_image_at_all_is_an_error(make_cfg, coco):
+    coco.data["images"], coco.data["annotations"] = [], []
+    coco.save()
+    with pytest.raises(DatasetError, match="'pets' holds no image"):
+        register_datasets(make_cfg(coco.declaration, train=["pets"]))
+
+
 def test_fields_that_evaluation_needs_are_filled_in(make_cfg, coco, perfect_results):
     for annotation in coco.data["annotations"]:
         del annotation["area"], annotation["iscrowd"]
@@ -204,6 +211,14 @@ def test_voc_is_normalised_for_the_evaluator(make_cfg, voc, perfect_results):
         assert image.size == (40, 30)
     results = perfect_results("zoo", PascalVOCDetectionEvaluator("zoo"))
     assert results["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_an_image_may_come_back_under_another_extension(make_cfg, voc, write_image):
+    (voc.root / "JPEGImages" / "img_4.jpg").unlink()
+    declare(make_cfg, voc)
+    assert validate_dataset("zoo", on_problem="drop").num_images == 7
+    write_image(voc.root / "JPEGImages" / "img_4.png", 40, 30)
+    assert validate_dataset("zoo", on_problem="drop").num_images == 8
 
 
 def test_voc_without_lists_or_images(make_cfg, voc):
