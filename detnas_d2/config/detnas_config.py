@@ -45,6 +45,8 @@ def _add_model_config(cfg: CN) -> None:
 
     cfg.MODEL.CLASSIFIER = CN()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # Feature that is classified: "last" of DetNAS backbones, "stage4" of Hit-Detector's.
+    cfg.MODEL.CLASSIFIER.IN_FEATURE = "last"
     # Probability of dropping a channel before pooling, in training.
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.2
     # Probability mass spread over all classes in the training loss.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 
 from detnas_d2.config.detnas_config import add_detnas_config
+from detnas_d2.config.hit_search_config import add_hit_search_config
 
 
 def add_hit_detector_config(cfg: CN) -> None:
     """Adds the keys of Hit-Detector and, below them, those of DetNAS to a config, in place."""
     add_detnas_config(cfg)
     _add_model_config(cfg)
+    add_hit_search_config(cfg)
 
 
 def _add_model_config(cfg: CN) -> None:

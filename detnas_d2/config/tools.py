@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from detnas_d2.config.detnas_config import add_detnas_config
+from detnas_d2.config.hit_config import add_hit_detector_config
 
 
 def base_config() -> CfgNode:
     """Detectron2's defaults with this package's keys."""
     cfg = get_cfg()
-    add_detnas_config(cfg)
+    add_hit_detector_config(cfg)
     return cfg
 
 

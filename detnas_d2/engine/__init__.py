@@ -1,6 +1,7 @@
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.path_sampling import UniformPathSampler
 from detnas_d2.engine.pipeline import run_pipeline
@@ -10,7 +11,9 @@ from detnas_d2.engine.train import evaluate, train, train_main
 from detnas_d2.engine.trainer import PathTrainer, Trainer
 
 __all__ = [
+    "BilevelStep",
     "DetNASCheckpointer",
+    "GradientSearchTrainer",
     "PathTrainer",
     "Trainer",
     "UniformPathSampler",

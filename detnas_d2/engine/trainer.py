@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detnas_d2.data import build_test_loader, build_train_loader
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradients import average_gradients, broadcast_state
 from detnas_d2.engine.path_sampling import UniformPathSampler
 from detnas_d2.modeling import find_supernet
@@ -166,6 +167,10 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["step"])
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_clipped_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

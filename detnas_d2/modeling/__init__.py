@@ -1,6 +1,7 @@
 from detnas_d2.modeling.box_head import DetNASConvFCHead
 from detnas_d2.modeling.build import backbone_from_config, norm_factory
 from detnas_d2.modeling.classifier import ImageClassifier
+from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.shufflenet import (
     SearchedBackbone,
     ShuffleNetBackbone,
@@ -8,10 +9,14 @@ from detnas_d2.modeling.shufflenet import (
     activate,
     find_supernet,
 )
-from detnas_d2.modeling.weights import WeightsError, adapt_state_dict
+from detnas_d2.modeling.weights import adapt_state_dict
+from detnas_d2.modeling.weights_error import WeightsError
 
 __all__ = [
     "DetNASConvFCHead",
+    "HitBackbone",
+    "HitBoxHead",
+    "HitPAFPN",
     "ImageClassifier",
     "SearchedBackbone",
     "ShuffleNetBackbone",

@@ -42,7 +42,8 @@ class ImageClassifier(nn.Module):
         if in_feature not in shapes:
             raise ValueError(
                 f"the classifier needs feature {in_feature!r}, the backbone gives "
-                f"{', '.join(shapes)}: set MODEL.DETNAS.LAST_CONV True and OUT_FEATURES ['last']"
+                f"{', '.join(shapes)}: set MODEL.CLASSIFIER.IN_FEATURE, or for 'last' "
+                "MODEL.DETNAS.LAST_CONV True and OUT_FEATURES ['last']"
             )
         self.backbone = backbone
         self.in_feature = in_feature
@@ -59,6 +60,7 @@ class ImageClassifier(nn.Module):
         return {
             "backbone": build_backbone(cfg),
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+            "in_feature": cfg.MODEL.CLASSIFIER.IN_FEATURE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "dropout": cfg.MODEL.CLASSIFIER.DROPOUT,

@@ -13,15 +13,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from detnas_d2.modeling.hit.weights import adapt_hit_state_dict
 from detnas_d2.modeling.shufflenet import SearchedBackbone, ShuffleNetBackbone
+from detnas_d2.modeling.weights_error import WeightsError
 from detnas_d2.search_space import Path
 
 _BLOCK = re.compile(r"^(?P<prefix>(?:.*\.)?)blocks\.0\.(?P<rest>.*)$")
 _CANDIDATE = re.compile(r"^blocks\.(\d+)\.candidates\.([^.]+)\.(.*)$")
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit the model they are loaded into."""
 
 
 def adapt_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -34,6 +32,7 @@ def adapt_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
         WeightsError: a backbone key of the model is missing in ``state`` or has another shape
             (the last convolution, which detectors lack, excepted).
     """
+    state = adapt_hit_state_dict(state, model)
     target, backbone = _find_backbone(model)
     source = _find_prefix(state)
     if backbone is None or source is None:

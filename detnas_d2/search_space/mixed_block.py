@@ -65,7 +65,7 @@ def _weighted_sum(modules: Sequence[nn.Module], x: Tensor, weights: Tensor) -> T
 
 
 @contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorm layers normalise as they did, but do not touch their running statistics."""
     norms = [
         m
@@ -118,7 +118,7 @@ class _RecomputedSum(torch.autograd.Function):
             x_i = x.detach().requires_grad_(needs_x)
             with (
                 torch.enable_grad(),
-                _frozen_statistics(module),
+                frozen_statistics(module),
                 torch.autocast(**ctx.autocast),
             ):
                 y = module(x_i)

@@ -1,0 +1,40 @@
+"""Config keys of the gradient-based search and of the screening (Hit-Detector)."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_hit_search_config(cfg: CN) -> None:
+    """Adds ``cfg.HIT_SEARCH`` to a Detectron2 config, in place."""
+    cfg.HIT_SEARCH = CN()
+    # Data sets that the architecture parameters learn from; disjoint from DATASETS.TRAIN, which
+    # the weights learn from (section 3.4; halves of the training set).
+    cfg.HIT_SEARCH.ARCH_TRAIN = ()
+    # Iteration from which the architecture parameters learn; -1: never (pre-training).
+    cfg.HIT_SEARCH.ARCH_START_ITER = -1
+    # Adam's learning rate for them (section 4.1). They have no weight decay.
+    cfg.HIT_SEARCH.ARCH_LR = 4e-4
+    cfg.HIT_SEARCH.ARCH_BETAS = (0.9, 0.999)
+    # lambda of eq. 6: loss per 1e9 expected multiply-adds of the searched layers. The paper
+    # names neither value nor unit; this one is the project's.
+    cfg.HIT_SEARCH.COST_WEIGHT = 0.001
+    # Image (height, width) and regions per image that multiply-adds are counted for.
+    cfg.HIT_SEARCH.COST_INPUT = [800, 1216]
+    cfg.HIT_SEARCH.COST_PROPOSALS = 1000
+    # Config file of the searched network for best.yaml, relative to this config's file; "": this
+    # config with the searched parts fixed.
+    cfg.HIT_SEARCH.RETRAIN_CONFIG = ""
+
+    cfg.HIT_SEARCH.SCREENING = CN()
+    # Screen the operations of the one searched part.
+    cfg.HIT_SEARCH.SCREENING.ENABLED = False
+    # mu of eq. 4.
+    cfg.HIT_SEARCH.SCREENING.GROUP_SPARSITY = 0.1
+    # Operations to keep (N = 8 of 32).
+    cfg.HIT_SEARCH.SCREENING.KEEP = 8
+    # Iterations between which operations are removed one after the other.
+    cfg.HIT_SEARCH.SCREENING.REMOVE_START = 0
+    cfg.HIT_SEARCH.SCREENING.REMOVE_END = 0
+    # Iterations between two records of the scores.
+    cfg.HIT_SEARCH.SCREENING.RECORD_PERIOD = 20

@@ -1,0 +1,249 @@
+"""First-order bi-level optimisation of a relaxed detector (Hit-Detector sections 3.2 to 3.4).
+
+Every iteration from ``HIT_SEARCH.ARCH_START_ITER`` on takes two steps: the architecture parameters
+on a batch of one half of the training set, then the weights on a batch of the other. First order:
+the architecture gradient takes the current weights for the best ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine.hooks import EvalHook
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from detnas_d2.data import build_train_loader
+from detnas_d2.engine.gradients import average_gradients
+from detnas_d2.engine.trainer import PathTrainer, Trainer, iteration_seed
+from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
+from detnas_d2.search.relaxation import ExpectedCost, group_sparsity
+from detnas_d2.search.screening import RemovalSchedule, Screening
+from detnas_d2.search_space.mixed_block import frozen_statistics
+
+logger = logging.getLogger("detnas_d2.search")
+
+
+class BilevelStep(PathTrainer):
+    """One iteration: architecture parameters first (once they learn), then weights.
+
+    Running statistics belong to the weights' step; the architecture step leaves them alone.
+
+    Args:
+        model: a model with relaxed parts; not wrapped.
+        optimizer: of the weights.
+        arch_optimizer: of the architecture parameters.
+        arch_start: iteration from which they learn; negative: never.
+        cost: C(alpha, beta, gamma).
+        cost_weight: lambda of eq. 6, per 1e9 multiply-adds.
+        sparsity: mu of eq. 4; used when screening.
+        screening: what removes operations, or None.
+        record_period: iterations between two records of the scores.
+        seed, amp: see :class:`PathTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        arch_optimizer: torch.optim.Optimizer,
+        arch_start: int,
+        cost: ExpectedCost,
+        cost_weight: float,
+        sparsity: float,
+        screening: Screening | None,
+        record_period: int,
+        seed: int,
+        amp: bool = False,
+    ) -> None:
+        super().__init__(model, optimizer, path_sampler=None, seed=seed, amp=amp)
+        self.arch_optimizer, self.arch_start = arch_optimizer, arch_start
+        self.cost, self.cost_weight, self.sparsity = cost, cost_weight, sparsity
+        self.screening, self.record_period = screening, record_period
+        self.parts = relaxed_parts(model)
+        self._arch = [layers.alpha for layers in self.parts.values()]
+        own = {id(p) for p in self._arch}
+        self._weights = [p for p in self._parameters if id(p) not in own]
+        # What average_gradients sees in the weights' step.
+        self._parameters = self._weights
+        self._arch_iter: Any = None
+
+    def learns_architecture(self, iteration: int) -> bool:
+        return 0 <= self.arch_start <= iteration
+
+    def set_arch_data(self, data_loader: Any) -> None:
+        """Sets what the architecture parameters learn from."""
+        self._arch_iter = iter(data_loader)
+
+    def run_step(self) -> None:
+        if self.screening is not None:
+            self._screen()
+        if self.learns_architecture(self.iter):
+            self._arch_step()
+        self._set_trainable(weights=True)
+        super().run_step()
+        self._set_trainable(weights=True, architecture=True)
+        self._write_architecture()
+
+    def _set_trainable(self, *, weights: bool = False, architecture: bool = False) -> None:
+        for p in self._weights:
+            p.requires_grad_(weights)
+        for p in self._arch:
+            p.requires_grad_(architecture)
+
+    def _arch_step(self) -> None:
+        start = time.perf_counter()
+        data = next(self._arch_iter)
+        waited = time.perf_counter() - start
+        torch.manual_seed(iteration_seed(self.seed + 1, self.iter, comm.get_rank()))
+        self._set_trainable(architecture=True)
+        self.arch_optimizer.zero_grad(set_to_none=True)
+        dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
+        with frozen_statistics(self.model):
+            with torch.autocast(self.device_type, dtype, enabled=self.amp):
+                losses = self.model(data)
+            # Backward inside the context: recomputed candidates must not move statistics either.
+            scale = self.grad_scaler.get_scale()
+            (scale * sum(losses.values())).backward()
+        average_gradients(self._arch)
+        for p in self._arch:
+            p.grad /= scale
+        if all(torch.isfinite(p.grad).all() for p in self._arch):
+            # The terms on the parameters alone are the same on every rank: after averaging.
+            self.regularizer().backward()
+            self.arch_optimizer.step()
+        elif not self.grad_scaler.is_enabled():
+            # With loss scaling an overflow is ordinary; the weights' step adapts the scale.
+            raise FloatingPointError(f"architecture gradient not finite at iteration {self.iter}")
+        get_event_storage().put_scalar("arch/data_time", waited)
+        get_event_storage().put_scalar("arch/loss", float(sum(v.detach() for v in losses.values())))
+
+    def regularizer(self) -> torch.Tensor:
+        """lambda * C (eq. 6), and mu * group sparsity (eq. 4) while screening."""
+        total = self.cost_weight * self.cost()
+        if self.screening is not None and self.sparsity:
+            total = total + self.sparsity * group_sparsity(self.screening.layers.probabilities())
+        return total
+
+    def _screen(self) -> None:
+        if self.iter % self.record_period == 0:
+            self.screening.record(self.iter)
+        removed = self.screening.remove(self.iter)
+        if removed:
+            left = len(self.screening.layers.active)
+            logger.info("Removed %s; %d operations left.", ", ".join(removed), left)
+
+    def _write_architecture(self) -> None:
+        # Reading values synchronises a GPU; writers show them every 20 iterations at most.
+        if self.iter % 20:
+            return
+        with torch.no_grad():
+            for name, layers in self.parts.items():
+                get_event_storage().put_scalar(f"arch/entropy_{name}", float(layers.entropy()))
+            get_event_storage().put_scalar("arch/expected_gmacs", float(self.cost()))
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {**super().state_dict(), "arch_optimizer": self.arch_optimizer.state_dict()}
+        if self.screening is not None:
+            state["screening"] = self.screening.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.arch_optimizer.load_state_dict(state_dict["arch_optimizer"])
+        if self.screening is not None:
+            self.screening.load_state_dict(state_dict["screening"])
+
+
+class GradientSearchTrainer(Trainer):
+    """Trains a relaxed model: pre-training, screening or search, by ``cfg.HIT_SEARCH``."""
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the weights alone: architecture parameters are never decayed."""
+        parts = relaxed_parts(model).values()
+        for layers in parts:
+            layers.alpha.requires_grad_(False)
+        optimizer = super().build_optimizer(cfg, model)
+        for layers in parts:
+            layers.alpha.requires_grad_(True)
+        return optimizer
+
+    @classmethod
+    def build_step(
+        cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> BilevelStep:
+        parts = relaxed_parts(model)
+        if not parts:
+            raise ValueError(
+                "the model has no relaxed part: set MODEL.HIT.SEARCHED_PARTS and "
+                "MODEL.HIT.STRATEGY 'gradient'"
+            )
+        node = cfg.HIT_SEARCH
+        if node.ARCH_START_ITER >= 0:
+            check_halves(cfg)
+        return BilevelStep(
+            model,
+            optimizer,
+            arch_optimizer=torch.optim.Adam(
+                [layers.alpha for layers in parts.values()],
+                lr=node.ARCH_LR,
+                betas=tuple(node.ARCH_BETAS),
+            ),
+            arch_start=node.ARCH_START_ITER,
+            cost=ExpectedCost(
+                parts, input_size=tuple(node.COST_INPUT), proposals=node.COST_PROPOSALS
+            ),
+            cost_weight=node.COST_WEIGHT,
+            sparsity=node.SCREENING.GROUP_SPARSITY,
+            screening=build_screening(cfg, parts) if node.SCREENING.ENABLED else None,
+            record_period=node.SCREENING.RECORD_PERIOD,
+            seed=cfg.SEED,
+            amp=cfg.SOLVER.AMP.ENABLED,
+        )
+
+    def train(self) -> Any:
+        start = self.cfg.HIT_SEARCH.ARCH_START_ITER
+        if start >= 0 and self.start_iter < self.max_iter:
+            loader = build_train_loader(
+                self.cfg,
+                start_iter=max(self.start_iter - start, 0),
+                dataset_names=self.cfg.HIT_SEARCH.ARCH_TRAIN,
+            )
+            self._trainer.set_arch_data(loader)
+        return super().train()
+
+    def build_hooks(self) -> list[Any]:
+        # A relaxed network is not what is searched for: it is decoded, not evaluated.
+        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
+
+
+def check_halves(cfg: CfgNode) -> None:
+    """Raises ValueError unless weights and architecture parameters learn from different data."""
+    shared = set(cfg.DATASETS.TRAIN) & set(cfg.HIT_SEARCH.ARCH_TRAIN)
+    if not cfg.HIT_SEARCH.ARCH_TRAIN or shared:
+        raise ValueError(
+            f"HIT_SEARCH.ARCH_TRAIN {tuple(cfg.HIT_SEARCH.ARCH_TRAIN)} must name data sets that "
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} does not, e.g. <name>@search_val beside "
+            "<name>@search_train"
+        )
+
+
+def build_screening(cfg: CfgNode, parts: dict[str, RelaxedLayers]) -> Screening:
+    """The screening that the config describes.
+
+    Raises:
+        ValueError: not exactly one part is searched.
+    """
+    if len(parts) != 1:
+        raise ValueError(f"one part is screened at a time, the model relaxes {', '.join(parts)}")
+    (layers,) = parts.values()
+    node = cfg.HIT_SEARCH.SCREENING
+    schedule = RemovalSchedule(len(layers.ops), node.KEEP, node.REMOVE_START, node.REMOVE_END)
+    return Screening(layers, schedule)

@@ -1,0 +1,224 @@
+"""Screening and search of a Hit-Detector: what runs, and what is written at the end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+from collections.abc import Mapping
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+
+from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.data.files import write_text
+from detnas_d2.engine.gradient_search import GradientSearchTrainer
+from detnas_d2.engine.setup import setup
+from detnas_d2.engine.train import evaluate, train
+from detnas_d2.modeling.hit.build import candidate_ops
+from detnas_d2.search.relaxation import decode_parts
+from detnas_d2.search_space.genotype import Genotype
+from detnas_d2.search_space.hit_costs import part_cost_table
+from detnas_d2.search_space.hit_network import get_hit_network
+
+logger = logging.getLogger("detnas_d2.search")
+
+SUB_SPACE_FILE = "sub_space.yaml"
+SCREENING_FILE = "screening.yaml"
+GENOTYPE_FILE = "genotype.yaml"
+BEST_FILE = "best.yaml"
+PROGRESS_PERIOD = 100
+"""Iterations between two lines about the current genotype."""
+
+
+class GenotypeProgress(HookBase):
+    """Logs the entropy of each part's choices, the cost and the current genotype."""
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % PROGRESS_PERIOD == 0 and comm.is_main_process():
+            step = self.trainer._trainer
+            texts = [
+                f"{name} (entropy {float(layers.entropy()):.3f}): {' '.join(layers.decode())}"
+                for name, layers in step.parts.items()
+            ]
+            logger.info(
+                "Iteration %d: expected %.3f, decoded %.3f GMACs; %s",
+                self.trainer.iter + 1,
+                float(step.cost()),
+                step.cost.decoded_gmacs(),
+                "; ".join(texts),
+            )
+
+
+def train_relaxed(cfg: CfgNode, *, resume: bool) -> GradientSearchTrainer:
+    """Runs or resumes the training of a relaxed model; returns its trainer, finished."""
+    trainer = GradientSearchTrainer(cfg)
+    trainer.register_hooks([GenotypeProgress()])
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def screen(cfg: CfgNode, *, resume: bool) -> list[str]:
+    """Screens the operations of the one searched part; returns those kept, best first.
+
+    Writes ``screening.yaml`` (every operation's scores over time) and ``sub_space.yaml``, a
+    config fragment with the part's ``MODEL.HIT.OPS``.
+
+    Raises:
+        ValueError: ``HIT_SEARCH.SCREENING.ENABLED`` is not set.
+    """
+    if not cfg.HIT_SEARCH.SCREENING.ENABLED:
+        raise ValueError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
+    screening = train_relaxed(cfg, resume=resume)._trainer.screening
+    report = screening.report()
+    if comm.is_main_process():
+        order = screening.layers.ops
+        kept = sorted(report["kept"], key=order.index)
+        fragment = {"MODEL": {"HIT": {"OPS": {report["part"].upper(): kept}}}, "VERSION": 2}
+        _write_yaml(os.path.join(cfg.OUTPUT_DIR, SCREENING_FILE), report)
+        _write_yaml(os.path.join(cfg.OUTPUT_DIR, SUB_SPACE_FILE), fragment)
+        logger.info("Screening of the %s keeps %s.", report["part"], ", ".join(report["kept"]))
+    comm.synchronize()
+    return report["kept"]
+
+
+def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Genotype:
+    """Searches all relaxed parts together; returns the decoded genotype.
+
+    Writes ``genotype.yaml``, a config fragment with the genotype, and ``best.yaml``, a whole
+    config for ``train_net.py``: ``HIT_SEARCH.RETRAIN_CONFIG`` (relative to ``config_dir``) or the
+    search's own with the searched parts fixed.
+
+    Raises:
+        ValueError: architecture parameters never learn (``HIT_SEARCH.ARCH_START_ITER``).
+    """
+    if not 0 <= cfg.HIT_SEARCH.ARCH_START_ITER < cfg.SOLVER.MAX_ITER:
+        raise ValueError(
+            f"HIT_SEARCH.ARCH_START_ITER {cfg.HIT_SEARCH.ARCH_START_ITER}: a search needs one "
+            f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
+        )
+    retrain = _retrain_config(cfg, config_dir)
+    step = train_relaxed(cfg, resume=resume)._trainer
+    genotype = decode(cfg, step.model)
+    if comm.is_main_process():
+        parts = {part.upper(): genotype.part_text(part) for part in genotype.parts}
+        fragment = {"MODEL": {"HIT": {"SEARCHED_PARTS": [], "GENOTYPE": parts}}, "VERSION": 2}
+        _write_yaml(os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE), fragment)
+        retrain.MODEL.HIT.SEARCHED_PARTS = []
+        retrain.MODEL.HIT.GENOTYPE.update(parts)
+        comment = (
+            f"# Decoded from a gradient search: {step.cost.decoded_gmacs():.3f} GMACs in the "
+            "searched layers.\n"
+        )
+        target = os.path.join(cfg.OUTPUT_DIR, BEST_FILE)
+        write_text(target, comment + short_yaml(retrain))
+        logger.info("Genotype: %s; written to %s", genotype, target)
+    comm.synchronize()
+    return genotype
+
+
+def decode(cfg: CfgNode, model: nn.Module) -> Genotype:
+    """The genotype of a relaxed model's parts."""
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    return Genotype(network, **decode_parts(model), levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def random_genotype(
+    cfg: CfgNode, seed: int, reference: Mapping[str, tuple[str, ...]], *, draws: int = 5000
+) -> Genotype:
+    """A random genotype of the sub-spaces of ``cfg`` that costs what ``reference`` costs.
+
+    Of ``draws`` uniform draws the one whose multiply-adds (``HIT_SEARCH.COST_INPUT``) are closest
+    to the reference's: what a search has to beat.
+
+    Args:
+        reference: part -> operations; these parts are drawn.
+    """
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    size, proposals = tuple(cfg.HIT_SEARCH.COST_INPUT), cfg.HIT_SEARCH.COST_PROPOSALS
+
+    def macs(parts: Mapping[str, tuple[str, ...]], tables: Mapping[str, dict]) -> int:
+        return sum(
+            tables[part][layer][op]
+            for part, ops in parts.items()
+            for layer, op in enumerate(ops)
+        )
+
+    tables: dict[str, list[dict[str, int]]] = {}
+    for part, ops in reference.items():
+        names = tuple(dict.fromkeys((*candidate_ops(cfg, part), *ops)))
+        table = part_cost_table(
+            part, network.layers(part, names), input_size=size, proposals=proposals
+        )
+        tables[part] = [
+            {op: cost.macs for op, cost in zip(names, row, strict=True)} for row in table.entries
+        ]
+    wanted = macs(reference, tables)
+    rng = random.Random(f"genotype/{seed}")
+    best: tuple[int, dict[str, tuple[str, ...]]] | None = None
+    for _ in range(draws):
+        drawn = {
+            part: tuple(rng.choice(candidate_ops(cfg, part)) for _ in ops)
+            for part, ops in reference.items()
+        }
+        distance = abs(macs(drawn, tables) - wanted)
+        if best is None or distance < best[0]:
+            best = (distance, drawn)
+    return Genotype(network, **best[1])
+
+
+def _retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
+    if cfg.HIT_SEARCH.RETRAIN_CONFIG:
+        return load_config(os.path.join(config_dir, cfg.HIT_SEARCH.RETRAIN_CONFIG))
+    retrain = cfg.clone()
+    retrain.defrost()
+    retrain.MODEL.WEIGHTS = ""
+    retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
+    return retrain
+
+
+def _write_yaml(file: str, tree: dict) -> None:
+    write_text(file, yaml.safe_dump(tree, sort_keys=False, width=100))
+
+
+def screen_main(args: argparse.Namespace) -> list[str]:
+    """Entry point of ``screen_net.py``."""
+    return screen(setup(args), resume=args.resume)
+
+
+def gradient_search_main(args: argparse.Namespace) -> Genotype:
+    """Entry point of ``search_net.py``."""
+    cfg = setup(args)
+    return gradient_search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
+
+
+def hit_train_main(args: argparse.Namespace) -> object:
+    """Entry point of ``train_net.py``: trains a searched detector, or pre-trains a relaxed one."""
+    return hit_train(setup(args), resume=args.resume, eval_only=args.eval_only)
+
+
+def hit_train(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> object:
+    """Trains or evaluates; a relaxed model with its architecture parameters fixed.
+
+    Raises:
+        ValueError: a relaxed model is to be evaluated.
+    """
+    if not is_relaxed(cfg):
+        return evaluate(cfg) if eval_only else train(cfg, resume=resume)
+    if eval_only:
+        raise ValueError("MODEL.HIT.SEARCHED_PARTS: a relaxed network is decoded, not evaluated")
+    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        raise ValueError("HIT_SEARCH.ARCH_START_ITER is set: use search_net.py or screen_net.py")
+    train_relaxed(cfg, resume=resume)
+    return None
+
+
+def is_relaxed(cfg: CfgNode) -> bool:
+    """Whether the config describes a model with relaxed parts."""
+    return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
+

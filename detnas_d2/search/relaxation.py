@@ -1,0 +1,97 @@
+"""Objective terms and decoding of a relaxed detector (Hit-Detector sections 3.2 to 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
+from detnas_d2.search_space import CostTable
+from detnas_d2.search_space.hit_costs import part_cost_table
+
+GIGA = 1e9
+
+
+def group_sparsity(probabilities: Tensor) -> Tensor:
+    """sum_j || p[:, j] ||_2 over the columns of (layers, operations): the regulariser of eq. 4.
+
+    A group is one operation in all layers of a part. (The paper prints a minimum where this sum is
+    meant.) On softmax probabilities the sum of all entries is fixed, so the term rewards that the
+    layers agree on few operations instead of each choosing its own: it spreads the operations'
+    scores apart, which is what the screening ranks. The norm of an all-zero column (a removed
+    operation) has gradient 0.
+    """
+    squares = probabilities.square().sum(dim=0)
+    alive = squares > 0
+    return torch.where(alive, squares, torch.ones_like(squares)).sqrt()[alive].sum()
+
+
+def expected_macs(probabilities: Tensor, macs: Tensor) -> Tensor:
+    """Expected multiply-adds of one part (eq. 7): sum_l sum_i p[l, i] * macs[l, i]."""
+    return (probabilities * macs).sum()
+
+
+class ExpectedCost:
+    """C(alpha, beta, gamma) of eq. 6: expected multiply-adds of all relaxed layers, in 1e9.
+
+    Layers that are not searched cost the same whatever is chosen and are left out.
+
+    Args:
+        parts: relaxed parts by name.
+        input_size: (height, width) of the image that costs are stated for.
+        proposals: regions per image that the head runs on.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, RelaxedLayers],
+        *,
+        input_size: tuple[int, int],
+        proposals: int,
+    ) -> None:
+        self.tables: dict[str, CostTable] = {}
+        self._macs: dict[str, Tensor] = {}
+        self._parts = dict(parts)
+        for name, layers in parts.items():
+            table = part_cost_table(
+                name, layers.layers, input_size=input_size, proposals=proposals
+            )
+            self.tables[name] = table
+            self._macs[name] = torch.tensor(
+                [[cost.macs / GIGA for cost in row] for row in table.entries]
+            )
+
+    def by_part(self) -> dict[str, Tensor]:
+        """Part -> expected 1e9 multiply-adds, differentiable."""
+        costs = {}
+        for name, layers in self._parts.items():
+            p = layers.probabilities()
+            self._macs[name] = self._macs[name].to(device=p.device)
+            costs[name] = expected_macs(p, self._macs[name].to(p.dtype))
+        return costs
+
+    def __call__(self) -> Tensor:
+        return torch.stack(list(self.by_part().values())).sum()
+
+    def decoded_gmacs(self) -> float:
+        """1e9 multiply-adds of the searchable layers if the search ended now."""
+        total = 0.0
+        for name, layers in self._parts.items():
+            choices = [layers.ops.index(op) for op in layers.decode()]
+            total += self.tables[name].cost(choices).macs / GIGA
+        return total
+
+
+def scores(layers: RelaxedLayers) -> dict[str, float]:
+    """Operation -> mean probability over the layers of its part, of those not removed."""
+    with torch.no_grad():
+        means = layers.probabilities().mean(dim=0).tolist()
+    return {layers.ops[i]: means[i] for i in layers.active}
+
+
+def decode_parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Part -> most probable operation of every layer (section 3.4), of all relaxed parts."""
+    return {name: layers.decode() for name, layers in relaxed_parts(model).items()}
+

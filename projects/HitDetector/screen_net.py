@@ -1,0 +1,11 @@
+#!/usr/bin/env python
+"""Screen the operations of one part of a Hit-Detector.
+
+Arguments are those of Detectron2's train_net.py.
+"""
+
+from detnas_d2.engine import default_argument_parser, run
+from detnas_d2.engine.hit_search import screen_main
+
+if __name__ == "__main__":
+    run(screen_main, default_argument_parser().parse_args())

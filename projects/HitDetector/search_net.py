@@ -1,0 +1,11 @@
+#!/usr/bin/env python
+"""Search backbone, neck and head of a Hit-Detector together by gradient.
+
+Arguments are those of Detectron2's train_net.py.
+"""
+
+from detnas_d2.engine import default_argument_parser, run
+from detnas_d2.engine.hit_search import gradient_search_main
+
+if __name__ == "__main__":
+    run(gradient_search_main, default_argument_parser().parse_args())

@@ -1,0 +1,11 @@
+#!/usr/bin/env python
+"""Train or evaluate a searched Hit-Detector, or pre-train a relaxed one.
+
+Arguments are those of Detectron2's train_net.py.
+"""
+
+from detnas_d2.engine import default_argument_parser, run
+from detnas_d2.engine.hit_search import hit_train_main
+
+if __name__ == "__main__":
+    run(hit_train_main, default_argument_parser().parse_args())
