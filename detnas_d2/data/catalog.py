@@ -77,7 +77,9 @@ def install(
     """
     metadata = {**(extra or {}), **_metadata(source, classes)}
     if name in DatasetCatalog:
-        if MetadataCatalog.get(name).as_dict() == {"name": name, **metadata}:
+        loaded_by = getattr(DatasetCatalog.data[name], "args", None)
+        same_metadata = MetadataCatalog.get(name).as_dict() == {"name": name, **metadata}
+        if same_metadata and loaded_by == (name, source):
             return
         DatasetCatalog.remove(name)
     if name in MetadataCatalog:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.data.datasets.pascal_voc import load_voc_instances
+from detectron2.data.datasets.pascal_voc import load_voc_instances, register_pascal_voc
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 
 from detnas_d2.data import DatasetError, register_datasets
@@ -181,6 +181,15 @@ def test_a_published_data_set_keeps_its_loader(make_cfg, coco):
     (coco.root / "pets" / "3.png").unlink()
     with pytest.raises(DatasetError, match=r"missing_image.*3\.png"):
         register_datasets(make_cfg(train=["public"]))
+
+
+def test_published_voc_works_with_current_numpy(make_cfg, voc):
+    register_pascal_voc("public_voc", str(voc.root), "train", 2007, ["cat", "dog", "owl"])
+    MetadataCatalog.get("public_voc").evaluator_type = "pascal_voc"
+    register_datasets(make_cfg(train=["public_voc@search_train"], test=["public_voc"]))
+    assert len(DatasetCatalog.get("public_voc")) == 8
+    assert len(DatasetCatalog.get("public_voc@search_train")) == 5
+    assert MetadataCatalog.get("public_voc@search_val").year == 2007
 
 
 def test_other_formats_pass_unchecked(make_cfg):
