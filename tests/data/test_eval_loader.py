@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detnas_d2.data import build_eval_loader, register_datasets
+from detnas_d2.data import build_eval_loader, build_test_loader, register_datasets
 
 
 def test_every_image_once_in_order(make_cfg, coco):
@@ -26,3 +26,13 @@ def test_classification(make_cfg, toys):
     register_datasets(cfg)
     labels = [r["label"] for batch in build_eval_loader(cfg, "toys", 5) for r in batch]
     assert labels == [0] * 4 + [1] * 4
+
+
+def test_batch_size_of_the_config(make_cfg, coco, toys):
+    cfg = make_cfg(coco.declaration, toys.declaration, test=["pets", "toys"])
+    cfg.INPUT.CLASSIFICATION.CROP_SIZE = 16
+    cfg.INPUT.CLASSIFICATION.RESIZE_SIZE = 20
+    cfg.INPUT.CLASSIFICATION.TEST_BATCH_SIZE = 3
+    register_datasets(cfg)
+    assert [len(batch) for batch in build_test_loader(cfg, "pets")] == [1] * 8
+    assert [len(batch) for batch in build_test_loader(cfg, "toys")] == [3, 3, 2]
