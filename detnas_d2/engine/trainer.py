@@ -25,6 +25,7 @@ from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradients import average_gradients, broadcast_state
 from detnas_d2.engine.path_sampling import UniformPathSampler
+from detnas_d2.engine.schedule import build_schedule
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.scoring import build_evaluator
 from detnas_d2.search_space import Path
@@ -171,6 +172,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_clipped_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_schedule(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

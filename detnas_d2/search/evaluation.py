@@ -74,17 +74,22 @@ class SequentialEvaluator:
         evaluator = _Timed(self.build_evaluator())
         with activate(self.model, path), installed(self.model, statistics), _quiet():
             results = inference_on_dataset(self.model, self.data_loader, evaluator)
-        metrics = next(r for r in comm.all_gather(flat_metrics(results or {})) if r)
+        gathered = comm.all_gather((flat_metrics(results or {}), evaluator.detections))
+        metrics = next(metrics for metrics, _ in gathered if metrics)
+        detections = sum(count for _, count in gathered)
         seconds = {
             "recalibration": calibrated - start,
             "inference": time.perf_counter() - calibrated - evaluator.seconds,
             "scoring": evaluator.seconds,
         }
-        return Evaluation(fitness_of(metrics, self.metric), metrics, seconds)
+        return Evaluation(fitness_of(metrics, self.metric, detections), metrics, seconds)
 
 
-def fitness_of(metrics: dict[str, float], metric: str) -> float:
-    """The value of ``metric``; NaN, which COCO evaluation reports for no detection, is 0.
+def fitness_of(metrics: dict[str, float], metric: str, detections: int) -> float:
+    """The value of ``metric``, at full precision.
+
+    COCO evaluation reports NaN where nothing was detected; that is a fitness of 0. Any other NaN
+    (a class without ground truth) stays one, which a search records as a failure.
 
     Raises:
         KeyError: naming the metrics there are.
@@ -92,19 +97,20 @@ def fitness_of(metrics: dict[str, float], metric: str) -> float:
     if metric not in metrics:
         raise KeyError(f"no metric {metric!r}; the evaluator reports {', '.join(sorted(metrics))}")
     value = metrics[metric]
-    return 0.0 if math.isnan(value) else value
+    return 0.0 if math.isnan(value) and detections == 0 else value
 
 
 class _Timed(DatasetEvaluator):
-    """Measures the time of an evaluator's final scoring."""
+    """Measures the time of an evaluator's final scoring, and counts detections."""
 
     def __init__(self, inner: DatasetEvaluator) -> None:
-        self.inner, self.seconds = inner, 0.0
+        self.inner, self.seconds, self.detections = inner, 0.0, 0
 
     def reset(self) -> None:
         self.inner.reset()
 
     def process(self, inputs: Any, outputs: Any) -> None:
+        self.detections += sum(len(output.get("instances", (None,))) for output in outputs)
         self.inner.process(inputs, outputs)
 
     def evaluate(self) -> Any:
