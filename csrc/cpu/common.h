@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <new>
 #include <vector>
 
 #include "../common.h"
@@ -14,6 +15,22 @@
 
 namespace detnas {
 namespace cpu {
+
+// Memory that starts on a cache line: a vector load that straddles two costs twice.
+template <typename T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  LineAllocator() = default;
+  template <typename U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kLine); }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+template <typename T>
+using Buffer = std::vector<T, LineAllocator<T>>;
 
 // The kernels of the capability in use (dispatch.cpp).
 template <typename T>
@@ -88,19 +105,20 @@ class Padded {
     values_.assign(round_up(c.numel(), kChannelPad) + kChannelPad, T(0));
     std::copy_n(c.template const_data_ptr<T>(), c.numel(), values_.data());
   }
-  explicit Padded(std::vector<T> values) : values_(std::move(values)) {
+  explicit Padded(Buffer<T> values) : values_(std::move(values)) {
     values_.resize(round_up(values_.size(), kChannelPad) + kChannelPad, T(0));
   }
   const T* get() const { return values_.empty() ? nullptr : values_.data(); }
 
  private:
-  std::vector<T> values_;
+  Buffer<T> values_;
 };
 
-// Memory of the calling thread, kept between calls: large allocations cost page faults.
-template <typename T>
+// Memory of the calling thread, kept between calls: large allocations cost page faults. Slots are
+// for buffers in use at the same time: 0 kernels' own, 1 packed weights, 2 accumulators.
+template <typename T, int Slot = 0>
 T* workspace(int64_t size) {
-  thread_local std::vector<T> memory;
+  thread_local Buffer<T> memory;
   if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
   return memory.data();
 }
@@ -152,7 +170,7 @@ class Partials {
 
  private:
   int64_t channels_, padded_;
-  std::vector<T> refs_;
+  Buffer<T> refs_;
   std::vector<double> sums_;
   std::vector<int64_t> counts_;
 };
@@ -217,7 +235,7 @@ GradSource<T> grad_source(const Tensor& grad_y, const OptTensor& grad_mean, cons
     const int64_t c = grad_y.size(1);
     const double n = static_cast<double>(g.grad.pixels());
     const Padded<T> d_mean(grad_mean), d_m2(grad_m2);
-    std::vector<T> add(c), mul(c);
+    Buffer<T> add(c), mul(c);
     for (int64_t i = 0; i < c; ++i) {
       mul[i] = 2 * d_m2.get()[i];
       add[i] = static_cast<T>(d_mean.get()[i] / n);

@@ -47,7 +47,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
                    bool want_stats, int64_t stride, int64_t dilation) {
   const Map<T> map = as_map<T>(x, true);
   DepthwiseArgs<T> args = geometry<T>(x, weight, stride, dilation);
-  const std::vector<T> packed = pack_depthwise<T>(weight);
+  const Buffer<T> packed = pack_depthwise<T>(weight);
   const Padded<T> a(scale), b(shift), pb(bias);
   Tensor y = empty_map(map.n, map.c, args.out_height, args.out_width, x);
   args.source = map.source();
@@ -107,7 +107,7 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
   Tensor grad_x, grad_w, grad_scale, grad_shift, grad_bias;
   if (mask[0]) {
     grad_x = empty_map(map.n, map.c, map.h, map.w, x);
-    const std::vector<T> packed = pack_depthwise<T>(weight);
+    const Buffer<T> packed = pack_depthwise<T>(weight);
     args.w = packed.data();
     args.source = grad.source;
     args.sink.out = grad_x.data_ptr<T>();
@@ -138,7 +138,8 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
     const int64_t taps = args.kernel * args.kernel, cp = round_up(map.c, kSlab);
     const bool empty = grad_y.numel() == 0;
     const int64_t tasks = empty ? 0 : band_tasks(map.n, map.c, args.out_height);
-    std::vector<T> acc(tasks * taps * cp);
+    T* acc = workspace<T, 2>(tasks * taps * cp);
+    std::fill_n(acc, tasks * taps * cp, T(0));
     args.source = map.source();
     args.source.scale = a.get();
     args.source.shift = b.get();
@@ -146,7 +147,7 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
     if (!empty)
       for_bands(map.n, map.c, args.out_height, [&](int64_t n, int64_t c, int64_t t, int64_t r0, int64_t r1) {
         kernels<T>().depthwise_grad_weight(args, grad.source, n, c, r0, r1,
-                                           acc.data() + t * taps * cp + c * taps,
+                                           acc + t * taps * cp + c * taps,
                                            workspace<T>(depthwise_workspace(args)));
       });
     grad_w = at::zeros(weight.sizes(), options);

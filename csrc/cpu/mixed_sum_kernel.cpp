@@ -34,11 +34,11 @@ struct Prepared {
   Prepared(at::TensorList ys, at::TensorList scales, at::TensorList shifts, const Tensor& weights) {
     const Padded<T> w((OptTensor(weights)));
     const int64_t c = ys[0].size(1);
-    std::vector<T> total(c, T(0));
+    Buffer<T> total(c, T(0));
     for (size_t i = 0; i < ys.size(); ++i) {
       y.push_back(ys[i].contiguous(at::MemoryFormat::ChannelsLast));
       const Padded<T> a((OptTensor(scales[i]))), b((OptTensor(shifts[i])));
-      std::vector<T> folded(c);
+      Buffer<T> folded(c);
       for (int64_t j = 0; j < c; ++j) {
         folded[j] = w.get()[i] * a.get()[j];
         total[j] += w.get()[i] * b.get()[j];

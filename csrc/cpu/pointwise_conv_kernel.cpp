@@ -37,9 +37,9 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
   Partials<T> partials(want_stats ? ceil_div(rows, per_task) : 0, n);
   const Padded<T> a(scale), b(shift), pb(bias);
   const Tensor w = weight.contiguous();
-  std::vector<T> packed(packed_size<T>(ng, k) * groups);
+  T* packed = workspace<T, 1>(packed_size<T>(ng, k) * groups);
   for (int64_t g = 0; g < groups; ++g)
-    pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, packed.data() + g * packed_size<T>(ng, k));
+    pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, packed + g * packed_size<T>(ng, k));
 
   for (int64_t g = 0; g < groups && rows > 0; ++g) {
     GemmArgs<T> args;
@@ -53,7 +53,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
     args.sink.ld = n;
     args.sink.bias = pb.get() ? pb.get() + g * ng : nullptr;
     args.sink.relu = out_relu;
-    args.packed = packed.data() + g * packed_size<T>(ng, k);
+    args.packed = packed + g * packed_size<T>(ng, k);
     args.n = ng;
     args.k = k;
     for_tasks(rows, per_task, [&](int64_t t, int64_t begin, int64_t end) {
@@ -124,10 +124,10 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
   if (mask[0]) {
     grad_x = empty_map(map.n, c, map.h, map.w, x);
     Partials<T> partials(ceil_div(rows, per_task), c);
-    std::vector<T> packed(packed_size<T>(k, ng));
+    T* packed = workspace<T, 1>(packed_size<T>(k, ng));
     for (int64_t g = 0; g < groups && rows > 0; ++g) {
       // grad_x[m, k] = sum_n grad[m, n] w[n, k]: the transposed matrix, n is the depth.
-      pack<T>(w.const_data_ptr<T>() + g * ng * k, 1, k, k, ng, packed.data());
+      pack<T>(w.const_data_ptr<T>() + g * ng * k, 1, k, k, ng, packed);
       GemmArgs<T> args;
       args.source = of_group(grad.source, g * ng);
       args.sink.out = grad_x.data_ptr<T>() + g * k;
@@ -139,7 +139,7 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
         args.sink.shift = b.get() ? b.get() + g * k : nullptr;
         args.sink.x_relu = relu;
       }
-      args.packed = packed.data();
+      args.packed = packed;
       args.n = k;
       args.k = ng;
       for_tasks(rows, per_task, [&](int64_t t, int64_t begin, int64_t end) {
@@ -160,9 +160,10 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
     // Few tasks, each with a matrix of its own; their number follows from the shape alone.
     const int64_t per = task_rows(rows, n * k > 65536 ? 4 : 8), tasks = ceil_div(rows, per);
     const int64_t ld = round_up(k, 32), size = ng * ld + 64;
-    std::vector<T> acc(std::max<int64_t>(tasks, 1) * size);
+    const int64_t total = std::max<int64_t>(tasks, 1) * size;
+    T* acc = workspace<T, 2>(total);
     for (int64_t g = 0; g < groups; ++g) {
-      std::fill(acc.begin(), acc.end(), T(0));
+      std::fill_n(acc, total, T(0));
       GemmGradArgs<T> args;
       args.grad = of_group(grad.source, g * ng);
       Source<T> source = map.source();
@@ -173,13 +174,13 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
       args.n = ng;
       args.k = k;
       for_tasks(rows, per, [&](int64_t t, int64_t begin, int64_t end) {
-        kernels<T>().gemm_grad_weight(args, begin, end, acc.data() + t * size,
+        kernels<T>().gemm_grad_weight(args, begin, end, acc + t * size,
                                       workspace<T>(gemm_grad_workspace(ng, k)));
       });
       T* out = grad_w.data_ptr<T>() + g * ng * k;
       for (int64_t i = 0; i < ng; ++i)
         for (int64_t t = 0; t < std::max<int64_t>(tasks, 1); ++t) {
-          const T* in = acc.data() + t * size + i * ld;
+          const T* in = acc + t * size + i * ld;
           for (int64_t j = 0; j < k; ++j) out[i * k + j] = (t ? out[i * k + j] : T(0)) + in[j];
         }
     }

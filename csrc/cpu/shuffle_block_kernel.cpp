@@ -23,7 +23,7 @@ struct Stage {
   bool depthwise = false;
   int64_t in_channels = 0, out_channels = 0, kernel = 1, stride = 1;
   bool relu = false;
-  std::vector<T> weight;
+  const T* weight = nullptr;
   Padded<T> bias;
   int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
   int64_t pad() const { return kernel / 2; }
@@ -32,7 +32,7 @@ struct Stage {
 // Rows [first, end) of an image between two stages.
 template <typename T>
 struct Window {
-  std::vector<T> memory;
+  Buffer<T> memory;
   int64_t row_size = 0, first = 0, end = 0;
   // Drops rows before `keep` and makes room up to `end_needed`.
   void slide(int64_t keep, int64_t end_needed) {
@@ -101,7 +101,7 @@ struct Chain {
       g.source = source;
       g.sink = sink;
       g.sink.out = target + origin * s.out_width * sink.ld;
-      g.packed = s.weight.data();
+      g.packed = s.weight;
       g.n = s.out_channels;
       g.k = s.in_channels;
       kernels<T>().gemm(g, (make - origin) * s.out_width, (end - origin) * s.out_width,
@@ -110,7 +110,7 @@ struct Chain {
       DepthwiseArgs<T> d;
       d.source = source;
       d.sink = sink;
-      d.w = s.weight.data();
+      d.w = s.weight;
       d.channels = s.in_channels;
       d.height = height;
       d.width = s.in_width;
@@ -153,7 +153,8 @@ struct Chain {
 
 template <typename T>
 Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first, size_t count,
-                    int64_t channels, int64_t height, int64_t width, int64_t stride) {
+                    int64_t channels, int64_t height, int64_t width, int64_t stride,
+                    T*& packed) {
   Chain<T> chain;
   for (size_t i = first; i < first + count; ++i) {
     const Tensor w = weights[i].contiguous();
@@ -168,12 +169,16 @@ Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first,
     TORCH_CHECK(biases[i].dim() == 1 && biases[i].size(0) == s.out_channels,
                 "biases: expected shape [", s.out_channels, "] for number ", i, ", got ", biases[i].sizes());
     if (s.depthwise) {
-      s.weight = pack_depthwise<T>(w);
+      const Buffer<T> packed_taps = pack_depthwise<T>(w);
+      std::copy(packed_taps.begin(), packed_taps.end(), packed);
+      s.weight = packed;
+      packed += round_up(packed_taps.size(), 16);
       s.stride = stride;
       stride = 1;
     } else {
-      s.weight.resize(packed_size<T>(s.out_channels, channels));
-      pack<T>(w.const_data_ptr<T>(), channels, 1, s.out_channels, channels, s.weight.data());
+      pack<T>(w.const_data_ptr<T>(), channels, 1, s.out_channels, channels, packed);
+      s.weight = packed;
+      packed += round_up(packed_size<T>(s.out_channels, channels), 16);
     }
     s.bias = Padded<T>(OptTensor(biases[i]));
     s.in_height = height;
@@ -213,7 +218,12 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
     if (method == 2) right.data += 1;
     else right.first = half;
   }
-  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride);
+  int64_t size = 0;
+  for (const Tensor& w : weights)
+    size += w.size(2) > 1 ? w.size(2) * w.size(3) * round_up(w.size(0), kChannelPad) + 64
+                          : packed_size<T>(w.size(0), w.size(1)) + 16;
+  T* packed = workspace<T, 1>(size);
+  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride, packed);
   chain.input = right;
   const Stage<T>& end = chain.stages.back();
   const int64_t oh = end.out_height, ow = end.out_width, c_left = stride == 1 ? half : map.c;
@@ -221,7 +231,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
   chain.out_offset = c_left;
   Chain<T> projection;
   if (stride == 2) {
-    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2);
+    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2, packed);
     projection.input = map.source();
   }
   Tensor y = empty_map(map.n, c_out, oh, ow, x);

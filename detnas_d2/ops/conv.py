@@ -16,7 +16,6 @@ from detnas_d2.ops.registration import (
     fake_stats,
     lower,
     register_autocast,
-    undefined,
     wide,
 )
 
@@ -197,7 +196,8 @@ def _make_backward(op: str):
 
 def _mixed_setup(ctx, inputs, output):
     x, weight, scale, shift, relu, want_stats, stride, dilation = inputs
-    ys, _, means, _ = output
+    ys, counts, means, m2s = output
+    ctx.mark_non_differentiable(*counts, *(() if want_stats else (*means, *m2s)))
     ctx.count, ctx.affine, ctx.want_stats = len(x), len(scale) > 0, want_stats
     ctx.relu, ctx.stride, ctx.dilation = relu, stride, list(dilation)
     ctx.save_for_backward(*x, *weight, *scale, *shift, *(ys if want_stats else ()), *means)

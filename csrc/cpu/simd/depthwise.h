@@ -2,27 +2,49 @@
 //
 // A task owns one image, a slab of kSlab channels and a range of rows. Each row it needs is read
 // once through its source into a ring (padded left and right with zeros, channels of the slab
-// contiguous); an output pixel is then a sum over taps, a tap being (pointer into a ring row,
-// weight vector). The same strip kernel serves the forward pass and the gradient of the input.
+// contiguous); an output pixel is then a sum over taps. Taps that lie evenly in a ring row form a
+// segment. The same strip kernel serves the forward pass and the gradient of the input.
 
 constexpr int kStrip = 8;  // pixels computed together
 
+// Taps of a ring row that lie evenly: tap j of output pixel t reads in[(t + j) * step pixels] with
+// weight w[j * w_step].
 template <typename T>
-struct Taps {
-  const T* in[64];
-  const T* w[64];
+struct Segment {
+  const T* in;
+  const T* w;
+  int taps;
+};
+
+template <typename T>
+struct Segments {
+  Segment<T> list[49];
   int count = 0;
-  DETNAS_INLINE void add(const T* input, const T* weight) {
-    in[count] = input;
-    w[count++] = weight;
+  int64_t w_step = 0;
+  DETNAS_INLINE void add(const T* in, const T* w, int taps) {
+    if (taps > 0) list[count++] = {in, w, taps};
   }
 };
 
-// Pixels first, first + step, ... (count of them) of the sink from inputs `in_step` elements apart.
-template <typename T, Mode M>
-DETNAS_INLINE void strip_row(const Taps<T>& taps, int64_t in_step, int64_t count, int64_t first,
-                             int64_t step, const Sink<T>& sink, int64_t c_begin, int64_t channels,
-                             bool new_range) {
+// Inputs are operands of the multiply-add straight from the first-level cache: keeping them for
+// the next tap would cost more registers than there are, which the barrier tells the compiler.
+template <typename T, int TAPS, int STEP>
+DETNAS_INLINE void accumulate(typename Vec<T>::type (&acc)[kStrip], const T* in, const T* w,
+                              int64_t w_step) {
+  using V = typename Vec<T>::type;
+#pragma GCC unroll 8
+  for (int j = 0; j < TAPS; ++j) {
+    const V weight = load(w + j * w_step);
+#pragma GCC unroll 8
+    for (int i = 0; i < kStrip; ++i) acc[i] += weight * load(in + (i + j) * STEP * kSlab);
+    asm volatile("" ::: "memory");
+  }
+}
+
+// Pixels first, first + step, ... (count of them) of the sink.
+template <typename T, Mode M, int STEP>
+void strip_row(const Segments<T>& segments, int64_t count, int64_t first, int64_t step,
+               const Sink<T>& sink, int64_t c_begin, int64_t channels, bool new_range) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::size;
   for (int64_t v = 0; v < channels; v += L) {
@@ -31,22 +53,30 @@ DETNAS_INLINE void strip_row(const Taps<T>& taps, int64_t in_step, int64_t count
       V acc[kStrip];
 #pragma GCC unroll 8
       for (int i = 0; i < kStrip; ++i) acc[i] = V{};
-      const int64_t offset = x * in_step + v;
-      for (int t = 0; t < taps.count; ++t) {
-        const V w = load(taps.w[t] + v);
-        const T* in = taps.in[t] + offset;
-#pragma GCC unroll 8
-        for (int i = 0; i < kStrip; ++i) acc[i] += w * load(in + i * in_step);
+      const int64_t offset = x * STEP * kSlab + v;
+      const Segment<T>* end = segments.list + segments.count;
+      for (const Segment<T>* s = segments.list; s != end; ++s) {
+        const T *in = s->in + offset, *w = s->w + v;
+        switch (s->taps) {
+          case 1: accumulate<T, 1, STEP>(acc, in, w, segments.w_step); break;
+          case 2: accumulate<T, 2, STEP>(acc, in, w, segments.w_step); break;
+          case 3: accumulate<T, 3, STEP>(acc, in, w, segments.w_step); break;
+          case 4: accumulate<T, 4, STEP>(acc, in, w, segments.w_step); break;
+          case 5: accumulate<T, 5, STEP>(acc, in, w, segments.w_step); break;
+          default: accumulate<T, 7, STEP>(acc, in, w, segments.w_step);
+        }
       }
       if (M == Mode::kStats && new_range && x == 0) lane.set_reference(acc[0]);
-      if (count - x >= kStrip) {
+      if (count - x >= kStrip && lane.full) {
+        lane.seek(first + x * step);
 #pragma GCC unroll 8
-        for (int i = 0; i < kStrip; ++i) lane.put(acc[i], first + (x + i) * step);
+        for (int i = 0; i < kStrip; ++i) lane.put_next(acc[i], step);
       } else {
-        V rest[kStrip];
+        T rest[kStrip * L];
 #pragma GCC unroll 8
-        for (int i = 0; i < kStrip; ++i) rest[i] = acc[i];
-        for (int64_t i = 0; i < count - x; ++i) lane.put(rest[i], first + (x + i) * step);
+        for (int i = 0; i < kStrip; ++i) store(rest + i * L, acc[i]);
+        for (int64_t i = 0; i < kStrip && i < count - x; ++i)
+          lane.put(load(rest + i * L), first + (x + i) * step);
       }
     }
     lane.flush();
@@ -90,21 +120,40 @@ template <typename T, Mode M>
 void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
                     int64_t row_end, T* workspace) {
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
-  const int64_t pad = a.pad(), cp = round_up(a.channels, kChannelPad);
-  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad,
-               pad + kStrip * a.stride, (a.kernel - 1) * a.dilation + a.stride, workspace);
+  const int64_t pad = a.pad(), cp = round_up(a.channels, kChannelPad), d = a.dilation;
+  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad + kStrip * (a.stride + 2),
+               (a.kernel - 1) * d + a.stride, workspace);
+  // Output pixels `phases` apart share their taps: tap kx is `d` inputs on. At stride 2 even and
+  // odd kx lie evenly (d == 1), or all do (d == 2), or each is on its own (d == 3).
+  const int64_t phases = a.stride == 1 ? d : 1;
   for (int64_t oy = row_begin; oy < row_end; ++oy) {
     const int64_t top = oy * a.stride - pad;
-    ring.advance(top, top + (a.kernel - 1) * a.dilation);
-    Taps<T> taps;
-    for (int64_t ky = 0; ky < a.kernel; ++ky) {
-      const int64_t y = top + ky * a.dilation;
-      if (!ring.inside(y)) continue;
-      for (int64_t kx = 0; kx < a.kernel; ++kx)
-        taps.add(ring.row(y) + kx * a.dilation * kSlab, a.w + (ky * a.kernel + kx) * cp + c);
+    ring.advance(top, top + (a.kernel - 1) * d);
+    for (int64_t phase = 0; phase < phases && phase < a.out_width; ++phase) {
+      Segments<T> segments;
+      const int64_t apart = a.stride == 1 || d == 2 ? 1 : d == 1 ? 2 : a.kernel;  // of kx
+      segments.w_step = apart * cp;
+      for (int64_t ky = 0; ky < a.kernel; ++ky) {
+        if (!ring.inside(top + ky * d)) continue;
+        for (int64_t kx = 0; kx < apart; ++kx)
+          segments.add(ring.row(top + ky * d) + (phase + kx * d) * kSlab,
+                       a.w + (ky * a.kernel + kx) * cp + c,
+                       static_cast<int>((a.kernel - kx + apart - 1) / apart));
+      }
+      const int64_t first = (n * a.out_height + oy) * a.out_width + phase;
+      const int64_t count = (a.out_width - phase + phases - 1) / phases;
+      const bool new_range = oy == row_begin && phase == 0;
+      switch (a.stride * phases) {
+        case 1:
+          strip_row<T, M, 1>(segments, count, first, 1, a.sink, c, channels, new_range);
+          break;
+        case 2:
+          strip_row<T, M, 2>(segments, count, first, phases, a.sink, c, channels, new_range);
+          break;
+        default:
+          strip_row<T, M, 3>(segments, count, first, phases, a.sink, c, channels, new_range);
+      }
     }
-    strip_row<T, M>(taps, a.stride * kSlab, a.out_width, (n * a.out_height + oy) * a.out_width, 1,
-                    a.sink, c, channels, oy == row_begin);
   }
 }
 
@@ -119,30 +168,41 @@ void depthwise(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begi
 DETNAS_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
 // Input pixel (y, x) receives grad[(y + pad - ky d) / s, (x + pad - kx d) / s] * w[ky, kx] from
-// every tap that divides evenly. Pixels of equal x modulo s share their taps.
+// every tap that divides evenly. Pixels of equal x modulo s (at s == 1: modulo d) share their taps.
 template <typename T, Mode M>
 void depthwise_grad_input_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
                                int64_t row_end, T* workspace) {
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
-  const int64_t pad = a.pad(), halo = (a.kernel - 1) * a.dilation, s = a.stride;
+  const int64_t pad = a.pad(), halo = (a.kernel - 1) * a.dilation, s = a.stride, d = a.dilation;
   const int64_t cp = round_up(a.channels, kChannelPad);
-  Ring<T> ring(a.source, n, a.out_height, a.out_width, c, channels, halo, halo + kStrip + 1,
+  Ring<T> ring(a.source, n, a.out_height, a.out_width, c, channels, halo, halo + 3 * kStrip + 1,
                halo / s + 2, workspace);
+  const int64_t phases = s == 1 ? d : s;
+  // Taps kx, kx + apart, ... lie one strip step apart, in falling order.
+  const int64_t apart = s == 1 || d == 2 ? 1 : d == 1 ? 2 : a.kernel;
   for (int64_t y = row_begin; y < row_end; ++y) {
     ring.advance(floor_div(y + pad - halo + s - 1, s), floor_div(y + pad, s));
-    for (int64_t phase = 0; phase < s && phase < a.width; ++phase) {
-      Taps<T> taps;
+    for (int64_t phase = 0; phase < phases && phase < a.width; ++phase) {
+      Segments<T> segments;
+      segments.w_step = -apart * cp;
       for (int64_t ky = 0; ky < a.kernel; ++ky) {
-        const int64_t ty = y + pad - ky * a.dilation;
+        const int64_t ty = y + pad - ky * d;
         if (floor_div(ty, s) * s != ty || !ring.inside(ty / s)) continue;
-        for (int64_t kx = 0; kx < a.kernel; ++kx) {
-          const int64_t tx = phase + pad - kx * a.dilation, ox = floor_div(tx, s);
+        for (int64_t kx = 0; kx < apart; ++kx) {
+          const int64_t taps = (a.kernel - kx + apart - 1) / apart, last = kx + (taps - 1) * apart;
+          const int64_t tx = phase + pad - last * d, ox = floor_div(tx, s);
           if (ox * s == tx)
-            taps.add(ring.row(ty / s) + (ox + halo) * kSlab, a.w + (ky * a.kernel + kx) * cp + c);
+            segments.add(ring.row(ty / s) + (ox + halo) * kSlab, a.w + (ky * a.kernel + last) * cp + c,
+                         static_cast<int>(taps));
         }
       }
-      strip_row<T, M>(taps, kSlab, (a.width - phase + s - 1) / s,
-                      (n * a.height + y) * a.width + phase, s, a.sink, c, channels, false);
+      const int64_t first = (n * a.height + y) * a.width + phase;
+      const int64_t count = (a.width - phase + phases - 1) / phases;
+      switch (s == 1 ? d : 1) {
+        case 1: strip_row<T, M, 1>(segments, count, first, phases, a.sink, c, channels, false); break;
+        case 2: strip_row<T, M, 2>(segments, count, first, phases, a.sink, c, channels, false); break;
+        default: strip_row<T, M, 3>(segments, count, first, phases, a.sink, c, channels, false);
+      }
     }
   }
 }

@@ -65,6 +65,14 @@ void pack_matrix(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int6
     }
     for (int64_t i0 = 0; i0 < k; i0 += B) {
       const int64_t i1 = i0 + B < k ? i0 + B : k;
+      if (cols == P && stride_k == 1) {
+        for (int64_t i = i0; i < i1; ++i) {
+          T* __restrict row = out + i * P;
+#pragma GCC unroll 32
+          for (int j = 0; j < P; ++j) row[j] = in[j * stride_n + i];
+        }
+        continue;
+      }
       for (int64_t j = 0; j < P; ++j)
         for (int64_t i = i0; i < i1; ++i)
           out[i * P + j] = j < cols ? in[j * stride_n + i * stride_k] : T(0);
@@ -97,10 +105,25 @@ void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
           lane0.set_reference(tile[0][0]);
           if (two) lane1.set_reference(tile[0][1]);
         }
+        if (lane0.full && lane1.full) {
+          lane0.seek(m0 + r0);
+          lane1.seek(m0 + r0);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) {
+            lane0.put_next(tile[r][0], 1);
+            lane1.put_next(tile[r][1], 1);
+          }
+          return;
+        }
+        T rest[R][kCols * L];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-          lane0.put(tile[r][0], m0 + r0 + r);
-          if (two) lane1.put(tile[r][1], m0 + r0 + r);
+          store(rest[r], tile[r][0]);
+          store(rest[r] + L, tile[r][1]);
+        }
+        for (int r = 0; r < R; ++r) {
+          lane0.put(load(rest[r]), m0 + r0 + r);
+          if (two) lane1.put(load(rest[r] + L), m0 + r0 + r);
         }
       });
       lane0.flush();

@@ -11,15 +11,25 @@ DETNAS_INLINE Mode mode_of(const Sink<T>& s) {
 template <typename T, Mode M>
 struct SinkLane {
   using V = typename Vec<T>::type;
+  T* const out;
+  const T* const x;
+  const int64_t ld, ld_x;
+  const bool affine, x_relu;
+  const int64_t c, n;  // first channel, channels left
+  const bool full;     // a whole vector of channels is left
   const Sink<T>& s;
-  int64_t c, n;  // first channel, channels left
-  V first = {}, second = {}, ref = {}, bias = {}, scale = {}, shift = {};
+  V first = {}, second = {}, ref = {}, bias = {}, floor = {}, scale = {}, shift = {};
+  T* next = nullptr;
+  const T* next_x = nullptr;
 
   DETNAS_INLINE SinkLane(const Sink<T>& sink, int64_t channel, int64_t left)
-      : s(sink), c(channel), n(left) {
+      : out(sink.out + channel), x(sink.x ? sink.x + channel : nullptr), ld(sink.ld), ld_x(sink.ld_x),
+        affine(sink.scale != nullptr), x_relu(sink.x_relu), c(channel), n(left),
+        full(left >= Vec<T>::size), s(sink) {
     if (s.bias) bias = load(s.bias + c);
+    floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
     if (M == Mode::kStats) ref = load(s.ref + c);
-    if (M == Mode::kGradient && s.scale) {
+    if (M == Mode::kGradient && affine) {
       scale = load(s.scale + c);
       shift = load(s.shift + c);
     }
@@ -33,28 +43,40 @@ struct SinkLane {
     ref = load(s.ref + c);
   }
 
-  DETNAS_INLINE void put(V v, int64_t pixel) {
+  DETNAS_INLINE V finish(V v, V in) {
     if (M == Mode::kGradient) {
-      const V x = load_part(s.x + pixel * s.ld_x + c, n);
       const V zero = {};
-      if (s.scale) {
-        if (s.x_relu) v = x * scale + shift <= zero ? zero : v;
-        first += v * x;
+      if (affine) {
+        if (x_relu) v = in * scale + shift <= zero ? zero : v;
+        first += v * in;
         second += v;
-        v = v * scale;
-      } else if (s.x_relu) {
-        v = x <= zero ? zero : v;
+        return v * scale;
       }
-    } else {
-      v = v + bias;
-      if (M == Mode::kPlain && s.relu) v = relu<T>(v);
-      if (M == Mode::kStats) {
-        const V d = v - ref;
-        first += d;
-        second += d * d;
-      }
+      return x_relu ? (in <= zero ? zero : v) : v;
     }
-    store_part(s.out + pixel * s.ld + c, v, n);
+    v = v + bias;
+    if (M == Mode::kPlain) return v < floor ? floor : v;
+    const V d = v - ref;
+    first += d;
+    second += d * d;
+    return v;
+  }
+
+  DETNAS_INLINE void put(V v, int64_t pixel) {
+    const V in = M == Mode::kGradient ? load_part(x + pixel * ld_x, n) : V{};
+    store_part(out + pixel * ld, finish(v, in), n);
+  }
+
+  // The same for a sequence of pixels, `step` apart, where `full`.
+  DETNAS_INLINE void seek(int64_t pixel) {
+    next = out + pixel * ld;
+    next_x = x + pixel * ld_x;
+  }
+  DETNAS_INLINE void put_next(V v, int64_t step) {
+    const V in = M == Mode::kGradient ? load(next_x) : V{};
+    store(next, finish(v, in));
+    next += step * ld;
+    next_x += step * ld_x;
   }
 
   DETNAS_INLINE void flush() {
@@ -62,7 +84,7 @@ struct SinkLane {
       add_lanes<T>(s.sum + c, first, n);
       add_lanes<T>(s.sum_sq + c, second, n);
     }
-    if (M == Mode::kGradient && s.scale) {
+    if (M == Mode::kGradient && affine) {
       add_lanes<T>(s.d_scale + c, first, n);
       add_lanes<T>(s.d_shift + c, second, n);
     }

@@ -1,0 +1,111 @@
+"""Operators against their references in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+CAPABILITIES = ("default", "avx2", "avx512")
+# Largest error relative to the largest value, for results rounded to the dtype.
+TOLERANCE = {
+    torch.float64: 1e-11,
+    torch.float32: 2e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+
+
+@contextmanager
+def capability(name: str) -> Iterator[None]:
+    """Runs with the kernels of one instruction set; skips where the machine lacks it."""
+    previous = torch.ops.detnas_d2.cpu_capability()
+    try:
+        torch.ops.detnas_d2.set_cpu_capability(name)
+    except RuntimeError:
+        pytest.skip(f"{name} is not available on this machine")
+    try:
+        yield
+    finally:
+        torch.ops.detnas_d2.set_cpu_capability(previous)
+
+
+def tensors(value: object) -> list[Tensor]:
+    """All tensors inside nested tuples and lists, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [t for v in value for t in tensors(v)]
+    return []
+
+
+def convert(value: object, dtype: torch.dtype, grad: bool = False) -> object:
+    if isinstance(value, Tensor):
+        return value.detach().to(dtype).requires_grad_(grad)
+    if isinstance(value, (list, tuple)):
+        return [convert(v, dtype, grad) for v in value]
+    return value
+
+
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
+    assert actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}"
+    a, e = actual.double(), expected.double()
+    assert torch.equal(a.isnan(), e.isnan()), f"{what}: NaN in other places"
+    if a.numel() == 0:
+        return
+    a, e = a.nan_to_num(), e.nan_to_num()
+    error = (a - e).abs().max().item() / max(e.abs().max().item(), 1e-6)
+    assert error <= tolerance, f"{what}: relative error {error:.2g} > {tolerance:.2g}"
+
+
+def check_values(op: Callable, reference: Callable, args: tuple, tolerance: float) -> None:
+    """``op`` on the arguments as they are, against the reference on them in float64."""
+    actual = tensors(op(*args))
+    expected = tensors(reference(*convert(args, torch.float64)))
+    assert len(actual) == len(expected)
+    for i, (a, e) in enumerate(zip(actual, expected)):
+        assert_near(a, e, tolerance, f"output {i}")
+
+
+def check_gradients(
+    op: Callable,
+    reference: Callable,
+    args: tuple,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    """Gradients of all floating arguments for random gradients of all outputs."""
+
+    def run(f: Callable, dtype: torch.dtype, grads: list[Tensor] | None) -> tuple:
+        leaves = convert(args, dtype, grad=True)
+        outputs = [t for t in tensors(f(*leaves)) if t.requires_grad]
+        if grads is None:
+            grads = [torch.randn(t.shape, dtype=torch.float64) for t in outputs]
+        cast = [g.to(t.dtype) for g, t in zip(grads, outputs)]
+        return torch.autograd.grad(outputs, tensors(leaves), cast, allow_unused=True), grads
+
+    expected, grads = run(reference, torch.float64, None)
+    actual, _ = run(op, dtype, grads)
+    for i, (a, e) in enumerate(zip(actual, expected)):
+        assert (a is None) == (e is None), f"gradient {i} is missing or superfluous"
+        if e is not None:
+            assert_near(a, e, tolerance, f"gradient {i}")
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def layouts(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The same shape in every layout that a kernel may meet."""
+    n, c, h, w = shape
+    return [
+        channels_last(torch.randn(shape, dtype=dtype)),
+        torch.randn(shape, dtype=dtype),
+        channels_last(torch.randn(n, 2 * c, h, w, dtype=dtype))[:, c:],
+        channels_last(torch.randn(n, 2 * c, h, w, dtype=dtype))[:, 1::2],
+        torch.randn(n, c, w, h, dtype=dtype).transpose(2, 3),
+    ]

@@ -1,0 +1,132 @@
+"""shuffle_concat and shuffle_block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from detnas_d2 import ops
+from detnas_d2.ops import reference
+from tests.ops.compare import (
+    CAPABILITIES,
+    TOLERANCE,
+    capability,
+    channels_last,
+    check_gradients,
+    check_values,
+    layouts,
+)
+
+
+def halves(channels: int) -> tuple:
+    return torch.randn(channels), torch.randn(channels)
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 4, 7), (1, 48, 5, 6)])
+@pytest.mark.parametrize("method", [0, 1, 2])
+@pytest.mark.parametrize("split", [False, True])
+def test_shuffle_concat(name: str, shape: tuple, method: int, split: bool) -> None:
+    torch.manual_seed(0)
+    c = shape[1]
+    with capability(name):
+        for left, right in zip(layouts(shape), reversed(layouts(shape))):
+            for args in (
+                (left, right, None, None, *halves(c), False, True, method, split),
+                (left, right, *halves(c), *halves(c), True, True, method, split),
+                (left, right, None, None, None, None, False, False, method, split),
+            ):
+                check_values(ops.shuffle_concat, reference.shuffle_concat, args, 1e-6)
+            check_gradients(
+                ops.shuffle_concat,
+                reference.shuffle_concat,
+                (left, right, None, None, *halves(c), False, True, method, split),
+                torch.float32,
+                2e-5,
+            )
+
+
+def test_halves_of_different_size_and_gradients_of_both_affines() -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(2, 3, 4, 5), torch.randn(2, 7, 4, 5)
+    for method, split in ((0, False), (1, True), (2, True)):
+        args = (left, right, *halves(3), *halves(7), True, False, method, split)
+        check_values(ops.shuffle_concat, reference.shuffle_concat, args, 1e-6)
+        check_gradients(ops.shuffle_concat, reference.shuffle_concat, args, torch.float64, 1e-9)
+
+
+def test_methods_are_those_of_the_released_code() -> None:
+    x = torch.arange(8.0).view(1, 8, 1, 1)
+    left, right = ops.shuffle_concat(x[:, :4], x[:, 4:], method=1, split=True)
+    assert left.flatten().tolist() == [0, 4, 1, 5] and right.flatten().tolist() == [2, 6, 3, 7]
+    left, right = ops.shuffle_concat(x[:, :4], x[:, 4:], method=2, split=True)
+    assert left.flatten().tolist() == [0, 2, 4, 6] and right.flatten().tolist() == [1, 3, 5, 7]
+
+
+def test_shuffle_concat_errors_and_empty() -> None:
+    x = torch.randn(1, 3, 2, 2)
+    with pytest.raises(RuntimeError, match="even number of channels"):
+        ops.shuffle_concat(x, x[:, :2], method=2)
+    with pytest.raises(RuntimeError, match="right: expected the batch and size of left"):
+        ops.shuffle_concat(x, x[..., :1])
+    with pytest.raises(RuntimeError, match="method: expected 0, 1 or 2"):
+        ops.shuffle_concat(x, x, method=3)
+    assert ops.shuffle_concat(x[:0], x[:0]).shape == (0, 6, 2, 2)
+
+
+def test_shuffle_concat_opcheck() -> None:
+    left, right = (torch.randn(2, 4, 3, 3, requires_grad=True) for _ in range(2))
+    scale, shift = (torch.randn(4, requires_grad=True) for _ in range(2))
+    for split in (True, False):
+        args = (left, right, None, None, scale, shift, False, True, 2, split)
+        opcheck(torch.ops.detnas_d2.shuffle_concat, args)
+
+
+def block(c: int, kernel: int, stride: int) -> tuple[list, list]:
+    """Random folded weights of a block with c input channels."""
+    main_in = c // 2 if stride == 1 else c
+    out, mid = (c // 2, c // 2) if stride == 1 else (c, c)
+    if kernel == 0:
+        shapes = [(main_in, 1, 3), (mid, main_in, 1), (mid, 1, 3), (mid, mid, 1), (mid, 1, 3)]
+        shapes += [(out, mid, 1)]
+    else:
+        shapes = [(mid, main_in, 1), (mid, 1, kernel), (out, mid, 1)]
+    if stride == 2:
+        shapes += [(c, 1, kernel or 3), (c, c, 1)]
+    weights = [torch.randn(o, i, k, k) / (i * k) for o, i, k in shapes]
+    return weights, [torch.randn(s[0]) for s in shapes]
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("kernel", [3, 5, 7, 0])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (2, 10, 13, 9), (1, 64, 40, 56), (1, 96, 3, 50)])
+def test_shuffle_block(name: str, kernel: int, stride: int, shape: tuple) -> None:
+    torch.manual_seed(0)
+    weights, biases = block(shape[1], kernel, stride)
+    x = torch.randn(shape)
+    threads = torch.get_num_threads()
+    with capability(name):
+        try:
+            for method, n in ((1, 1), (2, 3)):
+                torch.set_num_threads(n)
+                for layout in (x, channels_last(x)):
+                    args = (layout, weights, biases, kernel, stride, method)
+                    check_values(ops.shuffle_block, reference.shuffle_block, args, 5e-5)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_shuffle_block_dtypes_errors_and_opcheck() -> None:
+    weights, biases = block(8, 3, 1)
+    x = torch.randn(1, 8, 5, 5)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        args = (x.to(dtype), [w.to(dtype) for w in weights], biases, 3, 1, 2)
+        check_values(ops.shuffle_block, reference.shuffle_block, args, TOLERANCE[dtype] * 2)
+    opcheck(torch.ops.detnas_d2.shuffle_block, (x, weights, biases, 3, 1, 2))
+    assert ops.shuffle_block(x[:0], weights, biases, 3, 1, 2).shape == (0, 8, 5, 5)
+    with pytest.raises(RuntimeError, match="weights, biases: expected 3 tensors each"):
+        ops.shuffle_block(x, weights[:2], biases[:2], 3, 1, 2)
+    with pytest.raises(RuntimeError, match="kernel: expected 3, 5, 7 or 0"):
+        ops.shuffle_block(x, weights, biases, 4, 1, 2)
