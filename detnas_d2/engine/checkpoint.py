@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from detnas_d2.modeling import adapt_state_dict
+from detnas_d2.modeling import WeightsError, adapt_state_dict
 
 
 class DetNASCheckpointer(DetectionCheckpointer):
@@ -56,10 +56,26 @@ class DetNASCheckpointer(DetectionCheckpointer):
             "matching_heuristics": True,
         }
 
+    def load_all(self, path: str) -> None:
+        """Loads weights for the whole model; other states in the file are left alone.
+
+        Raises:
+            WeightsError: the file has no weights, or others, for a part of the model.
+        """
+        self.load(path, checkpointables=[])
+        missing = [k for k in self._missing if not k.endswith("num_batches_tracked")]
+        if missing:
+            raise WeightsError(
+                f"{path} holds no fitting weights for {len(missing)} tensors of the model: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+            )
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if not checkpoint.get("matching_heuristics", False):
             checkpoint["model"] = adapt_state_dict(checkpoint["model"], self.model)
-        return super()._load_model(checkpoint)
+        incompatible = super()._load_model(checkpoint)
+        self._missing = list(incompatible.missing_keys)
+        return incompatible
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -70,6 +86,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy.core.multiarray", "scalar"),
         ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
         ("_codecs", "encode"),

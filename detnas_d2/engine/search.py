@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 from typing import Any
@@ -11,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.config.tools import flatten, load_config, short_yaml
 from detnas_d2.data import build_calibration_batches, build_test_loader
 from detnas_d2.data.files import write_text
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
@@ -69,7 +70,7 @@ def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateReco
             searcher=searcher,
             limits=constraint.limits,
             checkpoint_sha256=sha256_of(cfg.MODEL.WEIGHTS),
-            **evaluation_fingerprint(cfg),
+            **evaluation_fingerprint(cfg, latency),
         ),
         resume=resume,
     )
@@ -97,11 +98,12 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
 
     Raises:
         ValueError: it holds no supernet.
+        WeightsError: the weights are not those of the whole model, e.g. a classifier's.
     """
     model = Trainer.build_model(cfg)
     if find_supernet(model) is None:
         raise ValueError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}: no supernet to search")
-    DetNASCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    DetNASCheckpointer(model).load_all(cfg.MODEL.WEIGHTS)
     return model.eval()
 
 
@@ -136,15 +138,21 @@ def build_candidate_evaluator(cfg: CfgNode, model: nn.Module) -> SequentialEvalu
     )
 
 
-def evaluation_fingerprint(cfg: CfgNode) -> dict[str, Any]:
-    """What besides the weights decides a candidate's fitness."""
+def evaluation_fingerprint(cfg: CfgNode, latency: LatencyTable | None) -> dict[str, Any]:
+    """What besides weights, space and searcher decides which candidates there are and their
+    fitness.
+    """
+    table = "" if latency is None else hashlib.sha256(latency.to_json().encode()).hexdigest()
     return {
         "validation": validation_set(cfg),
         "calibration": {**cfg.SEARCH.CALIBRATION, "DATASET": calibration_set(cfg)},
         "metric": metric_name(cfg, validation_set(cfg)),
         "split": dict(cfg.DATASETS.SEARCH_SPLIT),
         "input": {k: cfg.INPUT[k] for k in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "FORMAT")},
-        "shuffle_method": cfg.MODEL.DETNAS.SHUFFLE_METHOD,
+        "model": {k: v for k, v in flatten(cfg.MODEL).items() if k not in ("WEIGHTS", "DEVICE")},
+        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "cost_input": list(cfg.SEARCH.MAX_MACS_INPUT),
+        "latency_table_sha256": table,
     }
 
 
@@ -157,8 +165,13 @@ def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
         if cfg.SEARCH.LATENCY_TABLE:
             raise FileNotFoundError(f"SEARCH.LATENCY_TABLE: {file!r} does not exist")
         logger.info("Measuring latency on %s; kept in %s", cfg.MODEL.DEVICE, file)
-        size = (cfg.SEARCH.MAX_MACS_INPUT[0], cfg.SEARCH.MAX_MACS_INPUT[1])
-        write_text(file, measure_latency(space, input_size=size, device=cfg.MODEL.DEVICE).to_json())
+        table = measure_latency(
+            space,
+            input_size=tuple(cfg.SEARCH.MAX_MACS_INPUT),
+            device=cfg.MODEL.DEVICE,
+            shuffle_method=cfg.MODEL.DETNAS.SHUFFLE_METHOD,
+        )
+        write_text(file, table.to_json())
     comm.synchronize()
     with open(file) as text:
         return LatencyTable.from_json(text.read(), space)

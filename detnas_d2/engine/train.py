@@ -34,6 +34,7 @@ def evaluate(cfg: CfgNode) -> Any:
     Raises:
         ValueError: the config builds a supernet, which has no path to evaluate, or names no
             weights.
+        WeightsError: the weights are not those of the whole model.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: --eval-only needs trained weights")
@@ -43,7 +44,7 @@ def evaluate(cfg: CfgNode) -> Any:
             f"{cfg.MODEL.BACKBONE.NAME} is a supernet and has no path to evaluate: use "
             "search_net.py, or a searched backbone with MODEL.DETNAS.PATH"
         )
-    DetNASCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    DetNASCheckpointer(model).load_all(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

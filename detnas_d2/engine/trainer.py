@@ -74,12 +74,11 @@ class PathTrainer(SimpleTrainer):
 
     def set_data(self, data_loader: Any) -> None:
         """Sets what the next steps train on."""
-        self.data_loader = data_loader
-        self._data_loader_iter = iter(data_loader)
+        self._batches = iter(data_loader)
 
     def run_step(self) -> None:
         start = time.perf_counter()
-        data = next(self._data_loader_iter)
+        data = next(self._batches)
         data_time = time.perf_counter() - start
         torch.manual_seed(iteration_seed(self.seed, self.iter, comm.get_rank()))
         self.optimizer.zero_grad(set_to_none=True)
@@ -154,20 +153,29 @@ class Trainer(DefaultTrainer):
         broadcast_state(module)
 
     def train(self) -> Any:
-        if self.start_iter >= self.max_iter:
+        """Trains to ``SOLVER.MAX_ITER``; returns the results of the final evaluation.
+
+        A training that was finished before is only evaluated. None for a model that is not
+        evaluated, like a supernet; an empty dict without ``DATASETS.TEST``.
+        """
+        if self.start_iter < self.max_iter:
+            self._trainer.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
+            super().train()
+        else:
             logging.getLogger(__name__).info(
                 "Training is finished (iteration %d of %d).", self.start_iter, self.max_iter
             )
-            return None
-        self._trainer.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
-        return super().train()
+            if any(isinstance(hook, EvalHook) for hook in self._hooks):
+                self._last_eval_results = self.test(self.cfg, self.model)
+        return getattr(self, "_last_eval_results", None)
 
+    # The key and the one call are those of Detectron2's main branch; version 0.6 has neither.
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "step": self._trainer.state_dict()}
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._trainer.load_state_dict(state_dict["step"])
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -190,8 +198,9 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[Any]:
-        hooks = super().build_hooks()
-        if self._trainer.supernet is not None:
-            # A supernet has no path to evaluate; a search does that.
-            hooks = [hook for hook in hooks if not isinstance(hook, EvalHook)]
-        return hooks
+        if self._trainer.supernet is None:
+            return super().build_hooks()
+        # A supernet has no path to evaluate or to take statistics of; a search does both.
+        if self.cfg.TEST.PRECISE_BN.ENABLED:
+            raise ValueError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
+        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]

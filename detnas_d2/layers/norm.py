@@ -37,6 +37,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         count = torch.tensor([x.numel() / x.size(1)], dtype=torch.float64)
         dist.all_reduce(count)
         n = count.item()
+        if n == 0:
+            return nn.BatchNorm2d.forward(self, x)
         mean = all_reduce(x.float().sum(dims)) / n
         var = all_reduce((x.float() - mean.view(shape)).square().sum(dims)) / n
         if self.track_running_stats:

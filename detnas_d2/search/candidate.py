@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+CANDIDATE_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
+"""Exceptions that say something about one candidate (CUDA out of memory is a RuntimeError)."""
+
 Choices = tuple[int, ...]
 """One op index per layer of the search space."""
 

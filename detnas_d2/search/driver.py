@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from detnas_d2.search.candidate import (
+    CANDIDATE_FAILURES,
     CandidateFailed,
     CandidateRecord,
     Choices,
@@ -24,9 +25,6 @@ from detnas_d2.search.ranks import Ranks
 from detnas_d2.search.searcher import GenerationSearcher
 
 logger = logging.getLogger("detnas_d2.search")
-
-CANDIDATE_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
-"""Exceptions that say something about one candidate (CUDA out of memory is a RuntimeError)."""
 
 
 class ReplayError(HistoryError):

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+import torch
+from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.data import CalibrationBatches
 from detnas_d2.modeling import activate
 from detnas_d2.search.candidate import Evaluation
+from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import BNStatistics, installed, recalibrate
 from detnas_d2.search.scoring import flat_metrics
 from detnas_d2.search_space import Path
@@ -71,18 +73,29 @@ class SequentialEvaluator:
         start = time.perf_counter()
         statistics = self.statistics(path)
         calibrated = time.perf_counter()
-        evaluator = _Timed(self.build_evaluator())
-        with activate(self.model, path), installed(self.model, statistics), _quiet():
-            results = inference_on_dataset(self.model, self.data_loader, evaluator)
+        evaluator = _Counting(self.build_evaluator())
+        with activate(self.model, path), installed(self.model, statistics), all_or_none():
+            self._infer(evaluator)
+        inferred = time.perf_counter()
+        with _quiet():
+            results = evaluator.evaluate()
         gathered = comm.all_gather((flat_metrics(results or {}), evaluator.detections))
-        metrics = next(metrics for metrics, _ in gathered if metrics)
+        # Evaluators report on rank 0, classification on all.
+        metrics = gathered[0][0]
         detections = sum(count for _, count in gathered)
         seconds = {
             "recalibration": calibrated - start,
-            "inference": time.perf_counter() - calibrated - evaluator.seconds,
-            "scoring": evaluator.seconds,
+            "inference": inferred - calibrated,
+            "scoring": time.perf_counter() - inferred,
         }
         return Evaluation(fitness_of(metrics, self.metric, detections), metrics, seconds)
+
+    @torch.no_grad()
+    def _infer(self, evaluator: DatasetEvaluator) -> None:
+        evaluator.reset()
+        with inference_context(self.model):
+            for inputs in self.data_loader:
+                evaluator.process(inputs, self.model(inputs))
 
 
 def fitness_of(metrics: dict[str, float], metric: str, detections: int) -> float:
@@ -100,11 +113,11 @@ def fitness_of(metrics: dict[str, float], metric: str, detections: int) -> float
     return 0.0 if math.isnan(value) and detections == 0 else value
 
 
-class _Timed(DatasetEvaluator):
-    """Measures the time of an evaluator's final scoring, and counts detections."""
+class _Counting(DatasetEvaluator):
+    """Counts the detections that go into an evaluator."""
 
     def __init__(self, inner: DatasetEvaluator) -> None:
-        self.inner, self.seconds, self.detections = inner, 0.0, 0
+        self.inner, self.detections = inner, 0
 
     def reset(self) -> None:
         self.inner.reset()
@@ -114,10 +127,7 @@ class _Timed(DatasetEvaluator):
         self.inner.process(inputs, outputs)
 
     def evaluate(self) -> Any:
-        start = time.perf_counter()
-        results = self.inner.evaluate()
-        self.seconds = time.perf_counter() - start
-        return results
+        return self.inner.evaluate()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,11 @@ its word counts. This file is all that the search needs of torch.distributed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from detnas_d2.search.candidate import CANDIDATE_FAILURES, CandidateFailed
 
 
 class Ranks:
@@ -36,3 +40,24 @@ class SingleProcess(Ranks):
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+
+@contextmanager
+def all_or_none(ranks: Ranks | None = None) -> Iterator[None]:
+    """A block without collective calls that succeeds on all ranks or fails on all (collective).
+
+    Without it, a rank whose candidate fails would leave the others waiting in the next collective
+    call. Where the block itself did not fail, a RuntimeError names the rank where it did.
+    """
+    failure = None
+    try:
+        yield
+    except CANDIDATE_FAILURES as error:
+        failure = error
+    text = None if failure is None else str(CandidateFailed.because(failure))
+    texts = (ranks or Ranks()).gather(text)
+    if failure is not None:
+        raise failure
+    for rank, text in enumerate(texts):
+        if text is not None:
+            raise RuntimeError(f"rank {rank}: {text}")

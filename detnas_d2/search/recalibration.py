@@ -20,6 +20,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detnas_d2.search.ranks import all_or_none
+
 
 @dataclass
 class Moments:
@@ -194,10 +196,15 @@ def recalibrate(
         seed: seed of the model's random choices.
         forward: what to run, the smallest sufficient part of the model by default.
 
+    Returns:
+        the statistics of every BatchNorm that ran; empty for a model without BatchNorm.
+
     Raises:
         ValueError: no batch on any rank.
         FloatingPointError: statistics that are not finite (diverged weights), naming the module.
     """
+    if not batch_norms(model):
+        return BNStatistics()
     needs_training = True
     if forward is None:
         forward, needs_training = calibration_forward(model)
@@ -206,6 +213,7 @@ def recalibrate(
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     try:
         with (
+            all_or_none(),
             EventStorage(0),
             torch.random.fork_rng(devices=devices),
             collecting(model) as statistics,

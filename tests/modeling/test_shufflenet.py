@@ -4,13 +4,10 @@ import random
 
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from detnas_d2.config.tools import base_config
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import (
     SearchedBackbone,
@@ -20,6 +17,7 @@ from detnas_d2.modeling import (
     find_supernet,
 )
 from detnas_d2.search_space import SPACES, PathError
+from tests.helpers import detector_config, training_batch
 
 TINY = SPACES["detnas_tiny"]
 
@@ -121,64 +119,14 @@ def test_released_initial_weights() -> None:
     assert (block.main[0].norm.bias == 1e-4).all()
 
 
-def detector_config(kind: str) -> CfgNode:
-    cfg = base_config()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.DETNAS.SPACE = "detnas_tiny"
-    cfg.MODEL.FPN.IN_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.BACKBONE.NAME = "build_detnas_supernet_fpn_backbone"
-    if kind == "retinanet":
-        cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-        cfg.MODEL.BACKBONE.NAME = "build_detnas_supernet_retinanet_fpn_backbone"
-        cfg.MODEL.FPN.IN_FEATURES = ["stage2", "stage3", "stage4"]
-        cfg.MODEL.RETINANET.NUM_CLASSES = 3
-        return cfg
-    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    cfg.MODEL.MASK_ON = kind == "mask"
-    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
-    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
-    cfg.MODEL.ROI_BOX_HEAD.NAME = "DetNASConvFCHead"
-    cfg.MODEL.ROI_BOX_HEAD.NUM_CONV = 1
-    cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = 16
-    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
-    cfg.MODEL.ROI_BOX_HEAD.NORM = "SyncBN"
-    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
-    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
-    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 8
-    return cfg
-
-
-def training_batch(masks: bool) -> list[dict]:
-    batch = []
-    for height, width in ((64, 96), (80, 64)):
-        instances = Instances((height, width))
-        instances.gt_boxes = Boxes(torch.tensor([[4.0, 6, 30, 40], [20, 10, 60, 60]]))
-        instances.gt_classes = torch.tensor([0, 2])
-        if masks:
-            bits = torch.zeros(2, height, width, dtype=torch.bool)
-            bits[0, 6:40, 4:30], bits[1, 10:60, 20:60] = True, True
-            instances.gt_masks = BitMasks(bits)
-        image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
-        batch.append({"image": image, "instances": instances, "height": height, "width": width})
-    return batch
-
-
 @pytest.mark.parametrize("kind", ["faster", "mask", "retinanet"])
 def test_detectron2_meta_architectures_host_the_supernet(kind: str) -> None:
     torch.manual_seed(0)
     cfg = detector_config(kind)
-    if kind == "mask":
-        cfg.INPUT.MASK_FORMAT = "bitmask"
     model = build_model(cfg)
     path = TINY.random_path(random.Random(4))
     with EventStorage(0), activate(model, path):
-        losses = model.train()(training_batch(kind == "mask"))
+        losses = model.train()(training_batch(masks=kind == "mask"))
         sum(losses.values()).backward()
     assert all(v.isfinite() for v in losses.values())
     moved = {name for name, p in model.named_parameters() if p.grad is not None}
@@ -187,7 +135,7 @@ def test_detectron2_meta_architectures_host_the_supernet(kind: str) -> None:
             prefix = f"backbone.bottom_up.blocks.{index}.candidates.{op}."
             assert any(n.startswith(prefix) for n in moved) == (op == path.ops[index])
     with torch.no_grad(), activate(model, path):
-        outputs = model.eval()(training_batch(False))
+        outputs = model.eval()(training_batch())
     assert len(outputs) == 2 and all("instances" in output for output in outputs)
 
 
