@@ -143,6 +143,8 @@ def installed(model: nn.Module, statistics: BNStatistics) -> Iterator[None]:
         for name, moments in statistics.moments.items():
             if name not in modules:
                 raise KeyError(f"statistics of {name!r}, but the model has no such BatchNorm")
+            if moments.count == 0:  # it ran, but saw nothing
+                continue
             module = modules[name]
             own[name] = (module.running_mean, module.running_var)
             module.running_mean = moments.mean.to(own[name][0])
