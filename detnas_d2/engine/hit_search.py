@@ -21,9 +21,10 @@ from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
 from detnas_d2.modeling.hit.build import candidate_ops
 from detnas_d2.search.relaxation import decode_parts
+from detnas_d2.search_space.costs import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
-from detnas_d2.search_space.hit_network import get_hit_network
+from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 
 logger = logging.getLogger("detnas_d2.search")
 
@@ -126,6 +127,28 @@ def decode(cfg: CfgNode, model: nn.Module) -> Genotype:
     """The genotype of a relaxed model's parts."""
     network = get_hit_network(cfg.MODEL.HIT.NETWORK)
     return Genotype(network, **decode_parts(model), levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def genotype_of(cfg: CfgNode) -> Genotype:
+    """The genotype that ``cfg.MODEL.HIT`` gives its fixed parts."""
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    texts = {part: cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS}
+    return Genotype(network, **texts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def genotype_cost(cfg: CfgNode) -> Cost:
+    """Cost of the searchable layers of :func:`genotype_of`, at ``HIT_SEARCH.COST_INPUT``."""
+    genotype, total = genotype_of(cfg), Cost()
+    for part, ops in genotype.parts.items():
+        names = tuple(dict.fromkeys(ops))
+        table = part_cost_table(
+            part,
+            genotype.network.layers(part, names),
+            input_size=tuple(cfg.HIT_SEARCH.COST_INPUT),
+            proposals=cfg.HIT_SEARCH.COST_PROPOSALS,
+        )
+        total += table.cost(names.index(op) for op in ops)
+    return total
 
 
 def random_genotype(

@@ -15,6 +15,10 @@ CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) 
 an earlier search stage (its best path), ``uniform OP``, ``random SEED`` (the first random path
 that keeps the limits of the first search stage) or the path itself. OPTS is a list of KEY, VALUE.
 Stages with the same ROW share a row of the table (mean and spread).
+
+Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
+of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
+the place of the merged genotype stands a random one of the same sub-spaces and cost.
 """
 
 from __future__ import annotations
@@ -35,17 +39,28 @@ from detectron2.utils import comm
 
 from detnas_d2.config.tools import fingerprint, load_config
 from detnas_d2.data.files import write_text
+from detnas_d2.engine.hit_search import (
+    GENOTYPE_FILE,
+    SUB_SPACE_FILE,
+    genotype_cost,
+    genotype_of,
+    gradient_search,
+    hit_train,
+    random_genotype,
+    screen,
+)
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.search import search
 from detnas_d2.engine.setup import prepare
-from detnas_d2.engine.train import train
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
 from detnas_d2.search.scoring import flat_metrics
-from detnas_d2.search_space import Path, build_cost_table, get_space
+from detnas_d2.search_space import Cost, Path, build_cost_table, get_space
 
 DONE_FILE = "done.json"
-KINDS = ("train", "search")
+FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
+"""Kind of a stage -> its result as a config fragment."""
+KINDS = ("train", "search", "screen", "gradient")
 
 
 class PipelineError(ValueError):
@@ -63,6 +78,8 @@ class Stage:
     path: str = ""
     row: str = ""
     opts: tuple[str, ...] = ()
+    merge: tuple[str, ...] = ()
+    random: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,12 @@ class Pipeline:
     def config_of(self, stage: Stage) -> CfgNode:
         """The stage's config, its file and all overrides merged, paths and weights filled in."""
         file = os.path.join(os.path.dirname(self.file), stage.config)
-        cfg = load_config(file, (*stage.opts, *self.opts))
+        cfg = load_config(file)
+        for name in stage.merge:
+            cfg.merge_from_file(os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind]))
+        if stage.random is not None:
+            self._draw_genotype(stage, cfg)
+        cfg.merge_from_list([*stage.opts, *self.opts])
         cfg.OUTPUT_DIR = self.folder(stage.name)
         if stage.weights:
             known = self.stage(stage.weights)
@@ -93,6 +115,13 @@ class Pipeline:
         if stage.path:
             cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))
         return cfg
+
+    def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
+        sources = [self.stage(name) for name in stage.merge]
+        (source,) = [source for source in sources if source.kind == "gradient"]
+        genotype = random_genotype(self.config_of(source), stage.random, genotype_of(cfg).parts)
+        for part in genotype.parts:
+            cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
 
     def path_of(self, stage: Stage, cfg: CfgNode) -> Path:
         """The path of a training stage."""
@@ -147,17 +176,25 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
 
 
 def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
-    keys = {"NAME", "KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "OPTS"}
+    keys = {"NAME", "KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM"}
     if not isinstance(entry, dict) or not {"NAME", "KIND", "CONFIG"} <= set(entry) <= keys:
         raise PipelineError(
             f"{file}: stage {entry!r}: expected NAME, KIND, CONFIG and optionally "
-            "WEIGHTS, PATH, ROW, OPTS"
+            "WEIGHTS, PATH, ROW, OPTS, MERGE, RANDOM"
         )
     values = {key.lower(): entry[key] for key in entry}
-    stage = Stage(**{**values, "opts": tuple(str(o) for o in entry.get("OPTS", ()))})
+    values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
+    values["merge"] = tuple(entry.get("MERGE", ()))
+    stage = Stage(**values)
     where = f"{file}: stage {stage.name!r}"
     if stage.kind not in KINDS:
         raise PipelineError(f"{where}: KIND {stage.kind!r}, expected one of {', '.join(KINDS)}")
+    kinds = {other.name: other.kind for other in before}
+    wrong = [name for name in stage.merge if kinds.get(name) not in FRAGMENTS]
+    if wrong:
+        raise PipelineError(f"{where}: MERGE {wrong}, expected earlier screen or gradient stages")
+    if stage.random is not None and [kinds[n] for n in stage.merge].count("gradient") != 1:
+        raise PipelineError(f"{where}: RANDOM needs one gradient stage in MERGE")
     if any(stage.name == other.name for other in before):
         raise PipelineError(f"{where}: NAME is used twice")
     if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
@@ -220,13 +257,17 @@ def _run_stage(args: argparse.Namespace) -> None:
         folder = os.path.dirname(os.path.join(os.path.dirname(pipeline.file), stage.config))
         best = search(cfg, resume=True, config_dir=folder)
         results = {"fitness": best.fitness}
+    elif stage.kind == "screen":
+        results = {"kept": screen(cfg, resume=True)}
+    elif stage.kind == "gradient":
+        results = {"genotype": str(gradient_search(cfg, resume=True))}
     else:
-        results = flat_metrics(train(cfg, resume=True) or {})
+        results = flat_metrics(hit_train(cfg, resume=True) or {})
     if comm.is_main_process():
         done = {
             "fingerprint": mark,
             "results": results,
-            "path": cfg.MODEL.DETNAS.PATH if stage.path else "",
+            "path": _architecture(cfg, stage),
             "seconds": round(time.monotonic() - start, 1),
         }
         write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
@@ -265,15 +306,29 @@ def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
         return json.load(text)
 
 
-def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Any:
+def _architecture(cfg: CfgNode, stage: Stage) -> str:
+    """Text of the path or genotype that a stage trained."""
+    if stage.path:
+        return cfg.MODEL.DETNAS.PATH
+    return str(genotype_of(cfg)) if stage.kind == "train" else ""
+
+
+def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
+    """Cost of the searchable layers of a stage's network."""
     cfg = pipeline.config_of(stage)
+    if genotype_of(cfg).parts:
+        return genotype_cost(cfg)
     space = get_space(cfg.MODEL.DETNAS.SPACE)
     size = tuple(cfg.SEARCH.MAX_MACS_INPUT)
     return build_cost_table(space, size).cost(space.path(done["path"]))
 
 
 def format_table(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as a Markdown table: metrics in percent, backbone body multiply-adds at 224x224."""
+    """The rows as a Markdown table: metrics in percent, cost of what is searched.
+
+    That is the backbone body of DetNAS at SEARCH.MAX_MACS_INPUT, and the searchable layers of a
+    Hit-Detector at HIT_SEARCH.COST_INPUT.
+    """
     keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
     lines = [
         "| network | " + " | ".join(keys) + " | MACs (M) | params (M) |",

@@ -1,0 +1,1 @@
+../DetNAS/analyze_net.py
