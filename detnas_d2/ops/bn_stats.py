@@ -101,6 +101,4 @@ if has_extension():
     torch.library.register_autograd(
         "detnas_d2::bn_stats", _stats_backward, setup_context=_stats_setup
     )
-    torch.library.register_autograd(
-        "detnas_d2::bn_fold", _fold_backward, setup_context=_fold_setup
-    )
+    torch.library.register_autograd("detnas_d2::bn_fold", _fold_backward, setup_context=_fold_setup)

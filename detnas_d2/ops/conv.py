@@ -100,16 +100,16 @@ def mixed_depthwise(
     """
     dilation = list(dilation) or [1] * len(x)
     if not x or not compiled(x[0]):
-        pairs = zip(scale, shift) if scale else [(None, None)] * len(x)
+        pairs = zip(scale, shift, strict=True) if scale else [(None, None)] * len(x)
         results = [
             reference.depthwise_conv(t, w, a, b, relu, None, False, want_stats, stride, d)
-            for t, w, (a, b), d in zip(x, weight, pairs, dilation)
+            for t, w, (a, b), d in zip(x, weight, pairs, dilation, strict=True)
         ]
         return [y for y, _ in results], [s for _, s in results]
     ys, *stats = torch.ops.detnas_d2.mixed_depthwise(
         list(x), list(weight), list(scale), list(shift), relu, want_stats, stride, dilation
     )
-    return list(ys), [BNStats(*s) if want_stats else None for s in zip(*stats)]
+    return list(ys), [BNStats(*s) if want_stats else None for s in zip(*stats, strict=True)]
 
 
 def out_size(size: int | torch.SymInt, stride: int) -> int | torch.SymInt:
@@ -130,9 +130,9 @@ def _depthwise_fake(x, weight, scale, shift, relu, bias, out_relu, want_stats, s
 def _mixed_fake(x, weight, scale, shift, relu, want_stats, stride, dilation):
     outs = [
         _depthwise_fake(t, w, None, None, relu, None, False, want_stats, stride, d)
-        for t, w, d in zip(x, weight, dilation)
+        for t, w, d in zip(x, weight, dilation, strict=True)
     ]
-    return tuple(list(column) for column in zip(*outs))
+    return tuple(list(column) for column in zip(*outs, strict=True))
 
 
 def _backward_fake(
@@ -143,9 +143,7 @@ def _backward_fake(
     affine = mask[0] and scale is not None
     return (
         channels_last(x, *x.shape) if mask[0] else wide(x, 0),
-        torch.empty_like(weight, memory_format=torch.contiguous_format)
-        if mask[1]
-        else wide(x, 0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if mask[1] else wide(x, 0),
         wide(x, c if affine else 0),
         wide(x, c if affine else 0),
         wide(x, grad_y.shape[1] if mask[2] else 0),
@@ -227,7 +225,7 @@ def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
                 ctx.stride, ctx.dilation[i], [True, True, False],
             )
         )  # fmt: skip
-    dx, dw, da, db, _ = (list(column) for column in zip(*grads))
+    dx, dw, da, db, _ = (list(column) for column in zip(*grads, strict=True))
     return dx, dw, da if ctx.affine else [], db if ctx.affine else [], None, None, None, None
 
 

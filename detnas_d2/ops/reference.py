@@ -156,7 +156,9 @@ def mixed_sum(
     weights: Tensor,
     residual: Tensor | None = None,
 ) -> Tensor:
-    total = sum(w * pending(t, a, b, False) for w, t, a, b in zip(weights, y, scale, shift))
+    total = sum(
+        w * pending(t, a, b, False) for w, t, a, b in zip(weights, y, scale, shift, strict=True)
+    )
     if residual is not None:
         total = total + residual
     return total.to(y[0].dtype).contiguous(memory_format=torch.channels_last)
@@ -174,7 +176,7 @@ def shuffle_block(
 
     def chain(z: Tensor, ws: Sequence[Tensor], bs: Sequence[Tensor]) -> Tensor:
         s = stride
-        for w, b in zip(ws, bs):
+        for w, b in zip(ws, bs, strict=True):
             w, b = w.to(z.dtype), b.to(z.dtype)
             if w.shape[-1] > 1:
                 z = F.conv2d(z, w, b, s, w.shape[-1] // 2, groups=z.shape[1])

@@ -36,9 +36,7 @@ def shuffle_block(
     """
     if not compiled(x):
         return reference.shuffle_block(x, weights, biases, kernel, stride, method)
-    return torch.ops.detnas_d2.shuffle_block(
-        x, list(weights), list(biases), kernel, stride, method
-    )
+    return torch.ops.detnas_d2.shuffle_block(x, list(weights), list(biases), kernel, stride, method)
 
 
 def _fake(x, weights, biases, kernel, stride, method):

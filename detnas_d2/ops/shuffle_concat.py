@@ -75,6 +75,4 @@ def _backward(ctx, grad_a, grad_b):
 if has_extension():
     torch.library.register_fake("detnas_d2::shuffle_concat", _fake)
     torch.library.register_fake("detnas_d2::shuffle_concat_backward", _backward_fake)
-    torch.library.register_autograd(
-        "detnas_d2::shuffle_concat", _backward, setup_context=_setup
-    )
+    torch.library.register_autograd("detnas_d2::shuffle_concat", _backward, setup_context=_setup)

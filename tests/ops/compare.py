@@ -66,7 +66,7 @@ def check_values(op: Callable, reference: Callable, args: tuple, tolerance: floa
     actual = tensors(op(*args))
     expected = tensors(reference(*convert(args, torch.float64)))
     assert len(actual) == len(expected)
-    for i, (a, e) in enumerate(zip(actual, expected)):
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert_near(a, e, tolerance, f"output {i}")
 
 
@@ -84,12 +84,12 @@ def check_gradients(
         outputs = [t for t in tensors(f(*leaves)) if t.requires_grad]
         if grads is None:
             grads = [torch.randn(t.shape, dtype=torch.float64) for t in outputs]
-        cast = [g.to(t.dtype) for g, t in zip(grads, outputs)]
+        cast = [g.to(t.dtype) for g, t in zip(grads, outputs, strict=True)]
         return torch.autograd.grad(outputs, tensors(leaves), cast, allow_unused=True), grads
 
     expected, grads = run(reference, torch.float64, None)
     actual, _ = run(op, dtype, grads)
-    for i, (a, e) in enumerate(zip(actual, expected)):
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert (a is None) == (e is None), f"gradient {i} is missing or superfluous"
         if e is not None:
             assert_near(a, e, tolerance, f"gradient {i}")

@@ -151,5 +151,3 @@ def test_errors_name_the_argument() -> None:
         ops.bn_stats(x, torch.ones(4), torch.ones(3))
     with pytest.raises(RuntimeError, match="scale and shift: expected both or neither"):
         ops.bn_stats(x, torch.ones(3))
-
-

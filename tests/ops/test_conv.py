@@ -32,7 +32,7 @@ def test_pointwise(name: str, shape: tuple) -> None:
     torch.manual_seed(0)
     c = shape[1]
     with capability(name):
-        for x, out in zip(layouts(shape), (1, 7, 32, 50, 33)):
+        for x, out in zip(layouts(shape), (1, 7, 32, 50, 33), strict=True):
             w, bias = torch.randn(out, c, 1, 1), torch.randn(out)
             for args in (
                 (x, w),
@@ -96,15 +96,11 @@ def test_gradients_in_float32(name: str, options: tuple[bool, bool], shape: tupl
     with capability(name):
         for out in (3, 34):
             args = (x, torch.randn(out, c, 1, 1), *prologue, torch.randn(out), *options)
-            check_gradients(
-                ops.pointwise_conv, reference.pointwise_conv, args, torch.float32, 1e-4
-            )
+            check_gradients(ops.pointwise_conv, reference.pointwise_conv, args, torch.float32, 1e-4)
         for kernel, stride, dilation in ((3, 1, 1), (5, 2, 1), (7, 1, 1), (3, 2, 3), (5, 1, 2)):
             w = torch.randn(c, 1, kernel, kernel)
             args = (x, w, *prologue, torch.randn(c), *options, stride, dilation)
-            check_gradients(
-                ops.depthwise_conv, reference.depthwise_conv, args, torch.float32, 1e-4
-            )
+            check_gradients(ops.depthwise_conv, reference.depthwise_conv, args, torch.float32, 1e-4)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
@@ -152,14 +148,14 @@ def test_mixed_depthwise(name: str) -> None:
     torch.manual_seed(0)
     kernels, dilation = (3, 5, 7), [2, 1, 3]
     x = [torch.randn(2, c, 9, 8) for c in (4, 17, 6)]
-    w = [torch.randn(t.shape[1], 1, k, k) for t, k in zip(x, kernels)]
+    w = [torch.randn(t.shape[1], 1, k, k) for t, k in zip(x, kernels, strict=True)]
     scale, shift = ([torch.randn(t.shape[1]) for t in x] for _ in range(2))
 
     def separate(x, w, scale, shift, *rest):
         relu, want_stats, stride, dilation = rest
         results = [
             reference.depthwise_conv(t, v, a, b, relu, None, False, want_stats, stride, d)
-            for t, v, a, b, d in zip(x, w, scale, shift, dilation)
+            for t, v, a, b, d in zip(x, w, scale, shift, dilation, strict=True)
         ]
         return [y for y, _ in results], [s for _, s in results]
 
@@ -217,9 +213,7 @@ def test_opcheck() -> None:
     x = torch.randn(2, 4, 5, 6, requires_grad=True)
     w1, w2 = (torch.randn(s, requires_grad=True) for s in ((6, 4, 1, 1), (4, 1, 3, 3)))
     scale, shift = (torch.randn(4, requires_grad=True) for _ in range(2))
-    opcheck(
-        torch.ops.detnas_d2.pointwise_conv, (x, w1, scale, shift, True, None, False, True, 1)
-    )
+    opcheck(torch.ops.detnas_d2.pointwise_conv, (x, w1, scale, shift, True, None, False, True, 1))
     opcheck(
         torch.ops.detnas_d2.depthwise_conv, (x, w2, scale, shift, True, None, False, True, 2, 1)
     )
@@ -241,9 +235,7 @@ def test_errors_name_the_argument() -> None:
         (lambda: ops.depthwise_conv(x, torch.randn(4, 1, 3, 3), stride=3), "stride: expected"),
         (lambda: ops.depthwise_conv(x, torch.randn(4, 1, 3, 3), dilation=4), "dilation: expected"),
         (
-            lambda: ops.pointwise_conv(
-                x, torch.randn(3, 4, 1, 1), out_relu=True, want_stats=True
-            ),
+            lambda: ops.pointwise_conv(x, torch.randn(3, 4, 1, 1), out_relu=True, want_stats=True),
             "want_stats",
         ),
     ):

@@ -31,7 +31,7 @@ def test_shuffle_concat(name: str, shape: tuple, method: int, split: bool) -> No
     torch.manual_seed(0)
     c = shape[1]
     with capability(name):
-        for left, right in zip(layouts(shape), reversed(layouts(shape))):
+        for left, right in zip(layouts(shape), reversed(layouts(shape)), strict=True):
             for args in (
                 (left, right, None, None, *halves(c), False, True, method, split),
                 (left, right, *halves(c), *halves(c), True, True, method, split),

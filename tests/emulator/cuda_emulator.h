@@ -1,0 +1,154 @@
+// CUDA kernels on the host: a block's threads are fibers, switched at barriers, in random order;
+// blocks run one after another, in random order. With AddressSanitizer and UBSan this shows
+// accesses out of bounds, misaligned vector loads, missing barriers and the use of uninitialised
+// shared memory (it is filled with NaN) without a GPU. Selected by DETNAS_EMULATE.
+//
+// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, dynamic shared memory.
+#pragma once
+#include <sanitizer/common_interface_defs.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(int64_t x_ = 1, int64_t y_ = 1, int64_t z_ = 1)
+      : x(static_cast<unsigned>(x_)), y(static_cast<unsigned>(y_)), z(static_cast<unsigned>(z_)) {}
+};
+
+namespace emulator {
+
+inline dim3 thread_index, block_index, block_size, grid_dims;
+inline unsigned char* shared_memory;
+
+constexpr size_t kStack = 256 * 1024;
+
+struct Fiber {
+  std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
+  ucontext_t context;
+  void* fake_stack = nullptr;
+  dim3 index;
+  bool done = false;
+};
+
+class Scheduler {
+ public:
+  static Scheduler& get() {
+    static Scheduler scheduler;
+    return scheduler;
+  }
+  void seed(unsigned value) { random_.seed(value); }
+
+  void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
+    grid_dims = grid;
+    block_size = block;
+    std::vector<unsigned> order(size_t(grid.x) * grid.y * grid.z);
+    std::iota(order.begin(), order.end(), 0u);
+    std::shuffle(order.begin(), order.end(), random_);
+    for (unsigned b : order) {
+      block_index = dim3(b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y);
+      run_block(block, shared, body);
+    }
+  }
+
+  void barrier() {
+    Fiber& f = fibers_[current_];
+    __sanitizer_start_switch_fiber(&f.fake_stack, main_stack_, main_size_);
+    swapcontext(&f.context, &main_);
+    __sanitizer_finish_switch_fiber(f.fake_stack, nullptr, nullptr);
+  }
+
+ private:
+  void run_block(dim3 block, size_t shared, const std::function<void()>& body) {
+    const unsigned threads = block.x * block.y * block.z;
+    // A buffer of its own for every block, so that its end is guarded; NaN in every float.
+    std::unique_ptr<unsigned char[]> memory(new unsigned char[shared]);
+    std::memset(memory.get(), 0xFF, shared);
+    shared_memory = memory.get();
+    body_ = &body;
+    while (fibers_.size() < threads) fibers_.emplace_back();
+    for (unsigned t = 0; t < threads; ++t) {
+      Fiber& f = fibers_[t];
+      f.index = dim3(t % block.x, t / block.x % block.y, t / block.x / block.y);
+      f.done = false;
+      getcontext(&f.context);
+      f.context.uc_stack.ss_sp = f.stack.get();
+      f.context.uc_stack.ss_size = kStack;
+      f.context.uc_link = nullptr;
+      makecontext(&f.context, &Scheduler::enter, 0);
+    }
+    std::vector<unsigned> order(threads);
+    std::iota(order.begin(), order.end(), 0u);
+    for (;;) {
+      std::shuffle(order.begin(), order.end(), random_);
+      for (unsigned t : order) resume(t);
+      const auto done = std::count_if(fibers_.begin(), fibers_.begin() + threads,
+                                      [](const Fiber& f) { return f.done; });
+      if (done == threads) return;
+      if (done != 0) {
+        std::fprintf(stderr, "emulator: %ld of %u threads ended while others wait at a barrier\n",
+                     static_cast<long>(done), threads);
+        std::abort();
+      }
+    }
+  }
+
+  void resume(unsigned t) {
+    current_ = t;
+    thread_index = fibers_[t].index;
+    void* fake = nullptr;
+    __sanitizer_start_switch_fiber(&fake, fibers_[t].stack.get(), kStack);
+    swapcontext(&main_, &fibers_[t].context);
+    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  }
+
+  static void enter() {
+    Scheduler& s = get();
+    __sanitizer_finish_switch_fiber(nullptr, &s.main_stack_, &s.main_size_);
+    (*s.body_)();
+    s.fibers_[s.current_].done = true;
+    __sanitizer_start_switch_fiber(nullptr, s.main_stack_, s.main_size_);
+    setcontext(&s.main_);
+  }
+
+  std::vector<Fiber> fibers_;
+  ucontext_t main_;
+  const void* main_stack_ = nullptr;
+  size_t main_size_ = 0;
+  unsigned current_ = 0;
+  const std::function<void()>* body_ = nullptr;
+  std::mt19937 random_{0};
+};
+
+}  // namespace emulator
+
+#define threadIdx emulator::thread_index
+#define blockIdx emulator::block_index
+#define blockDim emulator::block_size
+#define gridDim emulator::grid_dims
+inline void __syncthreads() { emulator::Scheduler::get().barrier(); }
+
+#define DETNAS_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::shared_memory)
+#define DETNAS_LAUNCH(kernel, grid, block, shared, stream, ...)                      \
+  emulator::Scheduler::get().launch(grid, block, static_cast<size_t>(shared), [&] {  \
+    (*kernel)(__VA_ARGS__);                                                          \
+  })
+
+namespace detnas {
+namespace cuda {
+using Stream = int;
+}
+}  // namespace detnas

@@ -1,0 +1,113 @@
+"""The CUDA kernels on the host emulator, under AddressSanitizer and UBSan."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [
+    Path(__file__).with_name("emulated.cpp"),
+    Path(__file__).with_name("cuda_emulator.h"),
+    *sorted((ROOT / "csrc" / "cuda").glob("*.cuh")),
+]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+def compile_library(target: Path, source: Path) -> None:
+    include = Path(torch.__file__).parent / "include"
+    command = ["g++", "-std=c++20", "-O1", "-g", "-fPIC", "-shared", *SANITIZERS]
+    command += ["-DDETNAS_EMULATE", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}"]
+    command += [f"-I{Path(__file__).parent}", f"-I{include}", str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
+
+
+def run_checked(*command: str) -> subprocess.CompletedProcess:
+    """Runs Python with the sanitizer's library loaded before everything else."""
+    asan = subprocess.run(
+        ["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    env = {
+        **os.environ,
+        "LD_PRELOAD": asan,
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """The emulated kernels, compiled anew where a source is newer."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    target = ROOT / "build" / "emulator" / "libemulated.so"
+    if not target.exists() or any(s.stat().st_mtime > target.stat().st_mtime for s in SOURCES):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}.tmp")
+        compile_library(partial, SOURCES[0])
+        os.replace(partial, target)
+    return target
+
+
+def test_kernels_equal_their_references(library: Path) -> None:
+    result = run_checked("tests/emulator/checks.py", str(library))
+    assert result.returncode == 0, result.stdout + result.stderr[-6000:]
+    assert result.stdout.count(": ok") == 15
+
+
+FAULTS = {
+    "missing barrier": (
+        """
+        DETNAS_SHARED(float, shared);
+        shared[threadIdx.x] = static_cast<float>(threadIdx.x);
+        out[threadIdx.x] = shared[(threadIdx.x + 1) % blockDim.x];
+        """,
+        "wrong",
+    ),
+    "shared memory out of bounds": (
+        "DETNAS_SHARED(float, shared); shared[threadIdx.x + 1] = 1.f; out[threadIdx.x] = 0.f;",
+        "heap-buffer-overflow",
+    ),
+    "misaligned vector load": (
+        """
+        const auto p = *reinterpret_cast<const detnas::cuda::Pack<float, 4>*>(out + 1);
+        out[0] = p.lane[0];
+        """,
+        "misaligned address",
+    ),
+    "barrier in a branch": ("if (threadIdx.x == 0) __syncthreads(); out[0] = 0.f;", "barrier"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_emulator_finds(fault: str, tmp_path: Path) -> None:
+    body, message = FAULTS[fault]
+    source, target = tmp_path / "fault.cpp", tmp_path / "fault.so"
+    source.write_text(
+        '#include "cuda/platform.cuh"\n'
+        f"__global__ void kernel(float* out) {{ {body} }}\n"
+        'extern "C" void run(float* out) {\n'
+        "  auto k = &kernel;\n"
+        "  DETNAS_LAUNCH(k, dim3(1), dim3(32), 32 * sizeof(float), 0, out);\n}\n"
+    )
+    compile_library(target, source)
+    script = (
+        "import ctypes, math\n"
+        f"library = ctypes.CDLL({str(target)!r})\n"
+        "out = (ctypes.c_float * 64)()\n"
+        "library.run(out)\n"
+        "if any(out[i] != (i + 1) % 32 for i in range(32)): raise SystemExit('wrong')\n"
+    )
+    result = run_checked("-c", script)
+    assert result.returncode != 0
+    assert message in result.stderr, result.stderr[-2000:]
