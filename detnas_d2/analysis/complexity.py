@@ -140,6 +140,8 @@ def _run(model: nn.Module, size: tuple[int, int], proposals: int, detections: in
         return
     generator = model.proposal_generator
     generator.rpn_head([features[f] for f in generator.in_features])
+    if hasattr(model, "sem_seg_head"):
+        model.sem_seg_head.layers(features)
     roi_heads = getattr(model, "roi_heads", None)
     if roi_heads is not None:
         _run_roi_heads(roi_heads, features, proposals, detections)
@@ -153,7 +155,11 @@ def _run_roi_heads(
     def regions(pooler: nn.Module, count: int) -> Tensor:
         return torch.empty((count, channels, *pooler.output_size), device="meta")
 
-    heads.box_predictor(heads.box_head(regions(heads.box_pooler, proposals)))
+    stages = [(heads.box_head, heads.box_predictor)]
+    if isinstance(heads.box_head, nn.ModuleList):  # Cascade R-CNN
+        stages = zip(heads.box_head, heads.box_predictor, strict=True)
+    for box_head, box_predictor in stages:
+        box_predictor(box_head(regions(heads.box_pooler, proposals)))
     if getattr(heads, "mask_on", False):
         heads.mask_head.layers(regions(heads.mask_pooler, detections))
     if getattr(heads, "keypoint_on", False):

@@ -91,7 +91,7 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
         if k in state and state[k].shape != v.shape
     ]
     if missing or wrong:
-        problems = [f"missing {key}" for key in missing] + wrong
+        problems = wrong + [f"missing {key}" for key in missing]
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise WeightsError(
             "the weights do not fit the backbone (another search space or path?): "
