@@ -198,7 +198,7 @@ SPACES: dict[str, SearchSpace] = {
         SearchSpace("detnas_small", 16, (64, 160, 320, 640), (4, 4, 8, 4), 1024),
         SearchSpace("detnas_large", 48, (96, 240, 480, 960), (8, 8, 16, 8), 1024),
         SearchSpace("detnas_3.8G", 72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728),
-        SearchSpace("detnas_tiny", 8, (24, 48, 96, 192), (2, 2, 4, 2), 256),
+        SearchSpace("detnas_tiny", 8, (24, 48, 96, 192), (1, 1, 2, 1), 256),
     )
 }
 
