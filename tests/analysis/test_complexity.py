@@ -145,9 +145,10 @@ def test_classifier() -> None:
     space = SPACES["detnas_tiny"]
     body = build_cost_table(space, (64, 64)).cost(space.path(cfg.MODEL.DETNAS.PATH))
     costs = analyze(cfg, input_size=(64, 64))
-    # The last convolution (192 -> 256, with bias and norm) belongs to the backbone.
-    assert costs["backbone"] == body + Cost(192 * 256 + 3 * 256, 192 * 256 * 4)
-    assert costs["head"] == Cost(2570, 2560)
+    # The last convolution, with bias and norm, belongs to the backbone.
+    weights = space.stage_channels[-1] * space.last_channels
+    assert costs["backbone"] == body + Cost(weights + 3 * space.last_channels, weights * 4)
+    assert costs["head"] == Cost(10 * space.last_channels + 10, 10 * space.last_channels)
     assert costs["neck"] == costs["proposal_generator"] == Cost()
 
 

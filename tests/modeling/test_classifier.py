@@ -72,7 +72,7 @@ def test_dropout_drops_whole_channels_in_training_only() -> None:
     cfg = config(supernet=False)
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.5
     model = build_model(cfg)
-    dropped = model.train().dropout(torch.ones(4, 256, 3, 3))
+    dropped = model.train().dropout(torch.ones(4, 64, 3, 3))
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert (dropped.flatten(2).amax(2) == dropped.flatten(2).amin(2)).all()
     features = model.eval().dropout(torch.ones(1, 4, 3, 3))
@@ -96,4 +96,4 @@ def test_a_missing_feature_names_the_keys_to_set() -> None:
     with pytest.raises(ValueError, match=r"'last', the backbone gives stage3, stage4: set MODEL\."):
         build_model(cfg)
     cfg.MODEL.CLASSIFIER.IN_FEATURE = "stage4"
-    assert build_model(cfg).linear.in_features == 192
+    assert build_model(cfg).linear.in_features == SPACES["detnas_tiny"].stage_channels[-1]
