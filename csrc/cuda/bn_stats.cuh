@@ -70,7 +70,7 @@ __global__ void stats_kernel(Source<S> x, int64_t pixels, int channels, int64_t 
 }
 
 // One thread per channel merges the chunks.
-__global__ void merge_moments_kernel(const float* mean, const float* m2, const float* count,
+static __global__ void merge_moments_kernel(const float* mean, const float* m2, const float* count,
                                      int64_t chunks, int channels, float* out_mean, float* out_m2) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= channels) return;

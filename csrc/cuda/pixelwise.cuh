@@ -116,7 +116,7 @@ __global__ void affine_grad_kernel(AffineGrad<S> a, int64_t pixels, int channels
 }
 
 // out[i] = sum over chunks of partial[chunk][i].
-__global__ void sum_chunks_kernel(const float* partial, int64_t chunks, int64_t size, float* out) {
+static __global__ void sum_chunks_kernel(const float* partial, int64_t chunks, int64_t size, float* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= size) return;
   double s = 0;

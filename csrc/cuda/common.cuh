@@ -1,0 +1,94 @@
+// The torch side of the CUDA kernels: maps from tensors, dtypes, partial sums.
+//
+// Every entry point checks its arguments, sets the device guard, returns early when empty, launches
+// on the current stream and checks the launch; none synchronises, so all can be captured in graphs.
+#pragma once
+#include <ATen/Dispatch.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include "../common.h"
+#include "bn_stats.cuh"
+#include "pixelwise.cuh"
+
+namespace detnas {
+namespace cuda {
+
+#define DETNAS_DISPATCH(x, op, ...)                                                            \
+  AT_DISPATCH_SWITCH((x).scalar_type(), op,                                                    \
+                     AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__)                                 \
+                         AT_DISPATCH_CASE(at::kHalf, __VA_ARGS__)                              \
+                             AT_DISPATCH_CASE(at::kBFloat16, __VA_ARGS__))
+
+inline Stream stream() { return at::cuda::getCurrentCUDAStream(); }
+
+inline Tensor as_map(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
+inline Tensor empty_map(at::IntArrayRef size, const Tensor& like) {
+  return at::empty(size, like.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+inline int64_t pixel_count(const Tensor& x) { return x.size(0) * x.size(2) * x.size(3); }
+
+// A per-channel vector in float32.
+inline OptTensor vector(const OptTensor& t) {
+  return t ? OptTensor(t->to(at::kFloat).contiguous()) : OptTensor();
+}
+inline const float* pointer(const OptTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
+inline Tensor floats(int64_t size, const Tensor& like) {
+  return at::empty({size}, like.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous));
+}
+
+template <typename S>
+Source<S> source(const Tensor& map, const OptTensor& scale, const OptTensor& shift, bool relu) {
+  Source<S> s;
+  s.data = map.const_data_ptr<S>();
+  s.ld = map.size(1);
+  s.scale = pointer(scale);
+  s.shift = pointer(shift);
+  s.relu = relu;
+  return s;
+}
+
+using Stats = std::tuple<Tensor, Tensor, Tensor>;
+
+inline Tensor count_of(const Tensor& x, int64_t n) {
+  return at::full({}, static_cast<double>(n), x.options().dtype(at::kDouble));
+}
+inline Stats no_stats(const Tensor& x) { return {count_of(x, 0), floats(0, x), floats(0, x)}; }
+
+// The gradient of a convolution's raw output from those of its output and statistics.
+struct GradArgs {
+  Tensor grad, y;
+  OptTensor add, mul, mean;
+  bool out_relu;
+  GradArgs(const Tensor& grad_y, const OptTensor& grad_mean, const OptTensor& grad_m2,
+           const OptTensor& y_in, const OptTensor& mean_in, bool relu)
+      : grad(as_map(grad_y)), out_relu(relu) {
+    const bool stats = grad_mean.has_value() && grad_mean->numel() > 0;
+    if (!stats && !relu) return;
+    TORCH_CHECK(y_in.has_value(), "y: expected the output, for the gradient of statistics or ReLU");
+    y = as_map(*y_in);
+    if (!stats) return;
+    add = vector(*grad_mean / static_cast<double>(std::max<int64_t>(1, pixel_count(grad))));
+    mul = vector(*grad_m2 * 2);
+    mean = vector(mean_in);
+  }
+  template <typename S>
+  Source<S> get() const {
+    Source<S> s = source<S>(grad, {}, {}, false);
+    if (!y.defined()) return s;
+    s.y = y.const_data_ptr<S>();
+    s.ld_y = y.size(1);
+    s.add = pointer(add);
+    s.mul = pointer(mul);
+    s.mean = pointer(mean);
+    return s;
+  }
+};
+
+}  // namespace cuda
+}  // namespace detnas
