@@ -2,6 +2,7 @@ from detnas_d2.modeling.box_head import DetNASConvFCHead
 from detnas_d2.modeling.build import backbone_from_config, norm_factory
 from detnas_d2.modeling.classifier import ImageClassifier
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
+from detnas_d2.modeling.nas_fpn import NASFPN
 from detnas_d2.modeling.shufflenet import (
     SearchedBackbone,
     ShuffleNetBackbone,
@@ -18,6 +19,7 @@ __all__ = [
     "HitBoxHead",
     "HitPAFPN",
     "ImageClassifier",
+    "NASFPN",
     "SearchedBackbone",
     "ShuffleNetBackbone",
     "Supernet",

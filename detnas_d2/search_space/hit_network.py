@@ -19,6 +19,7 @@ class HitNetwork:
         stage_channels: output channels of every searchable backbone layer, stage by stage; the
             first layer of a stage has stride 2.
         stem_channels: output channels of the 3x3 stride-2 stem.
+        stem_ops: fixed (operation, output channels) between the stem and the first stage.
         tail: fixed (operation, output channels) after the last stage; part of its feature.
         neck_channels: channels of the pyramid and of the head's layers.
         head_layers: number of searchable layers of the head.
@@ -28,6 +29,7 @@ class HitNetwork:
     name: str
     stage_channels: tuple[tuple[int, ...], ...]
     stem_channels: int = 16
+    stem_ops: tuple[tuple[str, int], ...] = ()
     tail: tuple[tuple[str, int], ...] = ()
     neck_channels: int = 256
     head_layers: int = 4
@@ -57,7 +59,8 @@ class HitNetwork:
 
     def backbone_layers(self, ops: tuple[str, ...]) -> tuple[LayerSpec, ...]:
         """The searchable layers of the backbone with candidates ``ops``."""
-        specs, channels = [], self.stem_channels
+        specs = []
+        channels = self.stem_ops[-1][1] if self.stem_ops else self.stem_channels
         for stage, widths in enumerate(self.stage_channels):
             for position, width in enumerate(widths):
                 stride = 2 if position == 0 else 1
@@ -109,6 +112,7 @@ def rules_of(part: str) -> OpRules:
 
 # "hit": the released network. "hit_paper": the paper's text; it does not reproduce the parameter
 # counts of the paper's own table, the release does. "hit_half": half as deep, for the screening.
+# "mobilenet_v2" and "fbnet_c": the frames of these baselines, bodies without the last convolution.
 # "hit_tiny" and "hit_tiny_half" are this project's own: the built-in demo on two CPU cores.
 _TAIL = (("ir_k3_e3_d1", 1024), ("conv_k1", 2048))
 HIT_NETWORKS: dict[str, HitNetwork] = {
@@ -121,6 +125,17 @@ HIT_NETWORKS: dict[str, HitNetwork] = {
         ),
         HitNetwork("hit_paper", ((48,) * 4, (96,) * 4, (256,) * 8, (352,) * 4)),
         HitNetwork("hit_half", ((48,) * 2, (96,) * 2, (256,) * 4, (352,) * 2)),
+        HitNetwork(
+            "mobilenet_v2",
+            ((24,) * 2, (32,) * 3, (64,) * 4 + (96,) * 3, (160,) * 3 + (320,)),
+            stem_channels=32,
+            stem_ops=(("sep_k3_d1", 16),),
+        ),
+        HitNetwork(
+            "fbnet_c",
+            ((24,) * 4, (32,) * 4, (64,) * 4 + (112,) * 4, (184,) * 4 + (352,)),
+            stem_ops=(("ir_k3_e1_d1", 16),),
+        ),
         HitNetwork(
             "hit_tiny",
             ((16,) * 2, (24,) * 2, (40,) * 2, (64,) * 2),

@@ -38,15 +38,9 @@ class HitBackbone(Backbone):
         super().__init__()
         self.network = network
         self.stem = ConvNormAct(3, network.stem_channels, 3, norm=norm, stride=2, bias=True)
+        self.stem_ops = _fixed_chain(network.stem_channels, network.stem_ops, norm)
         self.layers = layers
-        channels = network.stage_channels[-1][-1]
-        tail: list[nn.Module] = []
-        for op, width in network.tail:
-            tail.append(
-                build_operation(op, channels, width, stride=1, norm=norm, rules=BODY_RULES)
-            )
-            channels = width
-        self.tail = nn.Sequential(*tail)
+        self.tail = _fixed_chain(network.stage_channels[-1][-1], network.tail, norm)
         ends = {layer.stage: layer.index for layer in layers.layers}
         self._feature_after = {index: f"stage{stage + 1}" for stage, index in ends.items()}
         self._out_feature_strides = {f"stage{s + 1}": 4 * 2**s for s in ends}
@@ -77,7 +71,7 @@ class HitBackbone(Backbone):
         if x.dim() != 4:
             raise ValueError(f"expected images (N, 3, H, W), got shape {tuple(x.shape)}")
         outputs = {}
-        x = self.stem(x)
+        x = self.stem_ops(self.stem(x))
         last = len(self.layers) - 1
         for index in range(len(self.layers)):
             x = self.layers(index, x)
@@ -87,6 +81,17 @@ class HitBackbone(Backbone):
             if name in self._out_features:
                 outputs[name] = x
         return outputs
+
+
+def _fixed_chain(
+    channels: int, ops: Sequence[tuple[str, int]], norm: NormFactory
+) -> nn.Sequential:
+    """Operations one after the other at stride 1, the first with ``channels`` input channels."""
+    chain: list[nn.Module] = []
+    for op, width in ops:
+        chain.append(build_operation(op, channels, width, stride=1, norm=norm, rules=BODY_RULES))
+        channels = width
+    return nn.Sequential(*chain)
 
 
 def init_convolutions(module: nn.Module) -> None:

@@ -55,7 +55,7 @@ def _moved_backbone(state: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
     )
     if target is None or source is None or source == target:
         return state
-    parts = tuple(f"{source}{part}." for part in ("stem", "layers", "tail"))
+    parts = tuple(f"{source}{part}." for part in ("stem", "stem_ops", "layers", "tail"))
     return {
         target + key[len(source) :] if key.startswith(parts) else key: value
         for key, value in state.items()
