@@ -7,6 +7,7 @@ import logging
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -45,3 +46,28 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     if on_cpu:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)
+    check_class_numbers(cfg)
+
+
+def check_class_numbers(cfg: CfgNode) -> None:
+    """Compares the classes of the data sets with the ones the model predicts.
+
+    Raises:
+        ValueError: naming the key of the model, the data set and both numbers.
+    """
+    keys = {
+        "GeneralizedRCNN": "ROI_HEADS",
+        "RetinaNet": "RETINANET",
+        "ImageClassifier": "CLASSIFIER",
+    }
+    key = keys.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None:
+        return
+    expected = cfg.MODEL[key].NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes is not None and len(classes) != expected:
+            raise ValueError(
+                f"MODEL.{key}.NUM_CLASSES is {expected}, data set {name!r} has {len(classes)} "
+                f"classes: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+            )
