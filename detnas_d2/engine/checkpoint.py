@@ -30,11 +30,15 @@ class DetNASCheckpointer(DetectionCheckpointer):
         target = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
         temporary = f"{target}.tmp"
-        with open(temporary, "wb") as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(data, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
         self.tag_last_checkpoint(os.path.basename(target))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
