@@ -1,24 +1,16 @@
-"""Tiny data sets on disk and configs of a few iterations, for whole runs in seconds."""
+"""Whole runs in a folder of their own."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
-from detnas_d2.config.tools import short_yaml
 from detnas_d2.data import catalog
-from tests.helpers import detector_config
-
-COLORS = ((250, 60, 60), (60, 250, 60), (60, 60, 250))
+from tests.engine.tiny_runs import Configs
 
 
 @pytest.fixture(autouse=True)
@@ -38,112 +30,6 @@ def clean_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         registry.update(content)
 
 
-def write_shapes(root: Path, count: int = 12) -> dict[str, object]:
-    """COCO files of coloured rectangles on noise, wide and high images in turn."""
-    random = np.random.RandomState(0)
-    data: dict[str, list] = {"images": [], "annotations": []}
-    data["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate("abc")]
-    (root / "shapes").mkdir()
-    for image in range(1, count + 1):
-        width, height = (64, 48) if image % 2 else (48, 64)
-        pixels = random.randint(0, 60, (height, width, 3), dtype=np.uint8)
-        for k in range(2):
-            x, y = random.randint(0, 20, 2)
-            side = int(random.randint(16, 28))
-            label = (image + k) % 3
-            pixels[y : y + side, x : x + side] = COLORS[label]
-            data["annotations"].append(
-                {
-                    "id": len(data["annotations"]) + 1,
-                    "image_id": image,
-                    "category_id": label + 1,
-                    "bbox": [int(x), int(y), side, side],
-                    "area": side * side,
-                    "iscrowd": 0,
-                }
-            )
-        Image.fromarray(pixels).save(root / "shapes" / f"{image}.png")
-        size = {"width": width, "height": height}
-        data["images"].append({"id": image, "file_name": f"{image}.png", **size})
-    (root / "shapes.json").write_text(json.dumps(data))
-    return {
-        "NAME": "shapes",
-        "FORMAT": "coco",
-        "IMAGES": str(root / "shapes"),
-        "ANNOTATIONS": str(root / "shapes.json"),
-    }
-
-
-def write_colors(root: Path, count: int = 6) -> dict[str, object]:
-    """Folders of noisy images, one for each colour."""
-    random = np.random.RandomState(1)
-    for label, color in enumerate(COLORS):
-        (root / "colors" / "abc"[label]).mkdir(parents=True)
-        for image in range(count):
-            pixels = random.randint(0, 100, (40, 44, 3)) + np.array(color) // 2
-            file = root / "colors" / "abc"[label] / f"{image}.png"
-            Image.fromarray(pixels.astype(np.uint8)).save(file)
-    return {"NAME": "colors", "FORMAT": "image_folder", "ROOT": str(root / "colors")}
-
-
-def _set_data(cfg: CfgNode, root: Path, *, classifies: bool) -> None:
-    write = write_colors if classifies else write_shapes
-    declaration = write(root)
-    name = declaration["NAME"]
-    cfg.DATASETS.REGISTER = [declaration]
-    cfg.DATASETS.TRAIN = (f"{name}@search_train",)
-    cfg.DATASETS.TEST = (f"{name}@search_val",)
-    cfg.DATASETS.SEARCH_SPLIT.SIZE = 4
-    cfg.DATASETS.CACHE_DIR = str(root / "cache")
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (48, 64), 48
-    cfg.INPUT.CLASSIFICATION.CROP_SIZE = cfg.INPUT.CLASSIFICATION.RESIZE_SIZE = 32
-
-
 @pytest.fixture
-def make_config(tmp_path: Path) -> Callable[..., CfgNode]:
-    """``make_config("faster" | "retinanet" | "classifier", "KEY", value, ...)``: a config of six
-    iterations that trains a supernet of the tiny space on data of its own.
-    """
-    made: dict[bool, CfgNode] = {}
-
-    def make(kind: str = "faster", *opts: object) -> CfgNode:
-        classifies = kind == "classifier"
-        cfg = detector_config("faster" if classifies else kind)
-        if classifies not in made:
-            _set_data(cfg, tmp_path, classifies=classifies)
-            made[classifies] = cfg.clone()
-        for node in ("DATASETS", "DATALOADER", "INPUT"):
-            cfg[node] = made[classifies][node].clone()
-        if classifies:
-            cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
-            cfg.MODEL.BACKBONE.NAME = "build_detnas_supernet_backbone"
-            cfg.MODEL.DETNAS.LAST_CONV = True
-            cfg.MODEL.DETNAS.OUT_FEATURES = ["last"]
-            cfg.MODEL.CLASSIFIER.NUM_CLASSES = 3
-        cfg.MODEL.DETNAS.INIT = "default"
-        cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_BOX_HEAD.NORM = "BN"
-        cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
-        cfg.SOLVER.IMS_PER_BATCH = 2
-        cfg.SOLVER.BASE_LR = 0.01
-        cfg.SOLVER.MAX_ITER = 6
-        cfg.SOLVER.STEPS = (4,)
-        cfg.SOLVER.WARMUP_ITERS = 2
-        cfg.SOLVER.CHECKPOINT_PERIOD = 2
-        cfg.OUTPUT_DIR = str(tmp_path / "out")
-        cfg.merge_from_list(list(opts))
-        return cfg
-
-    return make
-
-
-@pytest.fixture
-def write_config(tmp_path: Path) -> Callable[[CfgNode, str], str]:
-    """Writes a config as a short YAML file; returns the file's name."""
-
-    def write(cfg: CfgNode, name: str) -> str:
-        file = tmp_path / name
-        file.write_text(short_yaml(cfg))
-        return os.fspath(file)
-
-    return write
+def configs(tmp_path: Path) -> Configs:
+    return Configs(tmp_path)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +23,12 @@ from detnas_d2.engine.trainer import iteration_seed
 from detnas_d2.modeling import WeightsError, find_supernet
 from detnas_d2.search_space import SPACES
 from detnas_d2.search_space import Path as NetworkPath
+from tests.engine.tiny_runs import Configs, write_config
 from tests.helpers import changed, classification_batch, snapshot, training_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SPACES["detnas_tiny"]
 ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
-MakeConfig = Callable[..., CfgNode]
 
 
 def disjoint_paths() -> list[NetworkPath]:
@@ -64,8 +64,8 @@ def steps(step: PathTrainer, count: int, start: int = 0) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", ["classifier", "faster"])
-def test_only_the_active_path_learns(kind: str, make_config: MakeConfig) -> None:
-    cfg = make_config(kind, "SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_NORM", 0.1)
+def test_only_the_active_path_learns(kind: str, configs: Configs) -> None:
+    cfg = configs(kind, "SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_NORM", 0.1)
     torch.manual_seed(0)
     model = build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
@@ -96,9 +96,9 @@ def test_only_the_active_path_learns(kind: str, make_config: MakeConfig) -> None
         weights, moving = snapshot(model), after
 
 
-def test_weight_decay_of_normalisation_and_biases(make_config: MakeConfig) -> None:
+def test_weight_decay_of_normalisation_and_biases(configs: Configs) -> None:
     keys = ("SOLVER.WEIGHT_DECAY_NORM", 0.25, "SOLVER.WEIGHT_DECAY_BIAS", 0.0)
-    cfg = make_config("faster", "SOLVER.WEIGHT_DECAY", 0.5, *keys, "SOLVER.BIAS_LR_FACTOR", 2.0)
+    cfg = configs("faster", "SOLVER.WEIGHT_DECAY", 0.5, *keys, "SOLVER.BIAS_LR_FACTOR", 2.0)
     model = build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
     names = {p: name for name, p in model.named_parameters()}
@@ -118,16 +118,16 @@ def test_random_choices_of_an_iteration() -> None:
     assert iteration_seed(3, 7, 1) == iteration_seed(3, 7, 1)
 
 
-def test_a_sampler_goes_with_a_supernet(make_config: MakeConfig) -> None:
-    model = build_model(make_config("classifier"))
+def test_a_sampler_goes_with_a_supernet(configs: Configs) -> None:
+    model = build_model(configs("classifier"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="path sampler"):
         PathTrainer(model, optimizer, path_sampler=None, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "faster"])
-def test_mixed_precision_on_cpu(kind: str, make_config: MakeConfig) -> None:
-    cfg = make_config(kind, "SOLVER.AMP.ENABLED", True)
+def test_mixed_precision_on_cpu(kind: str, configs: Configs) -> None:
+    cfg = configs(kind, "SOLVER.AMP.ENABLED", True)
     torch.manual_seed(0)
     model = build_model(cfg)
     step = Trainer.build_step(cfg, model, Trainer.build_optimizer(cfg, model))
@@ -176,9 +176,9 @@ def searched(cfg: CfgNode) -> CfgNode:
 
 @pytest.mark.parametrize("kind", ["classifier", "faster", "searched"])
 def test_resumed_training_is_the_uninterrupted_one(
-    kind: str, make_config: MakeConfig, tmp_path: Path
+    kind: str, configs: Configs, tmp_path: Path
 ) -> None:
-    whole = make_config("classifier" if kind == "classifier" else "faster")
+    whole = configs("classifier" if kind == "classifier" else "faster")
     if kind == "searched":
         whole = searched(whole)
     torn = whole.clone()
@@ -206,13 +206,11 @@ def test_resumed_training_is_the_uninterrupted_one(
         assert str(other) == str(results)  # as text: some are NaN
 
 
-def test_killed_program_resumes_to_the_same_weights(
-    make_config: MakeConfig, write_config: Callable[[CfgNode, str], str], tmp_path: Path
-) -> None:
-    cfg = make_config("faster", "SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (8,))
+def test_killed_program_resumes_to_the_same_weights(configs: Configs, tmp_path: Path) -> None:
+    cfg = configs("faster", "SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (8,))
     cfg.OUTPUT_DIR = str(tmp_path / "killed")
     program = str(ROOT / "projects" / "DetNAS" / "train_net.py")
-    command = [sys.executable, program, "--config-file", write_config(cfg, "train.yaml")]
+    command = [sys.executable, program, "--config-file", write_config(cfg, tmp_path / "train.yaml")]
     with open(tmp_path / "log.txt", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         mark = Path(cfg.OUTPUT_DIR, "last_checkpoint")
@@ -231,14 +229,14 @@ def test_killed_program_resumes_to_the_same_weights(
     assert same(final(cfg), final(whole))
 
 
-def test_what_cannot_be_trained_or_evaluated(make_config: MakeConfig) -> None:
-    cfg = make_config("faster", "SEED", -1)
+def test_what_cannot_be_trained_or_evaluated(configs: Configs) -> None:
+    cfg = configs("faster", "SEED", -1)
     with pytest.raises(ValueError, match="SEED -1: expected a number >= 0"):
         Trainer(cfg)
-    cfg = make_config("faster", "TEST.PRECISE_BN.ENABLED", True)
+    cfg = configs("faster", "TEST.PRECISE_BN.ENABLED", True)
     with pytest.raises(ValueError, match="PRECISE_BN.ENABLED: a supernet"):
         Trainer(cfg)
-    cfg = make_config("faster")
+    cfg = configs("faster")
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
         evaluate(cfg)
     cfg.MODEL.WEIGHTS = "any.pth"
@@ -246,8 +244,8 @@ def test_what_cannot_be_trained_or_evaluated(make_config: MakeConfig) -> None:
         evaluate(cfg)
 
 
-def test_weights_of_a_part_are_not_evaluated(make_config: MakeConfig, tmp_path: Path) -> None:
-    cfg = searched(make_config("faster"))
+def test_weights_of_a_part_are_not_evaluated(configs: Configs, tmp_path: Path) -> None:
+    cfg = searched(configs("faster"))
     state = build_model(cfg).backbone.state_dict()
     file = str(tmp_path / "backbone.pth")
     torch.save({"model": {f"backbone.{name}": value for name, value in state.items()}}, file)
