@@ -19,11 +19,10 @@ int64_t packed_size(int64_t n, int64_t k) {
 template <typename T>
 Buffer<T> pack_depthwise(const Tensor& weight) {
   const int64_t c = weight.size(0), taps = weight.size(2) * weight.size(3);
-  const int64_t cp = round_up(c, kChannelPad) + kChannelPad;
   const Tensor w = weight.contiguous();
   const T* in = w.template const_data_ptr<T>();
   const int64_t row = round_up(c, kChannelPad);
-  Buffer<T> out(taps * row + cp, T(0));
+  Buffer<T> out(taps * row + kChannelPad, T(0));
   for (int64_t i = 0; i < c; ++i)
     for (int64_t t = 0; t < taps; ++t) out[t * row + i] = in[i * taps + t];
   return out;
