@@ -8,4 +8,4 @@ scripts/bootstrap.sh
 printf '[%4d s] set up and linted\n' "$SECONDS"
 # Two processes with one thread each: the tests are small, threads would only get in each other's
 # way. A later -n among the arguments wins (-n 0 for a debugger).
-OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n 2 "$@"
+OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"

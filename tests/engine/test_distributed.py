@@ -1,0 +1,147 @@
+"""Two CPU processes against one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.engine import launch
+
+from detnas_d2.engine import UniformPathSampler, prepare, search
+from detnas_d2.search import History
+from tests.engine import two_processes as work
+from tests.engine.tiny_runs import Configs, write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+Results = list[dict[str, Any]]
+
+# One worker of a parallel test run does all of this file, so that processes start once.
+pytestmark = pytest.mark.xdist_group("two_processes")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Configs:
+    """Configs of this module's tests, which read the same files."""
+    return Configs(tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def ranks(shared: Configs) -> Results:
+    """What each of two processes found."""
+    supernet, searched = shared("faster", "SOLVER.MAX_ITER", 3), shared("faster")
+    searched.SOLVER.MAX_ITER = 3
+    searched.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
+    searched.MODEL.DETNAS.PATH = str(work.PATH)
+    cfgs = {"supernet": supernet, "searched": searched}
+    cfgs |= {"classifier": shared("classifier"), "search": shared.search()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        launch(work.work, 2, dist_url="auto", args=(cfgs, str(shared.root)))
+    files = [shared.root / f"{rank}.pth" for rank in range(2)]
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+def test_sync_bn_is_bn_over_the_joint_batch(ranks: Results) -> None:
+    norm = work.affine_norm("BN")
+    for step, counts in enumerate(work.COUNTS):
+        found = [rank["sync_bn"][step] for rank in ranks]
+        parts = work.shares(counts)
+        x = torch.cat([x for x, _ in parts]).requires_grad_(True)
+        norm.zero_grad()
+        y = norm(x)
+        (y * torch.cat([d for _, d in parts])).sum().backward()
+        assert [len(f["y"]) for f in found] == list(counts)
+        torch.testing.assert_close(torch.cat([f["y"] for f in found]), y.detach())
+        torch.testing.assert_close(torch.cat([f["x"] for f in found]), x.grad)
+        for name in ("weight", "bias"):
+            total = sum(f[name] for f in found)
+            torch.testing.assert_close(total, getattr(norm, name).grad, rtol=1e-4, atol=1e-4)
+        for f in found:
+            for name, buffer in norm.named_buffers():
+                torch.testing.assert_close(f[name], buffer)
+
+
+@pytest.mark.parametrize("norm", ["GN", "SyncBN"])
+def test_averaged_gradients_are_those_of_the_joint_batch(
+    norm: str, ranks: Results, shared: Configs
+) -> None:
+    expected = work.gradients(work.classifier(shared("classifier"), norm), work.joint_batch())
+    for found in (rank[norm] for rank in ranks):
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert (found[name] is None) == (gradient is None), name
+            if gradient is not None:
+                torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+    off_path = [name for name, gradient in expected.items() if gradient is None]
+    assert off_path and all(".candidates." in name for name in off_path)
+    for name in ranks[0][norm]:
+        first, second = (rank[norm][name] for rank in ranks)
+        assert (first is None and second is None) or torch.equal(first, second)
+
+
+def test_gradients_present_on_some_ranks(ranks: Results) -> None:
+    for rank in ranks:
+        assert rank["partial"] == [[1.5, 3.0], [2.0, 3.0], None]
+
+
+def test_state_of_rank_0_is_broadcast(ranks: Results) -> None:
+    assert torch.equal(ranks[0]["broadcast"], ranks[1]["broadcast"])
+    assert ranks[0]["broadcast"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["supernet", "searched"])
+def test_ranks_train_the_same_weights(kind: str, ranks: Results) -> None:
+    first, second = (rank[kind] for rank in ranks)
+    expected = [str(UniformPathSampler(work.TINY, 0)(i)) for i in range(3)]
+    assert first["paths"] == second["paths"] == (expected if kind == "supernet" else [])
+    moved = 0
+    for name, weight in first["weights"].items():
+        assert torch.equal(weight, second["weights"][name]), name
+        moved += not torch.equal(weight, first["start"][name])
+    assert moved > 50
+    results = [rank[kind]["results"] for rank in ranks]
+    assert ("AP50" in results[0]) == (kind == "searched")
+
+
+def test_recalibration_and_fitness_do_not_depend_on_the_number_of_ranks(
+    ranks: Results, shared: Configs
+) -> None:
+    alone = work.evaluation(shared.search())
+    for found in (rank["evaluation"] for rank in ranks):
+        assert found["statistics"].keys() == alone["statistics"].keys()
+        for name, (count, mean, variance) in alone["statistics"].items():
+            assert found["statistics"][name][0] == count
+            torch.testing.assert_close(found["statistics"][name][1], mean, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found["statistics"][name][2], variance, rtol=1e-6, atol=1e-6)
+        assert found["fitness"] == alone["fitness"]
+        assert str(found["metrics"]) == str(alone["metrics"])
+        assert found["stages"] == ["inference", "recalibration", "scoring"]
+
+
+def test_failure_on_one_rank_is_heard_on_all(ranks: Results) -> None:
+    assert ranks[0]["failure"] == "RuntimeError: rank 1: FloatingPointError: not finite"
+    assert ranks[1]["failure"].startswith("FloatingPointError: not finite")
+
+
+def test_search_with_two_processes_finds_what_one_does(shared: Configs) -> None:
+    cfg = shared.search()
+    cfg.OUTPUT_DIR = str(shared.root / "two")
+    file = write_config(cfg, shared.root / "search.yaml")
+    program = str(ROOT / "projects" / "DetNAS" / "search_net.py")
+    command = [sys.executable, program, "--config-file", file, "--num-gpus", "2"]
+    command += ["--dist-url", "auto"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    cfg.OUTPUT_DIR = str(shared.root / "one")
+    prepare(cfg, work.ARGS)
+    best = search(cfg, resume=False)
+    histories = [History.read(shared.root / name) for name in ("one", "two")]
+    assert histories[0].identity() == histories[1].identity()
+    assert len(histories[0]) == 12 and not histories[0].failed
+    assert best.fitness > 0 and len({record.fitness for record in histories[0]}) > 4
+    texts = [(shared.root / name / "best.yaml").read_text() for name in ("one", "two")]
+    assert texts[0].replace("/one/", "/two/") == texts[1]

@@ -1,0 +1,155 @@
+"""What two processes compute for ``test_distributed.py``; its functions run in both."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from detnas_d2.data import register_datasets
+from detnas_d2.engine import Trainer, prepare
+from detnas_d2.engine.gradients import average_gradients, broadcast_state
+from detnas_d2.engine.search import build_candidate_evaluator, load_supernet
+from detnas_d2.layers import get_norm
+from detnas_d2.modeling import activate
+from detnas_d2.search.ranks import all_or_none
+from detnas_d2.search_space import SPACES
+from tests.helpers import classification_batch
+
+TINY = SPACES["detnas_tiny"]
+PATH = TINY.path([(layer + 1) % 4 for layer in range(TINY.num_layers)])
+ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
+COUNTS = ((3, 1), (2, 0), (0, 0), (1, 2))
+"""Images of rank 0 and rank 1 in the batches of :func:`sync_bn`."""
+
+
+def shares(counts: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """(input, gradient of the output) of every rank."""
+    generator = torch.Generator().manual_seed(sum(counts) + 1)
+    draw = partial(torch.randn, generator=generator)
+    return [(draw(n, 4, 3, 5) * 3 + 20, draw(n, 4, 3, 5)) for n in counts]
+
+
+def affine_norm(name: str) -> nn.BatchNorm2d:
+    norm = get_norm(name, 4, momentum=0.3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -2, 3, 0.5]))
+        norm.bias.copy_(torch.tensor([0.0, 1, -1, 2]))
+    return norm
+
+
+def sync_bn(rank: int) -> list[dict[str, Tensor]]:
+    """Outputs, gradients and running statistics after each batch."""
+    norm, found = affine_norm("SyncBN"), []
+    for counts in COUNTS:
+        x, direction = shares(counts)[rank]
+        x.requires_grad_(True)
+        norm.zero_grad()
+        y = norm(x)
+        (y * direction).sum().backward()
+        tensors = {"y": y, "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
+        tensors.update(norm.named_buffers())
+        found.append({name: t.detach().clone() for name, t in tensors.items()})
+    return found
+
+
+def classifier(cfg: CfgNode, norm: str) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DETNAS.NORM = norm
+    cfg.MODEL.CLASSIFIER.DROPOUT = 0.0
+    torch.manual_seed(3)
+    return build_model(cfg)
+
+
+def gradients(model: nn.Module, batch: list[dict]) -> dict[str, Tensor | None]:
+    """Averaged gradients of a path."""
+    with activate(model, PATH):
+        model(batch)["loss_cls"].backward()
+    average_gradients(list(model.parameters()))
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def joint_batch() -> list[dict]:
+    return classification_batch(64, [0, 1, 2, 1], seed=8)
+
+
+def partial_gradients(rank: int) -> list[Any]:
+    """Gradients of parameters that have one on both ranks, on rank 0, on none."""
+    params = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    params[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+    if rank == 0:
+        params[1].grad = torch.tensor([4.0, 6.0])
+    average_gradients(params)
+    return [None if p.grad is None else p.grad.tolist() for p in params]
+
+
+def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
+    """Paths and weights of a few iterations."""
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(out)
+    prepare(cfg, ARGS)
+    trainer = Trainer(cfg)
+    step, paths = trainer._trainer, []
+    if step.path_sampler is not None:
+        sample = step.path_sampler
+        step.path_sampler = lambda i: paths.append(str(sample(i))) or sample(i)
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.resume_or_load(resume=False)
+    results = trainer.train()
+    weights = {n: p.detach() for n, p in trainer.model.named_parameters()}
+    return {"paths": paths, "start": start, "weights": weights, "results": str(results)}
+
+
+def evaluation(cfg: CfgNode) -> dict[str, Any]:
+    """Statistics and evaluation of a candidate."""
+    register_datasets(cfg)
+    evaluator = build_candidate_evaluator(cfg, load_supernet(cfg))
+    moments = evaluator.statistics(PATH).moments
+    found = evaluator.evaluate(PATH)
+    return {
+        "statistics": {n: (m.count, m.mean, m.variance) for n, m in moments.items()},
+        "fitness": found.fitness,
+        "metrics": dict(found.metrics),
+        "stages": sorted(found.seconds),
+    }
+
+
+def failure(rank: int) -> str:
+    """What a rank hears of an error on rank 1."""
+    try:
+        with all_or_none():
+            if rank == 1:
+                raise FloatingPointError("not finite\nsecond line")
+    except (FloatingPointError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def work(cfgs: dict[str, CfgNode], out: str) -> None:
+    """Writes everything to ``<rank>.pth`` in ``out``."""
+    torch.set_num_threads(1)
+    rank, folder = comm.get_rank(), Path(out)
+    found: dict[str, Any] = {"sync_bn": sync_bn(rank), "partial": partial_gradients(rank)}
+    size = 4 // comm.get_world_size()
+    mine = joint_batch()[rank * size : (rank + 1) * size]
+    for norm in ("GN", "SyncBN"):
+        model = classifier(cfgs["classifier"], norm)
+        found[norm] = gradients(model, mine)
+    torch.manual_seed(rank)
+    other = nn.BatchNorm1d(3).requires_grad_(False)
+    other.running_mean.normal_()
+    broadcast_state(other)
+    found["broadcast"] = other.running_mean
+    for name in ("supernet", "searched"):
+        found[name] = training(cfgs[name], folder / name)
+    found["evaluation"] = evaluation(cfgs["search"])
+    found["failure"] = failure(rank)
+    torch.save(found, folder / f"{rank}.pth")
