@@ -13,6 +13,7 @@ def add_detnas_config(cfg: CN) -> None:
     # One seed for weights, data order, augmentation, paths and proposal sampling.
     cfg.SEED = 0
     _add_model_config(cfg)
+    _add_supernet_config(cfg)
     add_data_config(cfg)
     add_search_config(cfg)
 
@@ -51,3 +52,22 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.CLASSIFIER.DROPOUT = 0.2
     # Probability mass spread over all classes in the training loss.
     cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+
+
+def _add_supernet_config(cfg: CN) -> None:
+    cfg.SUPERNET = CN()
+    # Which path an iteration of supernet training takes: "uniform" (paper) or "flops_bins"
+    # (released ImageNet stage: a bin of FLOPS_BINS uniformly, then a random path in it).
+    cfg.SUPERNET.PATH_SAMPLING = "uniform"
+    # Edges of the bins, multiply-adds of the whole classifier (body, last convolution, linear
+    # layer of MODEL.CLASSIFIER.NUM_CLASSES) at 3x224x224. As released, for the small space.
+    cfg.SUPERNET.FLOPS_BINS = [
+        290_000_000,
+        300_000_000,
+        310_000_000,
+        320_000_000,
+        330_000_000,
+        340_000_000,
+        350_000_000,
+        360_000_000,
+    ]

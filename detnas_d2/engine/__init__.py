@@ -3,7 +3,7 @@ from detectron2.engine import default_argument_parser
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.launching import run
-from detnas_d2.engine.path_sampling import UniformPathSampler
+from detnas_d2.engine.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
 from detnas_d2.engine.pipeline import run_pipeline
 from detnas_d2.engine.search import search, search_main
 from detnas_d2.engine.setup import prepare, setup
@@ -13,6 +13,7 @@ from detnas_d2.engine.trainer import PathTrainer, Trainer
 __all__ = [
     "BilevelStep",
     "DetNASCheckpointer",
+    "FlopsBinnedPathSampler",
     "GradientSearchTrainer",
     "PathTrainer",
     "Trainer",

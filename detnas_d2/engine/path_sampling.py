@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
-from detnas_d2.search_space import Path, SearchSpace
+from detectron2.config import CfgNode
+
+from detnas_d2.search_space import Path, SearchSpace, build_cost_table
+
+PathSampler = Callable[[int], Path]
 
 
 class UniformPathSampler:
@@ -18,3 +24,90 @@ class UniformPathSampler:
 
     def __call__(self, iteration: int) -> Path:
         return self.space.random_path(random.Random(f"path/{self.seed}/{iteration}"))
+
+
+class FlopsBinnedPathSampler:
+    """The sampling of the released ImageNet stage: multiply-adds uniform over bins.
+
+    A bin is drawn uniformly, then random paths until one falls into it; after ``attempts`` of
+    them a random path is taken as it is. Cheap and expensive paths, which uniform sampling
+    seldom draws, so are trained as often as average ones.
+
+    Args:
+        edges: rising multiply-adds; bin i holds the paths of ``edges[i]`` to below
+            ``edges[i + 1]``. They are counted at 3x224x224 for the whole classifier: body, last
+            convolution and a linear layer of ``num_classes`` outputs (in the small space
+            33,136,640 more than the body).
+
+    Raises:
+        ValueError: fewer than two edges, edges that do not rise, or bins that hold no path.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        edges: Sequence[int],
+        *,
+        num_classes: int = 1000,
+        attempts: int = 500,
+    ) -> None:
+        if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
+            raise ValueError(f"edges {list(edges)}: expected at least two, each above the last")
+        self.space, self.seed, self.attempts = space, seed, attempts
+        self.bins = tuple(pairwise(edges))
+        table = build_cost_table(space, (224, 224))
+        self._base = table.base.macs + _classifier_macs(space, num_classes)
+        self._macs = [[cost.macs for cost in row] for row in table.entries]
+        least = self._base + sum(min(row) for row in self._macs)
+        most = self._base + sum(max(row) for row in self._macs)
+        empty = [b for b in self.bins if b[1] <= least or b[0] > most]
+        if empty:
+            raise ValueError(
+                f"bins {empty} hold no path of space {space.name!r}, whose classifiers take "
+                f"{least} to {most} multiply-adds"
+            )
+
+    def __call__(self, iteration: int) -> Path:
+        rng = random.Random(f"path/{self.seed}/{iteration}")
+        low, high = rng.choice(self.bins)
+        for _ in range(self.attempts):
+            path = self.space.random_path(rng)
+            if low <= self.macs(path) < high:
+                return path
+        return self.space.random_path(rng)
+
+    def macs(self, path: Path) -> int:
+        """Multiply-adds of the classifier of ``path`` at 3x224x224."""
+        return self._base + sum(row[c] for row, c in zip(self._macs, path.choices, strict=True))
+
+
+def build_path_sampler(cfg: CfgNode, space: SearchSpace) -> PathSampler:
+    """The sampler ``SUPERNET.PATH_SAMPLING`` for the supernet of a training config.
+
+    Raises:
+        ValueError: an unknown sampling, or bins that do not fit the space.
+    """
+    kind = cfg.SUPERNET.PATH_SAMPLING
+    if kind == "uniform":
+        return UniformPathSampler(space, cfg.SEED)
+    if kind != "flops_bins":
+        raise ValueError(f"SUPERNET.PATH_SAMPLING {kind!r}: expected 'uniform' or 'flops_bins'")
+    if not isinstance(space, SearchSpace):
+        raise ValueError("SUPERNET.PATH_SAMPLING 'flops_bins': only DetNAS spaces have bins")
+    try:
+        return FlopsBinnedPathSampler(
+            space,
+            cfg.SEED,
+            cfg.SUPERNET.FLOPS_BINS,
+            num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+        )
+    except ValueError as error:
+        raise ValueError(f"SUPERNET.FLOPS_BINS: {error}") from None
+
+
+def _classifier_macs(space: SearchSpace, num_classes: int) -> int:
+    """Last convolution (on 7x7) and linear layer."""
+    positions = (224 // 32) ** 2
+    last = positions * space.stage_channels[-1] * space.last_channels
+    return last + space.last_channels * num_classes

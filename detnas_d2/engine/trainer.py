@@ -6,7 +6,6 @@ import hashlib
 import logging
 import time
 import weakref
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,13 +23,10 @@ from detnas_d2.data import build_test_loader, build_train_loader
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradients import average_gradients, broadcast_state
-from detnas_d2.engine.path_sampling import UniformPathSampler
+from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
 from detnas_d2.engine.schedule import build_schedule
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.scoring import build_evaluator
-from detnas_d2.search_space import Path
-
-PathSampler = Callable[[int], Path]
 
 
 def iteration_seed(seed: int, iteration: int, rank: int) -> int:
@@ -136,7 +132,7 @@ class Trainer(DefaultTrainer):
     ) -> PathTrainer:
         """The step of this model; a supernet is never wrapped in DistributedDataParallel."""
         supernet = find_supernet(model)
-        sampler = UniformPathSampler(supernet.space, cfg.SEED) if supernet else None
+        sampler = build_path_sampler(cfg, supernet.space) if supernet else None
         if supernet is None:
             on_gpu = next(model.parameters()).is_cuda
             options = {} if on_gpu else {"device_ids": None}
