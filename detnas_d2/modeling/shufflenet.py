@@ -10,6 +10,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
+from detnas_d2.modeling.hit.supernet import HitSupernet, find_hit_supernet
 from detnas_d2.search_space import ChoiceBlock, LayerSpec, Path, SearchSpace
 
 INITS = ("imagenet", "default")
@@ -173,9 +174,15 @@ class Supernet(ShuffleNetBackbone):
         return self.blocks[index](x, self.active_path.choices[index])
 
 
-def find_supernet(model: nn.Module) -> Supernet | None:
-    """The supernet inside ``model``, or None; several are an error."""
-    found = [module for module in model.modules() if isinstance(module, Supernet)]
+def find_supernet(model: nn.Module) -> Supernet | HitSupernet | None:
+    """The supernet inside ``model``, or None; several are an error.
+
+    That of a Hit-Detector is all its parts with choices together.
+    """
+    found: list[Supernet | HitSupernet] = []
+    found += [module for module in model.modules() if isinstance(module, Supernet)]
+    hit = find_hit_supernet(model)
+    found += [hit] if hit else []
     if len(found) > 1:
         raise ValueError(f"{type(model).__name__} contains {len(found)} supernets, expected one")
     return found[0] if found else None

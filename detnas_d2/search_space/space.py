@@ -36,36 +36,19 @@ class LayerSpec:
     ops: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """A DetNAS search space: a stem and stages of choice blocks.
+class PathSpace:
+    """What any space of single paths has: names, layers, and paths from text and indices.
 
-    Args:
-        name: the name used in configs.
-        stem_channels: output channels of the 3x3 stride-2 stem.
-        stage_channels: output channels of each stage.
-        stage_depths: number of choice blocks of each stage.
-        last_channels: output channels of the optional last 1x1 convolution.
-        ops: names of the candidates of every choice block.
+    A subclass gives ``name``, ``stage_depths`` (layers of each group that ``/`` separates in
+    texts) and ``layers``.
     """
 
     name: str
-    stem_channels: int
-    stage_channels: tuple[int, ...]
     stage_depths: tuple[int, ...]
-    last_channels: int
-    ops: tuple[str, ...] = SHUFFLE_OPS
 
-    def __post_init__(self) -> None:
-        if len(self.stage_channels) != len(self.stage_depths):
-            raise ValueError(
-                f"space {self.name!r}: {len(self.stage_channels)} stage_channels but "
-                f"{len(self.stage_depths)} stage_depths"
-            )
-        if any(depth < 1 for depth in self.stage_depths):
-            raise ValueError(f"space {self.name!r}: every stage needs at least one block")
-        if any(channels % 2 for channels in self.stage_channels):
-            raise ValueError(f"space {self.name!r}: stage_channels must be even (channel split)")
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        raise NotImplementedError
 
     @property
     def num_layers(self) -> int:
@@ -74,24 +57,7 @@ class SearchSpace:
     @property
     def cardinalities(self) -> tuple[int, ...]:
         """Number of candidates of each layer."""
-        return (len(self.ops),) * self.num_layers
-
-    @property
-    def layers(self) -> tuple[LayerSpec, ...]:
-        specs, in_channels = [], self.stem_channels
-        for stage, (channels, depth) in enumerate(
-            zip(self.stage_channels, self.stage_depths, strict=True)
-        ):
-            for position in range(depth):
-                stride = 2 if position == 0 else 1
-                reduction = 4 * 2**stage
-                specs.append(
-                    LayerSpec(
-                        len(specs), stage, in_channels, channels, stride, reduction, self.ops
-                    )
-                )
-                in_channels = channels
-        return tuple(specs)
+        return tuple(len(layer.ops) for layer in self.layers)
 
     def path(self, source: str | Iterable[int | str] | Path) -> Path:
         """The path that ``source`` describes.
@@ -131,18 +97,19 @@ class SearchSpace:
             yield from stage.split()
 
     def _choice(self, layer: int, entry: int | str) -> int:
-        if isinstance(entry, str) and entry in self.ops:
-            return self.ops.index(entry)
+        ops = self.layers[layer].ops
+        if isinstance(entry, str) and entry in ops:
+            return ops.index(entry)
         try:
             index = int(entry)
         except ValueError:
             index = -1
         if isinstance(entry, bool) or index != entry and str(index) != entry:
             index = -1
-        if not 0 <= index < len(self.ops):
+        if not 0 <= index < len(ops):
             raise PathError(
                 f"layer {layer}: {entry!r} is not an operation of space {self.name!r}; expected "
-                f"one of {', '.join(self.ops)} or an index 0..{len(self.ops) - 1}"
+                f"one of {', '.join(ops)} or an index 0..{len(ops) - 1}"
             )
         return index
 
@@ -156,13 +123,62 @@ class SearchSpace:
 
 
 @dataclass(frozen=True)
+class SearchSpace(PathSpace):
+    """A DetNAS search space: a stem and stages of choice blocks.
+
+    Args:
+        name: the name used in configs.
+        stem_channels: output channels of the 3x3 stride-2 stem.
+        stage_channels: output channels of each stage.
+        stage_depths: number of choice blocks of each stage.
+        last_channels: output channels of the optional last 1x1 convolution.
+        ops: names of the candidates of every choice block.
+    """
+
+    name: str
+    stem_channels: int
+    stage_channels: tuple[int, ...]
+    stage_depths: tuple[int, ...]
+    last_channels: int
+    ops: tuple[str, ...] = SHUFFLE_OPS
+
+    def __post_init__(self) -> None:
+        if len(self.stage_channels) != len(self.stage_depths):
+            raise ValueError(
+                f"space {self.name!r}: {len(self.stage_channels)} stage_channels but "
+                f"{len(self.stage_depths)} stage_depths"
+            )
+        if any(depth < 1 for depth in self.stage_depths):
+            raise ValueError(f"space {self.name!r}: every stage needs at least one block")
+        if any(channels % 2 for channels in self.stage_channels):
+            raise ValueError(f"space {self.name!r}: stage_channels must be even (channel split)")
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        specs, in_channels = [], self.stem_channels
+        for stage, (channels, depth) in enumerate(
+            zip(self.stage_channels, self.stage_depths, strict=True)
+        ):
+            for position in range(depth):
+                stride = 2 if position == 0 else 1
+                reduction = 4 * 2**stage
+                specs.append(
+                    LayerSpec(
+                        len(specs), stage, in_channels, channels, stride, reduction, self.ops
+                    )
+                )
+                in_channels = channels
+        return tuple(specs)
+
+
+@dataclass(frozen=True)
 class Path:
     """One choice per layer of a search space: an architecture, as a value.
 
     ``str(path)`` is its canonical text, op names with ``/`` between stages.
     """
 
-    space: SearchSpace = field(repr=False)
+    space: PathSpace = field(repr=False)
     choices: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -175,7 +191,8 @@ class Path:
 
     @property
     def ops(self) -> tuple[str, ...]:
-        return tuple(self.space.ops[c] for c in self.choices)
+        layers = self.space.layers
+        return tuple(layer.ops[c] for layer, c in zip(layers, self.choices, strict=True))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.choices)

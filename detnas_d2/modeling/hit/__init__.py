@@ -9,6 +9,7 @@ from detnas_d2.modeling.hit.layers import (
     relaxed_parts,
 )
 from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.modeling.hit.supernet import HitSupernet
 
 __all__ = [
     "ChoiceLayers",
@@ -16,6 +17,7 @@ __all__ = [
     "HitBackbone",
     "HitBoxHead",
     "HitPAFPN",
+    "HitSupernet",
     "PartLayers",
     "RelaxedLayers",
     "architecture_parameters",

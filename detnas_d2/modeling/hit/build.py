@@ -82,7 +82,7 @@ def part_layers(
     if part in node.SEARCHED_PARTS:
         layers = layers_of(candidate_ops(cfg, part))
         if node.STRATEGY == "sampling":
-            return ChoiceLayers(part, layers, build)
+            return ChoiceLayers(part, layers, build, network=get_hit_network(node.NETWORK))
         return RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
     key = f"MODEL.HIT.GENOTYPE.{part.upper()}"
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detnas_d2.layers import NormFactory
 from detnas_d2.search_space import ChoiceBlock, LayerSpec
-from detnas_d2.search_space.hit_network import rules_of
+from detnas_d2.search_space.hit_network import HitNetwork, rules_of
 from detnas_d2.search_space.mixed_block import MixedBlock
 from detnas_d2.search_space.operations import build_operation
 
@@ -145,10 +145,22 @@ class RelaxedLayers(PartLayers):
 
 
 class ChoiceLayers(PartLayers):
-    """All candidates of every layer, one of which is run: single-path training and evolution."""
+    """All candidates of every layer, one of which is run: single-path training and evolution.
 
-    def __init__(self, part: str, layers: Sequence[LayerSpec], build: BuildOperation) -> None:
+    Args:
+        network: the frame that the part belongs to.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        layers: Sequence[LayerSpec],
+        build: BuildOperation,
+        *,
+        network: HitNetwork,
+    ) -> None:
         super().__init__(part, layers)
+        self.network = network
         self.blocks = nn.ModuleList(
             ChoiceBlock(layer.ops, lambda op, layer=layer: build(layer, op))
             for layer in self.layers
