@@ -17,6 +17,7 @@ from detnas_d2.data import build_calibration_batches, build_test_loader
 from detnas_d2.data.files import write_text
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.setup import setup
+from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
 from detnas_d2.engine.trainer import Trainer
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
@@ -24,13 +25,7 @@ from detnas_d2.search.build import build_constraint, build_searcher, search_fing
 from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.files import sha256_of
 from detnas_d2.search.scoring import build_evaluator, metric_name
-from detnas_d2.search_space import (
-    LatencyTable,
-    SearchSpace,
-    build_cost_table,
-    get_space,
-    measure_latency,
-)
+from detnas_d2.search_space import LatencyTable, SearchSpace, measure_latency
 
 logger = logging.getLogger("detnas_d2.search")
 
@@ -57,9 +52,9 @@ def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateReco
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: the search needs the weights of a supernet")
     retrain = retrain_config(cfg, config_dir)
-    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    space = searched_space(cfg)
     latency = load_latency(cfg, space)
-    costs = build_cost_table(space, tuple(cfg.SEARCH.MAX_MACS_INPUT))
+    costs = space_costs(cfg, space)
     constraint = build_constraint(cfg, costs, latency)
     searcher = build_searcher(cfg, space, constraint)
     model = load_supernet(cfg)
@@ -85,7 +80,7 @@ def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateReco
         on_progress=progress,
     )
     if comm.is_main_process():
-        retrain.MODEL.DETNAS.PATH = best.path
+        fix_path(retrain, space, best.path)
         target = os.path.join(cfg.OUTPUT_DIR, "best.yaml")
         write_text(target, best_yaml(retrain, best, metric_name(cfg, validation_set(cfg))))
         logger.info("Best path (fitness %.3f): %s; written to %s", best.fitness, best.path, target)
@@ -211,5 +206,5 @@ def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:
     return (
         f"# The best path of a search: supernet {metric} {best.fitness:.3f}, "
         f"{best.macs / 1e6:.1f}M multiply-adds and {best.params / 1e6:.3f}M parameters of the "
-        f"backbone body.\n{short_yaml(retrain)}"
+        f"searched layers.\n{short_yaml(retrain)}"
     )

@@ -24,6 +24,7 @@ from detnas_d2.engine.hit_search import (
     random_genotype,
     screen,
 )
+from detnas_d2.engine.search import search
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit import RelaxedLayers, relaxed_parts
 from detnas_d2.modeling.hit.layers import operation_builder
@@ -242,6 +243,23 @@ def test_screening_writes_the_sub_space_and_its_history(scenes):
     assert [len(report["scores"][op]) for op in kept] == [4, 4]
     (removed,) = report["removed"]
     assert removed["op"] not in kept and len(report["scores"][removed["op"]]) < 5
+
+
+def test_evolution_over_the_sub_spaces(scenes):
+    """The other strategy: single-path training, then DetNAS's search, same entry points."""
+    options = ("MODEL.HIT.STRATEGY", "sampling", "HIT_SEARCH.ARCH_START_ITER", -1)
+    limits = ("SEARCH.MAX_MACS_INPUT", [64, 64], "SEARCH.POPULATION", 3, "SEARCH.GENERATIONS", 1)
+    images = ("SEARCH.CALIBRATION.IMAGES", 2, "SEARCH.CALIBRATION.BATCH_SIZE", 2)
+    validation = ("SEARCH.VAL", "digits_scenes_train@search_val")
+    more = (*options, *limits, *images, *validation)
+    hit_train(scenes("search.yaml", "supernet", *more), resume=False)
+    weights = ("MODEL.WEIGHTS", "supernet/model_final.pth")
+    best = search(scenes("search.yaml", "evolution", *more, *weights), resume=False)
+    assert best.macs > 0
+    cfg = load_config("evolution/best.yaml")
+    assert not cfg.MODEL.HIT.SEARCHED_PARTS
+    text = " / ".join(genotype_of(cfg).part_text(p) for p in ("backbone", "neck", "head"))
+    assert text == best.path
 
 
 def test_errors_come_before_training(scenes):
