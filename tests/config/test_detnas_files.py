@@ -1,0 +1,187 @@
+"""Every DetNAS config says what the paper does, builds, and trains one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from detnas_d2.config.tools import flatten, load_config
+from detnas_d2.engine import Trainer
+from detnas_d2.engine.pipeline import read_pipeline
+from detnas_d2.modeling import find_supernet
+from detnas_d2.search_space import get_space
+from tests.helpers import changed, classification_batch, snapshot, training_batch
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "DetNAS"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+PIPELINES = [file for file in FILES if "STAGES" in yaml.safe_load(file.read_text())]
+# Files that describe a network; the others are what these share.
+NETWORKS = [
+    file
+    for file in FILES
+    if file not in PIPELINES and not file.name.startswith(("Base", "dataset"))
+]
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(CONFIGS))
+
+
+def load(name: str) -> CfgNode:
+    return load_config(str(CONFIGS / name))
+
+
+def different_networks() -> Iterator[Path]:
+    """One file for each model and optimizer."""
+    seen = set()
+    for file in NETWORKS:
+        cfg = load_config(str(file))
+        parts = {"model": flatten(cfg.MODEL), "solver": flatten(cfg.SOLVER)}
+        for key in ("WEIGHTS", "DETNAS.INIT"):
+            del parts["model"][key]
+        for key in ("MAX_ITER", "STEPS", "CHECKPOINT_PERIOD", "IMS_PER_BATCH"):
+            del parts["solver"][key]
+        key = json.dumps(parts, sort_keys=True, default=str)
+        if key not in seen:
+            seen.add(key)
+            yield file
+
+
+@pytest.mark.parametrize("file", list(different_networks()), ids=name_of)
+def test_network_trains_one_step(file: Path) -> None:
+    cfg = load_config(str(file))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    if "_supernet_" not in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.DETNAS.PATH:
+        cfg.MODEL.DETNAS.PATH = str(space.path(i % 4 for i in range(space.num_layers)))
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    assert (find_supernet(model) is not None) == ("_supernet_" in cfg.MODEL.BACKBONE.NAME)
+    step = Trainer.build_step(cfg, model, Trainer.build_optimizer(cfg, model))
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        step.set_data([classification_batch(64, [0, 9])])
+    else:
+        step.set_data([training_batch(sizes=((64, 64), (64, 64)))])
+    before = snapshot(model)
+    with EventStorage():
+        step.iter = 0
+        step.run_step()
+    assert changed(model, before) & {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("names", "iterations", "steps"),
+    [
+        ("*_300M_*_coco.yaml *_1.3G_*_coco.yaml *_3.8G_*_coco.yaml", 90_000, (60_000, 80_000)),
+        ("*_300M_*_coco_scratch.yaml", 180_000, (120_000, 160_000)),
+        ("*_300M_*_voc.yaml", 22_500, (15_000, 20_000)),
+        ("*_300M_*_voc_scratch.yaml", 45_000, (30_000, 40_000)),
+    ],
+)
+def test_iterations(names: str, iterations: int, steps: tuple[int, ...]) -> None:
+    files = [f for pattern in names.split() for f in CONFIGS.glob(pattern) if f not in PIPELINES]
+    assert len(files) >= 6
+    for file in files:
+        solver = load_config(str(file)).SOLVER
+        rate = 0.01 if "retinanet" in file.name else 0.02
+        assert (iterations, steps, rate) == (solver.MAX_ITER, solver.STEPS, solver.BASE_LR)
+        assert solver.IMS_PER_BATCH == 16
+
+
+@pytest.mark.parametrize("head", ["fpn", "retinanet"])
+def test_voc(head: str) -> None:
+    for kind in ("supernet", "search", "retrain"):
+        for end in ("", "_scratch"):
+            cfg = load(f"{kind}_300M_{head}_voc{end}.yaml")
+            node = "ROI_HEADS" if head == "fpn" else "RETINANET"
+            assert cfg.MODEL[node].NUM_CLASSES == 20
+            if kind == "retrain":
+                assert cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval")
+                assert cfg.DATASETS.TEST == ("voc_2007_test",)
+            else:
+                assert cfg.DATASETS.TRAIN == ("voc_2012_trainval@search_train", "voc_2007_trainval")
+                assert cfg.DATASETS.TEST == ("voc_2012_trainval@search_val",)
+                assert cfg.DATASETS.SEARCH_SPLIT.SIZE == 5000
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("search_*.yaml")), ids=name_of)
+def test_search(file: Path) -> None:
+    cfg = load_config(str(file))
+    # Scored on images that the supernet has not seen, which are no test set.
+    assert cfg.SEARCH.VAL.endswith("@search_val")
+    train = [name.partition("@") for name in cfg.DATASETS.TRAIN]
+    parent = cfg.SEARCH.VAL.partition("@")[0]
+    assert [half for name, _, half in train if name == parent] == ["search_train"]
+    assert (300_000_000 if "300M" in file.name else 1_300_000_000) == cfg.SEARCH.MAX_MACS
+    kind = file.name.removeprefix("search_")
+    if kind == "300M_imagenet.yaml":
+        kind = "300M_imagenet_search.yaml"
+    supernet = load(f"supernet_{kind}")
+    assert f"{supernet.OUTPUT_DIR}/model_final.pth" == cfg.MODEL.WEIGHTS
+    assert cfg.MODEL.BACKBONE.NAME == supernet.MODEL.BACKBONE.NAME
+    retrain = load(cfg.SEARCH.RETRAIN_CONFIG)
+    assert retrain.MODEL.DETNAS.SPACE == cfg.MODEL.DETNAS.SPACE
+    assert not any("@" in name for name in retrain.DATASETS.TRAIN)
+
+
+def test_from_scratch_starts_from_nothing() -> None:
+    files = sorted(CONFIGS.glob("supernet_*_scratch.yaml")) + sorted(
+        CONFIGS.glob("retrain_*_scratch.yaml")
+    )
+    assert len(files) == 8
+    for file in files:
+        cfg = load_config(str(file))
+        assert (cfg.MODEL.WEIGHTS, cfg.MODEL.DETNAS.INIT) == ("", "default")
+
+
+@pytest.mark.parametrize("space", ["300M", "1.3G"])
+def test_imagenet_recipe(space: str) -> None:
+    for kind in ("supernet", "retrain"):
+        solver = load(f"{kind}_{space}_imagenet.yaml").SOLVER
+        assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (1024, 0.5, 300_000)
+        assert solver.WEIGHT_DECAY == 4e-5 and solver.WEIGHT_DECAY_NORM == 0
+    assert load(f"supernet_{space}_imagenet.yaml").SUPERNET.PATH_SAMPLING == "uniform"
+    released = load("supernet_300M_imagenet_released.yaml").SUPERNET
+    assert released.PATH_SAMPLING == "flops_bins"
+
+
+@pytest.mark.parametrize("file", PIPELINES, ids=name_of)
+def test_pipeline(file: Path) -> None:
+    pipeline = read_pipeline(str(file))
+    names: list[str] = []
+    for stage in pipeline.stages:
+        cfg = load_config(str(file.parent / stage.config))
+        # What is not named before is a file or one of the words of a path.
+        assert not stage.weights or stage.weights in names
+        assert stage.path in ("", *names) or stage.path.startswith(("uniform ", "random "))
+        assert stage.kind != "search" or stage.weights
+        if stage.path:
+            assert "_supernet_" not in cfg.MODEL.BACKBONE.NAME
+            space = get_space(cfg.MODEL.DETNAS.SPACE)
+            if stage.path in names:
+                source = load_config(str(file.parent / pipeline.stage(stage.path).config))
+                assert get_space(source.MODEL.DETNAS.SPACE).stage_depths == space.stage_depths
+            else:
+                assert pipeline.path_of(stage, cfg).space == space
+        names.append(stage.name)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("pipeline_*.yaml")), ids=name_of)
+def test_pipeline_has_five_random_networks_like_the_searched_one(file: Path) -> None:
+    pipeline = read_pipeline(str(file))
+    searched = pipeline.stage("searched")
+    random = [stage for stage in pipeline.stages if stage.row == "random"]
+    assert len({stage.path for stage in random}) == 5
+    for stage in random:
+        assert stage.config == searched.config
+        assert pipeline.stage(stage.weights).config == pipeline.stage(searched.weights).config
+        assert pipeline.stage(stage.weights).path == stage.path
