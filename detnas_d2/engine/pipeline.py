@@ -24,6 +24,7 @@ the place of the merged genotype stands a random one of the same sub-spaces and 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from detnas_d2.config.tools import fingerprint, load_config
@@ -54,7 +56,6 @@ from detnas_d2.engine.search import search
 from detnas_d2.engine.setup import prepare
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
-from detnas_d2.search.scoring import flat_metrics
 from detnas_d2.search_space import Cost, Path, build_cost_table, get_space
 
 DONE_FILE = "done.json"
@@ -98,10 +99,18 @@ class Pipeline:
     def folder(self, name: str) -> str:
         return os.path.join(self.output_dir, name)
 
+    def file_of(self, stage: Stage) -> str:
+        """Config file of a stage."""
+        return os.path.join(os.path.dirname(self.file), stage.config)
+
+    def sources_of(self, stage: Stage) -> list[Stage]:
+        """The stages whose results a stage starts from."""
+        names = dict.fromkeys((stage.weights, stage.path, *stage.merge))
+        return [source for name in names if (source := self.stage(name)) is not None]
+
     def config_of(self, stage: Stage) -> CfgNode:
         """The stage's config, its file and all overrides merged, paths and weights filled in."""
-        file = os.path.join(os.path.dirname(self.file), stage.config)
-        cfg = load_config(file)
+        cfg = load_config(self.file_of(stage))
         for name in stage.merge:
             cfg.merge_from_file(os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind]))
         if stage.random is not None:
@@ -123,6 +132,11 @@ class Pipeline:
         for part in genotype.parts:
             cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
 
+    def limits_for(self, cfg: CfgNode) -> CfgNode:
+        """The config whose SEARCH node limits and counts costs: the first search's, or ``cfg``."""
+        searching = next((stage for stage in self.stages if stage.kind == "search"), None)
+        return self.config_of(searching) if searching else cfg
+
     def path_of(self, stage: Stage, cfg: CfgNode) -> Path:
         """The path of a training stage."""
         space = get_space(cfg.MODEL.DETNAS.SPACE)
@@ -134,8 +148,7 @@ class Pipeline:
             return space.uniform_path(argument)
         if word != "random":
             return space.path(stage.path)
-        searching = next((s for s in self.stages if s.kind == "search"), None)
-        limits = self.config_of(searching) if searching else cfg
+        limits = self.limits_for(cfg)
         size = tuple(limits.SEARCH.MAX_MACS_INPUT)
         constraint = build_constraint(limits, build_cost_table(space, size))
         rng = random.Random(f"pipeline/{argument}")
@@ -172,7 +185,20 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     rows = {stage.row or stage.name for stage in stages}
     if set(table) - rows:
         raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
-    return Pipeline(file, output, tuple(stages), table, rest)
+    pipeline = Pipeline(file, output, tuple(stages), table, rest)
+    for stage in stages:
+        _check_config(pipeline, stage)
+    return pipeline
+
+
+def _check_config(pipeline: Pipeline, stage: Stage) -> None:
+    """Finds errors in the config of a stage before the first stage has run for days."""
+    try:
+        cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
+        if stage.path and pipeline.stage(stage.path) is None:
+            pipeline.path_of(stage, cfg)
+    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
+        raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 
 
 def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
@@ -190,6 +216,14 @@ def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
     if stage.kind not in KINDS:
         raise PipelineError(f"{where}: KIND {stage.kind!r}, expected one of {', '.join(KINDS)}")
     kinds = {other.name: other.kind for other in before}
+    if stage.name in (stage.weights, stage.path):
+        raise PipelineError(f"{where}: WEIGHTS or PATH is the stage itself")
+    if stage.weights and not _is_weights(stage.weights, kinds):
+        raise PipelineError(
+            f"{where}: WEIGHTS {stage.weights!r} is neither an earlier training stage nor a file"
+        )
+    if kinds.get(stage.path, "search") != "search":
+        raise PipelineError(f"{where}: PATH {stage.path!r} is a {kinds[stage.path]} stage")
     wrong = [name for name in stage.merge if kinds.get(name) not in FRAGMENTS]
     if wrong:
         raise PipelineError(f"{where}: MERGE {wrong}, expected earlier screen or gradient stages")
@@ -200,6 +234,12 @@ def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
     if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
         raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist beside the file")
     return stage
+
+
+def _is_weights(text: str, kinds: dict[str, str]) -> bool:
+    if text in kinds:
+        return kinds[text] != "search"
+    return "://" in text or os.path.isfile(text)
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -229,8 +269,13 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(pipeline: Pipeline, stage: Stage) -> str:
-    cfg = pipeline.config_of(stage)
-    return fingerprint(cfg, ignore=("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"))
+    """Of a stage's config and those of the stages that it starts from."""
+    ignored = ["OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
+    if pipeline.stage(stage.weights) is not None:
+        ignored.append("MODEL.WEIGHTS")
+    own = fingerprint(pipeline.config_of(stage), ignored)
+    sources = [_fingerprint(pipeline, source) for source in pipeline.sources_of(stage)]
+    return hashlib.sha256("/".join([own, *sources]).encode()).hexdigest()
 
 
 def _is_done(pipeline: Pipeline, stage: Stage) -> bool:
@@ -241,8 +286,9 @@ def _is_done(pipeline: Pipeline, stage: Stage) -> bool:
         done = json.load(text)
     if done["fingerprint"] != _fingerprint(pipeline, stage):
         raise PipelineError(
-            f"stage {stage.name!r} was finished with another config ({file}); use another "
-            "OUTPUT_DIR or delete the folder of the stage to run it again"
+            f"stage {stage.name!r} was finished with another config, of its own or of a stage "
+            f"before it ({file}); use another OUTPUT_DIR or delete the folder of the stage to run "
+            "it again"
         )
     return True
 
@@ -254,7 +300,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     start = time.monotonic()
     prepare(cfg, args)
     if stage.kind == "search":
-        folder = os.path.dirname(os.path.join(os.path.dirname(pipeline.file), stage.config))
+        folder = os.path.dirname(pipeline.file_of(stage))
         best = search(cfg, resume=True, config_dir=folder)
         results = {"fitness": best.fitness}
     elif stage.kind == "screen":
@@ -262,7 +308,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     elif stage.kind == "gradient":
         results = {"genotype": str(gradient_search(cfg, resume=True))}
     else:
-        results = flat_metrics(hit_train(cfg, resume=True) or {})
+        results = flatten_results_dict(hit_train(cfg, resume=True) or {})
     if comm.is_main_process():
         done = {
             "fingerprint": mark,
@@ -319,15 +365,15 @@ def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
     if genotype_of(cfg).parts:
         return genotype_cost(cfg)
     space = get_space(cfg.MODEL.DETNAS.SPACE)
-    size = tuple(cfg.SEARCH.MAX_MACS_INPUT)
+    size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
     return build_cost_table(space, size).cost(space.path(done["path"]))
 
 
 def format_table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows as a Markdown table: metrics in percent, cost of what is searched.
 
-    That is the backbone body of DetNAS at SEARCH.MAX_MACS_INPUT, and the searchable layers of a
-    Hit-Detector at HIT_SEARCH.COST_INPUT.
+    That is the backbone body of DetNAS at the search's SEARCH.MAX_MACS_INPUT, and the searchable
+    layers of a Hit-Detector at HIT_SEARCH.COST_INPUT.
     """
     keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
     lines = [

@@ -19,6 +19,7 @@ def clean_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     before = dict(DatasetCatalog), dict(MetadataCatalog)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the programs that tests start
     monkeypatch.setattr(catalog, "_ORIGINALS", {})
     monkeypatch.setattr(catalog, "_DECLARED", set())
     threads = torch.get_num_threads()

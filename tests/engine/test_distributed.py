@@ -40,6 +40,7 @@ def ranks(shared: Configs) -> Results:
     cfgs |= {"classifier": shared("classifier"), "search": shared.search()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
         launch(work.work, 2, dist_url="auto", args=(cfgs, str(shared.root)))
     files = [shared.root / f"{rank}.pth" for rank in range(2)]
     return [torch.load(file, weights_only=True) for file in files]
