@@ -40,6 +40,11 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS.LAST_CONV = False
     # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+    # Run the backbone through the operators of csrc/ instead of its modules: "off", "cpu" (on CPUs
+    # only: the CUDA kernels have been tested on an emulator, not yet on a GPU) or "on". The results
+    # are the same but for rounding. Modules that do not fit (other norms than BN, forward hooks)
+    # run themselves.
+    cfg.MODEL.DETNAS.FUSED_OPS = "cpu"
     # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing
     # that the network can compute; the released detectors have them.
     cfg.MODEL.DETNAS.CONV_BIAS_BEFORE_NORM = False

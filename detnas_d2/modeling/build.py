@@ -25,7 +25,12 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import nn
 
 from detnas_d2.layers import NormFactory, get_norm
-from detnas_d2.modeling.shufflenet import SearchedBackbone, ShuffleNetBackbone, Supernet
+from detnas_d2.modeling.shufflenet import (
+    FUSED_OPS,
+    SearchedBackbone,
+    ShuffleNetBackbone,
+    Supernet,
+)
 from detnas_d2.search_space import PathError, get_space
 
 
@@ -53,15 +58,23 @@ def backbone_from_config(
         "last_conv": node.LAST_CONV,
         "init": node.INIT,
     }
+    if node.FUSED_OPS not in FUSED_OPS:
+        raise ValueError(
+            f"MODEL.DETNAS.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
+        )
     if supernet:
-        return Supernet(space, **options)
+        backbone: ShuffleNetBackbone = Supernet(space, **options)
+        backbone.fused_ops = node.FUSED_OPS
+        return backbone
     if not node.PATH:
         raise PathError("MODEL.DETNAS.PATH is empty: a searched backbone needs a path")
     try:
         path = space.path(node.PATH)
     except PathError as error:
         raise PathError(f"MODEL.DETNAS.PATH: {error}") from None
-    return SearchedBackbone(path, **options)
+    backbone = SearchedBackbone(path, **options)
+    backbone.fused_ops = node.FUSED_OPS
+    return backbone
 
 
 def add_conv_biases(module: nn.Module) -> None:

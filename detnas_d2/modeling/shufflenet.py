@@ -10,10 +10,12 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
+from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.hit.supernet import HitSupernet, find_hit_supernet
 from detnas_d2.search_space import ChoiceBlock, LayerSpec, Path, SearchSpace
 
 INITS = ("imagenet", "default")
+FUSED_OPS = ("off", "cpu", "on")
 
 
 class ShuffleNetBackbone(Backbone):
@@ -29,7 +31,12 @@ class ShuffleNetBackbone(Backbone):
         out_features: names of the features to return.
         last_conv: append the 1x1 convolution to ``space.last_channels``.
         init: "imagenet" or "default", see the config key ``MODEL.DETNAS.INIT``.
+
+    Attributes:
+        fused_ops: "off", "cpu" or "on", see the config key ``MODEL.DETNAS.FUSED_OPS``.
     """
+
+    fused_ops = "cpu"
 
     def __init__(
         self,
@@ -84,9 +91,29 @@ class ShuffleNetBackbone(Backbone):
         """Output of layer ``index`` for its input ``x``."""
         return self.blocks[index](x)
 
+    def layer_block(self, index: int) -> ShuffleBlock:
+        """The block that :meth:`run_layer` runs."""
+        return self.blocks[index]
+
+    def _fused_forward(self, x: Tensor) -> dict[str, Tensor] | None:
+        """What :meth:`forward` returns, through ``detnas_d2.ops``; None where they do not apply."""
+        if self.fused_ops == "off" or (self.fused_ops == "cpu" and x.is_cuda):
+            return None
+        wanted = {i: n for i, n in self._feature_after.items() if n in self._out_features}
+        last = self.last if "last" in self._out_features else None
+        blocks = [self.layer_block(index) for index in range(len(self.blocks))]
+        result = fused_forward(self.stem, blocks, last, x, wanted, extra=self.blocks)
+        if result is None:
+            return None
+        outputs = {wanted[index]: feature for index, feature in result[0].items()}
+        return outputs if last is None else {**outputs, "last": result[1]}
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if x.dim() != 4:
             raise ValueError(f"expected images (N, 3, H, W), got shape {tuple(x.shape)}")
+        fused = self._fused_forward(x)
+        if fused is not None:
+            return fused
         outputs = {}
         x = self.stem(x)
         for index in range(len(self.blocks)):
@@ -172,6 +199,9 @@ class Supernet(ShuffleNetBackbone):
 
     def run_layer(self, index: int, x: Tensor) -> Tensor:
         return self.blocks[index](x, self.active_path.choices[index])
+
+    def layer_block(self, index: int) -> ShuffleBlock:
+        return self.blocks[index].candidates[self.active_path.ops[index]]
 
 
 def find_supernet(model: nn.Module) -> Supernet | HitSupernet | None:

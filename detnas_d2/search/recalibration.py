@@ -20,6 +20,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detnas_d2.layers.fused_shuffle import COLLECTOR
+from detnas_d2.ops import BNStats
 from detnas_d2.search.ranks import all_or_none
 
 
@@ -108,6 +110,8 @@ def collecting(model: nn.Module) -> Iterator[BNStatistics]:
     statistics = BNStatistics()
     modules = batch_norms(model)
     for name, module in modules.items():
+        # Where the fused operators run a BatchNorm, they hand over the statistics they made.
+        setattr(module, COLLECTOR, partial(_add_fused, partial(statistics.add, name)))
         # An instance attribute shadows the class's forward; deleting it restores the module.
         module.forward = partial(_batch_statistics_forward, module, partial(statistics.add, name))
     try:
@@ -115,6 +119,11 @@ def collecting(model: nn.Module) -> Iterator[BNStatistics]:
     finally:
         for module in modules.values():
             del module.forward
+            delattr(module, COLLECTOR)
+
+
+def _add_fused(add: Callable[[Moments], None], stats: BNStats) -> None:
+    add(Moments(int(stats.count), stats.mean.double(), stats.m2.double()))
 
 
 def _batch_statistics_forward(

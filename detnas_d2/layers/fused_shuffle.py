@@ -1,0 +1,257 @@
+"""Chains of shuffle blocks through the operators of ``detnas_d2.ops``.
+
+What the modules compute, but for rounding: in training and recalibration no normalised tensor is
+written. A convolution leaves its raw output and the output's statistics; the BatchNorm becomes an
+affine map pending on that output, which the next operator applies, ReLU included, while it reads.
+Between blocks of stride 1 activations stay split and shuffled as the next block wants them.
+In evaluation every block is one operator, BatchNorms folded into weights.
+
+Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _global_forward_hooks
+
+from detnas_d2 import ops
+from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.shuffle_block import ShuffleBlock
+from detnas_d2.ops import BNStats
+from detnas_d2.ops.registration import compiled
+
+# Recalibration lends this attribute to a BatchNorm: a function that takes the BNStats of a batch.
+# Such a BatchNorm normalises with them and leaves its running statistics alone.
+COLLECTOR = "collect_statistics"
+
+
+class Pending(NamedTuple):
+    """A map with an affine map and ReLU that its reader applies."""
+
+    x: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    relu: bool = False
+
+
+def can_fuse(modules: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether these modules can run through the operators: BatchNorms only, nothing hooked in,
+    an input that the compiled operators take, and no tracing (which counts the modules' work)."""
+    if not compiled(x) or x.numel() == 0:
+        return False
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
+        return False
+    if any(_hooked(module) for module in modules):
+        return False
+    return all(_plain(layer) for module in modules for layer in conv_norm_acts(module))
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _plain(layer: ConvNormAct) -> bool:
+    norm = layer.norm
+    if _hooked(layer) or _hooked(layer.conv) or _hooked(norm):
+        return False
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.weight is None:
+        return False
+    return "forward" not in norm.__dict__ or COLLECTOR in norm.__dict__
+
+
+def conv_norm_acts(module: nn.Module) -> list[ConvNormAct]:
+    if isinstance(module, ConvNormAct):
+        return [module]
+    return [*module.main, *(module.projection or ())]
+
+
+def uses_batch_statistics(norm: _BatchNorm) -> bool:
+    return norm.training or COLLECTOR in norm.__dict__
+
+
+def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
+    """The BatchNorm with a batch's statistics as (scale, shift); running statistics follow."""
+    collect: Callable[[BNStats], None] | None = norm.__dict__.get(COLLECTOR)
+    if collect is not None:
+        collect(stats)
+        return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1:
+        stats = merge_over_ranks(stats)
+    count = stats.count
+    if not count.is_cuda and count == 1:
+        raise ValueError("Expected more than 1 value per channel when training")
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        momentum = norm.momentum
+        if momentum is None:
+            momentum = 1.0 / norm.num_batches_tracked.item()
+        variance = stats.m2 / (count - 1).clamp(min=1)
+        norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
+
+
+def merge_over_ranks(stats: BNStats) -> BNStats:
+    """Statistics of all ranks' values; ranks may hold different (also zero) numbers of them."""
+    n = stats.count.to(stats.mean.dtype)
+    count = stats.count.clone()
+    dist.all_reduce(count)
+    mean = all_reduce(stats.mean * n) / count.to(n.dtype)
+    m2 = all_reduce(stats.m2 + n * (stats.mean - mean).square())
+    return BNStats(count, mean, m2)
+
+
+def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
+    """The raw output of the layer's convolution, its norm and ReLU pending."""
+    conv = layer.conv
+    args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias, False, True)
+    if conv.kernel_size == (1, 1):
+        y, stats = ops.pointwise_conv(*args, groups=conv.groups)
+    elif conv.groups == conv.in_channels > 1:
+        y, stats = ops.depthwise_conv(*args, stride=conv.stride[0], dilation=conv.dilation[0])
+    else:  # the stem, whose input is an image
+        x = p.x.contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+        stats = ops.bn_stats(y)
+    return Pending(y, *norm_affine(layer.norm, stats), layer.relu)
+
+
+def chain(layers: Sequence[ConvNormAct], p: Pending) -> Pending:
+    for layer in layers:
+        p = conv_norm(layer, p)
+    return p
+
+
+class _Split(torch.autograd.Function):
+    """The halves of the shuffled map, as views where the shuffle allows; one pass back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, method: int) -> tuple[Tensor, Tensor]:
+        ctx.method = method
+        half = x.shape[1] // 2
+        return ops.shuffle_concat(x[:, :half], x[:, half:], method=method, split=True)
+
+    @staticmethod
+    def backward(ctx, grad_left: Tensor, grad_right: Tensor) -> tuple[Tensor, None]:
+        # The two shuffles are each other's inverse.
+        return ops.shuffle_concat(grad_left, grad_right, method=3 - ctx.method), None
+
+
+def join(left: Pending, right: Pending, method: int, split: bool) -> tuple[Tensor, Tensor] | Tensor:
+    return ops.shuffle_concat(
+        left.x, right.x, left.scale, left.shift, right.scale, right.shift, left.relu, right.relu,
+        method, split,
+    )  # fmt: skip
+
+
+def run_blocks(
+    p: Pending, blocks: Sequence[ShuffleBlock], wanted: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """The output of the last block and those of the blocks ``wanted``, by index.
+
+    All BatchNorms use statistics of the batch.
+    """
+    outputs: dict[int, Tensor] = {}
+    halves: tuple[Tensor, Tensor] | None = None
+    for i, block in enumerate(blocks):
+        if block.stride == 2:
+            left, right = chain(block.projection, p), chain(block.main, p)
+        else:
+            if halves is None:
+                halves = _Split.apply(_materialise(p), block.shuffle_method)
+            left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]))
+        following = blocks[i + 1] if i + 1 < len(blocks) else None
+        if following is not None and following.stride == 1 and i not in wanted:
+            halves = join(left, right, following.shuffle_method, True)
+        else:
+            halves, p = None, Pending(join(left, right, 0, False))
+            if i in wanted:
+                outputs[i] = p.x
+    return p.x, outputs
+
+
+def _materialise(p: Pending) -> Tensor:
+    if p.scale is None and not p.relu:
+        return p.x
+    half = p.x.shape[1] // 2
+    parts = (p.x[:, :half], p.x[:, half:])
+    vectors = [v[s] for s in (slice(None, half), slice(half, None)) for v in (p.scale, p.shift)]
+    return ops.shuffle_concat(*parts, *vectors, p.relu, p.relu)
+
+
+# Evaluation
+
+
+def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution with the running statistics folded in.
+
+    Kept with the layer until a tensor it is made of is replaced or written to.
+    """
+    conv, norm = layer.conv, layer.norm
+    parts = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    key = tuple((id(t), t.data_ptr(), t._version) for t in parts if t is not None)
+    cached = layer.__dict__.get("_folded")
+    if cached is not None and cached[0] == key:
+        return cached[1]
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    result = ((conv.weight * scale.view(-1, 1, 1, 1)).detach(), bias.detach())
+    # The tensors are held too, so that none of the ids in the key can be given to another.
+    layer.__dict__["_folded"] = (key, result, parts)
+    return result
+
+
+def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
+    weight, bias = folded(layer)
+    conv = layer.conv
+    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return F.relu_(y) if layer.relu else y
+
+
+def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
+    weights, biases = zip(*map(folded, conv_norm_acts(block)), strict=True)
+    kernel = 0 if block.op == "xception" else int(block.op[0])
+    return ops.shuffle_block(x, weights, biases, kernel, block.stride, block.shuffle_method)
+
+
+def fused_forward(
+    stem: ConvNormAct,
+    blocks: Sequence[ShuffleBlock],
+    last: ConvNormAct | None,
+    images: Tensor,
+    wanted: Collection[int],
+    extra: Sequence[nn.Module] = (),
+) -> tuple[dict[int, Tensor], Tensor | None] | None:
+    """Outputs of the blocks ``wanted``, by index, and of ``last`` if it is given.
+
+    ``extra``: modules around the blocks, whose hooks count too. None where the modules have to run themselves: see :func:`can_fuse`; in evaluation also while
+    gradients are recorded.
+    """
+    modules = [stem, *blocks, *([last] if last is not None else [])]
+    if any(_hooked(module) for module in extra) or not can_fuse(modules, images):
+        return None
+    modes = {uses_batch_statistics(c.norm) for m in modules for c in conv_norm_acts(m)}
+    if len(modes) != 1:
+        return None
+    if modes == {True}:
+        x, outputs = run_blocks(conv_norm(stem, Pending(images)), blocks, wanted)
+        return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))
+    if torch.is_grad_enabled():
+        return None
+    x, outputs = images.contiguous(memory_format=torch.channels_last), {}
+    x = eval_layer(stem, x)
+    for i, block in enumerate(blocks):
+        x = eval_block(block, x)
+        if i in wanted:
+            outputs[i] = x
+    return outputs, None if last is None else eval_layer(last, x)

@@ -1,0 +1,209 @@
+"""The fused operators in whole backbones: the same as the modules, but for rounding."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from detnas_d2.layers import get_norm
+from detnas_d2.modeling import SearchedBackbone, Supernet
+from detnas_d2.search.recalibration import collecting
+from detnas_d2.search_space import SPACES
+
+TINY = SPACES["detnas_tiny"]
+FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def backbone(method: int = 2, seed: int = 0, norm: str = "BN", last: bool = False) -> nn.Module:
+    torch.manual_seed(seed)
+    net = SearchedBackbone(
+        TINY.random_path(random.Random(seed)),
+        norm=partial(get_norm, norm),
+        shuffle_method=method,
+        out_features=[*FEATURES, "last"] if last else FEATURES,
+        last_conv=last,
+        init="default",
+    )
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return net
+
+
+def pair(net: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The network through the operators, and a copy through its modules."""
+    reference = copy.deepcopy(net)
+    net.fused_ops, reference.fused_ops = "on", "off"
+    return net, reference
+
+
+def assert_close(a: Tensor, b: Tensor, tolerance: float, what: str) -> None:
+    error = (a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-3)
+    assert error < tolerance, f"{what}: {error:.2g}"
+
+
+@pytest.fixture
+def used(monkeypatch) -> list[str]:
+    """Names of the chains that ran through the operators."""
+    from detnas_d2.layers import fused_shuffle
+
+    names: list[str] = []
+    for name in ("run_blocks", "eval_block"):
+        original = getattr(fused_shuffle, name)
+
+        def wrapper(*args, _name=name, _original=original):
+            names.append(_name)
+            return _original(*args)
+
+        monkeypatch.setattr(fused_shuffle, name, wrapper)
+    return names
+
+
+@pytest.mark.parametrize("method", [1, 2])
+@pytest.mark.parametrize("size", [(64, 96), (33, 47)])
+def test_training_agrees(method: int, size: tuple[int, int], used: list[str]) -> None:
+    fused, reference = pair(backbone(method, seed=method, last=True))
+    x = torch.rand(2, 3, *size)
+    a, b = fused(x), reference(x)
+    assert used == ["run_blocks"]
+    assert list(a) == list(b)
+    exact = copy.deepcopy(reference).double()
+    c = exact(x.double())
+    torch.manual_seed(0)
+    grads = [torch.randn(v.shape) for v in b.values()]
+    for outputs in (a, b, c):
+        values = list(outputs.values())
+        torch.autograd.backward(values, [g.to(v.dtype) for g, v in zip(grads, values, strict=True)])
+    for name in b:
+        assert_close(a[name], c[name], 1e-4, name)
+    for (name, p), q, r in zip(
+        fused.named_parameters(), exact.parameters(), reference.parameters(), strict=True
+    ):
+        # A bias before a BatchNorm has no gradient but rounding.
+        if name in ("stem.conv.bias", "last.conv.bias"):
+            continue
+        modules_error = (r.grad - q.grad).abs().max()
+        error = (p.grad - q.grad).abs().max()
+        assert error <= 1e-3 * q.grad.abs().max() + 4 * modules_error, name
+    for (name, p), q in zip(fused.named_buffers(), reference.buffers(), strict=True):
+        assert_close(p, q, 1e-4, name)
+
+
+def test_evaluation_agrees_and_follows_changes(used: list[str]) -> None:
+    fused, reference = pair(backbone(1, last=True).eval())
+    x = torch.rand(1, 3, 65, 40)
+    with torch.no_grad():
+        for change in (lambda net: None, lambda net: net.blocks[1].main[0].norm.bias.add_(1)):
+            change(fused)
+            change(reference)
+            a, b = fused(x), reference(x)
+            for name in b:
+                assert_close(a[name], b[name], 1e-5, name)
+    assert used == ["eval_block"] * 2 * TINY.num_layers
+
+
+def test_modules_run_themselves_where_the_operators_do_not_apply(used: list[str]) -> None:
+    x = torch.rand(1, 3, 64, 64)
+    for net in (backbone(norm="GN"), backbone(norm="FrozenBN")):
+        net.fused_ops = "on"
+        net(x)
+    hooked = backbone()
+    seen: list[nn.Module] = []
+    hooked.blocks[0].main[0].conv.register_forward_hook(lambda m, i, o: seen.append(m))
+    hooked(x)
+    assert len(seen) == 1
+    backbone().eval()(x)  # gradients are recorded: folding would cut them off
+    off = backbone()
+    off.fused_ops = "off"
+    off(x)
+    assert used == []
+
+
+def test_recalibration_agrees(used: list[str]) -> None:
+    fused, reference = pair(backbone(2).eval())
+    before = copy.deepcopy(fused.state_dict())
+    collected = []
+    for net in (fused, reference):
+        with torch.no_grad(), collecting(net) as statistics:
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                net(torch.rand(2, 3, 64, 48))
+        collected.append(statistics.moments)
+    assert used == ["run_blocks"] * 2
+    a, b = collected
+    assert a.keys() == b.keys()
+    for name in b:
+        assert a[name].count == b[name].count
+        spread = b[name].variance.sqrt() + b[name].mean.abs() + 1e-6
+        assert ((a[name].mean - b[name].mean).abs() / spread).max() < 1e-4, name
+        assert_close(a[name].m2, b[name].m2, 1e-3, name)
+    for name, value in fused.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_supernet_runs_its_active_path_and_only_that_gets_gradients(used: list[str]) -> None:
+    torch.manual_seed(0)
+    net = Supernet(TINY, norm=partial(get_norm, "BN"), shuffle_method=1, out_features=["stage4"])
+    path = TINY.random_path(random.Random(1))
+    with net.active(path):
+        fused, reference = pair(net)
+        with reference.active(path):
+            a, b = fused(torch.ones(1, 3, 64, 64)), reference(torch.ones(1, 3, 64, 64))
+    assert used == ["run_blocks"]
+    a["stage4"].sum().backward()
+    b["stage4"].sum().backward()
+    for p, q in zip(fused.parameters(), reference.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None)
+
+
+def test_training_curves_are_indistinguishable() -> None:
+    losses = []
+    for net in pair(backbone(2, seed=3)):
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+        curve = []
+        for _ in range(12):
+            x = torch.rand(2, 3, 32, 32)
+            loss = (net(x)["stage2"].mean((2, 3)) - x.mean((1, 2, 3)).view(-1, 1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.item())
+        losses.append(torch.tensor(curve))
+    assert losses[0][-1] < losses[0][0]
+    assert ((losses[0] - losses[1]).abs() / losses[1]).max() < 1e-2
+
+
+def _worker(rank: int, init: str, results: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{init}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    fused, reference = pair(backbone(2, norm="SyncBN"))
+    torch.manual_seed(rank)
+    x = torch.rand(1 + rank, 3, 48, 32)  # ranks hold different numbers of images
+    for net in (fused, reference):
+        net(x)["stage4"].square().sum().backward()
+    pairs = zip(fused.named_parameters(), reference.parameters(), strict=True)
+    grads = {n: (p.grad, q.grad) for (n, p), q in pairs if n != "stem.conv.bias"}
+    buffers = list(zip(fused.buffers(), reference.buffers(), strict=True))
+    torch.save({"grads": grads, "buffers": buffers}, f"{results}.{rank}")
+    dist.destroy_process_group()
+
+
+def test_sync_batch_norm_over_two_ranks(tmp_path) -> None:
+    mp.spawn(_worker, (str(tmp_path / "init"), str(tmp_path / "results")), nprocs=2)
+    for rank in range(2):
+        saved = torch.load(tmp_path / f"results.{rank}", weights_only=True)
+        for name, (a, b) in saved["grads"].items():
+            assert_close(a, b, 2e-3, name)
+        for a, b in saved["buffers"]:
+            assert_close(a, b, 1e-4, "buffer")
