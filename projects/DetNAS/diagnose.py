@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Look into a search: what it chose, how well it ranks, how many calibration images it needs.
+
+  diagnose.py choices output/search
+  diagnose.py ranks output/search --standalone scores.json      {"3x3 5x5 ... / ...": AP, ...}
+  diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
+
+Every command prints a table; --json and --plot write files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from detectron2.utils import comm
+
+from detnas_d2.data.files import write_text
+from detnas_d2.engine import default_argument_parser, run, setup
+from detnas_d2.engine.stability import calibration_stability
+from detnas_d2.search import History
+from detnas_d2.search.diagnostics import choice_frequencies, paired_scores, rank_correlation
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    detectron2 = default_argument_parser()
+    subparsers = {
+        "choices": commands.add_parser("choices", help="operations chosen per generation"),
+        "ranks": commands.add_parser("ranks", help="supernet fitness against stand-alone scores"),
+        "calibration": commands.add_parser(
+            "calibration",
+            help="fitness and statistics against the number of calibration images",
+            parents=[detectron2],
+            add_help=False,
+        ),
+    }
+    for command in subparsers.values():
+        command.add_argument("--json", metavar="FILE", help="write the numbers")
+        command.add_argument("--plot", metavar="FILE", help="draw the numbers, .png or .pdf")
+    for name in ("choices", "ranks"):
+        subparsers[name].add_argument("search", help="output folder of the search")
+    subparsers["ranks"].add_argument("--standalone", required=True, metavar="FILE")
+    subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
+    subparsers["calibration"].add_argument("--paths", type=int, default=20)
+    args = parser.parse_args(argv)
+    if args.command == "calibration":
+        run(calibration, args)
+    else:
+        {"choices": choices, "ranks": ranks}[args.command](args)
+
+
+def choices(args: argparse.Namespace) -> None:
+    frequencies = choice_frequencies(History.read(args.search))
+    if not frequencies:
+        raise SystemExit(f"{args.search}: no candidate has been evaluated yet")
+    first, last = min(frequencies), max(frequencies)
+    print(f"{'layer':<7}{'op':<16}{'generation ' + str(first):>14}{'generation ' + str(last):>16}")
+    for layer, shares in enumerate(frequencies[last]):
+        for op, share in shares.items():
+            before = frequencies[first][layer][op]
+            print(f"{layer:<7}{op:<16}{before:>14.2f}{share:>16.2f}")
+    write(args, frequencies)
+    if args.plot:
+        figure, axes = new_figure(len(frequencies[last]))
+        for layer, axis in enumerate(axes):
+            for op in frequencies[last][layer]:
+                axis.plot(list(frequencies), [f[layer][op] for f in frequencies.values()], label=op)
+            axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation")
+        axes[0].legend()
+        figure.savefig(args.plot)
+
+
+def ranks(args: argparse.Namespace) -> None:
+    with open(args.standalone, encoding="utf-8") as file:
+        pairs = paired_scores(History.read(args.search), json.load(file))
+    fitness, scores = zip(*pairs.values(), strict=True)
+    result = rank_correlation(fitness, scores)
+    print(f"{result.networks} networks")
+    print(f"Kendall's tau  {result.kendall:6.3f}  (p = {result.kendall_p:.2g})")
+    print(f"Spearman's rho {result.spearman:6.3f}  (p = {result.spearman_p:.2g})")
+    write(args, {**asdict(result), "pairs": pairs})
+    if args.plot:
+        figure, (axis,) = new_figure(1)
+        axis.scatter(fitness, scores)
+        axis.set(xlabel="supernet fitness", ylabel="stand-alone", title=f"tau {result.kendall:.2f}")
+        figure.savefig(args.plot)
+
+
+def calibration(args: argparse.Namespace) -> None:
+    rows = calibration_stability(setup(args), sizes=args.sizes, num_paths=args.paths)
+    if not comm.is_main_process():
+        return
+    columns = [key for key in rows[0] if key != "fitness"]
+    print("".join(f"{column:>16}" for column in columns))
+    for row in rows:
+        print(f"{row['images']:>16}" + "".join(f"{row[c]:>16.4f}" for c in columns[1:]))
+    write(args, rows)
+    if args.plot:
+        figure, axes = new_figure(len(columns) - 1)
+        for column, axis in zip(columns[1:], axes, strict=True):
+            axis.plot([row["images"] for row in rows], [row[column] for row in rows], "o-")
+            axis.set(xscale="log", xlabel="calibration images", title=column.replace("_", " "))
+        figure.savefig(args.plot)
+
+
+def write(args: argparse.Namespace, value: Any) -> None:
+    if args.json:
+        write_text(args.json, json.dumps(without_nan(value), indent=1, allow_nan=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for NaN, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def new_figure(count: int) -> tuple[Any, list[Any]]:
+    """A figure of ``count`` axes."""
+    from matplotlib.figure import Figure  # needs no display
+
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)[:count]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Choice frequencies and rank correlation by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from detnas_d2.search import CandidateRecord
+from detnas_d2.search.diagnostics import choice_frequencies, paired_scores, rank_correlation
+
+OPS = ("a", "b", "c")
+
+
+def record(index: int, generation: int, choices: tuple[int, ...], fitness: float | None):
+    return CandidateRecord(
+        index=index,
+        generation=generation,
+        position=index,
+        origin="random",
+        path=f"{OPS[choices[0]]} / {OPS[choices[1]]}",
+        choices=choices,
+        fitness=fitness,
+        metrics={},
+        macs=None,
+        params=None,
+        latency_ms=None,
+        error=None if fitness is not None else "RuntimeError: out of memory",
+        seconds={},
+        finished="2026-01-01T00:00:00+00:00",
+    )
+
+
+RECORDS = [
+    record(0, 0, (0, 0), 1.0),
+    record(1, 0, (2, 0), 2.0),
+    record(2, 0, (0, 1), None),
+    record(3, 0, (0, 2), 4.0),
+    record(4, 1, (2, 1), 5.0),
+    record(5, 1, (2, 2), 6.0),
+]
+
+
+def test_choice_frequencies() -> None:
+    assert choice_frequencies(RECORDS) == {
+        0: ({"a": 0.75, "c": 0.25}, {"a": 0.5, "b": 0.25, "c": 0.25}),
+        1: ({"a": 0.0, "c": 1.0}, {"a": 0.0, "b": 0.5, "c": 0.5}),
+    }
+    assert list(choice_frequencies(RECORDS)[1][1]) == ["a", "b", "c"]
+    assert choice_frequencies([]) == {}
+
+
+def test_rank_correlation() -> None:
+    # Of the ten pairs, (2, 3) and (4, 5) are in the wrong order: tau = (8 - 2) / 10.
+    # rho = 1 - 6 * (0 + 1 + 1 + 1 + 1) / (5 * 24).
+    result = rank_correlation([1, 2, 3, 4, 5], [10, 30, 20, 50, 40])
+    assert result.networks == 5
+    assert result.kendall == pytest.approx(0.6)
+    assert result.spearman == pytest.approx(0.8)
+    # Of the 120 orders 1, 4 and 9 have 0, 1 and 2 wrong pairs, as many 10, 9 and 8.
+    assert result.kendall_p == pytest.approx(28 / 120)
+    reverse = rank_correlation([1, 2, 3], [3, 2, 1])
+    assert (reverse.kendall, reverse.spearman) == (pytest.approx(-1), pytest.approx(-1))
+
+
+def test_rank_correlation_of_ties() -> None:
+    # tau-b: five pairs in order, one tied: 5 / sqrt(6 * 5).
+    result = rank_correlation([1, 2, 3, 4], [1, 2, 2, 3])
+    assert result.kendall == pytest.approx(5 / math.sqrt(30))
+    assert math.isnan(rank_correlation([1, 2, 3], [7, 7, 7]).kendall)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [([1], [1], "two or more"), ([1, 2], [1], "2 and 1"), ([1, 2], [1, math.nan], "NaN")],
+)
+def test_bad_scores(first: list[float], second: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rank_correlation(first, second)
+
+
+def test_paired_scores() -> None:
+    pairs = paired_scores(RECORDS, {"c/b": 30, "a  a": 20})
+    assert pairs == {"c/b": (5.0, 30.0), "a  a": (1.0, 20.0)}
+    # One path failed, the other was never proposed.
+    with pytest.raises(KeyError, match="2 paths.*'a / b', 'b / b'"):
+        paired_scores(RECORDS, {"a / b": 1, "c / a": 2, "b / b": 3})
