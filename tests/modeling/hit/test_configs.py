@@ -15,12 +15,23 @@ FILES = sorted(
     for f in CONFIGS.rglob("*.yaml")
     if "STAGES" not in yaml.safe_load(f.read_text())
 )
-# Bases and what a pipeline completes with a genotype.
-INCOMPLETE = {"demo/train.yaml", "demo/pretrain.yaml", "bccd/train.yaml"}
+# What a pipeline completes with operations or a genotype.
+INCOMPLETE = {
+    "demo/train.yaml",
+    "demo/pretrain.yaml",
+    "demo/search.yaml",
+    "bccd/train.yaml",
+    "search/pretrain_imagenet.yaml",
+    "search/search_coco.yaml",
+}
+# The same structure as another one with other numbers: reading them is enough.
+REPEATED = ("influence_backbone", "influence_neck", "influence_head", "mu0", "search/screen_")
+BUILT = ("ablations/influence_neck_conv_k5_d3_coco.yaml", "search/screen_head_coco.yaml")
 
 
 def complete(name):
-    return not Path(name).name.startswith("Base") and name not in INCOMPLETE
+    repeated = any(word in name for word in REPEATED) and name not in BUILT
+    return not (repeated or Path(name).name.startswith("Base") or name in INCOMPLETE)
 
 
 @cache
