@@ -20,7 +20,8 @@ def add_detnas_config(cfg: CN) -> None:
 
 def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS = CN()
-    # Search space: detnas_small (300M), detnas_large (1.3G), detnas_3.8G, detnas_tiny (the demo).
+    # Search space: detnas_small (300M), detnas_large (1.3G), detnas_3.8G, shufflenetv2_40 (the
+    # hand-made network's widths), detnas_tiny (the demo).
     cfg.MODEL.DETNAS.SPACE = "detnas_small"
     # Path of a searched backbone: op names or indices, "/" between stages. Unused by supernets.
     cfg.MODEL.DETNAS.PATH = ""

@@ -17,7 +17,7 @@ from detnas_d2.config.tools import flatten, load_config
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.pipeline import read_pipeline
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search_space import get_space
+from detnas_d2.search_space import build_cost_table, get_space
 from tests.helpers import changed, classification_batch, snapshot, training_batch
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "DetNAS"
@@ -61,6 +61,8 @@ def test_network_trains_one_step(file: Path) -> None:
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
     space = get_space(cfg.MODEL.DETNAS.SPACE)
+    if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        cfg.MODEL.FPN.NORM = "BN"  # Detectron2's own SyncBN does not run on CPUs
     if "_supernet_" not in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.DETNAS.PATH:
         cfg.MODEL.DETNAS.PATH = str(space.path(i % 4 for i in range(space.num_layers)))
     torch.manual_seed(0)
@@ -152,6 +154,17 @@ def test_imagenet_recipe(space: str) -> None:
     assert load(f"supernet_{space}_imagenet.yaml").SUPERNET.PATH_SAMPLING == "uniform"
     released = load("supernet_300M_imagenet_released.yaml").SUPERNET
     assert released.PATH_SAMPLING == "flops_bins"
+
+
+def test_hand_made_network_is_scaled_to_the_released_one() -> None:
+    def macs(name: str) -> int:
+        node = load(name).MODEL.DETNAS
+        space = get_space(node.SPACE)
+        return build_cost_table(space).cost(space.path(node.PATH)).macs
+
+    released = macs("detnasnet_1.3G_fpn_coco.yaml")
+    for name in ("imagenet", "fpn_coco", "retinanet_coco"):
+        assert 0.99 * released < macs(f"shufflenetv2_40_{name}.yaml") <= released
 
 
 @pytest.mark.parametrize("file", PIPELINES, ids=name_of)
