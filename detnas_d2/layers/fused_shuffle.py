@@ -234,8 +234,8 @@ def fused_forward(
 ) -> tuple[dict[int, Tensor], Tensor | None] | None:
     """Outputs of the blocks ``wanted``, by index, and of ``last`` if it is given.
 
-    ``extra``: modules around the blocks, whose hooks count too. None where the modules have to run themselves: see :func:`can_fuse`; in evaluation also while
-    gradients are recorded.
+    ``extra``: modules around the blocks, whose hooks count too. None where the modules have to run
+    themselves: see :func:`can_fuse`; in evaluation also while gradients are recorded.
     """
     modules = [stem, *blocks, *([last] if last is not None else [])]
     if any(_hooked(module) for module in extra) or not can_fuse(modules, images):

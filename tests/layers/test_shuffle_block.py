@@ -38,7 +38,9 @@ def test_shuffle_of_any_layout(layout: torch.memory_format) -> None:
             torch.testing.assert_close(plain, other)
 
 
-def _apply(unit: ConvNormAct, x: Tensor, *, kernel: int, depthwise: bool, stride: int = 1) -> Tensor:
+def _apply(
+    unit: ConvNormAct, x: Tensor, *, kernel: int, depthwise: bool, stride: int = 1
+) -> Tensor:
     groups = x.shape[1] if depthwise else 1
     x = F.conv2d(x, unit.conv.weight, None, stride, kernel // 2, 1, groups)
     norm = unit.norm
