@@ -21,9 +21,13 @@ the box head keep biases before it: set ``MODEL.DETNAS.CONV_BIAS_BEFORE_NORM``.
 Two things of the predictor differ in content. The released classifier has the background first,
 Detectron2 last; the released regression has four numbers for the background too, dropped here.
 The order of the 80 classes, of dx, dy, dw, dh, and their weights (10, 10, 5, 5) are the same.
-What weights cannot express: the released code takes a box (x0, y0, x1, y1) to be x1 - x0 + 1 wide
-and pools RoIs half a pixel off (``MODEL.ROI_BOX_HEAD.POOLER_TYPE: ROIAlign``, Detectron2's default
-is ``ROIAlignV2``). Decoding with Detectron2's width x1 - x0 makes boxes smaller by about a pixel.
+
+Box coding needs no correction. The released code counts the last pixel as part of a box, which is
+x1 - x0 + 1 wide; in Detectron2's continuous coordinates the same box is (x0, y0, x1 + 1, y1 + 1),
+and in these both codings are the same function. Pooling is what differs: the released RoIAlign
+takes two samples per bin and no half-pixel shift (``MODEL.ROI_BOX_HEAD.POOLER_TYPE: ROIAlign``,
+``POOLER_SAMPLING_RATIO: 2``; Detectron2's defaults are ``ROIAlignV2`` and 0), and its boxes end at
+x1, a pixel before Detectron2's.
 """
 
 from __future__ import annotations

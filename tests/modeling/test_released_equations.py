@@ -309,3 +309,25 @@ def test_box_head_and_predictor(detector: nn.Module) -> None:
         ours = our_deltas[:, 4 * category : 4 * category + 4]
         assert_same(ours, deltas[:, 4 * released : 4 * released + 4])
     assert our_logits.shape == (3, 81) and our_deltas.shape == (3, 320)
+
+
+def released_decode(deltas: Tensor, boxes: Tensor) -> Tensor:
+    """Boxes (N, 4) moved by dx, dy, dw, dh (N, 4); a box ends with the pixel (x1, y1)."""
+    sizes = boxes[:, 2:] - boxes[:, :2] + 1
+    centers = boxes[:, :2] + 0.5 * sizes + deltas[:, :2] / 10 * sizes
+    sizes = sizes * (deltas[:, 2:] / 5).exp()
+    return torch.cat((centers - 0.5 * sizes, centers + 0.5 * sizes - 1), 1)
+
+
+def test_box_coding_is_the_same_in_continuous_coordinates(detector: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(2)
+    deltas = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    corner = 100 * torch.rand(20, 2, generator=generator, dtype=torch.float64)
+    size = 1 + 100 * torch.rand(20, 2, generator=generator, dtype=torch.float64)
+    boxes = torch.cat((corner, corner + size), 1)
+    last_pixel = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
+    coder = detector.roi_heads.box_predictor.box2box_transform
+    ours = coder.apply_deltas(deltas, boxes)
+    # Detectron2 computes in float32.
+    theirs = released_decode(deltas, boxes - last_pixel) + last_pixel
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-3)
