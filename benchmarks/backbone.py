@@ -1,0 +1,171 @@
+"""The 300M backbone through the operators against its modules, one JSON object per line.
+
+    python benchmarks/backbone.py [--quick] [--threads 1 2] [--device cuda] [--compile]
+
+Recalibration (batch statistics, no gradient), evaluation, a training step (forward and backward),
+and the memory that a training step keeps between forward and backward.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import measure
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from detnas_d2.layers import ConvNormAct, get_norm
+from detnas_d2.layers.fused_shuffle import COLLECTOR
+from detnas_d2.modeling import SearchedBackbone
+from detnas_d2.search_space import SPACES
+
+# COCO-FPN-300M as released.
+PATH = "7x7 5x5 7x7 3x3 / 7x7 5x5 5x5 7x7 / xception xception 5x5 xception 3x3 3x3 xception 5x5 / "
+PATH += "xception 5x5 xception 7x7"
+SIZES = {"320x480": [1], "800x1216": [1, 2]}
+
+
+def build(device: str) -> dict[str, nn.Module]:
+    """The same network in every variant."""
+    torch.manual_seed(0)
+    space = SPACES["detnas_small"]
+    ours = SearchedBackbone(
+        space.path(PATH),
+        norm=partial(get_norm, "BN"),
+        shuffle_method=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        init="default",
+    ).to(device)
+    ours.fused_ops = "on"
+    eager = copy.deepcopy(ours)
+    eager.fused_ops = "off"
+    folded = copy.deepcopy(eager).eval()
+    for module in folded.modules():
+        if isinstance(module, ConvNormAct):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    nets = {"ours": ours, "eager NCHW": eager, "folded BN NCHW": folded}
+    for name in ("eager", "folded BN"):
+        net = copy.deepcopy(nets[f"{name} NCHW"]).to(memory_format=torch.channels_last)
+        nets[f"{name} channels_last"] = net
+    return nets
+
+
+def step(net: nn.Module, x: Tensor) -> None:
+    net.zero_grad()
+    torch.autograd.backward([feature.sum() for feature in net(x).values()])
+
+
+def kept_bytes(net: nn.Module, x: Tensor) -> int:
+    """Bytes of activations saved for backward, each storage once."""
+    own = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers()]}
+    seen: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        outputs = net(x)
+        total = sum(seen.values())
+    del outputs
+    return total
+
+
+def collect(net: nn.Module, on: bool) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            if on:
+                setattr(module, COLLECTOR, lambda stats: None)
+            else:
+                delattr(module, COLLECTOR)
+
+
+def without_gradient(f: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        with torch.no_grad():
+            return f()
+
+    return run
+
+
+def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args) -> None:
+    nets = build(args.device)
+    xs = {"NCHW": x, "channels_last": x.contiguous(memory_format=torch.channels_last)}
+    batch = f"{size}, batch {x.shape[0]}"
+    repetitions = 8 if args.quick else 20
+
+    def runs(kinds: tuple[str, ...], f: Callable) -> dict[str, Callable[[], object]]:
+        found = {}
+        for kind in kinds:
+            for layout, image in xs.items():
+                net = nets[f"{kind} {layout}"]
+                found[f"{kind} {layout}"] = partial(f, net, image)
+        if args.compile:
+            net = torch.compile(nets[f"{kinds[-1]} channels_last"])
+            found[f"torch.compile {kinds[-1]}"] = partial(f, net, xs["channels_last"])
+        return found
+
+    def forward(net: nn.Module, image: Tensor) -> object:
+        with torch.no_grad():
+            return net(image)
+
+    for net in nets.values():
+        net.train(not any(isinstance(m, nn.Identity) for m in net.modules()))
+    ours = nets["ours"]
+    collect(ours, True)
+    report.compare(
+        f"recalibration forward, {batch}", threads, without_gradient(lambda: ours(x)),
+        runs(("eager",), forward), repetitions,
+    )  # fmt: skip
+    collect(ours, False)
+    if x.shape[0] == 1 and size == "320x480":
+        report.compare(
+            f"training step, {batch}", threads, lambda: step(ours, x), runs(("eager",), step),
+            repetitions,
+        )  # fmt: skip
+        kept = {name: kept_bytes(nets[name], x) for name in ("ours", "eager NCHW")}
+        report.write(
+            {
+                "bench": report.bench,
+                "case": f"memory kept for backward, {batch}",
+                "baseline": "eager NCHW",
+                "ratio": round(kept["ours"] / kept["eager NCHW"], 3),
+                "ours_mib": round(kept["ours"] / 2**20, 1),
+                "baseline_mib": round(kept["eager NCHW"] / 2**20, 1),
+            }
+        )
+    for net in nets.values():
+        net.eval()
+    report.compare(
+        f"evaluation forward, {batch}", threads, without_gradient(lambda: ours(x)),
+        runs(("eager", "folded BN"), forward), repetitions,
+    )  # fmt: skip
+
+
+def main() -> None:
+    args = measure.parser(__doc__.splitlines()[0]).parse_args()
+    measure.keep_memory(args.device == "cpu" and not args.page_faults)
+    report = measure.Report("backbone", args)
+    for threads in args.threads if args.device == "cpu" else [1]:
+        torch.set_num_threads(threads)
+        for size, batches in SIZES.items():
+            if args.quick and size != "320x480":
+                continue
+            for batch in batches:
+                h, w = map(int, size.split("x"))
+                x = torch.rand(batch, 3, h, w, device=args.device)
+                if args.device == "cuda":
+                    with torch.autocast("cuda", torch.bfloat16):
+                        compare_all(report, x, size, threads, args)
+                else:
+                    compare_all(report, x, size, threads, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Interleaved timing of alternatives, shared by the benchmarks of operators and backbones.
+
+Every repetition runs each alternative once, so that whatever else the machine does hits all of
+them; the figure of an alternative is the lower quartile of its times. Large tensors are kept in
+the allocator (see ``keep_memory``): mapping them anew would cost page faults that hide the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from detnas_d2.ops import build_info
+
+# glibc: take memory from the heap and never give it back.
+KEEP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+def keep_memory(wanted: bool) -> None:
+    """Restarts the script with an allocator that keeps its memory, unless it already has one."""
+    if wanted and any(os.environ.get(k) != v for k, v in KEEP.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument("--quick", action="store_true", help="few cases and repetitions")
+    p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--page-faults", action="store_true", help="glibc's default allocator")
+    p.add_argument("--compile", action="store_true", help="torch.compile as a baseline, too")
+    p.add_argument("--output", type=Path, help="append the JSON lines to this file, too")
+    return p
+
+
+def machine(device: str) -> dict[str, str]:
+    """The machine, without its name."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    described = {
+        "cpu": model,
+        "cores": str(os.cpu_count()),
+        "capability": torch.ops.detnas_d2.cpu_capability(),
+        "torch": torch.__version__,
+        "library": build_info(),
+    }
+    if device == "cuda":
+        described["gpu"] = torch.cuda.get_device_name()
+    return described
+
+
+class Report:
+    """Prints JSON lines, first the machine and the command, and keeps them in a file if asked."""
+
+    def __init__(self, bench: str, args: argparse.Namespace) -> None:
+        self.bench, self.args = bench, args
+        command = " ".join([Path(sys.argv[0]).name, *map(_without_path, sys.argv[1:])])
+        self.write({"machine": machine(args.device), "command": f"benchmarks/{command}"})
+
+    def write(self, record: dict) -> None:
+        line = json.dumps(record)
+        print(line, flush=True)
+        if self.args.output:
+            with self.args.output.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def compare(
+        self,
+        case: str,
+        threads: int,
+        ours: Callable[[], object],
+        baselines: dict[str, Callable[[], object]],
+        repetitions: int,
+        **extra: object,
+    ) -> None:
+        """One line per baseline, and one for the best of them."""
+        times, faults = interleaved([ours, *baselines.values()], repetitions, self.args.device)
+        results = dict(zip(baselines, zip(times[1:], faults[1:], strict=True), strict=True))
+        best = min(results, key=lambda name: results[name][0])
+        for name, (ms, fault) in [*results.items(), (f"best ({best})", results[best])]:
+            self.write(
+                {
+                    "bench": self.bench,
+                    "case": case,
+                    "threads": threads,
+                    "baseline": name,
+                    "ratio": round(ms / times[0], 2),
+                    "ours_ms": round(times[0], 4),
+                    "baseline_ms": round(ms, 4),
+                    "faults": [faults[0], fault],
+                    **extra,
+                }
+            )
+
+
+def _without_path(argument: str) -> str:
+    return Path(argument).name if "/" in argument else argument
+
+
+def interleaved(
+    functions: list[Callable[[], object]], repetitions: int, device: str
+) -> tuple[list[float], list[int]]:
+    """Milliseconds (lower quartile) and page faults per run of each function."""
+    for f in functions:
+        f()
+        f()
+    times: list[list[float]] = [[] for _ in functions]
+    faults = [0] * len(functions)
+    for _ in range(repetitions):
+        for i, f in enumerate(functions):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            times[i].append(once(f, device))
+            faults[i] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return [sorted(t)[len(t) // 4] for t in times], [n // repetitions for n in faults]
+
+
+def once(f: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        f()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+    start_time = time.perf_counter()
+    f()
+    return (time.perf_counter() - start_time) * 1e3
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes per millisecond that a copy of a large tensor reads and writes."""
+    source = torch.empty(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    times, _ = interleaved([lambda: target.copy_(source)], 10, device)
+    return 2 * source.numel() * source.element_size() / times[0]
