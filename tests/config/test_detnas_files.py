@@ -1,9 +1,7 @@
-"""Every DetNAS config says what the paper does, builds, and trains one step."""
+"""The DetNAS configs say what the paper does."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +11,15 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detnas_d2.config.tools import flatten, load_config
+from detnas_d2.config.tools import load_config
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.pipeline import read_pipeline
-from detnas_d2.modeling import find_supernet
 from detnas_d2.search_space import build_cost_table, get_space
-from tests.helpers import changed, classification_batch, snapshot, training_batch
+from tests.helpers import changed, snapshot, training_batch
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "DetNAS"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 PIPELINES = [file for file in FILES if "STAGES" in yaml.safe_load(file.read_text())]
-# Files that describe a network; the others are what these share.
-NETWORKS = [
-    file
-    for file in FILES
-    if file not in PIPELINES and not file.name.startswith(("Base", "dataset"))
-]
 
 
 def name_of(file: Path) -> str:
@@ -39,45 +30,23 @@ def load(name: str) -> CfgNode:
     return load_config(str(CONFIGS / name))
 
 
-def different_networks() -> Iterator[Path]:
-    """One file for each model and optimizer."""
-    seen = set()
-    for file in NETWORKS:
-        cfg = load_config(str(file))
-        parts = {"model": flatten(cfg.MODEL), "solver": flatten(cfg.SOLVER)}
-        for key in ("WEIGHTS", "DETNAS.INIT"):
-            del parts["model"][key]
-        for key in ("MAX_ITER", "STEPS", "CHECKPOINT_PERIOD", "IMS_PER_BATCH"):
-            del parts["solver"][key]
-        key = json.dumps(parts, sort_keys=True, default=str)
-        if key not in seen:
-            seen.add(key)
-            yield file
-
-
-@pytest.mark.parametrize("file", list(different_networks()), ids=name_of)
-def test_network_trains_one_step(file: Path) -> None:
-    cfg = load_config(str(file))
+@pytest.mark.parametrize("depth", [50, 101])
+def test_resnet_trains_one_step(depth: int) -> None:
+    cfg = load(f"resnet{depth}_fpn_coco.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.FPN.NORM = "BN"  # Detectron2's own SyncBN does not run on CPUs
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
-    space = get_space(cfg.MODEL.DETNAS.SPACE)
-    if "resnet" in cfg.MODEL.BACKBONE.NAME:
-        cfg.MODEL.FPN.NORM = "BN"  # Detectron2's own SyncBN does not run on CPUs
-    if "_supernet_" not in cfg.MODEL.BACKBONE.NAME and not cfg.MODEL.DETNAS.PATH:
-        cfg.MODEL.DETNAS.PATH = str(space.path(i % 4 for i in range(space.num_layers)))
     torch.manual_seed(0)
     model = build_model(cfg)
-    assert (find_supernet(model) is not None) == ("_supernet_" in cfg.MODEL.BACKBONE.NAME)
     step = Trainer.build_step(cfg, model, Trainer.build_optimizer(cfg, model))
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        step.set_data([classification_batch(64, [0, 9])])
-    else:
-        step.set_data([training_batch(sizes=((64, 64), (64, 64)))])
+    step.set_data([training_batch(sizes=((64, 64), (64, 64)))])
     before = snapshot(model)
     with EventStorage():
         step.iter = 0
         step.run_step()
-    assert changed(model, before) & {name for name, _ in model.named_parameters()}
+    moved = changed(model, before)
+    # Detectron2's ResNets keep stem and first stage.
+    assert any(".res5." in name for name in moved) and not any(".res2." in name for name in moved)
 
 
 @pytest.mark.parametrize(
