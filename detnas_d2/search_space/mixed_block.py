@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -81,6 +81,17 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+def _autocast_state(device_type: str) -> dict[str, Any]:
+    """What `torch.autocast` needs to be as it is now; empty where a device has none (meta)."""
+    if not torch.amp.is_autocast_available(device_type):
+        return {}
+    return {
+        "device_type": device_type,
+        "enabled": torch.is_autocast_enabled(device_type),
+        "dtype": torch.get_autocast_dtype(device_type),
+    }
+
+
 class _RecomputedSum(torch.autograd.Function):
     """The weighted sum with a backward pass that recomputes one candidate at a time.
 
@@ -96,13 +107,8 @@ class _RecomputedSum(torch.autograd.Function):
         weights: Tensor,
         *parameters: nn.Parameter,
     ) -> Tensor:
-        device = x.device.type
         ctx.modules, ctx.parameters = modules, parameters
-        ctx.autocast = {
-            "device_type": device,
-            "enabled": torch.is_autocast_enabled(device),
-            "dtype": torch.get_autocast_dtype(device),
-        }
+        ctx.autocast = _autocast_state(x.device.type)
         ctx.save_for_backward(x, weights)
         return _weighted_sum(modules, x, weights)
 
@@ -119,7 +125,7 @@ class _RecomputedSum(torch.autograd.Function):
             with (
                 torch.enable_grad(),
                 frozen_statistics(module),
-                torch.autocast(**ctx.autocast),
+                torch.autocast(**ctx.autocast) if ctx.autocast else nullcontext(),
             ):
                 y = module(x_i)
             if needs_weights:

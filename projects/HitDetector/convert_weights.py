@@ -1,0 +1,38 @@
+#!/usr/bin/env python
+"""Convert the released Hit-Detector checkpoint (mmdetection 1.x) for Detectron2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+from detectron2.modeling import build_model
+
+import detnas_d2.modeling  # noqa: F401  (registers the parts)
+from detnas_d2.config.tools import load_config
+from detnas_d2.modeling.released_hit import convert_released_hit
+
+CONFIG = os.path.join(
+    os.path.dirname(__file__), "../../configs/HitDetector/hitdetector_released_coco_1x.yaml"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("input", help="released .pth file")
+    parser.add_argument("output", help="file to write")
+    parser.add_argument("--config-file", default=CONFIG, metavar="FILE")
+    args = parser.parse_args()
+    cfg = load_config(args.config_file)
+    cfg.MODEL.DEVICE = "cpu"
+    data = torch.load(args.input, map_location="cpu", weights_only=True)
+    state = convert_released_hit(data.get("state_dict", data), build_model(cfg))
+    temporary = f"{args.output}.tmp"
+    torch.save({"model": state}, temporary)
+    os.replace(temporary, args.output)
+    print(f"{len(state)} tensors written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
