@@ -1,7 +1,7 @@
 // The library of the package's operators: torch.ops.detnas_d2.*
 //
-// Every operator has a file of its own that adds its schema (TORCH_LIBRARY_FRAGMENT) and, under
-// cpu/ and cuda/, its kernels (TORCH_LIBRARY_IMPL). See README.md in this folder.
+// schema.cpp adds the operators' schemas (TORCH_LIBRARY_FRAGMENT), the files under cpu/ and cuda/
+// their kernels (TORCH_LIBRARY_IMPL). See README.md in this folder.
 
 #include <Python.h>
 
