@@ -187,6 +187,7 @@ def retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
         retrain.defrost()
         retrain.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
         retrain.MODEL.WEIGHTS = ""
+        retrain.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
         retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
     if retrain.MODEL.DETNAS.SPACE != cfg.MODEL.DETNAS.SPACE:
         raise ValueError(
