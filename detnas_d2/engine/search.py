@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.config.tools import flatten, load_config, short_yaml
+from detnas_d2.config.tools import base_config, flatten, load_config, short_yaml
 from detnas_d2.data import build_calibration_batches, build_test_loader
 from detnas_d2.data.files import write_text
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
