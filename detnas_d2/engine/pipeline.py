@@ -29,7 +29,6 @@ import json
 import logging
 import os
 import random
-import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +43,6 @@ from detnas_d2.data.files import write_text
 from detnas_d2.engine.hit_search import (
     GENOTYPE_FILE,
     SUB_SPACE_FILE,
-    genotype_cost,
     genotype_of,
     gradient_search,
     hit_train,
@@ -52,13 +50,13 @@ from detnas_d2.engine.hit_search import (
     screen,
 )
 from detnas_d2.engine.launching import run
+from detnas_d2.engine.pipeline_table import DONE_FILE, format_table, table_rows
 from detnas_d2.engine.search import search
 from detnas_d2.engine.setup import prepare
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
-from detnas_d2.search_space import Cost, Path, build_cost_table, get_space
+from detnas_d2.search_space import Path, build_cost_table, get_space
 
-DONE_FILE = "done.json"
 FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
 """Kind of a stage -> its result as a config fragment."""
 KINDS = ("train", "search", "screen", "gradient")
@@ -321,71 +319,8 @@ def _run_stage(args: argparse.Namespace) -> None:
     logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
 
 
-def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """Row name -> number of networks, mean and standard deviation of their metrics, mean MACs."""
-    rows = {}
-    for row in pipeline.table:
-        members = [stage for stage in pipeline.stages if (stage.row or stage.name) == row]
-        found = [_read_done(pipeline, stage) for stage in members]
-        metrics = {
-            key: (
-                statistics.fmean(done["results"][key] for done in found),
-                statistics.pstdev(done["results"][key] for done in found),
-            )
-            for key in ("bbox/AP", "bbox/AP50", "classification/top1")
-            if all(key in done["results"] for done in found)
-        }
-        pairs = zip(members, found, strict=True)
-        costs = [_cost_of(pipeline, stage, done) for stage, done in pairs]
-        rows[row] = {
-            "networks": len(found),
-            "metrics": metrics,
-            "macs": statistics.fmean(cost.macs for cost in costs),
-            "params": statistics.fmean(cost.params for cost in costs),
-            "paths": [done["path"] for done in found],
-        }
-    return rows
-
-
-def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
-    with open(os.path.join(pipeline.folder(stage.name), DONE_FILE)) as text:
-        return json.load(text)
-
-
 def _architecture(cfg: CfgNode, stage: Stage) -> str:
     """Text of the path or genotype that a stage trained."""
     if stage.path:
         return cfg.MODEL.DETNAS.PATH
     return str(genotype_of(cfg)) if stage.kind == "train" else ""
-
-
-def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
-    """Cost of the searchable layers of a stage's network."""
-    cfg = pipeline.config_of(stage)
-    if genotype_of(cfg).parts:
-        return genotype_cost(cfg)
-    space = get_space(cfg.MODEL.DETNAS.SPACE)
-    size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
-    return build_cost_table(space, size).cost(space.path(done["path"]))
-
-
-def format_table(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as a Markdown table: metrics in percent, cost of what is searched.
-
-    That is the backbone body of DetNAS at the search's SEARCH.MAX_MACS_INPUT, and the searchable
-    layers of a Hit-Detector at HIT_SEARCH.COST_INPUT.
-    """
-    keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
-    lines = [
-        "| network | " + " | ".join(keys) + " | MACs (M) | params (M) |",
-        "|---|" + "---|" * (len(keys) + 2),
-    ]
-    for name, row in rows.items():
-        cells = []
-        for key in keys:
-            mean, deviation = row["metrics"][key]
-            spread = f" ± {deviation:.2f} ({row['networks']} nets)" if row["networks"] > 1 else ""
-            cells.append(f"{mean:.2f}{spread}")
-        cells += [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

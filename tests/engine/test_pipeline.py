@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from detnas_d2.engine import run_pipeline
-from detnas_d2.engine.pipeline import PipelineError, format_table, read_pipeline
+from detnas_d2.engine.pipeline import PipelineError, read_pipeline
+from detnas_d2.engine.pipeline_table import format_table
 from detnas_d2.search import History
 from detnas_d2.search_space import SPACES, build_cost_table
 from tests.engine.tiny_runs import Configs, write_config
