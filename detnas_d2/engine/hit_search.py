@@ -20,6 +20,7 @@ from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
 from detnas_d2.modeling.hit.build import candidate_ops
+from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.search.relaxation import decode_parts
 from detnas_d2.search_space.costs import Cost
 from detnas_d2.search_space.genotype import Genotype
@@ -107,11 +108,9 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
     step = train_relaxed(cfg, resume=resume)._trainer
     genotype = decode(cfg, step.model)
     if comm.is_main_process():
-        parts = {part.upper(): genotype.part_text(part) for part in genotype.parts}
-        fragment = {"MODEL": {"HIT": {"SEARCHED_PARTS": [], "GENOTYPE": parts}}, "VERSION": 2}
-        _write_yaml(os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE), fragment)
-        retrain.MODEL.HIT.SEARCHED_PARTS = []
-        retrain.MODEL.HIT.GENOTYPE.update(parts)
+        fragment = os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE)
+        _write_yaml(fragment, _decoded_config(cfg, step.model, genotype))
+        retrain.merge_from_file(fragment)
         comment = (
             f"# Decoded from a gradient search: {step.cost.decoded_gmacs():.3f} GMACs in the "
             "searched layers.\n"
@@ -124,9 +123,31 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
 
 
 def decode(cfg: CfgNode, model: nn.Module) -> Genotype:
-    """The genotype of a relaxed model's parts."""
+    """The genotype of a relaxed model's parts; a DetNAS backbone is none of them."""
     network = get_hit_network(cfg.MODEL.HIT.NETWORK)
-    return Genotype(network, **decode_parts(model), levels=len(cfg.MODEL.FPN.IN_FEATURES))
+    parts = decode_parts(model)
+    if relaxed_detnas(model) is not None:
+        del parts["backbone"]
+    return Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def relaxed_detnas(model: nn.Module) -> RelaxedShuffleNet | None:
+    """The relaxed DetNAS backbone inside a model, or None."""
+    return next((m for m in model.modules() if isinstance(m, RelaxedShuffleNet)), None)
+
+
+def _decoded_config(cfg: CfgNode, model: nn.Module, genotype: Genotype) -> dict:
+    """The keys that make a search's config that of the decoded network."""
+    parts = {part.upper(): genotype.part_text(part) for part in genotype.parts}
+    tree: dict = {"MODEL": {"HIT": {"SEARCHED_PARTS": [], "GENOTYPE": parts}}, "VERSION": 2}
+    backbone = relaxed_detnas(model)
+    if backbone is not None:
+        tree["MODEL"]["DETNAS"] = {"PATH": str(backbone.space.path(backbone.blocks.decode()))}
+        if cfg.MODEL.BACKBONE.NAME == RELAXED_DETNAS:
+            tree["MODEL"]["BACKBONE"] = {"NAME": "build_detnas_backbone"}
+        else:
+            tree["MODEL"]["HIT"]["BOTTOM_UP"] = "build_detnas_backbone"
+    return tree
 
 
 def genotype_of(cfg: CfgNode) -> Genotype:
@@ -243,5 +264,7 @@ def hit_train(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> object:
 
 def is_relaxed(cfg: CfgNode) -> bool:
     """Whether the config describes a model with relaxed parts."""
+    if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
+        return True
     return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
 

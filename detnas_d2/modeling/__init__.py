@@ -3,6 +3,7 @@ from detnas_d2.modeling.build import backbone_from_config, norm_factory
 from detnas_d2.modeling.classifier import ImageClassifier
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.nas_fpn import NASFPN
+from detnas_d2.modeling.relaxed_shufflenet import RelaxedShuffleNet
 from detnas_d2.modeling.shufflenet import (
     SearchedBackbone,
     ShuffleNetBackbone,
@@ -20,6 +21,7 @@ __all__ = [
     "HitPAFPN",
     "ImageClassifier",
     "NASFPN",
+    "RelaxedShuffleNet",
     "SearchedBackbone",
     "ShuffleNetBackbone",
     "Supernet",

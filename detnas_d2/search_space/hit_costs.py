@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detnas_d2.search_space.costs import Cost, CostTable
+from detnas_d2.search_space.costs import Cost, CostTable, block_cost
 from detnas_d2.search_space.hit_network import rules_of
 from detnas_d2.search_space.operations import operation_cost
-from detnas_d2.search_space.space import LayerSpec
+from detnas_d2.search_space.space import SHUFFLE_OPS, LayerSpec
 
 ROI_SIZE = 7
 """Height and width of a pooled region."""
@@ -24,11 +24,17 @@ def layer_size(part: str, layer: LayerSpec, input_size: tuple[int, int]) -> tupl
 def layer_costs(
     part: str, layer: LayerSpec, *, input_size: tuple[int, int], proposals: int
 ) -> tuple[Cost, ...]:
-    """Cost of every candidate of one layer; a head layer runs on ``proposals`` regions."""
+    """Cost of every candidate of one layer; a head layer runs on ``proposals`` regions.
+
+    Candidates are operations of the table or DetNAS's choice blocks.
+    """
     height, width = layer_size(part, layer, input_size)
     times = proposals if part == "head" else 1
     costs = []
     for op in layer.ops:
+        if op in SHUFFLE_OPS:
+            costs.append(block_cost(layer, op, height, width))
+            continue
         cost = operation_cost(
             op,
             layer.in_channels,

@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -26,9 +27,11 @@ from detnas_d2.engine.hit_search import (
 )
 from detnas_d2.engine.search import search
 from detnas_d2.layers import get_norm
+from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import RelaxedLayers, relaxed_parts
 from detnas_d2.modeling.hit.layers import operation_builder
 from detnas_d2.search.relaxation import ExpectedCost
+from detnas_d2.search_space import get_space
 from detnas_d2.search_space.hit_network import get_hit_network
 
 DEMO = Path(__file__).parents[2] / "configs" / "HitDetector" / "demo"
@@ -243,6 +246,25 @@ def test_screening_writes_the_sub_space_and_its_history(scenes):
     assert [len(report["scores"][op]) for op in kept] == [4, 4]
     (removed,) = report["removed"]
     assert removed["op"] not in kept and len(report["scores"][removed["op"]]) < 5
+
+
+def test_choice_blocks_of_detnas_searched_by_gradient(scenes):
+    backbone = ("MODEL.BACKBONE.NAME", "build_hit_fpn_backbone", "MODEL.HIT.SEARCHED_PARTS", [])
+    bottom_up = ("MODEL.HIT.BOTTOM_UP", "build_detnas_relaxed_backbone")
+    space = ("MODEL.DETNAS.SPACE", "detnas_tiny", "MODEL.FPN.OUT_CHANNELS", 32)
+    head = ("MODEL.HIT.GENOTYPE.HEAD", "skip skip")
+    cfg = scenes("search.yaml", "detnas", *backbone, *bottom_up, *space, *head)
+    gradient_search(cfg, resume=False)
+    best = load_config("detnas/best.yaml")
+    path = get_space("detnas_tiny").path(best.MODEL.DETNAS.PATH)
+    state = torch.load("detnas/model_final.pth", weights_only=True)["model"]
+    alpha = state["backbone.bottom_up.blocks.alpha"]
+    assert alpha.shape == (len(path), 4) and alpha.abs().sum() > 0
+    chosen = alpha[range(len(path)), path.choices]
+    torch.testing.assert_close(chosen, alpha.max(1).values)
+    assert best.MODEL.HIT.BOTTOM_UP == "build_detnas_backbone"
+    model = build_model(best)
+    assert not relaxed_parts(model) and find_supernet(model) is None
 
 
 def test_evolution_over_the_sub_spaces(scenes):
