@@ -42,10 +42,10 @@ def _add_model_config(cfg: CN) -> None:
     # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
     # Run the backbone through the operators of csrc/ instead of its modules: "off", "cpu" (on CPUs
-    # only: the CUDA kernels have been tested on an emulator, not yet on a GPU) or "on". The results
-    # are the same but for rounding. Modules that do not fit (other norms than BN, forward hooks)
-    # run themselves.
-    cfg.MODEL.DETNAS.FUSED_OPS = "cpu"
+    # only) or "on". The results are the same but for rounding. Modules that do not fit (other
+    # norms than BN, forward hooks) run themselves. Off until the operators have been run on GPUs
+    # and with AVX-512: so far they are tested with AVX2, and the CUDA kernels on an emulator.
+    cfg.MODEL.DETNAS.FUSED_OPS = "off"
     # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing
     # that the network can compute; the released detectors have them.
     cfg.MODEL.DETNAS.CONV_BIAS_BEFORE_NORM = False
