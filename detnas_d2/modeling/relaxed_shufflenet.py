@@ -9,10 +9,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from detnas_d2.layers import NormFactory, ShuffleBlock
+from detnas_d2.layers import NormFactory
 from detnas_d2.modeling.build import norm_factory
 from detnas_d2.modeling.hit.layers import RelaxedLayers
-from detnas_d2.modeling.shufflenet import ShuffleNetBackbone, init_shufflenet
+from detnas_d2.modeling.shufflenet import (
+    ShuffleNetBackbone,
+    build_shuffle_block,
+    init_shufflenet,
+)
 from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
 
 RELAXED_DETNAS = "build_detnas_relaxed_backbone"
@@ -40,14 +44,7 @@ class RelaxedShuffleNet(ShuffleNetBackbone):
         recompute: bool = True,
     ) -> None:
         def build(layer: LayerSpec, op: str) -> nn.Module:
-            return ShuffleBlock(
-                layer.in_channels,
-                layer.out_channels,
-                op=op,
-                stride=layer.stride,
-                norm=norm,
-                shuffle_method=shuffle_method,
-            )
+            return build_shuffle_block(layer, op, norm, shuffle_method)
 
         super().__init__(
             space,

@@ -140,7 +140,7 @@ class SearchedBackbone(ShuffleNetBackbone):
         init: str = "imagenet",
     ) -> None:
         def build(layer: LayerSpec) -> nn.Module:
-            return _shuffle_block(layer, path.ops[layer.index], norm, shuffle_method)
+            return build_shuffle_block(layer, path.ops[layer.index], norm, shuffle_method)
 
         super().__init__(
             path.space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
@@ -168,7 +168,7 @@ class Supernet(ShuffleNetBackbone):
     ) -> None:
         def build(layer: LayerSpec) -> nn.Module:
             return ChoiceBlock(
-                layer.ops, lambda op: _shuffle_block(layer, op, norm, shuffle_method)
+                layer.ops, lambda op: build_shuffle_block(layer, op, norm, shuffle_method)
             )
 
         super().__init__(
@@ -232,9 +232,10 @@ def activate(model: nn.Module, path: Path) -> Iterator[None]:
         yield
 
 
-def _shuffle_block(
+def build_shuffle_block(
     layer: LayerSpec, op: str, norm: NormFactory, shuffle_method: int
 ) -> ShuffleBlock:
+    """The block of candidate ``op`` in ``layer``."""
     return ShuffleBlock(
         layer.in_channels,
         layer.out_channels,
