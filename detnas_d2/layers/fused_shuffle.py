@@ -225,33 +225,63 @@ def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
 
 
 def fused_forward(
-    stem: ConvNormAct,
+    stem: ConvNormAct | None,
     blocks: Sequence[ShuffleBlock],
     last: ConvNormAct | None,
-    images: Tensor,
+    x: Tensor,
     wanted: Collection[int],
+    first: int = 0,
     extra: Sequence[nn.Module] = (),
 ) -> tuple[dict[int, Tensor], Tensor | None] | None:
-    """Outputs of the blocks ``wanted``, by index, and of ``last`` if it is given.
+    """Outputs ``wanted``, by depth, and that of ``last`` if it is given.
 
-    ``extra``: modules around the blocks, whose hooks count too. None where the modules have to run
-    themselves: see :func:`can_fuse`; in evaluation also while gradients are recorded.
+    Args:
+        stem: None if ``x`` is not the images but the output at depth ``first``.
+        wanted: depths; 0 is the output of the stem, ``first + d`` that of the d-th of ``blocks``.
+        extra: modules around the blocks, whose hooks count too.
+
+    Returns:
+        None where the modules have to run themselves: see :func:`can_fuse`; in evaluation also
+        while gradients are recorded.
     """
-    modules = [stem, *blocks, *([last] if last is not None else [])]
-    if any(_hooked(module) for module in extra) or not can_fuse(modules, images):
+    modules = [*([stem] if stem else []), *blocks, *([last] if last is not None else [])]
+    if any(_hooked(module) for module in extra) or not can_fuse(modules, x):
         return None
     modes = {uses_batch_statistics(c.norm) for m in modules for c in conv_norm_acts(m)}
     if len(modes) != 1:
         return None
     if modes == {True}:
-        x, outputs = run_blocks(conv_norm(stem, Pending(images)), blocks, wanted)
-        return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))
+        return _fused_with_batch_statistics(stem, blocks, last, x, wanted, first)
     if torch.is_grad_enabled():
         return None
-    x, outputs = images.contiguous(memory_format=torch.channels_last), {}
-    x = eval_layer(stem, x)
-    for i, block in enumerate(blocks):
+    outputs: dict[int, Tensor] = {}
+    x = x.contiguous(memory_format=torch.channels_last)
+    if stem is not None:
+        x = eval_layer(stem, x)
+        if 0 in wanted:
+            outputs[0] = x
+    for depth, block in enumerate(blocks, first + 1):
         x = eval_block(block, x)
-        if i in wanted:
-            outputs[i] = x
+        if depth in wanted:
+            outputs[depth] = x
     return outputs, None if last is None else eval_layer(last, x)
+
+
+def _fused_with_batch_statistics(
+    stem: ConvNormAct | None,
+    blocks: Sequence[ShuffleBlock],
+    last: ConvNormAct | None,
+    x: Tensor,
+    wanted: Collection[int],
+    first: int,
+) -> tuple[dict[int, Tensor], Tensor | None]:
+    outputs: dict[int, Tensor] = {}
+    p = Pending(x)
+    if stem is not None:
+        p = conv_norm(stem, p)
+        if 0 in wanted:
+            p = Pending(_materialise(p))
+            outputs[0] = p.x
+    x, found = run_blocks(p, blocks, {depth - first - 1 for depth in wanted})
+    outputs |= {index + first + 1: output for index, output in found.items()}
+    return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))

@@ -3,6 +3,7 @@ from detnas_d2.modeling.build import backbone_from_config, norm_factory
 from detnas_d2.modeling.classifier import ImageClassifier
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.nas_fpn import NASFPN
+from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.modeling.relaxed_shufflenet import RelaxedShuffleNet
 from detnas_d2.modeling.shufflenet import (
     SearchedBackbone,
@@ -10,6 +11,7 @@ from detnas_d2.modeling.shufflenet import (
     Supernet,
     activate,
     find_supernet,
+    walking,
 )
 from detnas_d2.modeling.weights import adapt_state_dict
 from detnas_d2.modeling.weights_error import WeightsError
@@ -21,6 +23,7 @@ __all__ = [
     "HitPAFPN",
     "ImageClassifier",
     "NASFPN",
+    "PrefixWalk",
     "RelaxedShuffleNet",
     "SearchedBackbone",
     "ShuffleNetBackbone",
@@ -31,4 +34,5 @@ __all__ = [
     "backbone_from_config",
     "find_supernet",
     "norm_factory",
+    "walking",
 ]

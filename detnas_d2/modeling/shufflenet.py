@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.hit.supernet import HitSupernet, find_hit_supernet
+from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.search_space import ChoiceBlock, LayerSpec, Path, SearchSpace
 
 INITS = ("imagenet", "default")
@@ -95,35 +96,42 @@ class ShuffleNetBackbone(Backbone):
         """The block that :meth:`run_layer` runs."""
         return self.blocks[index]
 
-    def _fused_forward(self, x: Tensor) -> dict[str, Tensor] | None:
-        """What :meth:`forward` returns, through ``detnas_d2.ops``; None where they do not apply."""
-        if self.fused_ops == "off" or (self.fused_ops == "cpu" and x.is_cuda):
-            return None
-        wanted = {i: n for i, n in self._feature_after.items() if n in self._out_features}
+    def _run(self, images: Tensor, outputs: dict[int, Tensor], wanted: set[int]) -> Tensor | None:
+        """Adds the outputs ``wanted``, by depth, to ``outputs``; returns that of the last
+        convolution if it is a feature.
+
+        Depth d is the output of the first d layers, 0 that of the stem. Continues from the deepest
+        output there is.
+        """
+        start = max(outputs, default=-1)
+        x = outputs.get(start, images)
         last = self.last if "last" in self._out_features else None
-        blocks = [self.layer_block(index) for index in range(len(self.blocks))]
-        result = fused_forward(self.stem, blocks, last, x, wanted, extra=self.blocks)
-        if result is None:
-            return None
-        outputs = {wanted[index]: feature for index, feature in result[0].items()}
-        return outputs if last is None else {**outputs, "last": result[1]}
+        fuses = self.fused_ops == "on" or (self.fused_ops == "cpu" and not x.is_cuda)
+        if fuses and start < len(self.blocks):
+            blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
+            stem = self.stem if start < 0 else None
+            found = fused_forward(stem, blocks, last, x, wanted, max(start, 0), extra=self.blocks)
+            if found is not None:
+                outputs.update(found[0])
+                return found[1]
+        for depth in range(start + 1, len(self.blocks) + 1):
+            x = self.run_layer(depth - 1, x) if depth else self.stem(x)
+            if depth in wanted:
+                outputs[depth] = x
+        return None if last is None else last(x)
+
+    def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
+        """Outputs that there are already, and the depths to keep beside the features."""
+        return {}, frozenset()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if x.dim() != 4:
             raise ValueError(f"expected images (N, 3, H, W), got shape {tuple(x.shape)}")
-        fused = self._fused_forward(x)
-        if fused is not None:
-            return fused
-        outputs = {}
-        x = self.stem(x)
-        for index in range(len(self.blocks)):
-            x = self.run_layer(index, x)
-            name = self._feature_after.get(index)
-            if name in self._out_features:
-                outputs[name] = x
-        if "last" in self._out_features:
-            outputs["last"] = self.last(x)
-        return outputs
+        names = {i + 1: n for i, n in self._feature_after.items() if n in self._out_features}
+        outputs, keep = self._walk_step()
+        last = self._run(x, outputs, keep.union(names))
+        features = {name: outputs[depth] for depth, name in names.items()}
+        return features if last is None else {**features, "last": last}
 
 
 class SearchedBackbone(ShuffleNetBackbone):
@@ -154,6 +162,9 @@ class Supernet(ShuffleNetBackbone):
     Detectron2's meta-architectures call ``backbone(images)`` without further argument, so the
     path is set around their call with :meth:`active` (or :func:`activate` for a whole model).
     Without one, ``forward`` raises ``RuntimeError``.
+
+    Attributes:
+        walk: what the paths of a population share, see :func:`walking`.
     """
 
     def __init__(
@@ -175,6 +186,7 @@ class Supernet(ShuffleNetBackbone):
             space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
         )
         self._active: Path | None = None
+        self.walk: PrefixWalk | None = None
 
     @property
     def active_path(self) -> Path:
@@ -203,6 +215,11 @@ class Supernet(ShuffleNetBackbone):
     def layer_block(self, index: int) -> ShuffleBlock:
         return self.blocks[index].candidates[self.active_path.ops[index]]
 
+    def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
+        if self.walk is None:
+            return super()._walk_step()
+        return self.walk.enter(self.active_path), self.walk.keep(self.active_path)
+
 
 def find_supernet(model: nn.Module) -> Supernet | HitSupernet | None:
     """The supernet inside ``model``, or None; several are an error.
@@ -230,6 +247,24 @@ def activate(model: nn.Module, path: Path) -> Iterator[None]:
         raise ValueError(f"{type(model).__name__} contains no supernet")
     with supernet.active(path):
         yield
+
+
+@contextmanager
+def walking(model: nn.Module, walk: PrefixWalk) -> Iterator[bool]:
+    """Within the block the supernet inside ``model`` runs its active path through ``walk``.
+
+    Yields whether it can: supernets other than :class:`Supernet` compute every path whole.
+    """
+    supernet = find_supernet(model)
+    if not isinstance(supernet, Supernet):
+        yield False
+        return
+    supernet.walk = walk
+    try:
+        yield True
+    finally:
+        supernet.walk = None
+        walk.clear()
 
 
 def build_shuffle_block(

@@ -1,0 +1,92 @@
+"""Paths that share their first choices share the work of computing them.
+
+The output of layer l depends only on the images and on the choices of layers 0 to l. Paths in
+lexicographic order are therefore a depth-first walk of their trie: each path continues from the
+deepest output that it has in common with the one before, and every prefix is computed once.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from detnas_d2.search_space import Path
+
+Choices = tuple[int, ...]
+
+
+class PrefixWalk:
+    """What the supernet keeps of one batch between the paths of a population.
+
+    An output is kept while a later path will continue from it: at most one activation per layer,
+    and of the layers after which no two paths part only the features. A walk serves one supernet
+    and one batch at a time; call :meth:`clear` before another batch. Inputs must not require
+    gradients.
+
+    Args:
+        paths: of one space; :attr:`paths` has them without duplicates, in the order to run in.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = sorted(set(paths), key=lambda path: path.choices)
+        self._kept_depths = _depths_to_keep([path.choices for path in self.paths])
+        self.outputs: dict[int, Tensor] = {}
+        self._previous: Choices = ()
+        self._reused: frozenset[int] = frozenset()
+
+    def clear(self) -> None:
+        """Forgets the batch."""
+        self.outputs.clear()
+        self._previous, self._reused = (), frozenset()
+
+    def enter(self, path: Path) -> dict[int, Tensor]:
+        """Outputs that ``path`` shares with the paths before it, by depth (0: the stem's).
+
+        The supernet adds those of ``path`` to the dict.
+        """
+        shared = common_prefix(self._previous, path.choices) if self.outputs else 0
+        for depth in [depth for depth in self.outputs if depth > shared]:
+            del self.outputs[depth]
+        self._previous, self._reused = path.choices, frozenset(self.outputs)
+        return self.outputs
+
+    def keep(self, path: Path) -> frozenset[int]:
+        """Depths from which a path after ``path`` continues."""
+        return self._kept_depths[path.choices]
+
+    @property
+    def start(self) -> int:
+        """Depth from which the entered path continues; -1: from the images."""
+        return max(self._reused, default=-1)
+
+    def abandon(self) -> None:
+        """Drops what the entered path added: its forward pass failed."""
+        for depth in set(self.outputs) - self._reused:
+            del self.outputs[depth]
+
+    def computed_layers(self) -> int:
+        """Blocks that a batch costs: the nodes of the trie without its root."""
+        previous: Choices = ()
+        count = 0
+        for path in self.paths:
+            count += len(path.choices) - common_prefix(previous, path.choices)
+            previous = path.choices
+        return count
+
+
+def common_prefix(a: Choices, b: Choices) -> int:
+    """Number of leading choices that ``a`` and ``b`` share."""
+    return len(os.path.commonprefix([a, b]))
+
+
+def _depths_to_keep(ordered: list[Choices]) -> dict[Choices, frozenset[int]]:
+    depths: dict[Choices, frozenset[int]] = {}
+    later: frozenset[int] = frozenset()
+    for choices, following in zip(ordered[::-1], [None, *ordered[:0:-1]], strict=True):
+        if following is not None:
+            parting = common_prefix(choices, following)
+            later = frozenset(depth for depth in later if depth < parting) | {parting}
+        depths[choices] = later
+    return depths
