@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2.layers.fused_shuffle import COLLECTOR
-from detnas_d2.ops import BNStats
+from detnas_d2.ops import BNStats, bn_stats
 from detnas_d2.search.ranks import all_or_none
 
 
@@ -40,15 +41,9 @@ class Moments:
     m2: Tensor
 
     @staticmethod
-    def of(x: Tensor) -> Moments:
-        """Moments of one batch (N, C, ...), C >= 1; the batch may be empty."""
-        flat = x.detach().transpose(0, 1).flatten(1)
-        count = flat.size(1)
-        if count == 0:
-            zeros = torch.zeros(flat.size(0), dtype=torch.float64, device=x.device)
-            return Moments(0, zeros, zeros.clone())
-        var, mean = torch.var_mean(flat.double(), dim=1, correction=0)
-        return Moments(count, mean, var * count)
+    def of(stats: BNStats) -> Moments:
+        """Moments of what :func:`detnas_d2.ops.bn_stats` found in one batch."""
+        return Moments(int(stats.count), stats.mean.double(), stats.m2.double())
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of samples together (Chan, Golub, LeVeque 1979)."""
@@ -84,9 +79,18 @@ class BNStatistics:
         seen = self.moments.get(name)
         self.moments[name] = batch if seen is None else seen.merge(batch)
 
+    def wants(self, name: str) -> bool:
+        return True
+
     def merge(self, other: BNStatistics) -> None:
         for name, moments in other.moments.items():
             self.add(name, moments)
+
+    def check_finite(self) -> None:
+        """Raises FloatingPointError naming the first module whose statistics are not finite."""
+        for name, moments in self.moments.items():
+            if not (moments.mean.isfinite().all() and moments.m2.isfinite().all()):
+                raise FloatingPointError(f"recalibrated statistics of {name} are not finite")
 
     def cpu(self) -> BNStatistics:
         return BNStatistics({name: moments.cpu() for name, moments in self.moments.items()})
@@ -101,42 +105,55 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
+class Collector(Protocol):
+    """Where :func:`collecting` puts what the BatchNorms see."""
+
+    def wants(self, name: str) -> bool:
+        """Whether the moments of the module's next batch are needed."""
+
+    def add(self, name: str, batch: Moments) -> None: ...
+
+
 @contextmanager
-def collecting(model: nn.Module) -> Iterator[BNStatistics]:
+def collecting(model: nn.Module, collector: Collector) -> Iterator[None]:
     """Within the block every BatchNorm normalises with the statistics of its own batch and adds
-    them to the yielded :class:`BNStatistics`; running statistics, momentum counters and other
-    ranks are left alone. A BatchNorm that runs several times in one forward pools all its inputs.
+    them to ``collector``; running statistics, momentum counters and other ranks are left alone.
+    A BatchNorm that runs several times in one forward adds all its inputs.
     """
-    statistics = BNStatistics()
     modules = batch_norms(model)
     for name, module in modules.items():
+        collect = partial(_collect, collector, name)
         # Where the fused operators run a BatchNorm, they hand over the statistics they made.
-        setattr(module, COLLECTOR, partial(_add_fused, partial(statistics.add, name)))
+        setattr(module, COLLECTOR, collect)
         # An instance attribute shadows the class's forward; deleting it restores the module.
-        module.forward = partial(_batch_statistics_forward, module, partial(statistics.add, name))
+        module.forward = partial(_batch_statistics_forward, module, collect)
     try:
-        yield statistics
+        yield
     finally:
         for module in modules.values():
             del module.forward
             delattr(module, COLLECTOR)
 
 
-def _add_fused(add: Callable[[Moments], None], stats: BNStats) -> None:
-    add(Moments(int(stats.count), stats.mean.double(), stats.m2.double()))
+def _collect(collector: Collector, name: str, stats: BNStats) -> None:
+    if collector.wants(name):
+        collector.add(name, Moments.of(stats))
 
 
 def _batch_statistics_forward(
-    module: _BatchNorm, add: Callable[[Moments], None], x: Tensor
+    module: _BatchNorm, collect: Callable[[BNStats], None], x: Tensor
 ) -> Tensor:
-    add(Moments.of(x))
+    # In float32 at least: half precision cannot hold sums of squares.
+    maps = x.detach().reshape(*x.shape[:2], -1, 1) if x.dim() != 4 else x.detach()
+    stats = bn_stats(maps)
+    collect(stats)
     if x.numel() == 0:
         return x
-    if x.numel() == x.size(1):
-        # One value per channel: F.batch_norm refuses it; its normalised value is 0.
-        y = torch.zeros_like(x)
-        return y if module.bias is None else y + module.bias.view(1, -1, *[1] * (x.dim() - 2))
-    return F.batch_norm(x, None, None, module.weight, module.bias, True, 0.0, module.eps)
+    dtype = module.running_mean.dtype
+    variance = stats.m2 / stats.count.to(stats.m2)
+    return F.batch_norm(
+        x, stats.mean.to(dtype), variance.to(dtype), module.weight, module.bias, eps=module.eps
+    )
 
 
 @contextmanager
@@ -219,29 +236,37 @@ def recalibrate(
     needs_training = True
     if forward is None:
         forward, needs_training = calibration_forward(model)
-    modes = {module: module.training for module in model.modules()}
-    model.train(needs_training)
-    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    try:
-        with (
-            all_or_none(),
-            EventStorage(0),
-            torch.random.fork_rng(devices=devices),
-            collecting(model) as statistics,
-        ):
-            for number, batch in batches:
-                torch.manual_seed((seed * 1_000_003 + number) % 2**63)
-                forward(batch)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    statistics = BNStatistics()
+    with all_or_none(), calibrating(model, statistics, training=needs_training):
+        for number, batch in batches:
+            seed_batch(seed, number)
+            forward(batch)
     merged = merge_over_ranks(statistics)
     if not merged.moments:
         raise ValueError("no calibration batch: the calibration data set is empty")
-    for name, moments in merged.moments.items():
-        if not (moments.mean.isfinite().all() and moments.m2.isfinite().all()):
-            raise FloatingPointError(f"recalibrated statistics of {name} are not finite")
+    merged.check_finite()
     return merged
+
+
+@contextmanager
+def calibrating(model: nn.Module, collector: Collector, *, training: bool) -> Iterator[None]:
+    """:func:`collecting` in the mode that the forward pass needs, with random numbers of its own;
+    modes and random state return afterwards.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    try:
+        with EventStorage(0), torch.random.fork_rng(devices=devices), collecting(model, collector):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def seed_batch(seed: int, number: int) -> None:
+    """Seeds the model's random choices (proposal sampling) on a calibration batch."""
+    torch.manual_seed((seed * 1_000_003 + number) % 2**63)
 
 
 def merge_over_ranks(statistics: BNStatistics) -> BNStatistics:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone, Supernet
-from detnas_d2.search.recalibration import collecting
+from detnas_d2.search.recalibration import BNStatistics, collecting
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]
@@ -134,7 +134,8 @@ def test_recalibration_agrees(used: list[str]) -> None:
     before = copy.deepcopy(fused.state_dict())
     collected = []
     for net in (fused, reference):
-        with torch.no_grad(), collecting(net) as statistics:
+        statistics = BNStatistics()
+        with torch.no_grad(), collecting(net, statistics):
             for seed in (1, 2):
                 torch.manual_seed(seed)
                 net(torch.rand(2, 3, 64, 48))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import Supernet, activate
+from detnas_d2.ops import bn_stats
 from detnas_d2.search.recalibration import (
     BNStatistics,
     Moments,
@@ -78,12 +79,16 @@ def check(statistics: BNStatistics, inputs: dict[str, list[Tensor]]) -> None:
     for name, parts in inputs.items():
         pooled, moments = torch.cat(parts, dim=1), statistics.moments[name]
         assert moments.count == pooled.size(1)
-        mean = pooled.mean(1)
+        mean, std = pooled.mean(1), pooled.std(1, correction=0)
         deviations = (pooled - mean[:, None]).square().sum(1)
-        torch.testing.assert_close(moments.mean, mean, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(moments.m2, deviations, rtol=1e-9, atol=1e-9)
-        expected = pooled.var(1) if pooled.size(1) > 1 else torch.zeros_like(mean)
-        torch.testing.assert_close(moments.variance, expected, rtol=1e-9, atol=1e-12)
+        # A batch's mean is rounded to float32 before batches are merged in float64.
+        error = mean.abs() * torch.finfo(torch.float32).eps + 1e-6 * std + 1e-12
+        assert ((moments.mean - mean).abs() <= error).all()
+        slack = moments.count * (2 * std + error) * error + 1e-5 * deviations
+        assert ((moments.m2 - deviations).abs() <= slack).all()
+        assert moments.count > 1 or (moments.m2 == 0).all()
+        unbiased = moments.m2 / max(moments.count - 1, 1)
+        torch.testing.assert_close(moments.variance, unbiased, rtol=1e-12, atol=0)
 
 
 def test_statistics_are_pooled_over_batches_and_nothing_else_changes() -> None:
@@ -246,7 +251,8 @@ def test_large_offset_with_tiny_variance() -> None:
 def test_merging_is_associative() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [
-        Moments.of(torch.randn(n, 4, 3, 3, generator=generator) * 10**n + 100) for n in (0, 1, 2, 3)
+        Moments.of(bn_stats(torch.randn(n, 4, 3, 3, generator=generator) * 10**n + 100))
+        for n in (0, 1, 2, 3)
     ]
     a, b, c, d = parts
     left = a.merge(b).merge(c).merge(d)
@@ -279,7 +285,7 @@ def test_installed_lends_and_returns() -> None:
 def test_installed_refuses_statistics_of_another_model() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2))
     before = snapshot(model)
-    moments = Moments.of(torch.randn(2, 2, 3, 3))
+    moments = Moments.of(bn_stats(torch.randn(2, 2, 3, 3)))
     with (
         pytest.raises(KeyError, match="'stem.norm', but the model has no such BatchNorm"),
         installed(model, BNStatistics({"0": moments, "stem.norm": moments})),
