@@ -63,6 +63,11 @@ def _add_evaluation(node: CN) -> None:
     # What is maximised, a key "task/metric" of the evaluator's results. "": bbox/AP for COCO,
     # bbox/AP50 for VOC data sets, classification/top1 for classification ones.
     node.METRIC = ""
+    # Processes per rank that score finished candidates while others infer. 0: in the same process.
+    node.SCORING_WORKERS = 2
+    # COCO's figures: "pycocotools", "faster" (faster-coco-eval, the same to the last bit and about
+    # ten times as fast), or "auto": faster if installed.
+    node.COCO_EVAL = "auto"
     # Name of the data set candidates are scored on; must be carved from training data, never the
     # test split. "": the first of DATASETS.TEST.
     node.VAL = ""

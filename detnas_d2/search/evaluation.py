@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,10 +17,8 @@ from detnas_d2.modeling import activate
 from detnas_d2.search.candidate import Evaluation
 from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import BNStatistics, installed, recalibrate
-from detnas_d2.search.scoring import flat_metrics
+from detnas_d2.search.scoring import flat_metrics, quiet
 from detnas_d2.search_space import Path
-
-_CHATTY = ("detectron2.evaluation", "detectron2.data", "fvcore")
 
 
 class SequentialEvaluator:
@@ -73,11 +68,11 @@ class SequentialEvaluator:
         start = time.perf_counter()
         statistics = self.statistics(path)
         calibrated = time.perf_counter()
-        evaluator = _Counting(self.build_evaluator())
+        evaluator = CountingEvaluator(self.build_evaluator())
         with activate(self.model, path), installed(self.model, statistics), all_or_none():
             self._infer(evaluator)
         inferred = time.perf_counter()
-        with _quiet():
+        with quiet():
             results = evaluator.evaluate()
         gathered = comm.all_gather((flat_metrics(results or {}), evaluator.detections))
         # Evaluators report on rank 0, classification on all.
@@ -93,7 +88,7 @@ class SequentialEvaluator:
     @torch.no_grad()
     def _infer(self, evaluator: DatasetEvaluator) -> None:
         evaluator.reset()
-        with inference_context(self.model):
+        with inference_context(self.model), finite_features(self.model):
             for inputs in self.data_loader:
                 evaluator.process(inputs, self.model(inputs))
 
@@ -113,7 +108,7 @@ def fitness_of(metrics: dict[str, float], metric: str, detections: int) -> float
     return 0.0 if math.isnan(value) and detections == 0 else value
 
 
-class _Counting(DatasetEvaluator):
+class CountingEvaluator(DatasetEvaluator):
     """Counts the detections that go into an evaluator."""
 
     def __init__(self, inner: DatasetEvaluator) -> None:
@@ -128,18 +123,3 @@ class _Counting(DatasetEvaluator):
 
     def evaluate(self) -> Any:
         return self.inner.evaluate()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what Detectron2 and pycocotools print for every evaluation."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

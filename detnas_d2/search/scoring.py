@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
-from detnas_d2.data import ClassificationEvaluator
+from detnas_d2.data.classification_evaluation import ClassificationEvaluator
+from detnas_d2.search.coco_eval import FastCOCOEvaluator
+
+_CHATTY = ("detectron2.evaluation", "detectron2.data", "fvcore")
 
 DEFAULT_METRICS = {
     "coco": "bbox/AP",
@@ -21,7 +27,7 @@ DEFAULT_METRICS = {
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_dir: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluator of a data set, by its ``evaluator_type``.
+    """The evaluator of a data set, by its ``evaluator_type``; COCO's is pycocotools'.
 
     Args:
         output_dir: where COCO results are written; ``<OUTPUT_DIR>/inference`` by default.
@@ -30,13 +36,34 @@ def build_evaluator(
         ValueError: a data set of an unknown type.
     """
     kind = evaluator_type(dataset_name)
-    if kind == "coco":
-        folder = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
-        # pycocotools is the reference.
-        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+    if kind == "image_classification":
+        return ClassificationEvaluator()
+    folder = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
+    return detection_evaluator(kind, dataset_name, output_dir=folder)
+
+
+def detection_evaluator(
+    kind: str,
+    dataset_name: str,
+    *,
+    coco_eval: str = "pycocotools",
+    distributed: bool = True,
+    output_dir: str | None = None,
+) -> DatasetEvaluator:
+    """Detectron2's evaluator of a "coco" or "pascal_voc" data set.
+
+    Args:
+        coco_eval: "pycocotools", or "faster" for the same figures from faster-coco-eval.
+        distributed: COCO's gathers the predictions of all ranks (VOC's always does).
+        output_dir: where COCO results are written; None: nowhere.
+    """
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
-    return ClassificationEvaluator()
+    if coco_eval == "faster":
+        return FastCOCOEvaluator(dataset_name, distributed=distributed, output_dir=output_dir)
+    return COCOEvaluator(
+        dataset_name, distributed=distributed, output_dir=output_dir, use_fast_impl=False
+    )
 
 
 def evaluator_type(dataset_name: str) -> str:
@@ -58,3 +85,18 @@ def metric_name(cfg: CfgNode, dataset_name: str) -> str:
 def flat_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """An evaluator's nested results as ``{"task/metric": value}``."""
     return {f"{t}/{m}": float(v) for t, values in results.items() for m, v in values.items()}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Detectron2 and pycocotools print for every evaluation."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
