@@ -1,7 +1,7 @@
 """What an evaluator returns for a path, and what the history keeps of it.
 
 An evaluator is any object with ``evaluate(path) -> Evaluation``. One that can do better by seeing
-several candidates at once also offers ``evaluate_many(paths)``; see :class:`PopulationEvaluator`.
+several candidates at once also offers ``evaluate_many(paths)``; see :class:`ManyEvaluator`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Evaluator(Protocol):
     def evaluate(self, path: Any) -> Evaluation: ...
 
 
-class PopulationEvaluator(Protocol):
+class ManyEvaluator(Protocol):
     """Scores candidates together. Yields every path once, in the same order on every rank.
 
     A failed candidate is yielded with ``CandidateFailed.because(exception)``. An exception raised

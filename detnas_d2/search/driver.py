@@ -16,7 +16,7 @@ from detnas_d2.search.candidate import (
     Choices,
     Evaluation,
     Evaluator,
-    PopulationEvaluator,
+    ManyEvaluator,
     finite_or_none,
 )
 from detnas_d2.search.constraints import Constraint
@@ -75,7 +75,7 @@ def open_history(
 
 def run_search(
     searcher: GenerationSearcher,
-    evaluator: Evaluator | PopulationEvaluator,
+    evaluator: Evaluator | ManyEvaluator,
     history: History,
     *,
     space: Space,
@@ -169,7 +169,7 @@ class _Loop:
                 f"{stored}, the searcher asks for {here}"
             )
 
-    def run_generation(self, evaluator: Evaluator | PopulationEvaluator) -> None:
+    def run_generation(self, evaluator: Evaluator | ManyEvaluator) -> None:
         """Evaluate what is left of the current generation."""
         waiting = {self.space.path(choices): choices for choices in self.searcher.ask()}
         for path, outcome in _outcomes(evaluator, list(waiting)):
@@ -239,7 +239,7 @@ class _Loop:
 
 
 def _outcomes(
-    evaluator: Evaluator | PopulationEvaluator, paths: list[Any]
+    evaluator: Evaluator | ManyEvaluator, paths: list[Any]
 ) -> Iterator[tuple[Any, Evaluation | Exception]]:
     """Results of all `paths`, together if the evaluator can, else one after another."""
     if hasattr(evaluator, "evaluate_many"):

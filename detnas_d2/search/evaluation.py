@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -123,3 +124,28 @@ class CountingEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> Any:
         return self.inner.evaluate()
+
+
+@contextmanager
+def finite_features(model: nn.Module) -> Iterator[None]:
+    """Within the block a forward pass whose features are not finite raises FloatingPointError.
+
+    Detectron2 drops boxes that are not finite, which would make diverged weights look like a
+    network that detects nothing. Looks at the smallest feature, which depends on all layers.
+    """
+
+    def check(module: nn.Module, inputs: Any, features: Any) -> None:
+        if isinstance(features, dict) and features:
+            name = min(features, key=lambda key: features[key].numel())
+            if not features[name].isfinite().all():
+                raise FloatingPointError(f"feature {name} of the backbone is not finite")
+
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        yield
+        return
+    handle = backbone.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()

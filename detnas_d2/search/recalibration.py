@@ -156,29 +156,45 @@ def _batch_statistics_forward(
     )
 
 
-@contextmanager
-def installed(model: nn.Module, statistics: BNStatistics) -> Iterator[None]:
-    """Lends ``statistics`` to the model's BatchNorms; their own buffers return afterwards.
+class Loan:
+    """Statistics of one candidate, ready to be lent to a model's BatchNorms again and again.
+
+    Args:
+        modules: see :func:`batch_norms`.
 
     Raises:
         KeyError: the statistics name a module that the model does not have.
     """
-    modules = batch_norms(model)
-    own: dict[str, tuple[Tensor, Tensor]] = {}
-    try:
+
+    def __init__(self, modules: Mapping[str, _BatchNorm], statistics: BNStatistics) -> None:
+        self._buffers: list[tuple[_BatchNorm, Tensor, Tensor]] = []
         for name, moments in statistics.moments.items():
             if name not in modules:
                 raise KeyError(f"statistics of {name!r}, but the model has no such BatchNorm")
             if moments.count == 0:  # it ran, but saw nothing
                 continue
             module = modules[name]
-            own[name] = (module.running_mean, module.running_var)
-            module.running_mean = moments.mean.to(own[name][0])
-            module.running_var = moments.variance.to(own[name][1])
+            mean = moments.mean.to(module.running_mean)
+            self._buffers.append((module, mean, moments.variance.to(module.running_var)))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Lends the statistics; the modules' own buffers return afterwards."""
+        own = [(module, module.running_mean, module.running_var) for module, *_ in self._buffers]
+        try:
+            for module, mean, var in self._buffers:
+                module.running_mean, module.running_var = mean, var
+            yield
+        finally:
+            for module, mean, var in own:
+                module.running_mean, module.running_var = mean, var
+
+
+@contextmanager
+def installed(model: nn.Module, statistics: BNStatistics) -> Iterator[None]:
+    """Lends ``statistics`` to the model's BatchNorms, see :class:`Loan`."""
+    with Loan(batch_norms(model), statistics).installed():
         yield
-    finally:
-        for name, (mean, var) in own.items():
-            modules[name].running_mean, modules[name].running_var = mean, var
 
 
 def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict]], object], bool]:
