@@ -17,14 +17,19 @@ from detectron2.utils import comm
 T = TypeVar("T")
 
 
-def write_text(path: str, text: str) -> None:
-    """Writes a file so that readers see the old content or the new one, never a part."""
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[str]:
+    """Yields the name of a temporary file that becomes ``path`` if the block ends without an error.
+
+    Readers see the old content or the new one, never a part.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-")
+    suffix = os.path.splitext(path)[1]  # libraries choose the format by it
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-", suffix=suffix)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -32,8 +37,14 @@ def write_text(path: str, text: str) -> None:
         raise
 
 
+def write_text(path: str, text: str) -> None:
+    """Atomic, like :func:`new_file`."""
+    with new_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def write_json(path: str, value: Any) -> None:
-    """Atomic, like :func:`write_text`."""
+    """Atomic, like :func:`new_file`."""
     write_text(path, json.dumps(value))
 
 

@@ -34,9 +34,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu``.
     """
-    on_cpu = cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available()
-    if on_cpu:
-        cfg.MODEL.DEVICE = "cpu"
+    on_cpu = fall_back_to_cpu(cfg)
     cfg.freeze()
     for name in _LOGGERS:  # of the run before, if this process had one
         logging.getLogger(name).handlers.clear()
@@ -47,6 +45,14 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)
     check_class_numbers(cfg)
+
+
+def fall_back_to_cpu(cfg: CfgNode) -> bool:
+    """Makes ``MODEL.DEVICE: cuda`` ``cpu`` on a machine without GPU; returns whether it did."""
+    on_cpu = cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available()
+    if on_cpu:
+        cfg.MODEL.DEVICE = "cpu"
+    return on_cpu
 
 
 def check_class_numbers(cfg: CfgNode) -> None:

@@ -1,0 +1,86 @@
+"""A trained model, and what applies it to single images."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from torch import nn
+
+from detnas_d2.data import register_datasets
+from detnas_d2.data.splits import parent_of
+from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.modeling import find_supernet
+from detnas_d2.search_space.mixed_block import MixedBlock
+
+logger = logging.getLogger("detnas_d2")
+
+
+def load_trained(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` with the weights ``MODEL.WEIGHTS``, in eval mode.
+
+    Raises:
+        ValueError: the config names no weights, or builds a supernet or a relaxed network, which
+            is no network to evaluate before a path is chosen.
+        WeightsError: the weights are not those of the whole model.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: expected the file of trained weights")
+    model = build_model(cfg)
+    if find_supernet(model) is not None:
+        raise ValueError(
+            f"{cfg.MODEL.BACKBONE.NAME} is a supernet and has no path to evaluate: use "
+            "search_net.py, or a searched backbone with MODEL.DETNAS.PATH"
+        )
+    if any(isinstance(module, MixedBlock) for module in model.modules()):
+        raise ValueError(
+            f"{cfg.MODEL.BACKBONE.NAME}: the network holds all candidates at once; use the config "
+            "that the search wrote (best.yaml)"
+        )
+    DetNASCheckpointer(model).load_all(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+class Predictor(DefaultPredictor):
+    """Detectron2's predictor, strict about the weights; called with an image (H, W, 3), BGR.
+
+    Raises:
+        ValueError, WeightsError: see :func:`load_trained`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg.clone()
+        self.model = load_trained(cfg)
+        self.metadata = test_metadata(cfg)
+        self.aug = T.ResizeShortestEdge(
+            [cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST
+        )
+        self.input_format = cfg.INPUT.FORMAT
+
+
+def test_metadata(cfg: CfgNode) -> Metadata:
+    """Metadata of the data set that ``cfg`` is evaluated on, with class names where they are found.
+
+    The images of the data set are not needed, nor, where the names are declared or Detectron2's,
+    its annotations.
+    """
+    names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    if not names:
+        return Metadata(name="no data set")
+    name = parent_of(names[0])
+    only = cfg.clone()
+    only.defrost()
+    only.DATASETS.TRAIN, only.DATASETS.TEST, only.DATASETS.INVALID = (), (name,), "ignore"
+    only.SEARCH.VAL = only.SEARCH.CALIBRATION.DATASET = ""
+    register_datasets(only)
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None:
+        try:
+            DatasetCatalog.get(name)  # reading COCO annotations names the classes
+        except OSError as error:
+            logger.warning("No class names, %s cannot be read: %s", name, error)
+    return metadata

@@ -1,0 +1,1 @@
+../DetNAS/demo.py
