@@ -38,7 +38,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # Seed of the choice.
     cfg.DATASETS.SEARCH_SPLIT.SEED = 0
 
-    # The demo: digits_scenes_{train,val,test} (detection), digits_{train,test} (classification).
+    # The demo: digits_scenes_{train,val,test} (detection), digits_{train,val,test} (classification).
+    # Parts of different names show different handwritten digits.
     cfg.DATASETS.DIGITS = CN()
     # Side of a scene, pixels.
     cfg.DATASETS.DIGITS.SCENE_SIZE = 128
@@ -48,7 +49,7 @@ def _add_dataset_config(cfg: CN) -> None:
     cfg.DATASETS.DIGITS.NUM_TEST = 150
     # Side of a classification image, pixels.
     cfg.DATASETS.DIGITS.PATCH_SIZE = 40
-    # Classification images drawn from each training digit (each test digit: one).
+    # Classification images drawn from each training digit (each val and test digit: one).
     cfg.DATASETS.DIGITS.PATCHES_PER_DIGIT = 4
 
 

@@ -22,7 +22,7 @@ from detnas_d2.data.sources import CocoSource
 logger = logging.getLogger(__name__)
 
 _SCENES = {"digits_scenes_train": "train", "digits_scenes_val": "val", "digits_scenes_test": "test"}
-_PATCHES = {"digits_train": "train", "digits_test": "test"}
+_PATCHES = {"digits_train": "train", "digits_val": "val", "digits_test": "test"}
 DIGITS_NAMES = (*_SCENES, *_PATCHES)
 
 # Raise it when the drawing changes: old files are then left alone.

@@ -4,7 +4,7 @@ from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
-from detnas_d2.engine.pipeline import run_pipeline
+from detnas_d2.engine.pipeline_run import run_pipeline
 from detnas_d2.engine.search import search, search_main
 from detnas_d2.engine.setup import prepare, setup
 from detnas_d2.engine.train import evaluate, train, train_main

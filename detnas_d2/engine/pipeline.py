@@ -12,9 +12,12 @@
     TABLE: [searched, shufflenet, random]
 
 CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
-an earlier search stage (its best path), ``uniform OP``, ``random SEED`` (the first random path
-that keeps the limits of the first search stage) or the path itself. OPTS is a list of KEY, VALUE.
-Stages with the same ROW share a row of the table (mean and spread).
+an earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path
+that keeps the limits of the first search stage; another one for another SEED of the config) or the
+path itself. OPTS is a list of KEY, VALUE.
+Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
+is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
+stage share its result, and the first one to need it runs it.
 
 Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
 of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
@@ -23,36 +26,21 @@ the place of the merged genotype stands a random one of the same sub-spaces and 
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import logging
 import os
 import random
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.utils import comm
 
-from detnas_d2.config.tools import fingerprint, load_config
-from detnas_d2.data.files import write_text
+from detnas_d2.config.tools import load_config
 from detnas_d2.engine.hit_search import (
     GENOTYPE_FILE,
     SUB_SPACE_FILE,
     genotype_of,
-    gradient_search,
-    hit_train,
     random_genotype,
-    screen,
 )
-from detnas_d2.engine.launching import run
-from detnas_d2.engine.pipeline_table import DONE_FILE, format_table, table_rows
-from detnas_d2.engine.search import search
-from detnas_d2.engine.setup import prepare
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Path, build_cost_table, get_space
@@ -79,6 +67,7 @@ class Stage:
     opts: tuple[str, ...] = ()
     merge: tuple[str, ...] = ()
     random: int | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,10 @@ class Pipeline:
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def folder(self, name: str) -> str:
-        return os.path.join(self.output_dir, name)
+        """Where the stage ``name`` works."""
+        stage = self.stage(name)
+        place = (stage.folder if stage else "") or name
+        return os.path.normpath(os.path.join(self.output_dir, place))
 
     def file_of(self, stage: Stage) -> str:
         """Config file of a stage."""
@@ -149,7 +141,8 @@ class Pipeline:
         limits = self.limits_for(cfg)
         size = tuple(limits.SEARCH.MAX_MACS_INPUT)
         constraint = build_constraint(limits, build_cost_table(space, size))
-        rng = random.Random(f"pipeline/{argument}")
+        number = f"{cfg.SEED}/{argument}" if cfg.SEED else argument
+        rng = random.Random(f"pipeline/{number}")
         draws = (space.random_path(rng) for _ in range(limits.SEARCH.ATTEMPTS))
         found = next((path for path in draws if constraint(path.choices)), None)
         if found is None:
@@ -200,11 +193,12 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
 
 
 def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
-    keys = {"NAME", "KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM"}
-    if not isinstance(entry, dict) or not {"NAME", "KIND", "CONFIG"} <= set(entry) <= keys:
+    required = {"NAME", "KIND", "CONFIG"}
+    optional = ("WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
+    if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
         raise PipelineError(
             f"{file}: stage {entry!r}: expected NAME, KIND, CONFIG and optionally "
-            "WEIGHTS, PATH, ROW, OPTS, MERGE, RANDOM"
+            f"{', '.join(optional)}"
         )
     values = {key.lower(): entry[key] for key in entry}
     values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
@@ -238,89 +232,3 @@ def _is_weights(text: str, kinds: dict[str, str]) -> bool:
     if text in kinds:
         return kinds[text] != "search"
     return "://" in text or os.path.isfile(text)
-
-
-def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Runs what is not finished of ``args.config_file``; returns and prints the table's rows.
-
-    Running it again resumes the stage that was interrupted and skips those that are done.
-    """
-    pipeline = read_pipeline(args.config_file, tuple(args.opts))
-    start = time.monotonic()
-    for number, stage in enumerate(pipeline.stages, start=1):
-        title = f"[{number}/{len(pipeline.stages)}] {stage.name}"
-        if _is_done(pipeline, stage):
-            print(f"{title}: done before", flush=True)
-            continue
-        print(f"{title}: {stage.kind} {stage.config}", flush=True)
-        stage_args = argparse.Namespace(**{**vars(args), "pipeline": pipeline, "stage": stage})
-        run(_run_stage, stage_args)
-        elapsed = time.monotonic() - start
-        print(f"{title}: finished, {elapsed / 60:.1f} min since the start", flush=True)
-    rows = table_rows(pipeline)
-    if rows:
-        text = format_table(rows)
-        print(text)
-        write_text(os.path.join(pipeline.output_dir, "table.md"), text + "\n")
-        write_text(os.path.join(pipeline.output_dir, "table.json"), json.dumps(rows, indent=1))
-    return rows
-
-
-def _fingerprint(pipeline: Pipeline, stage: Stage) -> str:
-    """Of a stage's config and those of the stages that it starts from."""
-    ignored = ["OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
-    if pipeline.stage(stage.weights) is not None:
-        ignored.append("MODEL.WEIGHTS")
-    own = fingerprint(pipeline.config_of(stage), ignored)
-    sources = [_fingerprint(pipeline, source) for source in pipeline.sources_of(stage)]
-    return hashlib.sha256("/".join([own, *sources]).encode()).hexdigest()
-
-
-def _is_done(pipeline: Pipeline, stage: Stage) -> bool:
-    file = os.path.join(pipeline.folder(stage.name), DONE_FILE)
-    if not os.path.exists(file):
-        return False
-    with open(file) as text:
-        done = json.load(text)
-    if done["fingerprint"] != _fingerprint(pipeline, stage):
-        raise PipelineError(
-            f"stage {stage.name!r} was finished with another config, of its own or of a stage "
-            f"before it ({file}); use another OUTPUT_DIR or delete the folder of the stage to run "
-            "it again"
-        )
-    return True
-
-
-def _run_stage(args: argparse.Namespace) -> None:
-    pipeline, stage = args.pipeline, args.stage
-    mark = _fingerprint(pipeline, stage)
-    cfg = pipeline.config_of(stage)
-    start = time.monotonic()
-    prepare(cfg, args)
-    if stage.kind == "search":
-        folder = os.path.dirname(pipeline.file_of(stage))
-        best = search(cfg, resume=True, config_dir=folder)
-        results = {"fitness": best.fitness}
-    elif stage.kind == "screen":
-        results = {"kept": screen(cfg, resume=True)}
-    elif stage.kind == "gradient":
-        results = {"genotype": str(gradient_search(cfg, resume=True))}
-    else:
-        results = flatten_results_dict(hit_train(cfg, resume=True) or {})
-    if comm.is_main_process():
-        done = {
-            "fingerprint": mark,
-            "results": results,
-            "path": _architecture(cfg, stage),
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
-    comm.synchronize()
-    logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
-
-
-def _architecture(cfg: CfgNode, stage: Stage) -> str:
-    """Text of the path or genotype that a stage trained."""
-    if stage.path:
-        return cfg.MODEL.DETNAS.PATH
-    return str(genotype_of(cfg)) if stage.kind == "train" else ""

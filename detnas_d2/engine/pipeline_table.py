@@ -8,12 +8,11 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from detnas_d2.engine.hit_search import genotype_cost, genotype_of
+from detnas_d2.engine.pipeline_state import DONE_FILE
 from detnas_d2.search_space import Cost, build_cost_table, get_space
 
 if TYPE_CHECKING:
     from detnas_d2.engine.pipeline import Pipeline, Stage
-
-DONE_FILE = "done.json"
 
 
 def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:

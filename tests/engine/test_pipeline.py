@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -188,14 +189,17 @@ def test_pipeline_is_resumed_where_it_stopped(
     assert run_pipeline(arguments(file)) == rows
     # Another device or number of workers is the same experiment.
     run_pipeline(arguments(file, "DATALOADER.NUM_WORKERS", "1"))
-    with pytest.raises(PipelineError, match="'supernet' was finished with another config"):
+    with pytest.raises(PipelineError, match="'supernet' was run with another config"):
         run_pipeline(arguments(file, "SOLVER.BASE_LR", "0.5"))
     # What starts from a stage is stale when that stage is not the same any more.
     changed = {**TRAIN, "OPTS": ["SOLVER.BASE_LR", 0.5]}
     os.remove(runs / "supernet" / "done.json")
     file = write(folder, changed, *stages[1:], TABLE=["winner", "random"])
     monkeypatch.setattr(MODULE, "_run_stage", lambda args: None)
-    with pytest.raises(PipelineError, match="'search' was finished with another config, of its ow"):
+    with pytest.raises(PipelineError, match="'supernet' was run with another config"):
+        run_pipeline(arguments(file))
+    shutil.rmtree(runs / "supernet")
+    with pytest.raises(PipelineError, match="'search' was run with another config, of its ow"):
         run_pipeline(arguments(file))
 
 

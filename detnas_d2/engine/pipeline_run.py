@@ -1,0 +1,155 @@
+"""Runs the stages of a pipeline, each in a launch of its own; see :mod:`pipeline` for its file."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import time
+from contextlib import nullcontext
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+
+from detnas_d2.config.tools import fingerprint
+from detnas_d2.data.files import write_text
+from detnas_d2.engine import pipeline_state
+from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
+from detnas_d2.engine.launching import run
+from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
+from detnas_d2.engine.pipeline_state import (
+    DONE,
+    DONE_FILE,
+    FAILED,
+    LOCK_FILE,
+    OUTDATED,
+    STOPPED,
+    read_json,
+)
+from detnas_d2.engine.pipeline_table import format_table, table_rows
+from detnas_d2.engine.search import search
+from detnas_d2.engine.setup import prepare
+
+
+def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Runs what is not finished of ``args.config_file``; returns and prints the table's rows.
+
+    Running it again resumes the stage that was interrupted and skips those that are done.
+    """
+    pipeline = read_pipeline(args.config_file, tuple(args.opts))
+    start = time.monotonic()
+    for number, stage in enumerate(pipeline.stages, start=1):
+        title = f"[{number}/{len(pipeline.stages)}] {stage.name}"
+        state = stage_state(pipeline, stage)
+        if state == OUTDATED:
+            raise outdated(pipeline, stage)
+        if state == DONE:
+            print(f"{title}: done before", flush=True)
+            continue
+        print(f"{title}: {stage.kind} {stage.config}", flush=True)
+        run_stage(pipeline, stage, args)
+        elapsed = time.monotonic() - start
+        print(f"{title}: finished, {elapsed / 60:.1f} min since the start", flush=True)
+    rows = table_rows(pipeline)
+    if rows:
+        text = format_table(rows)
+        print(text)
+        write_text(os.path.join(pipeline.output_dir, "table.md"), text + "\n")
+        write_text(os.path.join(pipeline.output_dir, "table.json"), json.dumps(rows, indent=1))
+    return rows
+
+
+def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> None:
+    """Starts or resumes a stage whose sources are done.
+
+    Args:
+        args: of Detectron2's argument parser; says on how many processes.
+
+    Raises:
+        StageBusy: another process runs it.
+    """
+    stage_args = argparse.Namespace(**{**vars(args), "pipeline": pipeline, "stage": stage})
+    mark = stage_fingerprint(pipeline, stage)
+    folder = pipeline.folder(stage.name)
+    # Of several machines the first one tells the state.
+    with pipeline_state.running(folder, mark) if args.machine_rank == 0 else nullcontext():
+        if (read_json(folder, DONE_FILE) or {}).get("fingerprint") != mark:  # meanwhile, by another
+            run(_run_stage, stage_args)
+
+
+def stage_state(pipeline: Pipeline, stage: Stage) -> str:
+    """A state of :mod:`pipeline_state`."""
+    folder = pipeline.folder(stage.name)
+    state = pipeline_state.state_of(folder)
+    begun = os.path.exists(os.path.join(folder, "last_checkpoint"))
+    if state == DONE or state in (STOPPED, FAILED) and begun:  # else there is nothing to mix
+        file = DONE_FILE if state == DONE else LOCK_FILE
+        mark = (read_json(folder, file) or {}).get("fingerprint")
+        if mark is not None and mark != _fingerprint_now(pipeline, stage):
+            return OUTDATED
+    return state
+
+
+def _fingerprint_now(pipeline: Pipeline, stage: Stage) -> str:
+    try:
+        return stage_fingerprint(pipeline, stage)
+    except OSError:  # what a stage before it found is gone
+        return ""
+
+
+def outdated(pipeline: Pipeline, stage: Stage) -> PipelineError:
+    """The error that explains the state OUTDATED."""
+    return PipelineError(
+        f"stage {stage.name!r} was run with another config, of its own or of a stage before it "
+        f"({pipeline.folder(stage.name)}); use another OUTPUT_DIR or delete the folder of the "
+        "stage to run it again"
+    )
+
+
+def stage_fingerprint(pipeline: Pipeline, stage: Stage) -> str:
+    """Of a stage's config and those of the stages that it starts from."""
+    ignored = ["OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
+    if pipeline.stage(stage.weights) is not None:
+        ignored.append("MODEL.WEIGHTS")
+    own = fingerprint(pipeline.config_of(stage), ignored)
+    sources = [stage_fingerprint(pipeline, source) for source in pipeline.sources_of(stage)]
+    return hashlib.sha256("/".join([own, *sources]).encode()).hexdigest()
+
+
+def _run_stage(args: argparse.Namespace) -> None:
+    pipeline, stage = args.pipeline, args.stage
+    mark = stage_fingerprint(pipeline, stage)
+    cfg = pipeline.config_of(stage)
+    start = time.monotonic()
+    prepare(cfg, args)
+    if stage.kind == "search":
+        folder = os.path.dirname(pipeline.file_of(stage))
+        best = search(cfg, resume=True, config_dir=folder)
+        results = {"fitness": best.fitness}
+    elif stage.kind == "screen":
+        results = {"kept": screen(cfg, resume=True)}
+    elif stage.kind == "gradient":
+        results = {"genotype": str(gradient_search(cfg, resume=True))}
+    else:
+        results = flatten_results_dict(hit_train(cfg, resume=True) or {})
+    if comm.is_main_process():
+        done = {
+            "fingerprint": mark,
+            "results": results,
+            "path": _architecture(cfg, stage),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
+    comm.synchronize()
+    logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
+
+
+def _architecture(cfg: CfgNode, stage: Stage) -> str:
+    """Text of the path or genotype that a stage trained."""
+    if stage.path:
+        return cfg.MODEL.DETNAS.PATH
+    return str(genotype_of(cfg)) if stage.kind == "train" else ""
