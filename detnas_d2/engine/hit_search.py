@@ -7,10 +7,13 @@ import logging
 import os
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
@@ -20,8 +23,10 @@ from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
 from detnas_d2.modeling.hit.build import candidate_ops
+from detnas_d2.modeling.hit.layers import PartLayers
 from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.search.relaxation import decode_parts
+from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.costs import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
@@ -157,19 +162,43 @@ def genotype_of(cfg: CfgNode) -> Genotype:
     return Genotype(network, **texts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
 
 
+def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
+    """Part -> its layers, of the parts that the config searches or fixes by a genotype.
+
+    They are read off the model, built without memory: what a layer's input is depends on the
+    backbone, the neck's levels and the meta-architecture.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    return {m.part: m.layers for m in model.modules() if isinstance(m, PartLayers)}
+
+
+def _part_costs(
+    cfg: CfgNode, candidates: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[dict[str, Cost]]]:
+    """Part -> operation -> cost of every layer, for ``candidates`` in each layer of a part."""
+    size, proposals = tuple(cfg.HIT_SEARCH.COST_INPUT), cfg.HIT_SEARCH.COST_PROPOSALS
+    specs, costs = part_specs(cfg), {}
+    for part, names in candidates.items():
+        layers = [replace(layer, ops=names) for layer in specs[part]]
+        table = part_cost_table(part, layers, input_size=size, proposals=proposals)
+        costs[part] = [dict(zip(names, row, strict=True)) for row in table.entries]
+    return costs
+
+
 def genotype_cost(cfg: CfgNode) -> Cost:
-    """Cost of the searchable layers of :func:`genotype_of`, at ``HIT_SEARCH.COST_INPUT``."""
-    genotype, total = genotype_of(cfg), Cost()
-    for part, ops in genotype.parts.items():
-        names = tuple(dict.fromkeys(ops))
-        table = part_cost_table(
-            part,
-            genotype.network.layers(part, names),
-            input_size=tuple(cfg.HIT_SEARCH.COST_INPUT),
-            proposals=cfg.HIT_SEARCH.COST_PROPOSALS,
-        )
-        total += table.cost(names.index(op) for op in ops)
-    return total
+    """Cost of the searchable layers of :func:`genotype_of`, at ``HIT_SEARCH.COST_INPUT``.
+
+    Raises:
+        GenotypeError: a part of the model has no genotype.
+    """
+    parts = genotype_of(cfg).parts
+    costs = _part_costs(cfg, {part: tuple(dict.fromkeys(ops)) for part, ops in parts.items()})
+    chosen = (costs[p][layer][op] for p, ops in parts.items() for layer, op in enumerate(ops))
+    return sum(chosen, Cost())
 
 
 def random_genotype(
@@ -183,37 +212,32 @@ def random_genotype(
     Args:
         reference: part -> operations; these parts are drawn.
     """
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
-    size, proposals = tuple(cfg.HIT_SEARCH.COST_INPUT), cfg.HIT_SEARCH.COST_PROPOSALS
+    candidates = {part: candidate_ops(cfg, part) for part in reference}
+    names = {
+        part: tuple(dict.fromkeys((*candidates[part], *ops))) for part, ops in reference.items()
+    }
+    costs = _part_costs(cfg, names)
 
-    def macs(parts: Mapping[str, tuple[str, ...]], tables: Mapping[str, dict]) -> int:
+    def macs(parts: Mapping[str, tuple[str, ...]]) -> int:
         return sum(
-            tables[part][layer][op]
+            costs[part][layer][op].macs
             for part, ops in parts.items()
             for layer, op in enumerate(ops)
         )
 
-    tables: dict[str, list[dict[str, int]]] = {}
-    for part, ops in reference.items():
-        names = tuple(dict.fromkeys((*candidate_ops(cfg, part), *ops)))
-        table = part_cost_table(
-            part, network.layers(part, names), input_size=size, proposals=proposals
-        )
-        tables[part] = [
-            {op: cost.macs for op, cost in zip(names, row, strict=True)} for row in table.entries
-        ]
-    wanted = macs(reference, tables)
+    wanted = macs(reference)
     rng = random.Random(f"genotype/{seed}")
     best: tuple[int, dict[str, tuple[str, ...]]] | None = None
     for _ in range(draws):
         drawn = {
-            part: tuple(rng.choice(candidate_ops(cfg, part)) for _ in ops)
+            part: tuple(rng.choice(candidates[part]) for _ in ops)
             for part, ops in reference.items()
         }
-        distance = abs(macs(drawn, tables) - wanted)
+        distance = abs(macs(drawn) - wanted)
         if best is None or distance < best[0]:
             best = (distance, drawn)
-    return Genotype(network, **best[1])
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    return Genotype(network, **best[1], levels=len(cfg.MODEL.FPN.IN_FEATURES))
 
 
 def _retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
@@ -267,4 +291,3 @@ def is_relaxed(cfg: CfgNode) -> bool:
     if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
         return True
     return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
-

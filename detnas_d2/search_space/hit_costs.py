@@ -13,38 +13,50 @@ ROI_SIZE = 7
 """Height and width of a pooled region."""
 
 
-def layer_size(part: str, layer: LayerSpec, input_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer's *input* for an image of ``input_size``."""
-    if part == "head":
-        return ROI_SIZE, ROI_SIZE
-    reduction = layer.reduction // layer.stride
-    return -(-input_size[0] // reduction), -(-input_size[1] // reduction)
+def is_region_layer(part: str, layer: LayerSpec) -> bool:
+    """Whether a layer sees pooled regions, not feature maps."""
+    return part == "head" and layer.reduction == 1
+
+
+def layer_sizes(part: str, layer: LayerSpec, input_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width of a layer's *inputs*, one per level, for an image of ``input_size``."""
+    if is_region_layer(part, layer):
+        return [(ROI_SIZE, ROI_SIZE)]
+    finest = layer.reduction // layer.stride
+    scales = [finest * 2**level for level in range(layer.levels)]
+    return [(-(-input_size[0] // s), -(-input_size[1] // s)) for s in scales]
 
 
 def layer_costs(
     part: str, layer: LayerSpec, *, input_size: tuple[int, int], proposals: int
 ) -> tuple[Cost, ...]:
-    """Cost of every candidate of one layer; a head layer runs on ``proposals`` regions.
+    """Cost of every candidate of one layer.
 
-    Candidates are operations of the table or DetNAS's choice blocks.
+    A region layer runs on ``proposals`` regions, a layer of a one-stage head on every level in
+    both subnets. Candidates are operations of the table or DetNAS's choice blocks.
     """
-    height, width = layer_size(part, layer, input_size)
-    times = proposals if part == "head" else 1
+    sizes = layer_sizes(part, layer, input_size)
+    runs = proposals if is_region_layer(part, layer) else 1
+    copies = 2 if part == "head" and not is_region_layer(part, layer) else 1
     costs = []
     for op in layer.ops:
         if op in SHUFFLE_OPS:
-            costs.append(block_cost(layer, op, height, width))
+            costs.append(block_cost(layer, op, *sizes[0]))
             continue
-        cost = operation_cost(
-            op,
-            layer.in_channels,
-            layer.out_channels,
-            stride=layer.stride,
-            height=height,
-            width=width,
-            rules=rules_of(part),
-        )
-        costs.append(Cost(cost.params, cost.macs * times))
+        found = [
+            operation_cost(
+                op,
+                layer.in_channels,
+                layer.out_channels,
+                stride=layer.stride,
+                height=height,
+                width=width,
+                rules=rules_of(part),
+            )
+            for height, width in sizes
+        ]
+        macs = sum(cost.macs for cost in found)
+        costs.append(Cost(found[0].params * copies, macs * runs * copies))
     return tuple(costs)
 
 

@@ -94,6 +94,20 @@ class HitNetwork:
         width = self.neck_channels
         return tuple(LayerSpec(i, 0, width, width, 1, 1, ops) for i in range(self.head_layers))
 
+    def dense_head_layers(
+        self, ops: tuple[str, ...], strides: tuple[int, ...]
+    ) -> tuple[LayerSpec, ...]:
+        """The searchable layers of a one-stage head, which see every pyramid level.
+
+        Args:
+            strides: strides of the levels, each twice the one before.
+        """
+        width = self.neck_channels
+        return tuple(
+            LayerSpec(i, 0, width, width, 1, strides[0], ops, levels=len(strides))
+            for i in range(self.head_layers)
+        )
+
     def layers(self, part: str, ops: tuple[str, ...]) -> tuple[LayerSpec, ...]:
         """The searchable layers of a part on this network's own backbone."""
         if part == "backbone":

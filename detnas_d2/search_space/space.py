@@ -25,6 +25,8 @@ class LayerSpec:
         stride: 1 or 2; 2 in the first layer of each stage.
         reduction: input image size over the layer's *output* size (4, 8, 16 or 32).
         ops: names of the candidates, in index order.
+        levels: pyramid levels that run through the layer; ``reduction`` is the first one's, each
+            further one is half the size.
     """
 
     index: int
@@ -34,6 +36,7 @@ class LayerSpec:
     stride: int
     reduction: int
     ops: tuple[str, ...]
+    levels: int = 1
 
 
 class PathSpace:

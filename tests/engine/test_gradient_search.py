@@ -300,7 +300,10 @@ def test_random_genotype_costs_what_the_reference_does():
     cfg = load_config(str(DEMO / "search.yaml"))
     train = load_config(str(DEMO / "train.yaml"))
     reference = random_genotype(
-        cfg, 0, {"backbone": ("skip",) * 8, "head": ("ir_k5_e3_d1",) * 2}, draws=5
+        cfg,
+        0,
+        {"backbone": ("skip",) * 8, "neck": ("skip",) * 8, "head": ("ir_k5_e3_d1",) * 2},
+        draws=5,
     )
     drawn = [random_genotype(cfg, seed, reference.parts) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -9,6 +9,7 @@ from detnas_d2.modeling.hit.layers import (
     relaxed_parts,
 )
 from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.modeling.hit.retinanet import HitRetinaNet, HitRetinaNetHead
 from detnas_d2.modeling.hit.supernet import HitSupernet
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "HitBackbone",
     "HitBoxHead",
     "HitPAFPN",
+    "HitRetinaNet",
+    "HitRetinaNetHead",
     "HitSupernet",
     "PartLayers",
     "RelaxedLayers",

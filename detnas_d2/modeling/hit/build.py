@@ -25,6 +25,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from detnas_d2.layers import NormFactory, get_norm
 from detnas_d2.modeling.hit.backbone import HitBackbone
 from detnas_d2.modeling.hit.layers import (
+    BuildOperation,
     ChoiceLayers,
     FixedLayers,
     PartLayers,
@@ -61,12 +62,14 @@ def part_layers(
     layers_of: Callable[[tuple[str, ...]], tuple[LayerSpec, ...]],
     *,
     levels: int = 4,
+    build: BuildOperation | None = None,
 ) -> PartLayers:
     """The layers of a part as the config wants them: fixed, relaxed or one choice at a time.
 
     Args:
         layers_of: layer specifications for a tuple of candidates.
         levels: pyramid levels (of the neck).
+        build: makes an operation of a layer, by default as the released part has it.
 
     Raises:
         GenotypeError: the part is not searched and has no genotype, or a wrong one.
@@ -78,7 +81,7 @@ def part_layers(
         raise ValueError(f"MODEL.HIT.SEARCHED_PARTS {sorted(unknown)}: expected {', '.join(PARTS)}")
     if node.STRATEGY not in STRATEGIES:
         raise ValueError(f"MODEL.HIT.STRATEGY {node.STRATEGY!r}: expected {', '.join(STRATEGIES)}")
-    build = operation_builder(part, hit_norm(cfg))
+    build = build or operation_builder(part, hit_norm(cfg))
     if part in node.SEARCHED_PARTS:
         layers = layers_of(candidate_ops(cfg, part))
         if node.STRATEGY == "sampling":
