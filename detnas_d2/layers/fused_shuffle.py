@@ -24,6 +24,7 @@ from torch.nn.modules.module import _global_forward_hooks
 
 from detnas_d2 import ops
 from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops import BNStats
 from detnas_d2.ops.registration import compiled
@@ -31,6 +32,8 @@ from detnas_d2.ops.registration import compiled
 # Recalibration lends this attribute to a BatchNorm: a function that takes the BNStats of a batch.
 # Such a BatchNorm normalises with them and leaves its running statistics alone.
 COLLECTOR = "collect_statistics"
+# What can be folded into an affine map; a subclass may compute anything.
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
 
 
 class Pending(NamedTuple):
@@ -62,7 +65,7 @@ def _plain(layer: ConvNormAct) -> bool:
     norm = layer.norm
     if _hooked(layer) or _hooked(layer.conv) or _hooked(norm):
         return False
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.weight is None:
+    if type(norm) not in NORMS or norm.running_mean is None or norm.weight is None:
         return False
     return "forward" not in norm.__dict__ or COLLECTOR in norm.__dict__
 
