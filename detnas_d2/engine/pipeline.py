@@ -83,6 +83,10 @@ class Pipeline:
     def stage(self, name: str) -> Stage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
 
+    def stages_of(self, row: str) -> list[Stage]:
+        """The stages of a row of the table."""
+        return [stage for stage in self.stages if (stage.row or stage.name) == row]
+
     def folder(self, name: str) -> str:
         """Where the stage ``name`` works."""
         stage = self.stage(name)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from fvcore.nn import FlopCountAnalysis
 
 from detnas_d2.engine.hit_search import genotype_cost, genotype_of
 from detnas_d2.engine.pipeline_state import DONE_FILE
@@ -14,12 +20,14 @@ from detnas_d2.search_space import Cost, build_cost_table, get_space
 if TYPE_CHECKING:
     from detnas_d2.engine.pipeline import Pipeline, Stage
 
+COSTS = ("macs", "params")
+
 
 def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     """Row name -> number of networks, mean and standard deviation of their metrics, mean MACs."""
     rows = {}
     for row in pipeline.table:
-        members = [stage for stage in pipeline.stages if (stage.row or stage.name) == row]
+        members = pipeline.stages_of(row)
         found = [_read_done(pipeline, stage) for stage in members]
         metrics = {
             key: (
@@ -41,26 +49,53 @@ def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def measured(pipeline: Pipeline, stage: Stage, metric: str) -> float | None:
+    """A metric of a stage that is done, or its network's cost in millions; None if it has none."""
+    done = _read_done(pipeline, stage)
+    if metric in COSTS:
+        return getattr(_cost_of(pipeline, stage, done), metric) / 1e6
+    value = done["results"].get(metric)
+    return None if value is None or math.isnan(value) else value
+
+
 def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
     with open(os.path.join(pipeline.folder(stage.name), DONE_FILE)) as text:
         return json.load(text)
 
 
 def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
-    """Cost of the searchable layers of a stage's network."""
+    """Cost of a stage's network: its searchable layers, or the whole backbone if it has none."""
     cfg = pipeline.config_of(stage)
     if genotype_of(cfg).parts:
         return genotype_cost(cfg)
-    space = get_space(cfg.MODEL.DETNAS.SPACE)
     size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
+    if not done["path"]:
+        return backbone_cost(cfg, size)
+    space = get_space(cfg.MODEL.DETNAS.SPACE)
     return build_cost_table(space, size).cost(space.path(done["path"]))
+
+
+def backbone_cost(cfg: CfgNode, size: tuple[int, int]) -> Cost:
+    """Parameters, and multiply-adds of convolutions and linear layers, of any backbone.
+
+    Args:
+        size: (height, width) of the image. What a neck adds is not counted.
+    """
+    with torch.device("meta"):
+        backbone = build_backbone(cfg).eval()
+        body = getattr(backbone, "bottom_up", backbone)
+        count = FlopCountAnalysis(body, torch.empty(1, 3, *size))
+    count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    operators = count.by_operator()
+    macs = sum(int(operators[name]) for name in ("conv", "linear", "addmm", "matmul"))
+    return Cost(params=sum(p.numel() for p in body.parameters()), macs=macs)
 
 
 def format_table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows as a Markdown table: metrics in percent, cost of what is searched.
 
-    That is the backbone body of DetNAS at the search's SEARCH.MAX_MACS_INPUT, and the searchable
-    layers of a Hit-Detector at HIT_SEARCH.COST_INPUT.
+    That is the backbone body of DetNAS at the search's SEARCH.MAX_MACS_INPUT, the searchable layers
+    of a Hit-Detector at HIT_SEARCH.COST_INPUT, and the whole backbone of any other network.
     """
     keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
     lines = [

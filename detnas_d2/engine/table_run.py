@@ -1,0 +1,132 @@
+"""Runs what a table is missing, tells how far it is, and prints it; see :mod:`tables`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections import Counter
+
+from detnas_d2.data.files import write_text
+from detnas_d2.engine.pipeline_run import run_stage, stage_state
+from detnas_d2.engine.pipeline_state import (
+    DONE,
+    FAILED,
+    FAILED_FILE,
+    LOCK_FILE,
+    NOT_STARTED,
+    OUTDATED,
+    RUNNING,
+    STOPPED,
+    StageBusy,
+    read_json,
+)
+from detnas_d2.engine.tables import Cell, Run, Table, read_table
+
+logger = logging.getLogger("detnas_d2.table")
+
+
+def run_table(args: argparse.Namespace) -> bool:
+    """Starts what is missing of ``args.config_file`` and resumes what stopped, one run at a time.
+
+    A run that fails holds up only those that start from it. What another process runs is left to
+    it. Prints the state of every run at the end and the table; with ``args.dry_run``, only that.
+
+    Returns:
+        whether every run is done.
+    """
+    table = read_table(args.config_file, tuple(args.opts))
+    if not args.dry_run:
+        _run_missing(table, args)
+    print(list_runs(table))
+    text = format_table(table)
+    print(f"\n{table.title}\n\n{text}")
+    if not args.dry_run:
+        write_text(os.path.join(table.output_dir, "table.md"), text + "\n")
+    return all(stage_state(run.pipeline, run.stage) == DONE for run in table.runs())
+
+
+def _run_missing(table: Table, args: argparse.Namespace) -> None:
+    runs, failed, progress = table.runs(), set(), True
+    while progress:  # again, as what other processes ran may be done by now
+        progress = False
+        for number, run in enumerate(runs, start=1):
+            if run.folder in failed or not _is_ready(run):
+                continue
+            print(f"[{number}/{len(runs)}] {run.name}", flush=True)
+            try:
+                run_stage(run.pipeline, run.stage, args)
+                progress = True
+            except StageBusy as error:
+                print(error, flush=True)
+            except Exception:
+                logger.exception("%s failed", run.name)
+                failed.add(run.folder)
+
+
+def _is_ready(run: Run) -> bool:
+    """Whether it is to be started or resumed, and what it starts from is done."""
+    if stage_state(run.pipeline, run.stage) not in (NOT_STARTED, STOPPED, FAILED):
+        return False
+    sources = run.pipeline.sources_of(run.stage)
+    return all(stage_state(run.pipeline, source) == DONE for source in sources)
+
+
+def list_runs(table: Table) -> str:
+    """One line for each run with its state, and how many there are of each state."""
+    runs = table.runs()
+    states = [stage_state(run.pipeline, run.stage) for run in runs]
+    width = max(len(run.name) for run in runs)
+    lines = [
+        f"{run.name:{width}}  {state}{_explanation(run, state)}"
+        for run, state in zip(runs, states, strict=True)
+    ]
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
+    return "\n".join([*lines, f"{len(runs)} runs: {counts}"])
+
+
+def _explanation(run: Run, state: str) -> str:
+    if state == FAILED:
+        return f": {(read_json(run.folder, FAILED_FILE) or {}).get('error', '')}"
+    if state == RUNNING:
+        who = read_json(run.folder, LOCK_FILE) or {}
+        return f" (process {who.get('pid')} of {who.get('host')})"
+    if state == OUTDATED:
+        return f": was run with another config, delete {run.folder} to run it again"
+    return ""
+
+
+def format_table(table: Table) -> str:
+    """The table in Markdown, the paper's numbers beside the measured ones.
+
+    ``±`` is the standard deviation over the networks, whose number follows; "2 of 3" tells that
+    some are missing. A cell without measurement is empty.
+    """
+    cells = [
+        [table.cell(row, column, number) for number, column in enumerate(table.columns)]
+        for row in table.rows
+    ]
+    head, papers = ["network"], []
+    for number, column in enumerate(table.columns):
+        papers.append(any(row[number].paper is not None for row in cells))
+        measured = f"{column.name}, measured" if papers[-1] else column.name
+        head += [f"{column.name}, paper", measured] if papers[-1] else [measured]
+    lines = [head, ["---"] * len(head)]
+    for row, entries in zip(table.rows, cells, strict=True):
+        line = [row.name]
+        for cell, has_paper in zip(entries, papers, strict=True):
+            if has_paper:
+                line.append("" if cell.paper is None else f"{cell.paper:g}")
+            line.append(format_cell(cell))
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def format_cell(cell: Cell) -> str:
+    """Mean, spread and number of networks of what was measured; "" for nothing."""
+    if cell.mean is None:
+        return ""
+    found = len(cell.values)
+    count = str(found) if found == cell.networks else f"{found} of {cell.networks}"
+    spread = f" ± {cell.deviation:.2f}" if found > 1 else ""
+    return f"{cell.mean:.2f}{spread}" + (f" ({count})" if cell.networks > 1 else "")

@@ -1,0 +1,19 @@
+#!/usr/bin/env python
+"""Run a table of the paper; run it again to resume, or with --dry-run to see how far it is.
+
+    run_table.py --config-file configs/DetNAS/tables/table4.yaml --num-gpus 8
+
+Lists the runs with their state (not started, running, stopped, failed, done), starts what is
+missing, resumes what stopped, and prints the table with the paper's numbers beside the measured
+ones. Arguments as train_net.py's.
+"""
+
+import sys
+
+from detnas_d2.engine import default_argument_parser
+from detnas_d2.engine.table_run import run_table
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    parser.add_argument("--dry-run", action="store_true", help="start nothing, list and print")
+    sys.exit(0 if run_table(parser.parse_args()) else 1)
