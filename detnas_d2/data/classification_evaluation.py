@@ -37,11 +37,18 @@ class ClassificationEvaluator(DatasetEvaluator):
             for k in self._hits:
                 self._hits[k] += label in best[:k]
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """This process's images, and those whose label is the best or among the best five."""
+        return self._images, self._hits[1], self._hits[5]
+
     def evaluate(self) -> dict[str, dict[str, float]]:
-        counts = [(self._images, self._hits[1], self._hits[5])]
-        if self._distributed:
-            counts = comm.all_gather(counts[0])
-        images, top1, top5 = (sum(column) for column in zip(*counts, strict=True))
-        if not images:
-            raise ValueError("ClassificationEvaluator: no image was processed")
-        return {"classification": {"top1": 100 * top1 / images, "top5": 100 * top5 / images}}
+        counts = comm.all_gather(self.counts) if self._distributed else [self.counts]
+        return accuracy(*(sum(column) for column in zip(*counts, strict=True)))
+
+
+def accuracy(images: int, top1: int, top5: int) -> dict[str, dict[str, float]]:
+    """The results of :class:`ClassificationEvaluator` from its counts."""
+    if not images:
+        raise ValueError("ClassificationEvaluator: no image was processed")
+    return {"classification": {"top1": 100 * top1 / images, "top5": 100 * top5 / images}}
