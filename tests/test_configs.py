@@ -46,7 +46,8 @@ def frozen(name: str) -> CfgNode:
 
 
 PIPELINES = [name for name in FILES if "STAGES" in content(name)]
-MODELS = [name for name in FILES if name not in PIPELINES]
+TABLES = [name for name in FILES if "PIPELINES" in content(name)]
+MODELS = [name for name in FILES if name not in (*PIPELINES, *TABLES)]
 # A base, or the description of a data set, leaves Detectron2's default backbone.
 DETNAS = [n for n in MODELS if "detnas" in frozen(n).MODEL.BACKBONE.NAME and "Base-" not in n]
 SEARCHES = [name for name in DETNAS if frozen(name).SEARCH.VAL]

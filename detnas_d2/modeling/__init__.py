@@ -1,6 +1,7 @@
 from detnas_d2.modeling.box_head import DetNASConvFCHead
 from detnas_d2.modeling.build import backbone_from_config, norm_factory
 from detnas_d2.modeling.classifier import ImageClassifier
+from detnas_d2.modeling.detnet import DetNet, DetNetFPN, DetNetROIHeads
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.nas_fpn import NASFPN
 from detnas_d2.modeling.prefix_walk import PrefixWalk
@@ -18,6 +19,9 @@ from detnas_d2.modeling.weights_error import WeightsError
 
 __all__ = [
     "DetNASConvFCHead",
+    "DetNet",
+    "DetNetFPN",
+    "DetNetROIHeads",
     "HitBackbone",
     "HitBoxHead",
     "HitPAFPN",
