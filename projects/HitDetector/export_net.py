@@ -1,0 +1,1 @@
+../DetNAS/export_net.py
