@@ -6,15 +6,18 @@ import argparse
 import hashlib
 import logging
 import os
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.config.tools import base_config, flatten, load_config, short_yaml
-from detnas_d2.data import build_calibration_batches, build_test_loader
+from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.data.files import write_text
+from detnas_d2.engine.candidate_evaluation import (
+    candidate_evaluator,
+    evaluation_fingerprint,
+    validation_set,
+)
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
@@ -22,9 +25,8 @@ from detnas_d2.engine.trainer import Trainer
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
 from detnas_d2.search.build import build_constraint, build_searcher, search_fingerprint
-from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.files import sha256_of
-from detnas_d2.search.scoring import build_evaluator, metric_name
+from detnas_d2.search.scoring import metric_name
 from detnas_d2.search_space import LatencyTable, SearchSpace, measure_latency
 
 logger = logging.getLogger("detnas_d2.search")
@@ -65,20 +67,22 @@ def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateReco
             searcher=searcher,
             limits=constraint.limits,
             checkpoint_sha256=sha256_of(cfg.MODEL.WEIGHTS),
-            **evaluation_fingerprint(cfg, latency),
+            latency_table_sha256=latency_digest(latency),
+            **evaluation_fingerprint(cfg),
         ),
         resume=resume,
     )
     progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
-    best = run_search(
-        searcher,
-        build_candidate_evaluator(cfg, model),
-        history,
-        space=space,
-        limits=constraint,
-        max_failures=cfg.SEARCH.MAX_FAILURES,
-        on_progress=progress,
-    )
+    with candidate_evaluator(cfg, model) as evaluator:
+        best = run_search(
+            searcher,
+            evaluator,
+            history,
+            space=space,
+            limits=constraint,
+            max_failures=cfg.SEARCH.MAX_FAILURES,
+            on_progress=progress,
+        )
     if comm.is_main_process():
         fix_path(retrain, space, best.path)
         target = os.path.join(cfg.OUTPUT_DIR, "best.yaml")
@@ -102,55 +106,6 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
     return model.eval()
 
 
-def validation_set(cfg: CfgNode) -> str:
-    """Name of the data set that candidates are scored on."""
-    return cfg.SEARCH.VAL or cfg.DATASETS.TEST[0]
-
-
-def calibration_set(cfg: CfgNode) -> str:
-    """Name of the data set that statistics are computed on."""
-    return cfg.SEARCH.CALIBRATION.DATASET or cfg.DATASETS.TRAIN[0]
-
-
-def build_candidate_evaluator(cfg: CfgNode, model: nn.Module) -> SequentialEvaluator:
-    """The evaluator that ``cfg.SEARCH`` describes."""
-    validation, calibration = validation_set(cfg), cfg.SEARCH.CALIBRATION
-    return SequentialEvaluator(
-        model,
-        calibration=build_calibration_batches(
-            cfg,
-            calibration_set(cfg),
-            num_images=calibration.IMAGES,
-            batch_size=calibration.BATCH_SIZE,
-            seed=calibration.SEED,
-        ),
-        data_loader=build_test_loader(cfg, validation),
-        build_evaluator=lambda: build_evaluator(
-            cfg, validation, os.path.join(cfg.OUTPUT_DIR, "inference")
-        ),
-        metric=metric_name(cfg, validation),
-        seed=calibration.SEED,
-    )
-
-
-def evaluation_fingerprint(cfg: CfgNode, latency: LatencyTable | None) -> dict[str, Any]:
-    """What besides weights, space and searcher decides which candidates there are and their
-    fitness.
-    """
-    table = "" if latency is None else hashlib.sha256(latency.to_json().encode()).hexdigest()
-    return {
-        "validation": validation_set(cfg),
-        "calibration": {**cfg.SEARCH.CALIBRATION, "DATASET": calibration_set(cfg)},
-        "metric": metric_name(cfg, validation_set(cfg)),
-        "split": dict(cfg.DATASETS.SEARCH_SPLIT),
-        "input": {k: cfg.INPUT[k] for k in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "FORMAT")},
-        "model": {k: v for k, v in flatten(cfg.MODEL).items() if k not in ("WEIGHTS", "DEVICE")},
-        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-        "cost_input": list(cfg.SEARCH.MAX_MACS_INPUT),
-        "latency_table_sha256": table,
-    }
-
-
 def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
     """The latency table, if latency is limited: from ``SEARCH.LATENCY_TABLE``, or measured once."""
     if not cfg.SEARCH.MAX_LATENCY_MS:
@@ -170,6 +125,11 @@ def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
     comm.synchronize()
     with open(file) as text:
         return LatencyTable.from_json(text.read(), space)
+
+
+def latency_digest(latency: LatencyTable | None) -> str:
+    """Hash of the table, "" without one."""
+    return "" if latency is None else hashlib.sha256(latency.to_json().encode()).hexdigest()
 
 
 def retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:

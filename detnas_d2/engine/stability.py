@@ -11,9 +11,11 @@ import torch
 from detectron2.config import CfgNode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detnas_d2.engine.search import build_candidate_evaluator, load_latency, load_supernet
+from detnas_d2.engine.candidate_evaluation import candidate_evaluator
+from detnas_d2.engine.search import load_latency, load_supernet
 from detnas_d2.engine.spaces import searched_space, space_costs
 from detnas_d2.search.build import build_constraint
+from detnas_d2.search.candidate import CandidateFailed
 from detnas_d2.search.diagnostics import rank_correlation
 from detnas_d2.search.recalibration import BNStatistics
 
@@ -93,22 +95,21 @@ def _evaluate(cfg: CfgNode, model: Any, paths: list[Any], size: int) -> dict[str
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SEARCH.CALIBRATION.IMAGES = size
-    evaluator = build_candidate_evaluator(cfg, model)
-    statistics: list[BNStatistics] = []
-    compute = evaluator.statistics
-
-    def keep(path: Any) -> BNStatistics:
-        statistics.append(compute(path).cpu())
-        return statistics[-1]
-
-    # An evaluation computes them anyway; an instance attribute shadows the method.
-    evaluator.statistics = keep
-    fitness = {}
-    for number, path in enumerate(paths, start=1):
-        fitness[str(path)] = evaluator.evaluate(path).fitness
-        logger.info("%d calibration images: path %d/%d", size, number, len(paths))
+    cfg.SEARCH.EVALUATOR = "population"
+    with candidate_evaluator(cfg, model) as evaluator:
+        found = evaluator.statistics(paths)
+        fitness = {}
+        for number, (path, outcome) in enumerate(evaluator.evaluate_many(paths), start=1):
+            if isinstance(outcome, CandidateFailed):
+                raise outcome
+            fitness[path] = outcome.fitness
+            logger.info("%d calibration images: path %d/%d", size, number, len(paths))
     images = sum(map(len, evaluator.calibration.image_indices))
-    return {"images": images, "fitness": fitness, "statistics": statistics}
+    return {
+        "images": images,
+        "fitness": {str(path): fitness[path] for path in paths},
+        "statistics": [found[path] for path in paths],
+    }
 
 
 def _compare(run: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:

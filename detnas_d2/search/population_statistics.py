@@ -137,17 +137,38 @@ def _run(
             for path in walk.paths:
                 if path in failures:
                     continue
-                collector.enter(path)
-                seed_batch(seed, number)
-                try:
+
+                def step(path: Path = path, number: int = number, batch: Any = batch) -> None:
+                    collector.enter(path)
+                    seed_batch(seed, number)
                     with activate(model, path):
                         forward(batch)
-                except CANDIDATE_FAILURES as error:
-                    failures[path] = CandidateFailed.because(error)
-                    walk.abandon()
-                else:
                     collector.commit()
+
+                failure = attempt(step, walk)
+                if failure is not None:
+                    failures[path] = failure
     return failures
+
+
+def attempt(step: Callable[[], None], walk: PrefixWalk) -> CandidateFailed | None:
+    """Runs one candidate on one batch; returns why it failed.
+
+    What the walk holds may be what memory was short of: then the candidate runs alone.
+    """
+    for last in (False, True):
+        try:
+            step()
+            return None
+        except CANDIDATE_FAILURES as error:
+            failure = CandidateFailed.because(error)
+            short = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        walk.abandon()
+        if last or not short:
+            return failure
+        walk.clear()
+        torch.cuda.empty_cache()
+    raise AssertionError("unreachable")
 
 
 class _NodeCollector:
@@ -269,6 +290,7 @@ def shared_preprocessing(model: nn.Module) -> Iterator[None]:
     if original is None:
         yield
         return
+    own = vars(model).get("preprocess_image")
     last: list[Any] = [None, None]
 
     def once(batch: list[dict]) -> Any:
@@ -281,3 +303,5 @@ def shared_preprocessing(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         del model.preprocess_image
+        if own is not None:
+            model.preprocess_image = own

@@ -111,16 +111,23 @@ def test_ranks_train_the_same_weights(kind: str, ranks: Results) -> None:
 def test_recalibration_and_fitness_do_not_depend_on_the_number_of_ranks(
     ranks: Results, shared: Configs
 ) -> None:
-    alone = work.evaluation(shared.search())
-    for found in (rank["evaluation"] for rank in ranks):
-        assert found["statistics"].keys() == alone["statistics"].keys()
-        for name, (count, mean, variance) in alone["statistics"].items():
-            assert found["statistics"][name][0] == count
-            torch.testing.assert_close(found["statistics"][name][1], mean, rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(found["statistics"][name][2], variance, rtol=1e-6, atol=1e-6)
-        assert found["fitness"] == alone["fitness"]
-        assert str(found["metrics"]) == str(alone["metrics"])
-        assert found["stages"] == ["inference", "recalibration", "scoring"]
+    # Two ranks evaluate a population, one process evaluates path by path.
+    alone = work.evaluation(shared.search(), "sequential")
+    for evaluations in (rank["evaluation"] for rank in ranks):
+        assert evaluations.keys() == alone.keys()
+        for path, expected in alone.items():
+            _same_evaluation(evaluations[path], expected)
+
+
+def _same_evaluation(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["statistics"].keys() == expected["statistics"].keys()
+    for name, (count, mean, variance) in expected["statistics"].items():
+        assert found["statistics"][name][0] == count
+        torch.testing.assert_close(found["statistics"][name][1], mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found["statistics"][name][2], variance, rtol=1e-6, atol=1e-6)
+    assert found["fitness"] == expected["fitness"]
+    assert str(found["metrics"]) == str(expected["metrics"])
+    assert found["stages"] == ["inference", "recalibration", "scoring"]
 
 
 def test_failure_on_one_rank_is_heard_on_all(ranks: Results) -> None:

@@ -17,7 +17,8 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import prepare, search, train
 from detnas_d2.engine import search as search_function
-from detnas_d2.engine.search import build_candidate_evaluator, load_supernet
+from detnas_d2.engine.candidate_evaluation import EVALUATORS, candidate_evaluator
+from detnas_d2.engine.search import load_supernet
 from detnas_d2.modeling import WeightsError
 from detnas_d2.search import FingerprintMismatch, History, UnsatisfiableLimit
 from detnas_d2.search_space import SPACES, LatencyTable
@@ -126,7 +127,7 @@ def test_device_and_place_of_the_weights_do_not_matter(
     with pytest.raises(Stopped):
         run(small(configs))
     copy = tmp_path / "copy.pth"
-    copy.write_bytes((tmp_path / "supernet.pth").read_bytes())
+    copy.write_bytes((tmp_path / "supernet_fasterBN.pth").read_bytes())
     with pytest.raises(Stopped):
         run(small(configs, "MODEL.DEVICE", "cuda", "MODEL.WEIGHTS", str(copy)), resume=True)
 
@@ -209,14 +210,27 @@ def test_what_cannot_be_searched(configs: Configs, tmp_path: Path) -> None:
         run(small(configs, "MODEL.WEIGHTS", file))
 
 
-def test_fitness_does_not_depend_on_what_was_evaluated_before(configs: Configs) -> None:
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_fitness_does_not_depend_on_what_was_evaluated_before(configs: Configs, kind: str) -> None:
     cfg = configs.search()
+    cfg.SEARCH.EVALUATOR = kind
     register_datasets(cfg)
     model = load_supernet(cfg)
-    evaluator = build_candidate_evaluator(cfg, model)
     before = snapshot(model)
     one, other = TINY.uniform_path("7x7"), TINY.uniform_path("5x5")
-    found = [evaluator.evaluate(path) for path in (one, other, one)]
+    with candidate_evaluator(cfg, model) as evaluator:
+        found = [evaluator.evaluate(path) for path in (one, other, one)]
     assert str(found[0].metrics) == str(found[2].metrics) != str(found[1].metrics)
     assert found[0].fitness == found[0].metrics["bbox/AP"]
     assert changed(model, before) == set() and not model.training
+
+
+def test_unknown_evaluator(configs: Configs) -> None:
+    cfg = configs.search()
+    cfg.SEARCH.EVALUATOR = "random"
+    register_datasets(cfg)
+    with (
+        pytest.raises(ValueError, match="SEARCH.EVALUATOR 'random': expected one of population"),
+        candidate_evaluator(cfg, load_supernet(cfg)),
+    ):
+        pass

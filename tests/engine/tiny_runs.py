@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def write_shapes(root: Path, count: int = 12) -> dict[str, object]:
                     "image_id": image,
                     "category_id": label + 1,
                     "bbox": [int(x), int(y), side, side],
+                    "segmentation": [_corners(int(x), int(y), side)],
                     "area": side * side,
                     "iscrowd": 0,
                 }
@@ -51,6 +53,10 @@ def write_shapes(root: Path, count: int = 12) -> dict[str, object]:
         "IMAGES": str(root / "shapes"),
         "ANNOTATIONS": str(root / "shapes.json"),
     }
+
+
+def _corners(x: int, y: int, side: int) -> list[int]:
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
 
 
 def write_colors(root: Path, count: int = 6) -> dict[str, object]:
@@ -82,7 +88,7 @@ def _set_data(cfg: CfgNode, root: Path, *, classifies: bool) -> None:
 class Configs:
     """Makes configs of six iterations that train a supernet of the tiny space on data of its own.
 
-    Called with "faster", "retinanet" or "classifier", and KEY, VALUE overrides.
+    Called with "faster", "mask", "retinanet" or "classifier", and KEY, VALUE overrides.
     """
 
     def __init__(self, root: Path) -> None:
@@ -116,18 +122,21 @@ class Configs:
         cfg.merge_from_list(list(opts))
         return cfg
 
-    def search(self, *opts: object) -> CfgNode:
+    def search(self, *opts: object, kind: str = "faster", norm: str = "BN") -> CfgNode:
         """A search of three generations of four, over random weights, with fitness above zero."""
-        cfg = self()
+        cfg = self(kind)
+        cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_BOX_HEAD.NORM = norm
         # Every proposal counts as a detection of every class: some are right by chance.
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-        cfg.MODEL.WEIGHTS = str(self.root / "supernet.pth")
-        cfg.SEARCH.VAL = "shapes@search_val"
+        cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+        cfg.MODEL.WEIGHTS = str(self.root / f"supernet_{kind}{norm}.pth")
+        cfg.SEARCH.VAL = cfg.DATASETS.TEST[0]
+        cfg.SEARCH.SCORING_WORKERS = 0
         cfg.SEARCH.POPULATION, cfg.SEARCH.GENERATIONS = 4, 3
         cfg.SEARCH.CALIBRATION.IMAGES, cfg.SEARCH.CALIBRATION.BATCH_SIZE = 4, 2
         cfg.SEARCH.MAX_MACS_INPUT = [64, 64]
         cfg.OUTPUT_DIR = str(self.root / "search")
-        if not (self.root / "supernet.pth").exists():
+        if not os.path.exists(cfg.MODEL.WEIGHTS):
             torch.manual_seed(0)
             torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
         cfg.merge_from_list(list(opts))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import Trainer, prepare
+from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.gradients import average_gradients, broadcast_state
-from detnas_d2.engine.search import build_candidate_evaluator, load_supernet
+from detnas_d2.engine.search import load_supernet
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
 from detnas_d2.search.ranks import all_or_none
@@ -25,6 +26,7 @@ from tests.helpers import classification_batch
 
 TINY = SPACES["detnas_tiny"]
 PATH = TINY.path([(layer + 1) % 4 for layer in range(TINY.num_layers)])
+POPULATION = [PATH, *(TINY.path([*PATH.choices[:3], a, b]) for a, b in ((0, 0), (0, 1)))]
 ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
 COUNTS = ((3, 1), (2, 0), (0, 0), (1, 2))
 """Images of rank 0 and rank 1 in the batches of :func:`sync_bn`."""
@@ -108,17 +110,27 @@ def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
     return {"paths": paths, "start": start, "weights": weights, "results": str(results)}
 
 
-def evaluation(cfg: CfgNode) -> dict[str, Any]:
-    """Statistics and evaluation of a candidate."""
+def evaluation(cfg: CfgNode, kind: str = "population") -> dict[str, Any]:
+    """Statistics and evaluations of candidates, two at a time."""
     register_datasets(cfg)
-    evaluator = build_candidate_evaluator(cfg, load_supernet(cfg))
-    moments = evaluator.statistics(PATH).moments
-    found = evaluator.evaluate(PATH)
+    cfg.SEARCH.EVALUATOR, cfg.SEARCH.CHUNK, cfg.SEARCH.SCORING_WORKERS = kind, 2, 1
+    with candidate_evaluator(cfg, load_supernet(cfg)) as evaluator:
+        if kind == "sequential":
+            statistics = {path: evaluator.statistics(path) for path in POPULATION}
+            found = {path: evaluator.evaluate(path) for path in POPULATION}
+        else:
+            statistics = evaluator.statistics(POPULATION)
+            found = dict(evaluator.evaluate_many(POPULATION))
     return {
-        "statistics": {n: (m.count, m.mean, m.variance) for n, m in moments.items()},
-        "fitness": found.fitness,
-        "metrics": dict(found.metrics),
-        "stages": sorted(found.seconds),
+        str(path): {
+            "statistics": {
+                n: (m.count, m.mean, m.variance) for n, m in statistics[path].moments.items()
+            },
+            "fitness": found[path].fitness,
+            "metrics": dict(found[path].metrics),
+            "stages": sorted(found[path].seconds),
+        }
+        for path in POPULATION
     }
 
 

@@ -1,0 +1,90 @@
+"""The evaluator of candidates that a config describes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from detnas_d2.config.tools import flatten
+from detnas_d2.data import build_calibration_batches, build_test_loader
+from detnas_d2.search.evaluation import SequentialEvaluator
+from detnas_d2.search.population import PopulationEvaluator
+from detnas_d2.search.scoring import build_evaluator, metric_name
+from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
+
+EVALUATORS = ("population", "sequential")
+
+
+@contextmanager
+def candidate_evaluator(
+    cfg: CfgNode, model: nn.Module
+) -> Iterator[PopulationEvaluator | SequentialEvaluator]:
+    """The evaluator that ``cfg.SEARCH`` describes; its workers end with the block.
+
+    Args:
+        model: holds the supernet with its weights.
+
+    Raises:
+        ValueError: ``SEARCH.EVALUATOR`` or another key is wrong, naming it.
+    """
+    kind, calibration = cfg.SEARCH.EVALUATOR, cfg.SEARCH.CALIBRATION
+    if kind not in EVALUATORS:
+        raise ValueError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
+    validation = validation_set(cfg)
+    batches = build_calibration_batches(
+        cfg,
+        calibration_set(cfg),
+        num_images=calibration.IMAGES,
+        batch_size=calibration.BATCH_SIZE,
+        seed=calibration.SEED,
+    )
+    common: dict[str, Any] = {
+        "calibration": batches,
+        "data_loader": build_test_loader(cfg, validation),
+        "metric": metric_name(cfg, validation),
+        "seed": calibration.SEED,
+    }
+    if kind == "sequential":
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        yield SequentialEvaluator(
+            model, build_evaluator=lambda: build_evaluator(cfg, validation, folder), **common
+        )
+        return
+    key = json.dumps([evaluation_fingerprint(cfg), batches.image_indices], sort_keys=True)
+    task = ScoringTask.of(cfg, validation)
+    with ScoringPool(task, workers=cfg.SEARCH.SCORING_WORKERS) as scoring:
+        yield PopulationEvaluator(
+            model, scoring=scoring, chunk=cfg.SEARCH.CHUNK, calibration_key=key, **common
+        )
+
+
+def validation_set(cfg: CfgNode) -> str:
+    """Name of the data set that candidates are scored on."""
+    return cfg.SEARCH.VAL or cfg.DATASETS.TEST[0]
+
+
+def calibration_set(cfg: CfgNode) -> str:
+    """Name of the data set that statistics are computed on."""
+    return cfg.SEARCH.CALIBRATION.DATASET or cfg.DATASETS.TRAIN[0]
+
+
+def evaluation_fingerprint(cfg: CfgNode) -> dict[str, Any]:
+    """What besides weights, space, searcher and latencies decides which candidates there are and
+    their fitness.
+    """
+    return {
+        "validation": validation_set(cfg),
+        "calibration": {**cfg.SEARCH.CALIBRATION, "DATASET": calibration_set(cfg)},
+        "metric": metric_name(cfg, validation_set(cfg)),
+        "split": dict(cfg.DATASETS.SEARCH_SPLIT),
+        "input": {k: cfg.INPUT[k] for k in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "FORMAT")},
+        "model": {k: v for k, v in flatten(cfg.MODEL).items() if k not in ("WEIGHTS", "DEVICE")},
+        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "cost_input": list(cfg.SEARCH.MAX_MACS_INPUT),
+    }
