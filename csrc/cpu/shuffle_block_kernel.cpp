@@ -141,6 +141,9 @@ struct Chain {
     const int64_t tile_rows = ceil_div(24, std::max<int64_t>(stages.back().out_width, 1));
     const int64_t step = std::max(cache_rows, tile_rows);
     thread_local std::vector<Window<T>> windows;  // kept: large allocations cost page faults
+#if defined(DETNAS_D2_CHECKED)
+    windows.clear();
+#endif
     if (windows.size() < stages.size()) windows.resize(stages.size());
     for (size_t i = 0; i + 1 < stages.size(); ++i) {
       windows[i].row_size = stages[i].out_width * stages[i].out_channels;

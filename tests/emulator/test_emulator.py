@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.ops.sanitized import SANITIZERS, run_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
@@ -17,7 +18,6 @@ SOURCES = [
     Path(__file__).with_name("cuda_emulator.h"),
     *sorted((ROOT / "csrc" / "cuda").glob("*.cuh")),
 ]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 def compile_library(target: Path, source: Path) -> None:
@@ -26,23 +26,6 @@ def compile_library(target: Path, source: Path) -> None:
     command += ["-DDETNAS_EMULATE", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}"]
     command += [f"-I{Path(__file__).parent}", f"-I{include}", str(source), "-o", str(target)]
     subprocess.run(command, check=True)
-
-
-def run_checked(*command: str) -> subprocess.CompletedProcess:
-    """Runs Python with the sanitizer's library loaded before everything else."""
-    asan = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    env = {
-        **os.environ,
-        "LD_PRELOAD": asan,
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True
-    )
 
 
 @pytest.fixture(scope="module")

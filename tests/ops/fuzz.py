@@ -1,0 +1,139 @@
+"""Random odd cases of every CPU operator against its reference. Run by sanitized.py.
+
+Usage: fuzz.py LIBRARY [cases [seed]]: LIBRARY takes the place of detnas_d2._C.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import random
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+CHANNELS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 48, 65)
+SIZES = (1, 1, 2, 3, 4, 5, 7, 8, 9, 13, 17)
+
+
+def load(library: str) -> None:
+    loader = importlib.machinery.ExtensionFileLoader("detnas_d2._C", library)
+    spec = importlib.util.spec_from_loader("detnas_d2._C", loader)
+    sys.modules["detnas_d2._C"] = importlib.util.module_from_spec(spec)
+
+
+class Cases:
+    """Arguments of the operators, drawn from one generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.r = random.Random(seed)
+
+    def shape(self, even: bool = False) -> tuple[int, int, int, int]:
+        c = 1728 if self.r.random() < 0.02 else self.r.choice(CHANNELS)
+        small = c > 100
+        h, w = (self.r.choice(SIZES[:4] if small else SIZES) for _ in range(2))
+        return self.r.choice((1, 1, 2, 3)), c + (c % 2 if even else 0), h, w
+
+    def map(self, shape: tuple, dtype: torch.dtype) -> Tensor:
+        return self.r.choice(layouts(shape, dtype))
+
+    def affine(self, c: int, dtype: torch.dtype) -> tuple:
+        if self.r.random() < 0.3:
+            return None, None, self.r.random() < 0.5
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        scale = torch.randn(c, dtype=wide)
+        return scale, torch.randn(c, dtype=wide), self.r.random() < 0.5
+
+    def epilogue(self, c: int, dtype: torch.dtype) -> tuple:
+        kind = self.r.choice(("stats", "relu", "plain"))
+        bias = torch.randn(c).to(dtype) if self.r.random() < 0.5 else None
+        return bias, kind == "relu", kind == "stats"
+
+    def bn_stats(self, dtype: torch.dtype) -> tuple:
+        shape = self.shape()
+        return self.map(shape, dtype), *self.affine(shape[1], dtype)
+
+    def pointwise_conv(self, dtype: torch.dtype) -> tuple:
+        groups = self.r.choice((1, 1, 1, 2))
+        n, c, h, w = self.shape()
+        c, out = c * groups, self.r.choice(CHANNELS) * groups
+        x, weight = self.map((n, c, h, w), dtype), torch.randn(out, c // groups, 1, 1).to(dtype)
+        return x, weight, *self.affine(c, dtype), *self.epilogue(out, dtype), groups
+
+    def depthwise_conv(self, dtype: torch.dtype) -> tuple:
+        shape, k = self.shape(), self.r.choice((3, 5, 7))
+        x, weight = self.map(shape, dtype), torch.randn(shape[1], 1, k, k).to(dtype)
+        options = (*self.affine(shape[1], dtype), *self.epilogue(shape[1], dtype))
+        return x, weight, *options, self.r.choice((1, 2)), self.r.choice((1, 2, 3))
+
+    def shuffle_concat(self, dtype: torch.dtype) -> tuple:
+        shape, method = self.shape(), self.r.choice((0, 1, 2))
+        other = (shape[0], shape[1] + 2 * self.r.choice((0, 0, 1, 5)), *shape[2:])
+        left, right = self.map(shape, dtype), self.map(other, dtype)
+        a, b = self.affine(shape[1], dtype), self.affine(other[1], dtype)
+        return left, right, *a[:2], *b[:2], a[2], b[2], method, self.r.random() < 0.5
+
+    def mixed_sum(self, dtype: torch.dtype) -> tuple:
+        shape, n = self.shape(), self.r.choice((1, 2, 8))
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        vectors = [torch.randn(shape[1], dtype=wide) for _ in range(2 * n)]
+        residual = self.map(shape, dtype) if self.r.random() < 0.5 else None
+        maps = [self.map(shape, dtype) for _ in range(n)]
+        return maps, vectors[:n], vectors[n:], torch.randn(n, dtype=wide), residual
+
+    def shuffle_block(self, dtype: torch.dtype) -> tuple:
+        shape, k, stride = self.shape(even=True), self.r.choice((0, 3, 5, 7)), self.r.choice((1, 2))
+        weights, biases = block(shape[1], k, stride)
+        weights, biases = [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+        return self.map(shape, dtype), weights, biases, k, stride, self.r.choice((1, 2))
+
+
+DIFFERENTIABLE = ("pointwise_conv", "depthwise_conv", "shuffle_concat", "mixed_sum")
+
+
+def run(name: str, cases: Cases, dtype: torch.dtype) -> None:
+    args = getattr(cases, name)(dtype)
+    op, ref = getattr(ops, name), getattr(reference, name)
+    check_values(op, ref, args, 5 * TOLERANCE[dtype])
+    if name in DIFFERENTIABLE and dtype in (torch.float32, torch.float64):
+        check_gradients(op, ref, args, dtype, 10 * TOLERANCE[dtype])
+
+
+def main() -> None:
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    names = [n for n in vars(Cases) if n in ops.__all__]
+    start, total = time.perf_counter(), 0
+    for name in ("default", "avx2"):
+        try:
+            torch.ops.detnas_d2.set_cpu_capability(name)
+        except RuntimeError:
+            print(f"{name}: not available on this machine")
+            continue
+        cases = Cases(seed)
+        for i in range(count):
+            for op in names:
+                torch.manual_seed(i)
+                dtype = cases.r.choice((torch.float32,) * 4 + (torch.float64, torch.bfloat16))
+                state = cases.r.getstate()
+                try:
+                    run(op, cases, dtype)
+                except AssertionError as error:
+                    cases.r.setstate(state)
+                    shapes = [getattr(a, "shape", a) for a in getattr(cases, op)(dtype)]
+                    raise SystemExit(f"{name} {op} {dtype} case {i} {shapes}: {error}") from error
+                total += 1
+    print(f"{total} cases of {len(names)} operators: ok, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    load(sys.argv[1])
+    from detnas_d2 import ops
+    from detnas_d2.ops import reference
+    from tests.ops.compare import TOLERANCE, check_gradients, check_values, layouts
+    from tests.ops.test_shuffle import block
+
+    assert ops.build_info().startswith("detnas_d2 sanitized"), ops.build_info()
+    main()
