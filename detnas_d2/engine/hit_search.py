@@ -9,11 +9,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
@@ -22,11 +20,9 @@ from detnas_d2.data.files import write_text
 from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
-from detnas_d2.modeling.hit.build import candidate_ops
-from detnas_d2.modeling.hit.layers import PartLayers
+from detnas_d2.modeling.hit.build import candidate_ops, part_specs
 from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.search.relaxation import decode_parts
-from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.costs import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
@@ -160,20 +156,6 @@ def genotype_of(cfg: CfgNode) -> Genotype:
     network = get_hit_network(cfg.MODEL.HIT.NETWORK)
     texts = {part: cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS}
     return Genotype(network, **texts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
-
-
-def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
-    """Part -> its layers, of the parts that the config searches or fixes by a genotype.
-
-    They are read off the model, built without memory: what a layer's input is depends on the
-    backbone, the neck's levels and the meta-architecture.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = build_model(cfg)
-    return {m.part: m.layers for m in model.modules() if isinstance(m, PartLayers)}
 
 
 def _part_costs(

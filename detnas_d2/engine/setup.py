@@ -64,6 +64,7 @@ def check_class_numbers(cfg: CfgNode) -> None:
     keys = {
         "GeneralizedRCNN": "ROI_HEADS",
         "RetinaNet": "RETINANET",
+        "HitRetinaNet": "RETINANET",
         "ImageClassifier": "CLASSIFIER",
     }
     key = keys.get(cfg.MODEL.META_ARCHITECTURE)

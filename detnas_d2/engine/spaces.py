@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from detnas_d2.modeling.hit.build import candidate_ops
+from detnas_d2.modeling.hit.build import part_specs
 from detnas_d2.search_space import CostTable, build_cost_table, get_space
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace
@@ -17,8 +17,8 @@ def searched_space(cfg: CfgNode) -> PathSpace:
     if not node.SEARCHED_PARTS or node.STRATEGY != "sampling":
         return get_space(cfg.MODEL.DETNAS.SPACE)
     parts = [part for part in PARTS if part in node.SEARCHED_PARTS]
-    sub_spaces = tuple((part, candidate_ops(cfg, part)) for part in parts)
-    return HitSpace(get_hit_network(node.NETWORK), sub_spaces)
+    specs = part_specs(cfg)
+    return HitSpace(get_hit_network(node.NETWORK), tuple((part, specs[part]) for part in parts))
 
 
 def space_costs(cfg: CfgNode, space: PathSpace) -> CostTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from detnas_d2.search_space.costs import Cost, CostTable
@@ -17,60 +18,71 @@ class HitSpace(PathSpace):
 
     Args:
         network: the frame.
-        sub_spaces: (part, candidates) of each searched part, in the order backbone, neck, head.
+        parts: (part, its layers) of each searched part, in the order backbone, neck, head. The
+            layers of a part have the same candidates.
     """
 
     network: HitNetwork
-    sub_spaces: tuple[tuple[str, tuple[str, ...]], ...]
+    parts: tuple[tuple[str, tuple[LayerSpec, ...]], ...]
 
     def __post_init__(self) -> None:
-        names = [part for part, _ in self.sub_spaces]
+        names = [part for part, _ in self.parts]
         if not names or names != [part for part in PARTS if part in names]:
             raise ValueError(f"parts {names}: expected some of {', '.join(PARTS)}, in this order")
 
+    @classmethod
+    def of_network(
+        cls, network: HitNetwork, sub_spaces: Iterable[tuple[str, tuple[str, ...]]]
+    ) -> HitSpace:
+        """Parts on the network's own backbone, from (part, candidates)."""
+        return cls(network, tuple((part, network.layers(part, ops)) for part, ops in sub_spaces))
+
     @property
     def name(self) -> str:
-        return f"{self.network.name}:{'+'.join(part for part, _ in self.sub_spaces)}"
+        return f"{self.network.name}:{'+'.join(part for part, _ in self.parts)}"
+
+    @property
+    def levels(self) -> int:
+        """Pyramid levels of the neck."""
+        return len(dict(self.parts).get("neck", range(8))) // 2
 
     @property
     def stage_depths(self) -> tuple[int, ...]:
-        return tuple(d for part, _ in self.sub_spaces for d in self.network.depths(part))
+        return tuple(d for part, _ in self.parts for d in self.network.depths(part, self.levels))
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
         """All searched layers, numbered through; stages count groups over all parts."""
         specs: list[LayerSpec] = []
         groups = 0
-        for part, ops in self.sub_spaces:
-            for layer in self.network.layers(part, ops):
+        for part, layers in self.parts:
+            for layer in layers:
                 specs.append(replace(layer, index=len(specs), stage=groups + layer.stage))
             groups += len(self.network.depths(part))
         return tuple(specs)
 
     def split(self, path: Path) -> dict[str, tuple[int, ...]]:
         """Part -> its choices."""
-        choices, parts = list(path.choices), {}
-        for part, _ in self.sub_spaces:
-            count = sum(self.network.depths(part))
-            parts[part], choices = tuple(choices[:count]), choices[count:]
-        return parts
+        choices, split = list(path.choices), {}
+        for part, layers in self.parts:
+            split[part], choices = tuple(choices[: len(layers)]), choices[len(layers) :]
+        return split
 
     def genotype(self, path: Path) -> Genotype:
         """The genotype of a path (of its searched parts)."""
-        candidates = dict(self.sub_spaces)
+        candidates = {part: layers[0].ops for part, layers in self.parts}
         ops = {
             part: tuple(candidates[part][c] for c in choices)
             for part, choices in self.split(path).items()
         }
-        return Genotype(self.network, **ops)
+        return Genotype(self.network, **ops, levels=self.levels)
 
     def cost_table(
         self, input_size: tuple[int, int] = (800, 1216), proposals: int = 1000
     ) -> CostTable:
         """Costs of the searched layers of all parts; what is fixed is not in it."""
         entries: tuple[tuple[Cost, ...], ...] = ()
-        for part, ops in self.sub_spaces:
-            layers = self.network.layers(part, ops)
+        for part, layers in self.parts:
             table = part_cost_table(part, layers, input_size=input_size, proposals=proposals)
             entries += table.entries
         return CostTable(Cost(), entries, tuple(input_size))

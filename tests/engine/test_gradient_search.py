@@ -1,22 +1,18 @@
 """The bi-level step on a toy model and the whole search on small built-in scenes."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import yaml
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.data import catalog, register_datasets
 from detnas_d2.engine.clipping import build_clipped_optimizer
-from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
+from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.hit_search import (
     genotype_cost,
     genotype_of,
@@ -26,71 +22,10 @@ from detnas_d2.engine.hit_search import (
     screen,
 )
 from detnas_d2.engine.search import search
-from detnas_d2.layers import get_norm
 from detnas_d2.modeling import find_supernet
-from detnas_d2.modeling.hit import RelaxedLayers, relaxed_parts
-from detnas_d2.modeling.hit.layers import operation_builder
-from detnas_d2.search.relaxation import ExpectedCost
+from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space import get_space
-from detnas_d2.search_space.hit_network import get_hit_network
-
-DEMO = Path(__file__).parents[2] / "configs" / "HitDetector" / "demo"
-OPS = ["skip", "sep_k3_d1", "conv_k1"]
-
-
-class Toy(nn.Module):
-    """A relaxed head on images (N, 32, 5, 5); loss: mean square of its output."""
-
-    def __init__(self, norm):
-        super().__init__()
-        network = get_hit_network("hit_tiny")
-        build = operation_builder("head", lambda c: get_norm(norm, c))
-        self.layers = RelaxedLayers("head", network.head_layer_specs(tuple(OPS)), build)
-
-    def forward(self, data):
-        y = torch.stack([d["image"] for d in data])
-        for i in range(len(self.layers)):
-            y = self.layers(i, y)
-        target = torch.stack([d["target"] for d in data])
-        return {"loss": (y - target).square().mean()}
-
-
-def toy_data(seed, batch, rank=0, world=1):
-    generator = torch.Generator().manual_seed(seed)
-    share = batch // world
-    while True:
-        x, y = torch.randn(2, batch, 32, 5, 5, generator=generator)
-        samples = [{"image": a, "target": b} for a, b in zip(x, y, strict=True)]
-        yield samples[rank * share : (rank + 1) * share]
-
-
-def toy_step(norm="BN", arch_start=0, rank=0, world=1, **options):
-    torch.manual_seed(0)
-    model = Toy(norm)
-    alpha = [layers.alpha for layers in relaxed_parts(model).values()]
-    weights = [p for p in model.parameters() if p is not alpha[0]]
-    step = BilevelStep(
-        model,
-        torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=1e-4),
-        arch_optimizer=torch.optim.Adam(alpha, lr=0.05),
-        arch_start=arch_start,
-        cost=ExpectedCost(relaxed_parts(model), input_size=(64, 64), proposals=4),
-        cost_weight=options.get("cost_weight", 0.1),
-        sparsity=0.0,
-        screening=None,
-        record_period=20,
-        seed=0,
-    )
-    step.set_data(toy_data(1, 8, rank, world))
-    step.set_arch_data(toy_data(2, 8, rank, world))
-    return step
-
-
-def run(step, iterations):
-    with EventStorage():
-        for step.iter in iterations:
-            step.run_step()
-    return {name: value.clone() for name, value in step.model.state_dict().items()}
+from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_step
 
 
 def test_architecture_waits_for_its_iteration_and_is_not_decayed():
@@ -121,23 +56,6 @@ def test_cost_term_makes_the_search_prefer_cheap_operations():
     assert (cheap.argmax(1) == OPS.index("skip")).all()
 
 
-def _two_processes(rank, folder):
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    state = run(toy_step("SyncBN", rank=rank, world=2), range(3))
-    if rank == 0:
-        torch.save(state, f"{folder}/state.pth")
-    dist.destroy_process_group()
-
-
-def test_two_processes_equal_one(tmp_path):
-    mp.spawn(_two_processes, (str(tmp_path),), nprocs=2)
-    two = torch.load(tmp_path / "state.pth", weights_only=True)
-    one = run(toy_step("SyncBN"), range(3))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
-
-
 def test_full_model_clipping():
     cfg = load_config("")
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
@@ -156,67 +74,9 @@ def test_full_model_clipping():
 
 
 @pytest.fixture
-def scenes(tmp_path, monkeypatch):
-    """A config of small scenes, in a folder of its own."""
-    before = dict(DatasetCatalog), dict(MetadataCatalog)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalog, "_ORIGINALS", {})
-    monkeypatch.setattr(catalog, "_DECLARED", set())
-
-    def make(name, output, *opts) -> CfgNode:
-        cfg = load_config(str(DEMO / name))
-        cfg.MODEL.DEVICE = "cpu"
-        cfg.MODEL.HIT.NETWORK = "hit_tiny_half"
-        for part in ("BACKBONE", "NECK", "HEAD"):
-            cfg.MODEL.HIT.OPS[part] = OPS
-        cfg.DATASETS.DIGITS.SCENE_SIZE = 64
-        cfg.DATASETS.DIGITS.NUM_TRAIN = 12
-        cfg.DATASETS.DIGITS.NUM_TEST = 4
-        cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-        cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = cfg.INPUT.MIN_SIZE_TEST = 64
-        cfg.SOLVER.IMS_PER_BATCH = 2
-        cfg.SOLVER.CHECKPOINT_PERIOD = 2
-        cfg.SOLVER.MAX_ITER = 4
-        cfg.HIT_SEARCH.ARCH_START_ITER = 1
-        cfg.OUTPUT_DIR = str(tmp_path / output)
-        cfg.merge_from_list(list(opts))
-        cfg.freeze()
-        register_datasets(cfg)
-        torch.manual_seed(0)  # as Detectron2's default_setup does
-        return cfg
-
-    yield make
-    for registry, content in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        registry.clear()
-        registry.update(content)
-
-
-class Killed(Exception):
-    pass
-
-
-def test_search_resumes_to_the_same_genotype_and_weights(scenes, monkeypatch):
-    whole = gradient_search(scenes("search.yaml", "whole"), resume=False)
-    cfg = scenes("search.yaml", "killed")
-    run_step = BilevelStep.run_step
-
-    def dies(self):
-        if self.iter == 3:
-            raise Killed
-        run_step(self)
-
-    monkeypatch.setattr(BilevelStep, "run_step", dies)
-    with pytest.raises(Killed):
-        gradient_search(cfg, resume=False)
-    monkeypatch.setattr(BilevelStep, "run_step", run_step)
-    assert gradient_search(cfg, resume=True) == whole
-    states = [
-        torch.load(Path("whole").with_name(name) / "model_final.pth", weights_only=True)["model"]
-        for name in ("whole", "killed")
-    ]
-    for name, value in states[0].items():
-        assert torch.equal(states[1][name], value), name
-    assert any(v.abs().sum() > 0 for n, v in states[0].items() if n.endswith("alpha"))
+def scenes(tmp_path):
+    """Makes configs of small scenes, in a folder of the test's own."""
+    return partial(scene_config, tmp_path)
 
 
 def test_search_result_is_a_config_that_trains(scenes):

@@ -15,11 +15,13 @@ Whether a part is fixed (``MODEL.HIT.GENOTYPE``) or searched is ``MODEL.HIT.SEAR
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 
 from detnas_d2.layers import NormFactory, get_norm
@@ -39,6 +41,7 @@ from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.operations import CANDIDATES, get_operation
 
 STRATEGIES = ("gradient", "sampling")
+_ANY = CANDIDATES[0]
 
 
 def hit_norm(cfg: CfgNode) -> NormFactory:
@@ -96,6 +99,30 @@ def part_layers(
     if not ops:
         raise GenotypeError(f"{key} is empty, but the {part} is not in MODEL.HIT.SEARCHED_PARTS")
     return FixedLayers(part, layers_of(()), ops, build)
+
+
+def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
+    """Part -> its layers, of the parts that the config searches or fixes by a genotype.
+
+    They are read off the model, built without memory: what a layer's input is depends on the
+    backbone, the neck's levels and the meta-architecture.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    candidates = {part: candidate_ops(cfg, part) for part in cfg.MODEL.HIT.SEARCHED_PARTS}
+    for part in candidates:  # what a layer's input is does not depend on them; one builds fast
+        cfg.MODEL.HIT.OPS[part.upper()] = [_ANY]
+    with torch.device("meta"):
+        model = build_model(cfg)
+    return {
+        m.part: tuple(
+            replace(layer, ops=candidates[m.part]) if layer.ops == (_ANY,) else layer
+            for layer in m.layers
+        )
+        for m in model.modules()
+        if isinstance(m, PartLayers)
+    }
 
 
 def hit_backbone(cfg: CfgNode, out_features: list[str]) -> HitBackbone:

@@ -28,8 +28,9 @@ class HitSupernet:
         networks = {layers.network for layers in parts}
         if len(networks) != 1:
             raise ValueError("the searched parts belong to different networks")
-        sub_spaces = tuple((name, part.layers[0].ops) for name, part in self.parts.items())
-        self.space = HitSpace(networks.pop(), sub_spaces)
+        self.space = HitSpace(
+            networks.pop(), tuple((name, part.layers) for name, part in self.parts.items())
+        )
 
     @contextmanager
     def active(self, path: Path) -> Iterator[None]:

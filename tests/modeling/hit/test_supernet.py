@@ -20,7 +20,7 @@ from detnas_d2.search_space.hit_space import HitSpace
 
 OPS = (("backbone", ("skip", "sep_k3_d1")), ("head", ("skip", "conv_k1", "ir_k3_e1_d1")))
 NETWORK = get_hit_network("hit_tiny_half")
-SPACE = HitSpace(NETWORK, OPS)
+SPACE = HitSpace.of_network(NETWORK, OPS)
 
 
 class Detector(torch.nn.Module):
@@ -65,7 +65,7 @@ def test_space_of_several_parts():
     with pytest.raises(PathError, match="layer 0"):
         SPACE.path("conv_k1 / skip / skip / skip / skip skip")
     with pytest.raises(ValueError, match="in this order"):
-        HitSpace(NETWORK, OPS[::-1])
+        HitSpace.of_network(NETWORK, OPS[::-1])
 
 
 def test_only_the_active_path_learns():
@@ -106,7 +106,7 @@ def test_recalibration_and_evolution_run_on_it():
 def test_without_a_path_it_raises():
     with pytest.raises(RuntimeError, match="no path is active"):
         Detector()(next(data(1)))
-    other = HitSpace(NETWORK, OPS[:1]).random_path(random.Random(0))
+    other = HitSpace.of_network(NETWORK, OPS[:1]).random_path(random.Random(0))
     with pytest.raises(ValueError, match="hit_tiny_half:backbone'"), activate(Detector(), other):
         pass
 
