@@ -1,0 +1,161 @@
+"""Table files: what is refused, which runs there are, and what a cell is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detnas_d2.engine.pipeline_run import stage_fingerprint
+from detnas_d2.engine.table_run import format_cell, format_table, run_table
+from detnas_d2.engine.tables import Cell, Table, TableError, read_table
+from tests.engine.tiny_runs import Configs, write_config
+
+TABLES = sorted(
+    (Path(__file__).resolve().parents[2] / "configs" / "DetNAS" / "tables").glob("*.yaml")
+)
+CONTENT = {
+    "TITLE": "Test table",
+    "SEEDS": [0, 3],
+    "PIPELINES": {"one": "pipeline.yaml", "two": "pipeline.yaml"},
+    "COLUMNS": [
+        {"NAME": "top-1", "PIPELINE": "one", "METRIC": "classification/top1", "OF": "weights"},
+        {"NAME": "AP", "PIPELINE": "two", "METRIC": "bbox/AP"},
+        {"NAME": "MACs (M)", "PIPELINE": "one", "METRIC": "macs"},
+    ],
+    "ROWS": [
+        {"NAME": "large", "ROW": "large"},
+        {"NAME": "all", "ROW": "other", "PAPER": [None, 36.4, 300]},
+    ],
+}
+
+
+def arguments(file: str, *opts: str, dry_run: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(
+        config_file=file,
+        opts=list(opts),
+        num_gpus=1,
+        num_machines=1,
+        machine_rank=0,
+        dist_url="auto",
+        eval_only=False,
+        resume=False,
+        dry_run=dry_run,
+    )
+
+
+def write_table(folder: Path, configs: Configs, **content: object) -> str:
+    """A table over a pipeline of four stages, the first one shared."""
+    cfg = configs("faster", "SOLVER.MAX_ITER", 4, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1)
+    cfg.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
+    write_config(cfg, folder / "train.yaml")
+    common = {"KIND": "train", "CONFIG": "train.yaml"}
+    base = {"NAME": "base", "PATH": "uniform 3x3", "FOLDER": "../shared/base"}
+    started = {**common, "WEIGHTS": "base", "PATH": "uniform 3x3"}
+    stages = [
+        {**common, **base},
+        {**started, "NAME": "large", "OPTS": ["SOLVER.BASE_LR", 0.02]},
+        {**started, "NAME": "small_1", "ROW": "other"},
+        {**common, "NAME": "small_2", "PATH": "random 1", "ROW": "other"},
+    ]
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump({"STAGES": stages}))
+    file = folder / "table.yaml"
+    data = {**CONTENT, "OUTPUT_DIR": str(folder / "runs"), **content}
+    file.write_text(yaml.safe_dump(data))
+    return str(file)
+
+
+def finish(table: Table, run_name: str, **results: float) -> None:
+    """Writes ``done.json`` of a run as if it had measured ``results``."""
+    run = next(run for run in table.runs() if run.name == run_name)
+    done = {
+        "fingerprint": stage_fingerprint(run.pipeline, run.stage),
+        "results": results,
+        "path": run.pipeline.config_of(run.stage).MODEL.DETNAS.PATH,
+    }
+    Path(run.folder).mkdir(parents=True)
+    (Path(run.folder) / "done.json").write_text(json.dumps(done))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"COLUMN": []}, "expected PIPELINES, COLUMNS, ROWS and no others"),
+        ({"COLUMNS": [{"NAME": "AP", "KEY": "x"}]}, "COLUMNS: .*KEY.*unexpected keyword"),
+        ({"COLUMNS": [{"NAME": "AP", "METRIC": "flops"}]}, "METRIC 'flops', expected task/metric"),
+        ({"COLUMNS": [{"NAME": "AP", "METRIC": "bbox/AP"}]}, "row 'large'.*'AP': PIPELINE '', exp"),
+        ({"ROWS": [{"NAME": "a", "ROW": "no"}]}, "'a': no stage of one is 'no'"),
+        ({"ROWS": [{"NAME": "a", "ROW": "large", "PAPER": [1]}]}, "PAPER has 1 numbers, the table"),
+    ],
+)
+def test_errors_name_the_file_and_the_key(
+    content: dict, message: str, configs: Configs, tmp_path: Path
+) -> None:
+    file = write_table(tmp_path, configs, **content)
+    with pytest.raises(TableError, match=message) as caught:
+        read_table(file)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_seeds_and_shared_stages(configs: Configs, tmp_path: Path) -> None:
+    file = write_table(tmp_path, configs)
+    table = read_table(file, ("SOLVER.BASE_LR", "0.5", "OUTPUT_DIR", str(tmp_path / "other")))
+    names = [run.name for run in table.runs()]
+    assert len(names) == 2 * (4 + 3) and names[0] == "seed 0, one: base"
+    assert [n for n in names if n.endswith("base")] == ["seed 0, one: base", "seed 3, one: base"]
+    run = table.runs()[-1]
+    cfg = run.pipeline.config_of(run.stage)
+    assert (cfg.SEED, cfg.SEARCH.SEED, cfg.SOLVER.BASE_LR) == (3, 3, 0.5)
+    assert run.folder == str(tmp_path / "other" / "seed3" / "two" / "small_2")
+    # Random networks differ from seed to seed.
+    paths = {
+        pipelines["one"].config_of(pipelines["one"].stage("small_2")).MODEL.DETNAS.PATH
+        for pipelines in table.pipelines.values()
+    }
+    assert len(paths) == 2
+
+
+def test_cells_are_means_over_networks_and_seeds(configs: Configs, tmp_path: Path) -> None:
+    table = read_table(write_table(tmp_path, configs))
+    assert format_table(table).splitlines() == [
+        "| network | top-1 | AP, paper | AP, measured | MACs (M), paper | MACs (M), measured |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| large |  |  |  |  |  |",
+        "| all |  | 36.4 |  | 300 |  |",
+    ]
+    finish(table, "seed 0, one: base", **{"classification/top1": 90.0})
+    finish(table, "seed 0, two: small_1", **{"bbox/AP": 30.0})
+    finish(table, "seed 3, two: small_2", **{"bbox/AP": 31.0})
+    finish(table, "seed 0, two: small_2", **{"bbox/AP": float("nan")})
+    finish(table, "seed 0, one: large", **{"bbox/AP": 5.0})
+    lines = format_table(table).splitlines()[2:]
+    macs = lines[0].split(" | ")[-1].removesuffix(" |")
+    assert lines == [
+        f"| large | 90.00 (1 of 2) |  |  |  | {macs} |",
+        "| all | 90.00 (1 of 4) | 36.4 | 30.50 ± 0.50 (2 of 4) | 300 |  |",
+    ]
+    assert macs.endswith(" (1 of 2)") and 10 < float(macs.split()[0]) < 20
+
+
+def test_format_of_a_cell() -> None:
+    assert format_cell(Cell((), 3, None)) == ""
+    assert format_cell(Cell((1.0,), 1, None)) == "1.00"
+    assert format_cell(Cell((1.0, 2.0), 2, None)) == "1.50 ± 0.50 (2)"
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+def test_dry_run_of_every_table(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    assert not run_table(arguments(str(file), "OUTPUT_DIR", str(runs), dry_run=True))
+    out = capsys.readouterr().out
+    data = yaml.safe_load(file.read_text())
+    assert all(f"| {row['NAME']} |" in out for row in data["ROWS"])
+    total, missing = re.search(r"(\d+) runs: (\d+) not started", out).groups()
+    assert int(total) == int(missing) > len(data["ROWS"])
+    assert not runs.exists()
