@@ -63,17 +63,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     cfg.defrost()
     model = load_supernet(cfg) if cfg.MODEL.WEIGHTS else Trainer.build_model(cfg).eval()
     paths = population(searched_space(cfg), args.population, args.seed)
-    seen: dict[Any, Predictions] = {}
+    seen: dict[str, Predictions] = {}
     with candidate_evaluator(cfg, model) as evaluator:
         assert isinstance(evaluator, PopulationEvaluator)
-        infer = evaluator._infer
-
-        def keep(statistics: dict) -> Any:
-            predictions, failures = infer(statistics)
-            seen.update(predictions)
-            return predictions, failures
-
-        evaluator._infer = keep
+        submit = evaluator.scoring.submit
+        evaluator.scoring.submit = lambda key, found: seen.update({key: found}) or submit(key, found)
         start = time.perf_counter()
         together = dict(evaluator.evaluate_many(paths))
         seconds = {"together": time.perf_counter() - start}
@@ -91,7 +85,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             shift, scale = statistics_distance(ours[path], theirs)
             shifts.append(shift)
             scales.append(scale)
-            detections += identical(seen[path], watch.collector.finish())
+            detections += identical(seen[str(path)], watch.collector.finish())
             same = (found.fitness, str(found.metrics))
             figures += same == (together[path].fitness, str(together[path].metrics))
     seconds["one by one, statistics twice"] = time.perf_counter() - start

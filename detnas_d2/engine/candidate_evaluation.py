@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,22 +13,27 @@ from torch import nn
 
 from detnas_d2.config.tools import flatten
 from detnas_d2.data import build_calibration_batches, build_test_loader
+from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.population import PopulationEvaluator
+from detnas_d2.search.racing import Race, RacingSettings
+from detnas_d2.search.racing_evaluator import RacingEvaluator
 from detnas_d2.search.scoring import build_evaluator, metric_name
 from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
+from detnas_d2.search.searcher import GenerationSearcher
 
 EVALUATORS = ("population", "sequential")
 
 
 @contextmanager
 def candidate_evaluator(
-    cfg: CfgNode, model: nn.Module
+    cfg: CfgNode, model: nn.Module, race: Race | None = None
 ) -> Iterator[PopulationEvaluator | SequentialEvaluator]:
     """The evaluator that ``cfg.SEARCH`` describes; its workers end with the block.
 
     Args:
         model: holds the supernet with its weights.
+        race: of candidates against those evaluated before, see :func:`build_race`.
 
     Raises:
         ValueError: ``SEARCH.EVALUATOR`` or another key is wrong, naming it.
@@ -59,9 +64,28 @@ def candidate_evaluator(
     key = json.dumps([evaluation_fingerprint(cfg), batches.image_indices], sort_keys=True)
     task = ScoringTask.of(cfg, validation)
     with ScoringPool(task, workers=cfg.SEARCH.SCORING_WORKERS) as scoring:
-        yield PopulationEvaluator(
-            model, scoring=scoring, chunk=cfg.SEARCH.CHUNK, calibration_key=key, **common
-        )
+        common |= {"scoring": scoring, "chunk": cfg.SEARCH.CHUNK, "calibration_key": key}
+        if race is None:
+            yield PopulationEvaluator(model, **common)
+        else:
+            yield RacingEvaluator(model, race=race, **common)
+
+
+def build_race(
+    cfg: CfgNode, records: Iterable[CandidateRecord], searcher: GenerationSearcher
+) -> Race | None:
+    """The race that ``cfg.SEARCH.RACING`` describes, None unless enabled.
+
+    Raises:
+        ValueError: a key is wrong, naming it.
+    """
+    node = cfg.SEARCH.RACING
+    if not node.ENABLED:
+        return None
+    if cfg.SEARCH.EVALUATOR != "population":
+        raise ValueError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
+    settings = RacingSettings(node.SHARDS, node.MIN_SHARDS, node.CONFIDENCE)
+    return Race(settings, records, searcher)
 
 
 def validation_set(cfg: CfgNode) -> str:
@@ -87,4 +111,5 @@ def evaluation_fingerprint(cfg: CfgNode) -> dict[str, Any]:
         "model": {k: v for k, v in flatten(cfg.MODEL).items() if k not in ("WEIGHTS", "DEVICE")},
         "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         "cost_input": list(cfg.SEARCH.MAX_MACS_INPUT),
+        **({"racing": dict(cfg.SEARCH.RACING)} if cfg.SEARCH.RACING.ENABLED else {}),
     }

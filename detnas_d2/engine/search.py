@@ -14,6 +14,7 @@ from torch import nn
 from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.data.files import write_text
 from detnas_d2.engine.candidate_evaluation import (
+    build_race,
     candidate_evaluator,
     evaluation_fingerprint,
     validation_set,
@@ -73,7 +74,8 @@ def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateReco
         resume=resume,
     )
     progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
-    with candidate_evaluator(cfg, model) as evaluator:
+    race = build_race(cfg, history, searcher)
+    with candidate_evaluator(cfg, model, race) as evaluator:
         best = run_search(
             searcher,
             evaluator,

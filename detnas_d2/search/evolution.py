@@ -142,6 +142,10 @@ class Evolution(GenerationSearcher):
         settings = dataclasses.asdict(self.settings)
         return {"strategy": "evolution", "seed": self.seed, "settings": settings}
 
+    @property
+    def num_parents(self) -> int:
+        return self.settings.parents
+
     def _parents(self) -> list[Choices]:
         """The fittest, best first, of the generation just told or of the whole history.
 

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from detectron2.evaluation import inference_context
@@ -111,7 +111,7 @@ class PopulationEvaluator:
             ScoringError: scoring cannot work, whatever the candidate.
         """
         ordered = PrefixWalk(paths).paths
-        previous: _Inferred | None = None
+        previous: Inferred | None = None
         for start in range(0, len(ordered), self.chunk):
             chunk = ordered[start : start + self.chunk]
             begin = time.perf_counter()
@@ -119,13 +119,8 @@ class PopulationEvaluator:
             calibrated = time.perf_counter()
             if previous is not None:
                 yield from self._finish(previous)
-            resumed = time.perf_counter()
-            predictions, failures = self._infer(statistics)
-            seconds = {
-                "recalibration": (calibrated - begin) / len(chunk),
-                "inference": (time.perf_counter() - resumed) / len(chunk),
-            }
-            previous = self._submit(chunk, predictions, failures, seconds)
+            seconds = {"recalibration": (calibrated - begin) / len(chunk)}
+            previous = self._infer(Chunk(self.model, self.scoring, chunk, statistics), seconds)
         if previous is not None:
             yield from self._finish(previous)
 
@@ -141,86 +136,124 @@ class PopulationEvaluator:
             self.model, paths, numbered(), seed=self.seed, known=self.memory.nodes
         )
 
+    def _infer(self, chunk: Chunk, seconds: dict[str, float]) -> Inferred:
+        """Infers a chunk and hands it to the scoring workers."""
+        start = time.perf_counter()
+        found = chunk.infer(self.data_loader)
+        seconds["inference"] = (time.perf_counter() - start) / len(chunk.paths)
+        inferred = Inferred(chunk, seconds)
+        for path, predictions in self._shared_out(chunk, found):
+            inferred.detections[path] = predictions.detections
+            inferred.futures[path] = self.scoring.submit(str(path), predictions)
+        return inferred
+
+    def _shared_out(
+        self, chunk: Chunk, found: dict[Path, Predictions]
+    ) -> Iterator[tuple[Path, Predictions]]:
+        """This rank's share of the candidates, with the predictions of all ranks (collective)."""
+        for path, part in found.items():
+            rank = chunk.paths.index(path) % comm.get_world_size()
+            parts = comm.gather(part, dst=rank)
+            if comm.get_rank() == rank:
+                yield path, type(part).merged(parts)
+
+    def _finish(self, inferred: Inferred) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
+        """Waits for the scores of a chunk (collective)."""
+        mine: dict[Path, Evaluation | CandidateFailed] = dict(inferred.settled)
+        for path, future in inferred.futures.items():
+            mine[path] = self._evaluation(path, future, inferred)
+        outcomes: dict[Path, Evaluation | CandidateFailed] = dict(inferred.chunk.failures)
+        for part in comm.all_gather(mine):
+            outcomes |= part
+        for path in inferred.chunk.paths:
+            yield path, outcomes[path]
+
+    def _evaluation(
+        self, path: Path, future: Future[Score], inferred: Inferred
+    ) -> Evaluation | CandidateFailed:
+        try:
+            score = future.result()
+        except CANDIDATE_FAILURES as error:
+            return CandidateFailed.because(error)
+        fitness = fitness_of(score.metrics, self.metric, inferred.detections[path])
+        return Evaluation(fitness, score.metrics, {**inferred.seconds, "scoring": score.seconds})
+
+
+class Chunk:
+    """Candidates that are inferred together.
+
+    Args:
+        paths: in the order of a walk.
+        statistics: of every path, or why it has none.
+
+    Attributes:
+        failures: the candidates that failed so far; the same on every rank.
+        active: the candidates that take part in the next pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scoring: ScoringPool,
+        paths: list[Path],
+        statistics: dict[Path, BNStatistics | CandidateFailed],
+    ) -> None:
+        self.paths = paths
+        self.failures: Failures = {
+            path: why for path, why in statistics.items() if isinstance(why, CandidateFailed)
+        }
+        self.active = [path for path in paths if path not in self.failures]
+        self._model = model
+        self._scoring = scoring
+        modules = batch_norms(model)
+        self._loans = {path: Loan(modules, statistics[path]) for path in self.active}
+
     @torch.no_grad()
-    def _infer(
-        self, statistics: dict[Path, BNStatistics | CandidateFailed]
-    ) -> tuple[dict[Path, Predictions], Failures]:
-        """What this rank's share of the images gives for every path, and which paths failed."""
-        failures: Failures = {p: s for p, s in statistics.items() if isinstance(s, CandidateFailed)}
-        walk = PrefixWalk(path for path in statistics if path not in failures)
-        modules = batch_norms(self.model)
-        loans = {path: Loan(modules, statistics[path]) for path in walk.paths}
-        collectors = {path: self.scoring.collector() for path in walk.paths}
+    def infer(self, batches: Iterable[list[dict]]) -> dict[Path, Predictions]:
+        """What the active candidates predict for this rank's batches.
+
+        Collective: a candidate that fails on a rank fails on all and is not active any more.
+        """
+        model, failures = self._model, {}
+        walk = PrefixWalk(self.active)
+        collectors = {path: self._scoring.collector() for path in walk.paths}
         with (
             all_or_none(),
-            walking(self.model, walk),
-            shared_preprocessing(self.model),
-            inference_context(self.model),
-            finite_features(self.model),
+            walking(model, walk),
+            shared_preprocessing(model),
+            inference_context(model),
+            finite_features(model),
         ):
-            for inputs in self.data_loader if walk.paths else ():
-                inputs = on_device(inputs, self.model)
+            for inputs in batches if walk.paths else ():
+                inputs = on_device(inputs, model)
                 walk.clear()
                 for path in walk.paths:
                     if path in failures:
                         continue
 
                     def step(path: Path = path, inputs: list[dict] = inputs) -> None:
-                        with activate(self.model, path), loans[path].installed():
-                            collectors[path].process(inputs, self.model(inputs))
+                        with activate(model, path), self._loans[path].installed():
+                            collectors[path].process(inputs, model(inputs))
 
                     failure = attempt(step, walk)
                     if failure is not None:
                         failures[path] = failure
-        failures = agree_on_failures(failures)
-        finished = {p: c.finish() for p, c in collectors.items() if p not in failures}
-        return finished, failures
-
-    def _submit(
-        self,
-        chunk: list[Path],
-        predictions: dict[Path, Predictions],
-        failures: Failures,
-        seconds: dict[str, float],
-    ) -> _Inferred:
-        futures: dict[Path, Future[Score]] = {}
-        detections: dict[Path, int] = {}
-        for turn, (path, part) in enumerate(predictions.items()):
-            rank = turn % comm.get_world_size()
-            parts = comm.gather(part, dst=rank)
-            if comm.get_rank() == rank:
-                merged = type(part).merged(parts)
-                detections[path] = merged.detections
-                futures[path] = self.scoring.submit(str(path), merged)
-        return _Inferred(chunk, failures, futures, detections, seconds)
-
-    def _finish(
-        self, inferred: _Inferred
-    ) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
-        """Waits for the scores of a chunk."""
-        mine: dict[Path, Evaluation | CandidateFailed] = dict(inferred.failures)
-        for path, future in inferred.futures.items():
-            try:
-                score = future.result()
-            except CANDIDATE_FAILURES as error:
-                mine[path] = CandidateFailed.because(error)
-                continue
-            fitness = fitness_of(score.metrics, self.metric, inferred.detections[path])
-            seconds = {**inferred.seconds, "scoring": score.seconds}
-            mine[path] = Evaluation(fitness, score.metrics, seconds)
-        outcomes: dict[Path, Evaluation | CandidateFailed] = {}
-        for part in comm.all_gather(mine):
-            outcomes |= part
-        for path in inferred.paths:
-            yield path, outcomes[path]
+        self.failures |= agree_on_failures(failures)
+        self.active = [path for path in self.active if path not in self.failures]
+        return {path: collectors[path].finish() for path in self.active}
 
 
-@dataclass(frozen=True)
-class _Inferred:
-    """A chunk on its way through scoring; ``futures`` and ``detections`` are this rank's share."""
+@dataclass
+class Inferred:
+    """A chunk on its way through scoring.
 
-    paths: list[Path]
-    failures: Failures
-    futures: dict[Path, Future[Score]]
-    detections: dict[Path, int]
+    Attributes:
+        futures, detections: of this rank's share of the candidates.
+        settled: candidates whose evaluation is known already.
+    """
+
+    chunk: Chunk
     seconds: dict[str, float]
+    futures: dict[Path, Future[Score]] = field(default_factory=dict)
+    detections: dict[Path, int] = field(default_factory=dict)
+    settled: dict[Path, Evaluation] = field(default_factory=dict)

@@ -171,6 +171,11 @@ class GenerationSearcher(ABC):
         return (ranked[0], self._results[ranked[0]]) if ranked else None
 
     @property
+    def num_parents(self) -> int:
+        """How many of the fittest matter: those that may have children, or the best alone."""
+        return 1
+
+    @property
     def generations(self) -> int:
         """Generations the search will run."""
         return self._generations
