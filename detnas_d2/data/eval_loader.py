@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, MapDataset, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader
 
-from detnas_d2.data.classification import ClassificationMapper
 from detnas_d2.data.seeded_map import Mapper
-from detnas_d2.data.train_loader import is_classification, list_of_samples, own_generator
+from detnas_d2.data.train_loader import is_classification, mapper_and_collate, own_generator
 
 
 def build_eval_loader(
@@ -23,15 +22,13 @@ def build_eval_loader(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     dataset_dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    if mapper is None:
-        kind = ClassificationMapper if is_classification(dataset_name) else DatasetMapper
-        mapper = kind(cfg, False)
+    mapper, collate = mapper_and_collate(cfg, dataset_name, mapper, is_train=False)
     return DataLoader(
         MapDataset(DatasetFromList(dataset_dicts, copy=False), mapper),
         batch_size=batch_size,
         sampler=InferenceSampler(len(dataset_dicts)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list_of_samples,
+        collate_fn=collate,
         generator=own_generator(),
     )
 

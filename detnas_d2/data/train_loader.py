@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_datase
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from detnas_d2.data.classification import ClassificationMapper
+from detnas_d2.data.classification import ClassificationMapper, rows_of_one_tensor
 from detnas_d2.data.sampling import TrainingBatchSampler, aspect_flags
 from detnas_d2.data.seeded_map import Mapper, SeededMapDataset
 
@@ -51,9 +51,7 @@ def build_train_loader(
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
     dataset_dicts = load_training_dicts(cfg, names)
-    if mapper is None:
-        kind = ClassificationMapper if is_classification(names[0]) else DatasetMapper
-        mapper = kind(cfg, True)
+    mapper, collate = mapper_and_collate(cfg, names[0], mapper, is_train=True)
     seed = max(cfg.SEED, 0)
     sampler = TrainingBatchSampler(
         aspect_flags(dataset_dicts),
@@ -68,9 +66,18 @@ def build_train_loader(
         SeededMapDataset(dataset_dicts, mapper, seed),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list_of_samples,
+        collate_fn=collate,
         generator=own_generator(),
     )
+
+
+def mapper_and_collate(
+    cfg: CfgNode, name: str, mapper: Mapper | None, *, is_train: bool
+) -> tuple[Mapper, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]:
+    """``mapper``, or the usual one of the data set ``name``, and how its samples are batched."""
+    if mapper is None and is_classification(name):
+        return ClassificationMapper(cfg, is_train), rows_of_one_tensor
+    return mapper or DatasetMapper(cfg, is_train), list_of_samples
 
 
 def own_generator() -> torch.Generator:

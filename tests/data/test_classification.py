@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from detnas_d2.data import ClassificationMapper
+from detnas_d2.data.classification import read_rgb, rows_of_one_tensor
 
 
 @pytest.fixture
@@ -87,3 +89,29 @@ def test_sizes_must_fit(cfg):
 def test_defaults_are_those_of_the_released_code(make_cfg):
     settings = make_cfg().INPUT.CLASSIFICATION
     assert (settings.CROP_SIZE, settings.RESIZE_SIZE, settings.COLOR_JITTER) == (224, 256, 0.4)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "turned"])
+def test_pixels_are_those_that_detectron2_reads(tmp_path, mode):
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    if mode == "turned":
+        exif[0x0112] = 6
+    image = Image.fromarray(pixels).convert("RGB" if mode == "turned" else mode)
+    file = str(tmp_path / ("image.png" if mode in ("P", "RGBA") else "image.jpg"))
+    image.save(file, exif=exif)
+    expected = read_image(file, format="RGB")
+    assert np.array_equal(np.asarray(read_rgb(file)), expected)
+    assert expected.shape == ((7, 5, 3) if mode == "turned" else (5, 7, 3))
+
+
+def test_a_batch_is_one_tensor(cfg, blue):
+    mapper = ClassificationMapper(cfg, True)
+    samples = [mapper(blue) for _ in range(3)]
+    batch = rows_of_one_tensor(samples)
+    for row, sample in zip(batch, samples, strict=True):
+        assert torch.equal(row["image"], sample["image"])
+        assert {**row, "image": None} == {**sample, "image": None}
+    starts = [row["image"].storage_offset() for row in batch]
+    assert starts == [0, 768, 1536]
+    assert len({row["image"].untyped_storage().data_ptr() for row in batch}) == 1

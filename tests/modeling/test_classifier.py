@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from detnas_d2.modeling import ImageClassifier, activate
+from detnas_d2.modeling.classifier import as_batch
 from detnas_d2.search_space import SPACES
 from tests.helpers import classification_batch, detector_config
 
@@ -97,3 +98,17 @@ def test_a_missing_feature_names_the_keys_to_set() -> None:
         build_model(cfg)
     cfg.MODEL.CLASSIFIER.IN_FEATURE = "stage4"
     assert build_model(cfg).linear.in_features == SPACES["detnas_tiny"].stage_channels[-1]
+
+
+def test_rows_of_one_tensor_are_not_copied() -> None:
+    whole = torch.arange(5 * 3 * 2 * 4).view(5, 3, 2, 4)
+    batch = as_batch(list(whole[1:4]))
+    assert torch.equal(batch, whole[1:4])
+    assert batch.data_ptr() == whole[1].data_ptr()
+    # Another order, a gap, copies, other strides: stacked.
+    cases = [whole[[2, 1]], whole[::2], whole[1:3].clone(), whole.transpose(2, 3)[:2]]
+    for images in ([whole[2], whole[1]], *map(list, cases)):
+        assert torch.equal(as_batch(images), torch.stack(images))
+    assert as_batch([whole[2], whole[1]]).data_ptr() != whole.data_ptr()
+    with pytest.raises(RuntimeError, match="equal size"):
+        as_batch([whole[0], whole[0, :2]])
