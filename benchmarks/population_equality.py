@@ -67,7 +67,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     with candidate_evaluator(cfg, model) as evaluator:
         assert isinstance(evaluator, PopulationEvaluator)
         submit = evaluator.scoring.submit
-        evaluator.scoring.submit = lambda key, found: seen.update({key: found}) or submit(key, found)
+
+        def keep(key: str, predictions: Predictions) -> Any:
+            seen[key] = predictions
+            return submit(key, predictions)
+
+        evaluator.scoring.submit = keep
         start = time.perf_counter()
         together = dict(evaluator.evaluate_many(paths))
         seconds = {"together": time.perf_counter() - start}

@@ -9,17 +9,20 @@ from collections import Counter
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.modeling import PrefixWalk, activate, find_supernet
+from detnas_d2.layers import get_norm
+from detnas_d2.modeling import PrefixWalk, Supernet, activate, find_supernet
 from detnas_d2.search.candidate import CandidateFailed
 from detnas_d2.search.population_statistics import (
     StatisticsMemory,
+    _merged,
     recalibrate_population,
     shared_preprocessing,
 )
 from detnas_d2.search.recalibration import BNStatistics, recalibrate
-from detnas_d2.search_space import SPACES, Path
+from detnas_d2.search_space import SHUFFLE_OPS, SPACES, Path, SearchSpace
 from tests.helpers import changed, classification_batch, detector_config, snapshot, training_batch
 
 TINY = SPACES["detnas_tiny"]
@@ -222,3 +225,71 @@ def test_walk_keeps_only_outputs_that_are_continued_from() -> None:
     kept = [sorted(walk.keep(path)) for path in walk.paths]
     assert kept == [[0, 1, 3], [0, 1, 4], [0, 1], [0], []]
     assert walk.computed_layers() == 5 + 2 + 1 + 4 + 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_population_space_batch_size_and_number_of_ranks(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    depths = tuple(rng.randint(1, 3) for _ in range(rng.randint(1, 3)))
+    space = SearchSpace(
+        name=f"random {seed}",
+        stem_channels=4,
+        stage_channels=tuple(8 * (stage + 1) for stage in range(len(depths))),
+        stage_depths=depths,
+        last_channels=8,
+        ops=tuple(rng.sample(SHUFFLE_OPS, rng.randint(2, 4))),
+    )
+    torch.manual_seed(seed)
+    net = Supernet(
+        space,
+        norm=lambda channels: get_norm("BN", channels),
+        shuffle_method=rng.randint(1, 2),
+        out_features=[f"stage{len(depths)}"],
+    )
+    net.fused_ops = "off"
+    # Images of several sizes, in batches of several sizes.
+    sizes = [(rng.randint(1, 3), rng.randint(17, 40), rng.randint(17, 40)) for _ in range(5)]
+    images = [torch.rand(n, 3, h, w) for n, h, w in sizes]
+    data = [(i, [{"image": image} for image in batch]) for i, batch in enumerate(images)]
+    model = _Model(net)
+    paths = [space.random_path(rng) for _ in range(rng.randint(1, 9))]
+    expected = {}
+    for path in paths:
+        with activate(model, path):
+            expected[path] = recalibrate(model, data)
+    found = recalibrate_population(model, paths, data)
+    assert all(found[path].moments.keys() == expected[path].moments.keys() for path in paths)
+    for path in paths:
+        assert_equal(found[path], expected[path])
+    ranks = rng.randint(2, 4)
+    shares = [recalibrate_nodes(model, paths, data[rank::ranks]) for rank in range(ranks)]
+    monkeypatch.setattr(comm, "get_world_size", lambda: ranks)
+    monkeypatch.setattr(comm, "all_gather", lambda value: [s for s in shares if s is not value])
+    merged = _merged({})
+    for path in paths:
+        for depth in range(len(path.choices) + 1):
+            for name, moments in merged[path.choices[:depth]].moments.items():
+                other = expected[path].moments[name]
+                assert moments.count == other.count
+                torch.testing.assert_close(moments.mean, other.mean, rtol=1e-10, atol=1e-12)
+                torch.testing.assert_close(moments.m2, other.m2, rtol=1e-10, atol=1e-12)
+
+
+class _Model(nn.Module):
+    """A supernet behind what Detectron2's models have."""
+
+    def __init__(self, net: Supernet) -> None:
+        super().__init__()
+        self.backbone = net
+
+    def preprocess_image(self, batch: list[dict]) -> torch.Tensor:
+        return torch.stack([sample["image"] for sample in batch])
+
+
+def recalibrate_nodes(model: nn.Module, paths: list[Path], data: list) -> dict:
+    """What a rank sends to the others."""
+    known: dict = {}
+    recalibrate_population(model, paths, data, known=known)
+    return {node: statistics.moments for node, statistics in known.items()}
