@@ -34,7 +34,15 @@ def run_table(args: argparse.Namespace) -> bool:
 
     Returns:
         whether every run is done.
+
+    Raises:
+        ValueError: several machines, which could not agree on what to start.
     """
+    if args.num_machines > 1:
+        raise ValueError(
+            "--num-machines: a table runs on one machine; start its pipelines with run_pipeline.py "
+            "and OUTPUT_DIR <that of the table>/seed<SEED>/<name> to use several"
+        )
     table = read_table(args.config_file, tuple(args.opts))
     if not args.dry_run:
         _run_missing(table, args)

@@ -64,6 +64,13 @@ def test_failure_holds_up_only_what_starts_from_it(
     assert "7 runs: 7 outdated" in capsys.readouterr().out
 
 
+def test_several_machines_are_refused(configs: Configs, tmp_path: Path) -> None:
+    args = arguments(write_table(tmp_path, configs))
+    args.num_machines = 2
+    with pytest.raises(ValueError, match="--num-machines: a table runs on one machine"):
+        run_table(args)
+
+
 def _run_until_killed(args: argparse.Namespace) -> None:
     run_step = PathTrainer.run_step
 
