@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +138,24 @@ def test_failure_on_one_rank_is_heard_on_all(ranks: Results) -> None:
     assert ranks[1]["failure"].startswith("FloatingPointError: not finite")
 
 
-def test_search_with_two_processes_finds_what_one_does(shared: Configs) -> None:
-    cfg = shared.search()
+def test_search_whose_rank_was_killed_resumes_to_what_one_process_finds(shared: Configs) -> None:
+    cfg = shared.search("SEARCH.CHUNK", 2)
     cfg.OUTPUT_DIR = str(shared.root / "two")
     file = write_config(cfg, shared.root / "search.yaml")
     program = str(ROOT / "projects" / "DetNAS" / "search_net.py")
     command = [sys.executable, program, "--config-file", file, "--num-gpus", "2"]
     command += ["--dist-url", "auto"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    log = shared.root / "killed.txt"
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        lines = shared.root / "two" / "history.jsonl"
+        while process.poll() is None and not (lines.exists() and lines.stat().st_size):
+            time.sleep(0.01)
+        os.kill(_last_rank(process.pid), signal.SIGKILL)
+        assert process.wait(timeout=60) != 0
+    assert "terminated with signal SIGKILL" in log.read_text()
+    assert 0 < len(History.read(shared.root / "two")) < 12
+    run = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     cfg.OUTPUT_DIR = str(shared.root / "one")
     prepare(cfg, work.ARGS)
@@ -153,3 +166,11 @@ def test_search_with_two_processes_finds_what_one_does(shared: Configs) -> None:
     assert best.fitness > 0 and len({record.fitness for record in histories[0]}) > 4
     texts = [(shared.root / name / "best.yaml").read_text() for name in ("one", "two")]
     assert texts[0].replace("/one/", "/two/") == texts[1]
+
+
+def _last_rank(launcher: int) -> int:
+    """Process id of the last process that ``launch`` has spawned."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    ranks = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    assert len(ranks) == 2
+    return int(ranks[-1])
