@@ -36,6 +36,21 @@ def choice_frequencies(
     return frequencies
 
 
+def spread_over_fitness(records: Iterable[CandidateRecord], count: int) -> list[CandidateRecord]:
+    """``count`` of the evaluated candidates, evenly spread by rank of fitness, best first.
+
+    Raises:
+        ValueError: fewer were evaluated, or fewer than two are asked for.
+    """
+    ranked = sorted(
+        (record for record in records if record.fitness is not None),
+        key=lambda record: (-record.fitness, record.index),
+    )
+    if not 2 <= count <= len(ranked):
+        raise ValueError(f"{count} candidates: expected 2 to {len(ranked)}, as many have a fitness")
+    return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
+
+
 @dataclass(frozen=True)
 class RankCorrelation:
     """How well one score orders networks as another does.

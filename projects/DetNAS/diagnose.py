@@ -2,10 +2,13 @@
 """Look into a search: what it chose, how well it ranks, how many calibration images it needs.
 
   diagnose.py choices output/search
-  diagnose.py ranks output/search --standalone scores.json      {"3x3 5x5 ... / ...": AP, ...}
+  diagnose.py standalone --search output/search --config-file retrain.yaml --paths 8 \\
+      OUTPUT_DIR output/standalone
+  diagnose.py ranks output/search --standalone output/standalone/scores.json
   diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
 
-Every command prints a table; --json and --plot write files.
+"standalone" trains candidates of a search by themselves, for "ranks"; its file holds scores by
+path, {"3x3 5x5 ... / ...": AP, ...}. Every command prints a table; --json and --plot write files.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from detectron2.utils import comm
 from detnas_d2.data.files import write_text
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.engine.stability import calibration_stability
+from detnas_d2.engine.standalone import train_standalone
 from detnas_d2.search import History
 from detnas_d2.search.diagnostics import choice_frequencies, paired_scores, rank_correlation
 
@@ -34,6 +38,12 @@ def main(argv: list[str] | None = None) -> None:
     subparsers = {
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
         "ranks": commands.add_parser("ranks", help="supernet fitness against stand-alone scores"),
+        "standalone": commands.add_parser(
+            "standalone",
+            help="train candidates of a search by themselves, with --config-file",
+            parents=[detectron2],
+            add_help=False,
+        ),
         "calibration": commands.add_parser(
             "calibration",
             help="fitness and statistics against the number of calibration images",
@@ -41,9 +51,15 @@ def main(argv: list[str] | None = None) -> None:
             add_help=False,
         ),
     }
-    for command in subparsers.values():
-        command.add_argument("--json", metavar="FILE", help="write the numbers")
-        command.add_argument("--plot", metavar="FILE", help="draw the numbers, .png or .pdf")
+    for name in ("choices", "ranks", "calibration"):
+        subparsers[name].add_argument("--json", metavar="FILE", help="write the numbers")
+        subparsers[name].add_argument("--plot", metavar="FILE", help="draw them, .png or .pdf")
+    trained = subparsers["standalone"]
+    trained.add_argument("--search", required=True, metavar="FOLDER", help="output of the search")
+    trained.add_argument("--paths", type=int, default=8, help="how many candidates (default: 8)")
+    trained.add_argument(
+        "--pretrain", default="", metavar="FILE", help="config that each is trained with first"
+    )
     for name in ("choices", "ranks"):
         subparsers[name].add_argument("search", help="output folder of the search")
     subparsers["ranks"].add_argument("--standalone", required=True, metavar="FILE")
@@ -53,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "calibration":
         run(calibration, args)
     else:
-        {"choices": choices, "ranks": ranks}[args.command](args)
+        {"choices": choices, "ranks": ranks, "standalone": standalone}[args.command](args)
 
 
 def choices(args: argparse.Namespace) -> None:
@@ -75,6 +91,23 @@ def choices(args: argparse.Namespace) -> None:
             axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation")
         axes[0].legend()
         figure.savefig(args.plot)
+
+
+def standalone(args: argparse.Namespace) -> None:
+    overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+    if not args.config_file or "OUTPUT_DIR" not in overrides:
+        raise SystemExit("standalone needs --config-file and, among the overrides, OUTPUT_DIR")
+    scores = train_standalone(
+        args,
+        search=args.search,
+        count=args.paths,
+        output_dir=overrides["OUTPUT_DIR"],
+        pretrain=args.pretrain,
+    )
+    pairs = paired_scores(History.read(args.search), scores)
+    print(f"{'supernet':>10}{'alone':>10}  path")
+    for path, (fitness, score) in pairs.items():
+        print(f"{fitness:>10.3f}{score:>10.3f}  {path}")
 
 
 def ranks(args: argparse.Namespace) -> None:

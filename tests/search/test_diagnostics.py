@@ -7,7 +7,12 @@ import math
 import pytest
 
 from detnas_d2.search import CandidateRecord
-from detnas_d2.search.diagnostics import choice_frequencies, paired_scores, rank_correlation
+from detnas_d2.search.diagnostics import (
+    choice_frequencies,
+    paired_scores,
+    rank_correlation,
+    spread_over_fitness,
+)
 
 OPS = ("a", "b", "c")
 
@@ -85,3 +90,16 @@ def test_paired_scores() -> None:
     # One path failed, the other was never proposed.
     with pytest.raises(KeyError, match="2 paths.*'a / b', 'b / b'"):
         paired_scores(RECORDS, {"a / b": 1, "c / a": 2, "b / b": 3})
+
+
+def test_candidates_spread_over_fitness() -> None:
+    # Fitness 6, 5, 4, 2, 1; one candidate failed.
+    def found(count: int) -> list[float]:
+        return [record.fitness for record in spread_over_fitness(RECORDS, count)]
+
+    assert found(2) == [6, 1]
+    assert found(3) == [6, 4, 1]
+    assert found(5) == [6, 5, 4, 2, 1]
+    for count in (1, 6):
+        with pytest.raises(ValueError, match=f"{count} candidates: expected 2 to 5"):
+            found(count)
