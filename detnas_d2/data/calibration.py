@@ -40,10 +40,15 @@ class CalibrationBatches:
         rank: int,
         world_size: int,
     ) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._batches = batches
         self._num_workers = num_workers
+        self._rank = rank, world_size
         self.batch_ids = tuple(range(rank, len(batches), world_size))
+
+    def with_dataset(self, dataset: SeededMapDataset) -> CalibrationBatches:
+        """The same batches from another data set of the same images."""
+        return CalibrationBatches(dataset, self._batches, self._num_workers, *self._rank)
 
     @property
     def num_batches(self) -> int:
@@ -63,7 +68,7 @@ class CalibrationBatches:
             return iter(())
         return iter(
             DataLoader(
-                self._dataset,
+                self.dataset,
                 batch_sampler=keys,
                 num_workers=min(self._num_workers, len(keys)),
                 collate_fn=list_of_samples,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 import random
@@ -54,12 +55,18 @@ class SeededMapDataset(Dataset):
 
     def __init__(self, dataset_dicts: Sequence[dict[str, Any]], mapper: Mapper, seed: int) -> None:
         # Serialised: workers then share the memory of the dicts.
-        self._dataset = DatasetFromList(list(dataset_dicts), copy=False, serialize=True)
-        self._mapper = mapper
+        self.samples = DatasetFromList(list(dataset_dicts), copy=False, serialize=True)
+        self.mapper = mapper
         self._seed = seed
 
+    def with_mapper(self, mapper: Mapper) -> SeededMapDataset:
+        """The same samples with another mapper."""
+        other = copy.copy(self)
+        other.mapper = mapper
+        return other
+
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         position, index = key
@@ -67,7 +74,7 @@ class SeededMapDataset(Dataset):
         for offset in range(attempts):
             candidate = (index + offset) % len(self)
             with seeded(self._seed, position):
-                mapped = self._mapper(self._dataset[candidate])
+                mapped = self.mapper(self.samples[candidate])
             if mapped is not None:
                 return mapped
             logger.warning("The mapper refused image %d, taking the next one", candidate)

@@ -47,12 +47,12 @@ def test_ranks_share_batches(cfg):
     expected = [[d["file_name"] for d in batch] for batch in whole]
     found = {}
     for rank in range(3):
-        part = CalibrationBatches(whole._dataset, whole._batches, 0, rank, 3)
+        part = CalibrationBatches(whole.dataset, whole._batches, 0, rank, 3)
         assert len(part) == len(part.batch_ids)
         for batch_id, batch in zip(part.batch_ids, part, strict=True):
             found[batch_id] = [d["file_name"] for d in batch]
     assert [found[i] for i in range(4)] == expected
-    idle = CalibrationBatches(whole._dataset, whole._batches, 0, 5, 6)
+    idle = CalibrationBatches(whole.dataset, whole._batches, 0, 5, 6)
     assert list(idle) == []
 
 

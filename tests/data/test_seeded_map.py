@@ -73,4 +73,4 @@ def test_the_mapper_cannot_change_the_data():
 
     dataset = SeededMapDataset(DICTS, change, 1)
     dataset[0, 3]
-    assert dataset._dataset[3] == {"id": 3}
+    assert dataset.samples[3] == {"id": 3}
