@@ -173,6 +173,10 @@ constexpr int64_t gemm_workspace(int64_t k) { return kGemmTile * (round_up(k, 32
 constexpr int64_t gemm_grad_workspace(int64_t n, int64_t k) {
   return kGemmTile * (round_up(n, 32) + round_up(k, 32) + 64);
 }
+constexpr int64_t kShuffleBlock = 16;  // pixels shuffled at a time
+constexpr int64_t shuffle_workspace(int64_t channels) {
+  return kShuffleBlock * (round_up(channels, 16) + 64);
+}
 constexpr int64_t kStripSlack = 64;  // pixels a strip may overrun a row by
 template <typename T>
 inline int64_t depthwise_workspace(const DepthwiseArgs<T>& a) {

@@ -205,7 +205,7 @@ void copy_left(const Source<T>& left, int64_t half, int64_t begin, int64_t end, 
   a.out_left = out;
   a.out_right = out;
   a.ld_out_left = a.ld_out_right = ld;
-  kernels<T>().shuffle(a, begin, end, workspace<T>(8 * (round_up(half, 16) + 64)));
+  kernels<T>().shuffle(a, begin, end, workspace<T>(shuffle_workspace(half)));
 }
 
 template <typename T>

@@ -77,7 +77,7 @@ Pair forward(const Halves& h) {
     p.args.ld_out_left = p.args.ld_out_right = channels;
   }
   for_tasks(rows, task_rows(rows), [&](int64_t, int64_t begin, int64_t end) {
-    kernels<T>().shuffle(p.args, begin, end, workspace<T>(8 * (round_up(channels, 16) + 64)));
+    kernels<T>().shuffle(p.args, begin, end, workspace<T>(shuffle_workspace(channels)));
   });
   return {a, b};
 }
@@ -122,7 +122,7 @@ Gradients backward(const Tensor& grad_left, const Tensor& grad_right, Halves h) 
     mine.d_shift_left = of_left.second(t);
     mine.d_scale_right = of_right.first(t);
     mine.d_shift_right = of_right.second(t);
-    kernels<T>().shuffle_backward(mine, begin, end, workspace<T>(round_up(channels, 16) + 64));
+    kernels<T>().shuffle_backward(mine, begin, end, workspace<T>(shuffle_workspace(channels)));
   });
   auto totals = [&](Partials<T>& partials, bool wanted, int64_t c) -> Pair {
     const auto options = left.options().memory_format(at::MemoryFormat::Contiguous);

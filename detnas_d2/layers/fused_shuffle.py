@@ -54,7 +54,11 @@ def can_fuse(modules: Sequence[nn.Module], x: Tensor) -> bool:
         return False
     if any(_hooked(module) for module in modules):
         return False
-    return all(_plain(layer) for module in modules for layer in conv_norm_acts(module))
+    for module in modules:
+        for layer in conv_norm_acts(module):
+            if not _plain(layer):
+                return False
+    return True
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -62,10 +66,13 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _plain(layer: ConvNormAct) -> bool:
-    norm = layer.norm
-    if _hooked(layer) or _hooked(layer.conv) or _hooked(norm):
+    parts = layer._modules  # nn.Module's own lookup of attributes is slow
+    norm = parts["norm"]
+    if _hooked(layer) or _hooked(parts["conv"]) or _hooked(norm):
         return False
-    if type(norm) not in NORMS or norm.running_mean is None or norm.weight is None:
+    if type(norm) not in NORMS:
+        return False
+    if norm._buffers["running_mean"] is None or norm._parameters["weight"] is None:
         return False
     return "forward" not in norm.__dict__ or COLLECTOR in norm.__dict__
 
@@ -73,7 +80,10 @@ def _plain(layer: ConvNormAct) -> bool:
 def conv_norm_acts(module: nn.Module) -> list[ConvNormAct]:
     if isinstance(module, ConvNormAct):
         return [module]
-    return [*module.main, *(module.projection or ())]
+    layers = list(module.main._modules.values())
+    if module.projection is not None:
+        layers += module.projection._modules.values()
+    return layers
 
 
 def uses_batch_statistics(norm: _BatchNorm) -> bool:
@@ -96,9 +106,9 @@ def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
         momentum = norm.momentum
         if momentum is None:
             momentum = 1.0 / norm.num_batches_tracked.item()
-        variance = stats.m2 / (count - 1).clamp(min=1)
+        n = (count - 1).clamp(min=1) if count.is_cuda else max(count.item() - 1, 1)
         norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+        norm.running_var.lerp_((stats.m2 / n).to(norm.running_var.dtype), momentum)
     return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
 
 
@@ -198,12 +208,17 @@ def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
 
     Kept with the layer until a tensor it is made of is replaced or written to.
     """
-    conv, norm = layer.conv, layer.norm
-    parts = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    key = tuple((id(t), t.data_ptr(), t._version) for t in parts if t is not None)
+    conv, norm = layer._modules["conv"]._parameters, layer._modules["norm"]
+    affine, running = norm._parameters, norm._buffers
+    parts = (
+        conv["weight"], conv["bias"], affine["weight"], affine["bias"],
+        running["running_mean"], running["running_var"],
+    )  # fmt: skip
+    key = [(id(t), t.data_ptr(), t._version) for t in parts if t is not None]
     cached = layer.__dict__.get("_folded")
     if cached is not None and cached[0] == key:
         return cached[1]
+    conv = layer.conv
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = norm.bias - norm.running_mean * scale
     if conv.bias is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.reference import BNStats, bn_stats_merge
-from detnas_d2.ops.registration import compiled, fake_stats, undefined, wide
+from detnas_d2.ops.registration import compiled, differentiable, fake_stats, undefined, wide
 
 __all__ = ["BNStats", "bn_fold", "bn_stats", "bn_stats_merge"]
 
@@ -31,7 +31,7 @@ def bn_stats(
         Zeros for an empty x.
     """
     if compiled(x):
-        return BNStats(*torch.ops.detnas_d2.bn_stats(x, scale, shift, relu))
+        return BNStats(*_bn_stats(x, scale, shift, relu))
     return reference.bn_stats(x, scale, shift, relu)
 
 
@@ -40,7 +40,7 @@ def bn_fold(
 ) -> tuple[Tensor, Tensor]:
     """The affine map (scale, shift), each (C), of a BatchNorm with these statistics."""
     if compiled(stats.mean):
-        return torch.ops.detnas_d2.bn_fold(*stats, gamma, beta, eps)
+        return _bn_fold(*stats, gamma, beta, eps)
     return reference.bn_fold(stats, gamma, beta, eps)
 
 
@@ -98,7 +98,5 @@ if has_extension():
     torch.library.register_fake("detnas_d2::bn_stats_backward", _stats_backward_fake)
     torch.library.register_fake("detnas_d2::bn_fold", _fold_fake)
     torch.library.register_fake("detnas_d2::bn_fold_backward", _fold_backward_fake)
-    torch.library.register_autograd(
-        "detnas_d2::bn_stats", _stats_backward, setup_context=_stats_setup
-    )
-    torch.library.register_autograd("detnas_d2::bn_fold", _fold_backward, setup_context=_fold_setup)
+    _bn_stats = differentiable("bn_stats", _stats_setup, _stats_backward)
+    _bn_fold = differentiable("bn_fold", _fold_setup, _fold_backward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
     channels_last,
     compiled,
+    differentiable,
     fake_stats,
     lower,
     register_autocast,
@@ -47,7 +48,7 @@ def pointwise_conv(
     args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, groups)
     if not compiled(x):
         return reference.pointwise_conv(*args)
-    y, *stats = torch.ops.detnas_d2.pointwise_conv(*args)
+    y, *stats = _CALLS["pointwise_conv"](*args)
     return y, BNStats(*stats) if want_stats else None
 
 
@@ -75,7 +76,7 @@ def depthwise_conv(
     args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, stride, dilation)
     if not compiled(x):
         return reference.depthwise_conv(*args)
-    y, *stats = torch.ops.detnas_d2.depthwise_conv(*args)
+    y, *stats = _CALLS["depthwise_conv"](*args)
     return y, BNStats(*stats) if want_stats else None
 
 
@@ -229,13 +230,13 @@ def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
     return dx, dw, da if ctx.affine else [], db if ctx.affine else [], None, None, None, None
 
 
+_CALLS: dict[str, Callable] = {}
+
 if has_extension():
     for _name, _fake in (("pointwise_conv", _pointwise_fake), ("depthwise_conv", _depthwise_fake)):
         torch.library.register_fake(f"detnas_d2::{_name}", _fake)
         torch.library.register_fake(f"detnas_d2::{_name}_backward", _backward_fake)
-        torch.library.register_autograd(
-            f"detnas_d2::{_name}", _make_backward(f"{_name}_backward"), setup_context=_setup
-        )
+        _CALLS[_name] = differentiable(_name, _setup, _make_backward(f"{_name}_backward"))
         register_autocast(
             _name, lambda dtype, x, w, *rest: (lower(x, dtype), lower(w, dtype), *rest)
         )

@@ -1,4 +1,4 @@
-"""Shared by the operators' modules: which implementation runs, autocast."""
+"""Shared by the operators' modules: which implementation runs, gradients, autocast."""
 
 from __future__ import annotations
 
@@ -11,13 +11,44 @@ from detnas_d2.ops.extension import build_info, has_extension
 
 NAMESPACE = "detnas_d2"
 _HAS_CUDA = has_extension() and build_info().endswith("CUDA yes")
+_DEVICES = {"cpu", "meta"} | ({"cuda"} if _HAS_CUDA else set()) if has_extension() else set()
 
 
 def compiled(x: Tensor) -> bool:
     """Whether the compiled operator takes this input, by its device and dtype."""
-    if not has_extension() or not x.is_floating_point():
-        return False
-    return x.device.type in ("cpu", "meta") or (x.is_cuda and _HAS_CUDA)
+    return x.device.type in _DEVICES and x.is_floating_point()
+
+
+def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
+    """Registers the gradient of an operator; returns a function that calls it with little delay.
+
+    The library's own way to a registered gradient costs tens of microseconds of Python a call,
+    even without gradients: as much as the work on a small map. Tensors must be arguments of their
+    own, not in lists. ``setup`` and ``backward``: as for ``torch.library.register_autograd``.
+    """
+    torch.library.register_autograd(f"{NAMESPACE}::{op}", backward, setup_context=setup)
+    overload = getattr(getattr(torch.ops, NAMESPACE), op).default
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            with below_autograd():
+                output = overload(*args)
+            setup(ctx, args, output)
+            return output
+
+    Function.backward = staticmethod(backward)
+
+    def call(*args):
+        if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
+            return overload(*args)
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return Function.apply(*args)
+        with below_autograd():
+            return overload(*args)
+
+    return call
 
 
 def undefined(t: Tensor | None) -> Tensor | None:

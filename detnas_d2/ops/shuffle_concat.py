@@ -7,7 +7,13 @@ from torch import Tensor
 
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
-from detnas_d2.ops.registration import channels_last, compiled, undefined, wide
+from detnas_d2.ops.registration import (
+    channels_last,
+    compiled,
+    differentiable,
+    undefined,
+    wide,
+)
 
 
 def shuffle_concat(
@@ -42,7 +48,7 @@ def shuffle_concat(
     if left.dtype != right.dtype:  # under autocast; as torch.cat
         dtype = torch.promote_types(left.dtype, right.dtype)
         args = (left.to(dtype), right.to(dtype), *args[2:])
-    a, b = torch.ops.detnas_d2.shuffle_concat(*args)
+    a, b = _shuffle_concat(*args)
     return (a, b) if split else a
 
 
@@ -75,4 +81,4 @@ def _backward(ctx, grad_a, grad_b):
 if has_extension():
     torch.library.register_fake("detnas_d2::shuffle_concat", _fake)
     torch.library.register_fake("detnas_d2::shuffle_concat_backward", _backward_fake)
-    torch.library.register_autograd("detnas_d2::shuffle_concat", _backward, setup_context=_setup)
+    _shuffle_concat = differentiable("shuffle_concat", _setup, _backward)

@@ -107,24 +107,36 @@ DETNAS_INLINE int64_t shuffled(int method, int64_t j, int64_t channels) {
   return j;
 }
 
+// One pixel of the concatenation to its two shuffled halves, and back.
 template <typename T>
-DETNAS_INLINE void shuffle_pixel(int method, const T* __restrict in, int64_t channels,
-                                 T* __restrict left, int64_t c_left, T* __restrict right) {
-  if (method == 2 && c_left == channels / 2) {
-    for (int64_t j = 0; j < c_left; ++j) {
-      left[j] = in[2 * j];
-      right[j] = in[2 * j + 1];
-    }
-    return;
+DETNAS_INLINE void shuffle_pixel(int method, const T* in, int64_t channels, T* left, int64_t c_left,
+                                 T* right) {
+  const int64_t half = channels / 2;
+  if (method == 2 && c_left == half) return deinterleave(in, half, left, right);
+  if (method == 1 && c_left == half && half % 2 == 0) {
+    interleave(in, in + half, half / 2, left);
+    return interleave(in + half / 2, in + half + half / 2, half / 2, right);
   }
   for (int64_t j = 0; j < c_left; ++j) left[j] = in[shuffled(method, j, channels)];
   for (int64_t j = c_left; j < channels; ++j) right[j - c_left] = in[shuffled(method, j, channels)];
+}
+template <typename T>
+DETNAS_INLINE void unshuffle_pixel(int method, const T* left, const T* right, int64_t channels,
+                                   int64_t c_left, T* out) {
+  const int64_t half = channels / 2;
+  if (method == 2 && c_left == half) return interleave(left, right, half, out);
+  if (method == 1 && c_left == half && half % 2 == 0) {
+    deinterleave(left, half / 2, out, out + half);
+    return deinterleave(right, half / 2, out + half / 2, out + half + half / 2);
+  }
+  for (int64_t j = 0; j < c_left; ++j) out[shuffled(method, j, channels)] = left[j];
+  for (int64_t j = c_left; j < channels; ++j) out[shuffled(method, j, channels)] = right[j - c_left];
 }
 
 template <typename T>
 void shuffle(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
   const int64_t channels = a.c_left + a.c_right;
-  constexpr int64_t block = 8;
+  constexpr int64_t block = kShuffleBlock;
   const int64_t ld = round_up(channels, 16) + 32;
   for (int64_t p0 = begin; p0 < end; p0 += block) {
     const int64_t count = end - p0 < block ? end - p0 : block;
@@ -145,41 +157,49 @@ void shuffle(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
   }
 }
 
-// Sends one pixel's gradients of a half back through its source.
+// Sends the gradients of a half of a few pixels (ld between them) back through its source.
 template <typename T>
-DETNAS_INLINE void shuffle_half_backward(const Source<T>& s, int64_t pixel, int64_t channels,
-                                         const T* grad, T* out, double* d_scale, double* d_shift) {
+void shuffle_half_backward(const Source<T>& s, int64_t pixel, int64_t count, int64_t channels,
+                           const T* grad, int64_t ld, T* out, double* d_scale, double* d_shift) {
   using V = typename Vec<T>::type;
   const V zero = {};
   for (int64_t c = 0; c < channels; c += Vec<T>::size) {
     const int64_t n = channels - c;
-    V g = load(grad + c);
-    const V x = load_part(s.data + pixel * s.ld + c, n);
-    if (s.scale) {
-      const V scale = load(s.scale + c);
-      if (s.relu) g = x * scale + load(s.shift + c) <= zero ? zero : g;
-      add_lanes<T>(d_scale + c, g * x, n);
-      add_lanes<T>(d_shift + c, g, n);
-      g = g * scale;
-    } else if (s.relu) {
-      g = x <= zero ? zero : g;
+    const V scale = s.scale ? load(s.scale + c) : zero, shift = s.scale ? load(s.shift + c) : zero;
+    V dot = {}, total = {};
+    for (int64_t p = 0; p < count; ++p) {
+      V g = load(grad + p * ld + c);
+      if (s.scale) {
+        const V x = load_part(s.data + (pixel + p) * s.ld + c, n);
+        if (s.relu) g = x * scale + shift <= zero ? zero : g;
+        dot += g * x;
+        total += g;
+        g = g * scale;
+      } else if (s.relu) {
+        g = load_part(s.data + (pixel + p) * s.ld + c, n) <= zero ? zero : g;
+      }
+      store_part(out + (pixel + p) * channels + c, g, n);
     }
-    store_part(out + pixel * channels + c, g, n);
+    if (s.scale) {
+      add_lanes<T>(d_scale + c, dot, n);
+      add_lanes<T>(d_shift + c, total, n);
+    }
   }
 }
 
 template <typename T>
 void shuffle_backward(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
-  const int64_t channels = a.c_left + a.c_right;
-  for (int64_t p = begin; p < end; ++p) {
-    const T* left = a.out_left + p * a.ld_out_left;
-    const T* right = a.out_right + p * a.ld_out_right;
-    for (int64_t j = 0; j < a.c_out_left; ++j) work[shuffled(a.method, j, channels)] = left[j];
-    for (int64_t j = a.c_out_left; j < channels; ++j)
-      work[shuffled(a.method, j, channels)] = right[j - a.c_out_left];
-    shuffle_half_backward(a.left, p, a.c_left, work, a.grad_left, a.d_scale_left, a.d_shift_left);
-    shuffle_half_backward(a.right, p, a.c_right, work + a.c_left, a.grad_right, a.d_scale_right,
-                          a.d_shift_right);
+  const int64_t channels = a.c_left + a.c_right, ld = round_up(channels, 16) + 32;
+  constexpr int64_t block = kShuffleBlock;
+  for (int64_t p0 = begin; p0 < end; p0 += block) {
+    const int64_t count = end - p0 < block ? end - p0 : block;
+    for (int64_t i = 0; i < count; ++i)
+      unshuffle_pixel(a.method, a.out_left + (p0 + i) * a.ld_out_left,
+                      a.out_right + (p0 + i) * a.ld_out_right, channels, a.c_out_left, work + i * ld);
+    shuffle_half_backward(a.left, p0, count, a.c_left, work, ld, a.grad_left, a.d_scale_left,
+                          a.d_shift_left);
+    shuffle_half_backward(a.right, p0, count, a.c_right, work + a.c_left, ld, a.grad_right,
+                          a.d_scale_right, a.d_shift_right);
   }
 }
 

@@ -26,8 +26,11 @@ DETNAS_INLINE void gather(const Source<T>& s, const T* row, int64_t c, int64_t c
     for (int64_t j = 0; j < channels; ++j) out[j] = row[2 * (c + j)];
     return;
   }
+  const int64_t first = s.first + c;
+  if (first % 2 == 0 && channels % 2 == 0)
+    return interleave(row + first / 2, row + s.half + first / 2, channels / 2, out);
   for (int64_t j = 0; j < channels; ++j) {
-    const int64_t i = s.first + c + j;
+    const int64_t i = first + j;
     out[j] = row[i / 2 + (i % 2) * s.half];
   }
 }

@@ -53,8 +53,31 @@ DETNAS_INLINE typename Vec<T>::type relu(typename Vec<T>::type v) {
 // Sums of one vector added to doubles.
 template <typename T, typename V>
 DETNAS_INLINE void add_lanes(double* acc, V v, int64_t n) {
-  for (int64_t i = 0; i < Vec<T>::size; ++i)
-    if (i < n) acc[i] += static_cast<double>(v[i]);
+  T lanes[Vec<T>::size];
+  store(lanes, v);
+  if (__builtin_expect(n >= Vec<T>::size, 1)) {
+    for (int64_t i = 0; i < Vec<T>::size; ++i) acc[i] += static_cast<double>(lanes[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) acc[i] += static_cast<double>(lanes[i]);
+  }
+}
+
+// out[2 i] = a[i], out[2 i + 1] = b[i], and the reverse.
+template <typename T>
+DETNAS_INLINE void interleave(const T* __restrict a, const T* __restrict b, int64_t n,
+                              T* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[2 * i] = a[i];
+    out[2 * i + 1] = b[i];
+  }
+}
+template <typename T>
+DETNAS_INLINE void deinterleave(const T* __restrict in, int64_t n, T* __restrict a,
+                                T* __restrict b) {
+  for (int64_t i = 0; i < n; ++i) {
+    a[i] = in[2 * i];
+    b[i] = in[2 * i + 1];
+  }
 }
 
 template <typename T>
