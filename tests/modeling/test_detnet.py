@@ -1,4 +1,4 @@
-"""DetNet-59 and the other hand-made backbones of the DetNAS tables."""
+"""DetNet-59 and its pyramid."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_unknown_feature() -> None:
         build_backbone(cfg)
 
 
-@pytest.mark.parametrize("name", ["detnet59_fpn_coco", "detnet59_imagenet", "resnet50_fpn_coco"])
+@pytest.mark.parametrize("name", ["detnet59_fpn_coco", "detnet59_imagenet"])
 def test_takes_a_training_step(name: str) -> None:
     torch.manual_seed(0)
     cfg = config(name, "cpu")
@@ -139,7 +139,3 @@ def test_takes_a_training_step(name: str) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     assert all(loss.isfinite() for loss in losses.values())
-
-
-def test_resnet101_builds() -> None:
-    assert len(built("resnet101_fpn_coco").backbone.bottom_up.res4) == 23
