@@ -21,6 +21,7 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 from torchvision import transforms as T
+from torchvision.io import decode_jpeg, read_file
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import (
@@ -48,11 +49,14 @@ def main() -> None:
         root = args.folder or draw_images(Path(folder), args.images, tuple(args.size))
         cfg = config(root, Path(folder))
         loader = build_train_loader(cfg, start_iter=0)
-        dicts = [loader.dataset._dataset[i] for i in range(len(loader.dataset))]
+        dicts = [loader.dataset.samples[i] for i in range(len(loader.dataset))]
         sizes = [os.path.getsize(d["file_name"]) for d in dicts]
         print(f"{len(dicts)} images, {statistics.fmean(sizes) / 1024:.0f} KiB each on average\n")
         costs = sample_costs(cfg, dicts, args.repetitions)
         print_costs(costs)
+        print("\n| decoding otherwise, ms per image | |\n|---|---|")
+        for name, value in other_decoders(dicts, args.repetitions).items():
+            print(f"| {name} | {value:.3f} |")
         per_worker = 1e3 / costs["sum"]
         receive = receiving_costs(cfg, loader.dataset)
         print("\n| the training process, ms per image | |\n|---|---|")
@@ -138,6 +142,28 @@ def print_costs(costs: dict[str, float]) -> None:
     print("| a worker, ms per image | | share |\n|---|---|---|")
     for name, value in costs.items():
         print(f"| {name} | {value:.3f} | {100 * value / costs['sum']:.0f} % |")
+
+
+def other_decoders(dicts: list[dict], repetitions: int) -> dict[str, float]:
+    """Milliseconds per image of other ways to read and decode."""
+
+    def at_half_size(file: str) -> None:
+        with Image.open(file) as image:
+            image.draft("RGB", (image.width // 2, image.height // 2))
+            image.load()
+
+    decoders = {
+        "torchvision, the same pixels": lambda file: decode_jpeg(read_file(file)),
+        "Pillow at half size, other pixels": at_half_size,
+    }
+    costs = {}
+    for name, decode in decoders.items():
+        start = time.process_time()
+        for _ in range(repetitions):
+            for sample in dicts:
+                decode(sample["file_name"])
+        costs[name] = 1e3 * (time.process_time() - start) / (repetitions * len(dicts))
+    return costs
 
 
 def receiving_costs(cfg: CfgNode, dataset: SeededMapDataset) -> dict[str, float]:
