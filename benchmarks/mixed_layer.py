@@ -4,14 +4,17 @@
     python benchmarks/mixed_layer.py --channels 96 --size 40 60 --images 2 --repeats 5
 
 Eight inverted residuals. Prints MiB that autograd saves (parameters left out), the median time of
-forward and backward pass, both also relative to keeping all activations, and by how much the
-running statistics of BatchNorm moved against one update.
+forward and backward pass, its ratio to keeping all activations (the naive sum) in the same round
+(median and range over the rounds, which run all three in turn), and how often the running
+statistics of BatchNorm were updated.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -91,13 +94,16 @@ def main() -> None:
             run(x, weights).sum().backward()
             times[name].append(time.perf_counter() - start)
     memory = {n: saved_bytes(blocks[n], partial(run, x, weights)) for n, run in runs.items()}
-    seconds = {name: statistics.median(values[1:]) for name, values in times.items()}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}")
+    print(" ".join(["benchmarks/mixed_layer.py", *sys.argv[1:]]))
     for name in runs:
         updates = blocks[name].candidates[OPS[0]].expand.norm.num_batches_tracked.item()
-        less = memory["kept"] / memory[name]
+        ratios = sorted(a / b for a, b in zip(times[name][1:], times["kept"][1:], strict=True))
         print(
-            f"{name:<14}{memory[name] / 2**20:>9.1f} MiB ({less:.0f}x less)"
-            f"{1e3 * seconds[name]:>9.0f} ms ({seconds[name] / seconds['kept']:.2f}x)"
+            f"{name:<14}{memory[name] / 2**20:>8.1f} MiB, "
+            f"{memory['kept'] / memory[name]:.0f}x less   "
+            f"{1e3 * statistics.median(times[name][1:]):.0f} ms, ratio "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             f"   statistics updated {updates} times in {args.repeats + 2} steps"
         )
 

@@ -1,50 +1,128 @@
-"""Every Hit-Detector config builds; parameters of baselines and ablations."""
+"""Every Hit-Detector config builds and trains a step; parameters of baselines and ablations."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 from detnas_d2.analysis.complexity import analyze
-from detnas_d2.config.tools import load_config
+from detnas_d2.config.tools import flatten, load_config
+from detnas_d2.engine import Trainer
+from detnas_d2.engine.gradient_search import GradientSearchTrainer
+from detnas_d2.engine.hit_search import is_relaxed
+from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
+from tests.helpers import classification_batch, training_batch
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "HitDetector"
 FILES = sorted(
     str(f.relative_to(CONFIGS))
     for f in CONFIGS.rglob("*.yaml")
-    if "STAGES" not in yaml.safe_load(f.read_text())
+    if "STAGES" not in yaml.safe_load(f.read_text()) and not f.name.startswith("Base")
 )
-# What a pipeline completes with operations or a genotype.
-INCOMPLETE = {
-    "demo/train.yaml",
-    "demo/pretrain.yaml",
-    "demo/search.yaml",
-    "bccd/train.yaml",
-    "search/pretrain_imagenet.yaml",
-    "search/search_coco.yaml",
-}
-# The same structure as another one with other numbers: reading them is enough.
-REPEATED = ("influence_backbone", "influence_neck", "influence_head", "mu0", "search/screen_")
-BUILT = ("ablations/influence_neck_conv_k5_d3_coco.yaml", "search/screen_head_coco.yaml")
 
 
-def complete(name):
-    repeated = any(word in name for word in REPEATED) and name not in BUILT
-    return not (repeated or Path(name).name.startswith("Base") or name in INCOMPLETE)
+@cache
+def completed(name):
+    """The config with operations where a pipeline would fill them in."""
+    cfg = load_config(str(CONFIGS / name))
+    node = cfg.MODEL.HIT
+    for part in PARTS:
+        key = part.upper()
+        if part in node.SEARCHED_PARTS:
+            # Two of the candidates: building all takes seconds. CANDIDATES are built elsewhere.
+            node.OPS[key] = node.OPS[key][:2] or ["skip", "sep_k3_d1"]
+        elif not node.GENOTYPE[key]:
+            depths = HIT_NETWORKS[node.NETWORK].depths(part, len(cfg.MODEL.FPN.IN_FEATURES))
+            node.GENOTYPE[key] = " / ".join(" ".join(["sep_k3_d1"] * depth) for depth in depths)
+    cfg.freeze()
+    return cfg
+
+
+def same_model(name):
+    """Equal for configs of equal models."""
+    values = flatten(completed(name).MODEL)
+    return str(sorted((k, v) for k, v in values.items() if not k.startswith("WEIGHTS")))
+
+
+def same_code(name):
+    """Equal for configs whose training steps run the same code: genotypes do not count."""
+    cfg = completed(name)
+    model, hit = cfg.MODEL, cfg.MODEL.HIT
+    parts = tuple(hit.SEARCHED_PARTS)
+    step = hit.STRATEGY, cfg.HIT_SEARCH.SCREENING.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE
+    names = model.BACKBONE.NAME, hit.BOTTOM_UP, model.ROI_BOX_HEAD.NAME, model.FPN.NORM
+    frame = hit.NETWORK if "hit" in model.BACKBONE.NAME else ""
+    return model.META_ARCHITECTURE, parts, step, names, frame, model.RESNETS.NUM_GROUPS
+
+
+BUILT = sorted({same_model(name): name for name in FILES}.values())
+TRAINED = sorted({same_code(name): name for name in FILES}.values())
 
 
 @cache
 def costs(name):
-    return analyze(load_config(str(CONFIGS / name)), input_size=(128, 128), proposals=10)
+    return analyze(completed(name), input_size=(128, 128), proposals=10)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", BUILT)
 def test_every_config_builds(name):
-    if complete(name):
-        assert costs(name)["backbone"].params > 0 and costs(name)["head"].params > 0
-    else:
-        load_config(str(CONFIGS / name))
+    assert costs(name)["backbone"].params > 0 and costs(name)["head"].params > 0
+
+
+def narrow(network):
+    """The frame with its depths and an eighth of its widths."""
+    return replace(
+        network,
+        stage_channels=tuple(tuple(8 * (c // 64 + 1) for c in s) for s in network.stage_channels),
+        stem_channels=8,
+        stem_ops=tuple((op, 8) for op, _ in network.stem_ops),
+        tail=tuple((op, 64) for op, _ in network.tail),
+        neck_channels=32,
+        fc_channels=16,
+    )
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_config_of_each_kind_trains_a_step(name, monkeypatch):
+    torch.manual_seed(0)
+    cfg = completed(name).clone()
+    cfg.defrost()
+    frame = cfg.MODEL.HIT.NETWORK
+    monkeypatch.setitem(HIT_NETWORKS, frame, narrow(HIT_NETWORKS[frame]))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = 32
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 1 if cfg.MODEL.RESNETS.NUM_GROUPS > 1 else 8
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 20
+    cfg.HIT_SEARCH.SCREENING.KEEP = 1
+    trainer = GradientSearchTrainer if is_relaxed(cfg) else Trainer
+    searches = cfg.HIT_SEARCH.ARCH_START_ITER >= 0
+    cfg.HIT_SEARCH.ARCH_START_ITER = 0 if searches else -1
+    model = build_model(cfg)
+    step = trainer.build_step(cfg, model, trainer.build_optimizer(cfg, model))
+    batch = training_batch(sizes=((64, 64),) * 2, classes=(0, 1))
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        batch = classification_batch(64, [0, 1])
+    step.set_data([batch])
+    if searches:
+        step.set_arch_data([batch])
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    with EventStorage(0):
+        step.iter = 0
+        step.run_step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert all(p.isfinite().all() for p in model.parameters())
+    parts = {n.partition(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert parts == {n.partition(".")[0] for n in moved}
+    assert searches == any(n.endswith("alpha") for n in moved)
 
 
 @pytest.mark.parametrize(
