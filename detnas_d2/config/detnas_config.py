@@ -42,8 +42,10 @@ def _add_model_config(cfg: CN) -> None:
     # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
     # Run the backbone through the operators of csrc/ instead of its modules: "off", "cpu" (on CPUs
-    # only) or "on". The results are the same but for rounding. Modules that do not fit (other
-    # norms than BN, forward hooks) run themselves. Off until the operators have been run on GPUs
+    # only), "on", or "auto" (on CPUs, in one process, every block the way that is faster: measured
+    # once for each kind and size of block and kept in OUTPUT_DIR/fused_ops.json, which a resumed
+    # run reads). The results are the same but for rounding. Modules that do not fit (other norms
+    # than BN, forward hooks) run themselves. Off until the operators have been run on GPUs
     # and with AVX-512: so far they are tested with AVX2, and the CUDA kernels on an emulator.
     cfg.MODEL.DETNAS.FUSED_OPS = "off"
     # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing

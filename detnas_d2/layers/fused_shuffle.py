@@ -23,10 +23,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _global_forward_hooks
 
 from detnas_d2 import ops
+from detnas_d2.layers.block_choice import choose
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops import BNStats
+from detnas_d2.ops.choice import Choices
 from detnas_d2.ops.registration import compiled
 
 # Recalibration lends this attribute to a BatchNorm: a function that takes the BNStats of a batch.
@@ -166,29 +168,43 @@ def join(left: Pending, right: Pending, method: int, split: bool) -> tuple[Tenso
 
 
 def run_blocks(
-    p: Pending, blocks: Sequence[ShuffleBlock], wanted: Collection[int]
+    p: Pending,
+    blocks: Sequence[ShuffleBlock],
+    wanted: Collection[int],
+    fits: Sequence[bool] | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The output of the last block and those of the blocks ``wanted``, by index.
 
-    All BatchNorms use statistics of the batch.
+    All BatchNorms use statistics of the batch. ``fits``: for each block whether the operators run
+    it, or its modules.
     """
+    fits = fits or [True] * len(blocks)
     outputs: dict[int, Tensor] = {}
     halves: tuple[Tensor, Tensor] | None = None
     for i, block in enumerate(blocks):
+        if not fits[i]:
+            p = Pending(block(_materialise(p)))
+            if i in wanted:
+                outputs[i] = p.x
+            continue
         if block.stride == 2:
             left, right = chain(block.projection, p), chain(block.main, p)
         else:
             if halves is None:
                 halves = _Split.apply(_materialise(p), block.shuffle_method)
             left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]))
-        following = blocks[i + 1] if i + 1 < len(blocks) else None
-        if following is not None and following.stride == 1 and i not in wanted:
-            halves = join(left, right, following.shuffle_method, True)
+        more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
+        if more and blocks[i + 1].stride == 1:
+            halves = join(left, right, blocks[i + 1].shuffle_method, True)
         else:
             halves, p = None, Pending(join(left, right, 0, False))
             if i in wanted:
                 outputs[i] = p.x
     return p.x, outputs
+
+
+def _run_block(block: ShuffleBlock, x: Tensor) -> Tensor:
+    return run_blocks(Pending(x), [block], ())[0]
 
 
 def _materialise(p: Pending) -> Tensor:
@@ -250,6 +266,7 @@ def fused_forward(
     wanted: Collection[int],
     first: int = 0,
     extra: Sequence[nn.Module] = (),
+    choices: Choices | None = None,
 ) -> tuple[dict[int, Tensor], Tensor | None] | None:
     """Outputs ``wanted``, by depth, and that of ``last`` if it is given.
 
@@ -257,6 +274,8 @@ def fused_forward(
         stem: None if ``x`` is not the images but the output at depth ``first``.
         wanted: depths; 0 is the output of the stem, ``first + d`` that of the d-th of ``blocks``.
         extra: modules around the blocks, whose hooks count too.
+        choices: run every block the way that is faster here. Not with several processes, which
+            might choose differently and wait for each other's statistics in vain.
 
     Returns:
         None where the modules have to run themselves: see :func:`can_fuse`; in evaluation also
@@ -268,8 +287,10 @@ def fused_forward(
     modes = {uses_batch_statistics(c.norm) for m in modules for c in conv_norm_acts(m)}
     if len(modes) != 1:
         return None
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        choices = None
     if modes == {True}:
-        return _fused_with_batch_statistics(stem, blocks, last, x, wanted, first)
+        return _fused_with_batch_statistics(stem, blocks, last, x, wanted, first, choices)
     if torch.is_grad_enabled():
         return None
     outputs: dict[int, Tensor] = {}
@@ -278,8 +299,9 @@ def fused_forward(
         x = eval_layer(stem, x)
         if 0 in wanted:
             outputs[0] = x
+    fits = choices and choose(choices, blocks, x, "evaluation", eval_block)
     for depth, block in enumerate(blocks, first + 1):
-        x = eval_block(block, x)
+        x = eval_block(block, x) if fits is None or fits[depth - first - 1] else block(x)
         if depth in wanted:
             outputs[depth] = x
     return outputs, None if last is None else eval_layer(last, x)
@@ -292,6 +314,7 @@ def _fused_with_batch_statistics(
     x: Tensor,
     wanted: Collection[int],
     first: int,
+    choices: Choices | None,
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     outputs: dict[int, Tensor] = {}
     p = Pending(x)
@@ -300,6 +323,8 @@ def _fused_with_batch_statistics(
         if 0 in wanted:
             p = Pending(_materialise(p))
             outputs[0] = p.x
-    x, found = run_blocks(p, blocks, {depth - first - 1 for depth in wanted})
+    mode = "training" if torch.is_grad_enabled() else "statistics"
+    fits = choices and choose(choices, blocks, p.x, mode, _run_block)
+    x, found = run_blocks(p, blocks, {depth - first - 1 for depth in wanted}, fits)
     outputs |= {index + first + 1: output for index, output in found.items()}
     return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -31,6 +32,7 @@ from detnas_d2.modeling.shufflenet import (
     ShuffleNetBackbone,
     Supernet,
 )
+from detnas_d2.ops.choice import Choices
 from detnas_d2.search_space import PathError, get_space
 
 
@@ -63,17 +65,20 @@ def backbone_from_config(
             f"MODEL.DETNAS.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
         )
     if supernet:
-        backbone: ShuffleNetBackbone = Supernet(space, **options)
-        backbone.fused_ops = node.FUSED_OPS
-        return backbone
+        return _with_operators(Supernet(space, **options), cfg)
     if not node.PATH:
         raise PathError("MODEL.DETNAS.PATH is empty: a searched backbone needs a path")
     try:
         path = space.path(node.PATH)
     except PathError as error:
         raise PathError(f"MODEL.DETNAS.PATH: {error}") from None
-    backbone = SearchedBackbone(path, **options)
-    backbone.fused_ops = node.FUSED_OPS
+    return _with_operators(SearchedBackbone(path, **options), cfg)
+
+
+def _with_operators(backbone: ShuffleNetBackbone, cfg: CfgNode) -> ShuffleNetBackbone:
+    backbone.fused_ops = cfg.MODEL.DETNAS.FUSED_OPS
+    if backbone.fused_ops == "auto":
+        backbone.choices = Choices(Path(cfg.OUTPUT_DIR) / "fused_ops.json")
     return backbone
 
 

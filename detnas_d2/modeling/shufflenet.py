@@ -13,10 +13,11 @@ from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.hit.supernet import HitSupernet, find_hit_supernet
 from detnas_d2.modeling.prefix_walk import PrefixWalk
+from detnas_d2.ops.choice import Choices
 from detnas_d2.search_space import ChoiceBlock, LayerSpec, Path, SearchSpace
 
 INITS = ("imagenet", "default")
-FUSED_OPS = ("off", "cpu", "on")
+FUSED_OPS = ("off", "cpu", "on", "auto")
 
 
 class ShuffleNetBackbone(Backbone):
@@ -34,10 +35,12 @@ class ShuffleNetBackbone(Backbone):
         init: "imagenet" or "default", see the config key ``MODEL.DETNAS.INIT``.
 
     Attributes:
-        fused_ops: "off", "cpu" or "on", see the config key ``MODEL.DETNAS.FUSED_OPS``.
+        fused_ops: "off", "cpu", "on" or "auto", see the config key ``MODEL.DETNAS.FUSED_OPS``.
+        choices: what "auto" has measured.
     """
 
     fused_ops = "cpu"
+    choices: Choices | None = None
 
     def __init__(
         self,
@@ -106,11 +109,13 @@ class ShuffleNetBackbone(Backbone):
         start = max(outputs, default=-1)
         x = outputs.get(start, images)
         last = self.last if "last" in self._out_features else None
-        fuses = self.fused_ops == "on" or (self.fused_ops == "cpu" and not x.is_cuda)
+        fuses = self.fused_ops == "on" or (self.fused_ops in ("cpu", "auto") and not x.is_cuda)
         if fuses and start < len(self.blocks):
             blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
             stem = self.stem if start < 0 else None
-            found = fused_forward(stem, blocks, last, x, wanted, max(start, 0), extra=self.blocks)
+            found = fused_forward(
+                stem, blocks, last, x, wanted, max(start, 0), self.blocks, self.choices
+            )
             if found is not None:
                 outputs.update(found[0])
                 return found[1]
