@@ -8,7 +8,8 @@ from torch import nn
 
 from detnas_d2.analysis.complexity import analyze
 from detnas_d2.engine.hit_search import genotype_cost
-from detnas_d2.modeling import adapt_state_dict
+from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
+from detnas_d2.modeling import activate, adapt_state_dict, find_supernet
 from detnas_d2.modeling.hit.retinanet import TwinOperation
 from tests.modeling.hit.test_detector import OPS, config, images
 
@@ -21,7 +22,7 @@ def one_stage(searched=()):
     cfg.MODEL.RETINANET.NORM = "GN"
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
     cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]]
-    cfg.HIT_SEARCH.COST_INPUT = [64, 96]
+    cfg.HIT_SEARCH.COST_INPUT = cfg.SEARCH.MAX_MACS_INPUT = [64, 96]
     return cfg
 
 
@@ -72,6 +73,19 @@ def test_cost_of_the_searched_layers_is_what_the_whole_model_has_more():
     (ours_a, whole_a), (ours_b, whole_b) = found
     assert ours_b.macs - ours_a.macs == whole_b.macs - whole_a.macs > 0
     assert ours_b.params - ours_a.params == whole_b.params - whole_a.params > 0
+
+
+def test_its_sub_spaces_are_those_of_evolution_too():
+    cfg = one_stage(PARTS)
+    cfg.MODEL.HIT.STRATEGY = "sampling"
+    model, space = build_model(cfg), searched_space(cfg)
+    assert find_supernet(model).space == space and space.stage_depths == (2, 2, 2, 2, 3, 3, 2)
+    path = space.uniform_path("sep_k3_d1")
+    with activate(model, path), torch.no_grad():
+        assert len(model.eval()(images())[0]["instances"].image_size) == 2
+    fixed = one_stage()
+    fix_path(fixed, space, str(path))
+    assert genotype_cost(fixed) == space_costs(cfg, space).cost(path)
 
 
 def test_batch_statistics_are_refused():
