@@ -84,13 +84,27 @@ def choices(args: argparse.Namespace) -> None:
             print(f"{layer:<7}{op:<16}{before:>14.2f}{share:>16.2f}")
     write(args, frequencies)
     if args.plot:
-        figure, axes = new_figure(len(frequencies[last]))
-        for layer, axis in enumerate(axes):
-            for op in frequencies[last][layer]:
-                axis.plot(list(frequencies), [f[layer][op] for f in frequencies.values()], label=op)
-            axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation")
-        axes[0].legend()
-        figure.savefig(args.plot)
+        draw_choices(frequencies, args.plot)
+
+
+def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str) -> None:
+    """A stacked bar for each generation, an axis for each layer."""
+    from matplotlib import colormaps
+
+    layers = list(zip(*frequencies.values(), strict=True))
+    ops = dict.fromkeys(op for generations in layers for op in generations[0])
+    colors = colormaps["tab10" if len(ops) <= 10 else "tab20"].colors
+    figure, axes = new_figure(len(layers))
+    for layer, (axis, generations) in enumerate(zip(axes, layers, strict=True)):
+        bottom = [0.0] * len(generations)
+        for op, color in zip(ops, colors * 2, strict=False):
+            shares = [generation.get(op, 0.0) for generation in generations]
+            axis.bar(list(frequencies), shares, bottom=bottom, color=color, label=op)
+            bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
+        axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation", ylabel="share")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(ops))
+    figure.savefig(file)
 
 
 def standalone(args: argparse.Namespace) -> None:
@@ -164,7 +178,10 @@ def new_figure(count: int) -> tuple[Any, list[Any]]:
     columns = min(count, 4)
     rows = -(-count // columns)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)[:count]
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
 
 
 if __name__ == "__main__":
