@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from detnas_d2.config.tools import flatten
-from detnas_d2.data import build_calibration_batches, build_test_loader
+from detnas_d2.data import build_calibration_batches, build_test_loader, cached_loaders
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.population import PopulationEvaluator
@@ -61,6 +61,9 @@ def candidate_evaluator(
             model, build_evaluator=lambda: build_evaluator(cfg, validation, folder), **common
         )
         return
+    common["data_loader"], common["calibration"] = cached_loaders(
+        common["data_loader"], batches, folder=cfg.OUTPUT_DIR, gib=cfg.SEARCH.IMAGE_CACHE_GIB
+    )
     key = json.dumps([evaluation_fingerprint(cfg), batches.image_indices], sort_keys=True)
     task = ScoringTask.of(cfg, validation)
     with ScoringPool(task, workers=cfg.SEARCH.SCORING_WORKERS) as scoring:
