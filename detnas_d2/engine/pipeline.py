@@ -154,11 +154,15 @@ class Pipeline:
         return found
 
 
-def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
+def read_pipeline(
+    file: str, opts: tuple[str, ...] = (), loaded: dict[str, CfgNode] | None = None
+) -> Pipeline:
     """Parses and checks a pipeline file.
 
     Args:
         opts: KEY VALUE overrides for every stage; OUTPUT_DIR is the pipeline's own.
+        loaded: config files read before, by name, and to be added to, for many pipelines of the
+            same files.
 
     Raises:
         PipelineError: naming the file, the stage and the key.
@@ -181,15 +185,19 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     if set(table) - rows:
         raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
     pipeline = Pipeline(file, output, tuple(stages), table, rest)
+    loaded = {} if loaded is None else loaded
     for stage in stages:
-        _check_config(pipeline, stage)
+        _check_config(pipeline, stage, loaded)
     return pipeline
 
 
-def _check_config(pipeline: Pipeline, stage: Stage) -> None:
+def _check_config(pipeline: Pipeline, stage: Stage, loaded: dict[str, CfgNode]) -> None:
     """Finds errors in the config of a stage before the first stage has run for days."""
+    name = pipeline.file_of(stage)
     try:
-        cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
+        loaded[name] = loaded.get(name) or load_config(name)
+        cfg = loaded[name].clone()
+        cfg.merge_from_list([*stage.opts, *pipeline.opts])
         if stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from detectron2.config import CfgNode
 
 from detnas_d2.engine.pipeline import Pipeline, Stage, read_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
@@ -151,13 +152,14 @@ def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
     columns = tuple(_entry(file, "COLUMNS", Column, entry) for entry in data["COLUMNS"])
     rows = tuple(_entry(file, "ROWS", Row, entry) for entry in data["ROWS"])
     pipelines: dict[int, dict[str, Pipeline]] = {}
+    loaded: dict[str, CfgNode] = {}
     for seed in data.get("SEEDS", [0]):
         pipelines[seed] = {}
         for name, path in data["PIPELINES"].items():
             place = os.path.join(output, f"seed{seed}", name)
             seeded = ("SEED", str(seed), "SEARCH.SEED", str(seed), "OUTPUT_DIR", place)
             path = os.path.join(os.path.dirname(file), path)
-            pipelines[seed][name] = read_pipeline(path, (*rest, *seeded))
+            pipelines[seed][name] = read_pipeline(path, (*rest, *seeded), loaded)
     table = Table(data.get("TITLE", file), output, columns, rows, pipelines)
     _check(file, table)
     return table

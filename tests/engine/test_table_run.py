@@ -88,7 +88,7 @@ def test_killed_run_is_told_and_resumed(configs: Configs, tmp_path: Path) -> Non
     rows = [{"NAME": "large", "ROW": "large"}]
     pipelines = {"one": "pipeline.yaml"}
     content = {"SEEDS": [0], "PIPELINES": pipelines, "COLUMNS": columns, "ROWS": rows}
-    file = write_table(tmp_path, configs, **content)
+    file = write_table(tmp_path, configs, stages=2, **content)
     args = arguments(file)
     process = multiprocessing.get_context("fork").Process(target=_run_until_killed, args=(args,))
     process.start()
@@ -97,7 +97,7 @@ def test_killed_run_is_told_and_resumed(configs: Configs, tmp_path: Path) -> Non
     table = read_table(file)
     states = [stage_state(run.pipeline, run.stage) for run in table.runs()]
     assert states[0] == STOPPED and set(states[1:]) == {"not started"}
-    assert list_runs(table).splitlines()[0] == "seed 0, one: base     stopped"
+    assert list_runs(table).splitlines()[0] == "seed 0, one: base   stopped"
     folder = Path(table.runs()[0].folder)
     assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
     assert run_table(args)

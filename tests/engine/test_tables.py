@@ -48,21 +48,21 @@ def arguments(file: str, *opts: str, dry_run: bool = False) -> argparse.Namespac
     )
 
 
-def write_table(folder: Path, configs: Configs, **content: object) -> str:
-    """A table over a pipeline of four stages, the first one shared."""
+def write_table(folder: Path, configs: Configs, stages: int = 4, **content: object) -> str:
+    """A table over a pipeline of at most four stages, the first one shared."""
     cfg = configs("faster", "SOLVER.MAX_ITER", 4, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1)
     cfg.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
     write_config(cfg, folder / "train.yaml")
     common = {"KIND": "train", "CONFIG": "train.yaml"}
     base = {"NAME": "base", "PATH": "uniform 3x3", "FOLDER": "../shared/base"}
     started = {**common, "WEIGHTS": "base", "PATH": "uniform 3x3"}
-    stages = [
+    all_stages = [
         {**common, **base},
         {**started, "NAME": "large", "OPTS": ["SOLVER.BASE_LR", 0.02]},
         {**started, "NAME": "small_1", "ROW": "other"},
         {**common, "NAME": "small_2", "PATH": "random 1", "ROW": "other"},
     ]
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump({"STAGES": stages}))
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump({"STAGES": all_stages[:stages]}))
     file = folder / "table.yaml"
     data = {**CONTENT, "OUTPUT_DIR": str(folder / "runs"), **content}
     file.write_text(yaml.safe_dump(data))
