@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from detnas_d2.data.files import write_text
+
+logger = logging.getLogger("detnas_d2.pipeline")
 
 DONE_FILE, FAILED_FILE, LOCK_FILE = "done.json", "failed.json", "running.lock"
 
@@ -68,6 +71,9 @@ def _acquire(lock: Any, folder: str) -> None:
             return
         except BlockingIOError:
             time.sleep(_PAUSE)
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: %s; it will read %r while it runs", folder, error, STOPPED)
+            return
     who = read_json(folder, LOCK_FILE) or {}
     raise StageBusy(f"{folder}: process {who.get('pid')} of {who.get('host')} runs it")
 
@@ -77,10 +83,10 @@ def is_running(folder: str) -> bool:
     try:
         with open(os.path.join(folder, LOCK_FILE)) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:  # no such file, or a file system without locks
+        return False
     return False
 
 

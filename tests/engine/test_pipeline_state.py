@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -67,3 +69,15 @@ def test_failure_is_kept_until_the_next_start(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), running(folder, "mark"):
         raise KeyboardInterrupt
     assert state_of(folder) == STOPPED
+
+
+def test_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with running(str(tmp_path), "mark"):
+        assert state_of(str(tmp_path)) == STOPPED
+    assert "Function not implemented; it will read 'stopped' while it runs" in caplog.text
