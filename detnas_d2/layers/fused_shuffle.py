@@ -50,17 +50,16 @@ class Pending(NamedTuple):
 def can_fuse(modules: Sequence[nn.Module], x: Tensor) -> bool:
     """Whether these modules can run through the operators: BatchNorms only, nothing hooked in,
     an input that the compiled operators take, and no tracing (which counts the modules' work)."""
+    return can_fuse_layers(modules, [c for m in modules for c in conv_norm_acts(m)], x)
+
+
+def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
+    """The same for modules that are made of ``layers``."""
     if not compiled(x) or x.numel() == 0:
         return False
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
         return False
-    if any(_hooked(module) for module in modules):
-        return False
-    for module in modules:
-        for layer in conv_norm_acts(module):
-            if not _plain(layer):
-                return False
-    return True
+    return not any(map(_hooked, modules)) and all(map(_plain, layers))
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -103,6 +102,13 @@ def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
     count = stats.count
     if not count.is_cuda and count == 1:
         raise ValueError("Expected more than 1 value per channel when training")
+    if norm.track_running_stats:
+        _update_running(norm, stats)
+    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
+
+
+def _update_running(norm: _BatchNorm, stats: BNStats) -> None:
+    count = stats.count
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         momentum = norm.momentum
@@ -111,7 +117,6 @@ def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
         n = (count - 1).clamp(min=1) if count.is_cuda else max(count.item() - 1, 1)
         norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
         norm.running_var.lerp_((stats.m2 / n).to(norm.running_var.dtype), momentum)
-    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
 
 
 def merge_over_ranks(stats: BNStats) -> BNStats:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from detnas_d2.layers.fused_residual import can_fuse_mixture, mixture
+
 
 class MixedBlock(nn.Module):
     """sum_i weights[i] * candidate_i(x) over the active candidates.
@@ -36,6 +38,7 @@ class MixedBlock(nn.Module):
         super().__init__()
         self.ops = ops
         self.recompute = recompute
+        self.fused_ops = "off"  # or "cpu" or "on", see the config key MODEL.HIT.FUSED_OPS
         self.candidates = nn.ModuleDict({op: build(op) for op in ops})
 
     def forward(self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None) -> Tensor:
@@ -50,13 +53,22 @@ class MixedBlock(nn.Module):
         indices = range(len(self.ops)) if active is None else active
         modules = [self.candidates[self.ops[i]] for i in indices]
         chosen = weights if active is None else weights[list(active)]
+        fused = self.fused_ops == "on" or (self.fused_ops == "cpu" and not x.is_cuda)
         if self.recompute and torch.is_grad_enabled():
             parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
-            return _RecomputedSum.apply(modules, x, chosen, *parameters)
-        return _weighted_sum(modules, x, chosen)
+            return _RecomputedSum.apply(modules, fused, x, chosen, *parameters)
+        return _weighted_sum(modules, fused, x, chosen)
 
 
-def _weighted_sum(modules: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
+def _run(module: nn.Module, fused: bool, x: Tensor) -> Tensor:
+    if fused and can_fuse_mixture([module], x):
+        return mixture([module], x, x.new_ones(1))
+    return module(x)
+
+
+def _weighted_sum(modules: Sequence[nn.Module], fused: bool, x: Tensor, weights: Tensor) -> Tensor:
+    if fused and can_fuse_mixture(modules, x):
+        return mixture(modules, x, weights)
     total = None
     for module, weight in zip(modules, weights.unbind(), strict=True):
         term = module(x) * weight
@@ -103,20 +115,21 @@ class _RecomputedSum(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         modules: list[nn.Module],
+        fused: bool,
         x: Tensor,
         weights: Tensor,
         *parameters: nn.Parameter,
     ) -> Tensor:
-        ctx.modules, ctx.parameters = modules, parameters
+        ctx.modules, ctx.fused, ctx.parameters = modules, fused, parameters
         ctx.autocast = _autocast_state(x.device.type)
         ctx.save_for_backward(x, weights)
-        return _weighted_sum(modules, x, weights)
+        return _weighted_sum(modules, fused, x, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
         x, weights = ctx.saved_tensors
-        needs_x, needs_weights = ctx.needs_input_grad[1:3]
+        needs_x, needs_weights = ctx.needs_input_grad[2:4]
         grads: dict[int, Tensor] = {}
         grad_x: Tensor | None = None
         grad_weights = torch.zeros_like(weights) if needs_weights else None
@@ -127,7 +140,7 @@ class _RecomputedSum(torch.autograd.Function):
                 frozen_statistics(module),
                 torch.autocast(**ctx.autocast) if ctx.autocast else nullcontext(),
             ):
-                y = module(x_i)
+                y = _run(module, ctx.fused, x_i)
             if needs_weights:
                 grad_weights[i] = (grad * y.detach()).sum()
             inputs = [p for p in module.parameters() if p.requires_grad]
@@ -145,4 +158,4 @@ class _RecomputedSum(torch.autograd.Function):
                 else:
                     known = grads.get(id(tensor))
                     grads[id(tensor)] = g if known is None else known + g
-        return (None, grad_x, grad_weights, *(grads.get(id(p)) for p in ctx.parameters))
+        return (None, None, grad_x, grad_weights, *(grads.get(id(p)) for p in ctx.parameters))

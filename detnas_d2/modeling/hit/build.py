@@ -41,6 +41,7 @@ from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.operations import CANDIDATES, get_operation
 
 STRATEGIES = ("gradient", "sampling")
+MIXED_OPS = ("off", "cpu", "on")
 _ANY = CANDIDATES[0]
 
 
@@ -84,12 +85,19 @@ def part_layers(
         raise ValueError(f"MODEL.HIT.SEARCHED_PARTS {sorted(unknown)}: expected {', '.join(PARTS)}")
     if node.STRATEGY not in STRATEGIES:
         raise ValueError(f"MODEL.HIT.STRATEGY {node.STRATEGY!r}: expected {', '.join(STRATEGIES)}")
+    if node.FUSED_OPS not in MIXED_OPS:
+        raise ValueError(
+            f"MODEL.HIT.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(MIXED_OPS)}"
+        )
     build = build or operation_builder(part, hit_norm(cfg))
     if part in node.SEARCHED_PARTS:
         layers = layers_of(candidate_ops(cfg, part))
         if node.STRATEGY == "sampling":
             return ChoiceLayers(part, layers, build, network=get_hit_network(node.NETWORK))
-        return RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
+        relaxed = RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
+        for block in relaxed.blocks:
+            block.fused_ops = node.FUSED_OPS
+        return relaxed
     key = f"MODEL.HIT.GENOTYPE.{part.upper()}"
     try:
         network = get_hit_network(node.NETWORK)
