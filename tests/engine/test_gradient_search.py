@@ -93,6 +93,21 @@ def test_search_result_is_a_config_that_trains(scenes):
     assert "bbox" in hit_train(cfg, resume=False)
 
 
+def test_one_stage_detector_is_searched_and_trained(scenes):
+    names = ("MODEL.META_ARCHITECTURE", "HitRetinaNet", "MODEL.RETINANET.NORM", "GN")
+    backbone = ("MODEL.BACKBONE.NAME", "build_hit_retinanet_pafpn_backbone")
+    levels = ("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"])
+    features = ("MODEL.FPN.IN_FEATURES", ["stage2", "stage3", "stage4"])
+    more = ("MODEL.RETINANET.NUM_CLASSES", 10, "SOLVER.MAX_ITER", 2)
+    cfg = scenes("search.yaml", "one", *names, *backbone, *levels, *features, *more)
+    genotype = gradient_search(cfg, resume=False)
+    best = load_config("one/best.yaml")
+    assert genotype_of(best) == genotype and list(map(len, genotype.parts.values())) == [4, 6, 2]
+    best.HIT_SEARCH.ARCH_START_ITER = -1
+    best.SOLVER.MAX_ITER = 1
+    assert "bbox" in hit_train(best, resume=False)
+
+
 def test_screening_writes_the_sub_space_and_its_history(scenes):
     opts = ("HIT_SEARCH.SCREENING.KEEP", 2, "HIT_SEARCH.SCREENING.REMOVE_START", 2)
     more = ("HIT_SEARCH.SCREENING.REMOVE_END", 4, "HIT_SEARCH.SCREENING.RECORD_PERIOD", 1)
