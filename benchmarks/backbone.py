@@ -107,6 +107,7 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
                 net = nets[f"{kind} {layout}"]
                 found[f"{kind} {layout}"] = partial(f, net, image)
         if args.compile:
+            torch.compiler.reset()
             net = torch.compile(nets[f"{kinds[-1]} channels_last"])
             found[f"torch.compile {kinds[-1]}"] = partial(f, net, xs["channels_last"])
         return found
@@ -154,6 +155,7 @@ def main() -> None:
     report = measure.Report("backbone", args)
     for threads in args.threads if args.device == "cpu" else [1]:
         torch.set_num_threads(threads)
+        report.write(measure.roofline(args.device, threads))
         for size, batches in SIZES.items():
             if args.quick and size != "320x480":
                 continue

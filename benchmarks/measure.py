@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from detnas_d2 import ops
 from detnas_d2.ops import build_info
 
 # glibc: take memory from the heap and never give it back.
@@ -138,6 +139,29 @@ def once(f: Callable[[], object], device: str) -> float:
     start_time = time.perf_counter()
     f()
     return (time.perf_counter() - start_time) * 1e3
+
+
+def multiply_add_rate(device: str) -> float:
+    """Multiply-adds per millisecond of the fastest float32 product at hand: a 1x1 convolution whose
+    operands stay in the cache, by this library or by PyTorch's."""
+    x = torch.rand(1, 384, 21, 40, device=device).contiguous(memory_format=torch.channels_last)
+    weight, matrix = (
+        torch.rand(384, 384, 1, 1, device=device),
+        torch.rand(1024, 1024, device=device),
+    )
+    with torch.no_grad():
+        runs = [lambda: ops.pointwise_conv(x, weight), lambda: matrix @ matrix]
+        times, _ = interleaved(runs, 20, device)
+    return max(x.numel() * 384 / times[0], 1024**3 / times[1])
+
+
+def roofline(device: str, threads: int) -> dict[str, float]:
+    """What the machine can do, as a record of a report."""
+    return {
+        "threads": threads,
+        "copy_gb_per_s": round(copy_bandwidth(device) / 1e6, 1),
+        "multiply_adds_g_per_s": round(multiply_add_rate(device) / 1e6, 1),
+    }
 
 
 def copy_bandwidth(device: str) -> float:
