@@ -1,4 +1,4 @@
-"""Evaluating candidates in four ways, one JSON object per line.
+"""Evaluating candidates in five ways, one JSON object per line.
 
     python benchmarks/population_evaluation.py [--quick] [--detector retinanet fpn]
         [--size 320x480 800x1216] [--device cuda]
@@ -11,17 +11,19 @@ precise_bn  per candidate fvcore's update_bn_stats on the whole detector, Detect
             inference_on_dataset, pycocotools
 sequential  detnas_d2's SequentialEvaluator, the reference
 population  detnas_d2's PopulationEvaluator as a search runs it (image cache, scoring workers)
+fused       the same with MODEL.DETNAS.FUSED_OPS cpu; fitness then differs by rounding
 
-in turn, in one process, on the same images. The first three take the same time for every
-candidate and are run on --few of them; the last on a whole population. "last" is a generation at
-the end of a recorded search (recorded_search.py), with the statistics that the generation before it
-left ("warm") or without ("cold"); "first" is its random first one. The fitness of the sequential
-and the population evaluator is compared, digit by digit.
+in turn, in one process, on the same images. The first three take the same time for every candidate
+and are run on --few of them, the last two on a whole population. "last" is the last generation of a
+recorded search (recorded_search.py), with the statistics that the one before it left ("warm") or
+without ("cold"); "first" is its random first one. Fitness is compared with the sequential
+evaluator's, at full precision.
 
 Weights are random, of the released architecture, with classification weights such that images have
 100 detections. Images: COCO's below $DETECTRON2_DATASETS, the built-in scenes where there is none.
-"seconds" and "cpu" (of this process, without workers) are per candidate; "peak_mib" is of resident
-memory. On a machine that does other work "cpu" is the figure to compare.
+"seconds" and "cpu" (of this process, without workers) are per candidate, "split" and "cpu_split"
+by what it did; "peak_mib" is of resident memory. On a machine that does other work "cpu" is the
+figure to compare.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ from detnas_d2.data import build_calibration_batches, build_test_loader, registe
 from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.trainer import Trainer
-from detnas_d2.modeling import activate
+from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search.candidate import Evaluation
 from detnas_d2.search.scoring import build_evaluator, quiet
 from detnas_d2.search_space import Path as Choice
@@ -64,21 +66,89 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "DetNAS"
 
 
 class Clock:
-    """Wall and processor seconds of this process per stage."""
+    """Wall and processor seconds of this process by what it is in, e.g. "inference/heads"."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.cpu: dict[str, float] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        self.seconds: dict[str, tuple[float, float]] = {}
+        self._within: list[str] = []
+        self._mark = time.perf_counter(), time.process_time()
+
+    def enter(self, name: str) -> None:
+        self._switch()
+        self._within.append(name)
+
+    def leave(self) -> None:
+        self._switch()
+        self._within.pop()
+
+    def _switch(self) -> None:
+        now, key = (time.perf_counter(), time.process_time()), "/".join(self._within)
+        wall, cpu = self.seconds.get(key, (0.0, 0.0))
+        self.seconds[key] = wall + now[0] - self._mark[0], cpu + now[1] - self._mark[1]
+        self._mark = now
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.add(name, time.perf_counter() - wall, time.process_time() - cpu)
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.leave()
 
-    def add(self, name: str, wall: float, cpu: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + wall
-        self.cpu[name] = self.cpu.get(name, 0.0) + cpu
+    def timed(self, name: str, call: Callable) -> Callable:
+        """``call`` as a stage."""
+
+        def wrapped(*arguments: Any) -> Any:
+            with self.stage(name):
+                return call(*arguments)
+
+        return wrapped
+
+    def watch(self, model: nn.Module) -> nn.Module:
+        """Backbone, neck and heads of the model count apart."""
+        parts = {"backbone": model.backbone.bottom_up, "neck": model.backbone}
+        for name in ("head", "proposal_generator", "roi_heads"):
+            if hasattr(model, name):
+                parts[name] = getattr(model, name)
+        for name, module in parts.items():
+            module.register_forward_pre_hook(lambda *_, name=name: self.enter(name))
+            module.register_forward_hook(lambda *_: self.leave())
+        return model
+
+    def split(self, count: int) -> dict[str, dict[str, float]]:
+        """Seconds per candidate by what it was in."""
+        self._switch()
+        names = sorted(self.seconds)
+        return {
+            kind: {n or "rest": round(self.seconds[n][i] / count, 3) for n in names}
+            for i, kind in enumerate(("split", "cpu_split"))
+        }
+
+
+class Loading:
+    """A loader whose batches are a stage."""
+
+    def __init__(self, loader: Any, clock: Clock) -> None:
+        self._loader, self._clock = loader, clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._clock.stage("loading"):
+            batches = iter(self._loader)
+        while True:
+            with self._clock.stage("loading"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
 
 class OneByOne:
@@ -88,32 +158,23 @@ class OneByOne:
         self.cfg, self.clock = cfg, clock
 
     def batches(self) -> Any:
-        node = self.cfg.SEARCH.CALIBRATION
-        return build_calibration_batches(
-            self.cfg, self.cfg.DATASETS.TRAIN[0], node.IMAGES, node.BATCH_SIZE, node.SEED
-        )
+        node, name = self.cfg.SEARCH.CALIBRATION, self.cfg.DATASETS.TRAIN[0]
+        arguments = node.IMAGES, node.BATCH_SIZE, node.SEED
+        return Loading(build_calibration_batches(self.cfg, name, *arguments), self.clock)
 
     def loaded(self, weights: str) -> nn.Module:
         model = Trainer.build_model(self.cfg)
         DetNASCheckpointer(model).load_all(weights)
-        return model
+        return self.clock.watch(model)
 
     def score(self, model: nn.Module, path: Choice) -> None:
         """inference_on_dataset, its evaluation timed apart."""
-        clock, name = self.clock, self.cfg.DATASETS.TEST[0]
+        name = self.cfg.DATASETS.TEST[0]
         evaluator = build_evaluator(self.cfg, name, self.cfg.OUTPUT_DIR)
-        evaluate = evaluator.evaluate
-
-        def timed() -> Any:
-            with clock.stage("scoring"):
-                return evaluate()
-
-        evaluator.evaluate = timed
-        before = dict(clock.seconds), dict(clock.cpu)
-        with clock.stage("inference"), activate(model, path), quiet():
-            inference_on_dataset(model, build_test_loader(self.cfg, name), evaluator)
-        for total, old in zip((clock.seconds, clock.cpu), before, strict=True):
-            total["inference"] -= total["scoring"] - old.get("scoring", 0.0)
+        evaluator.evaluate = self.clock.timed("scoring", evaluator.evaluate)
+        loader = Loading(build_test_loader(self.cfg, name), self.clock)
+        with self.clock.stage("inference"), activate(model, path), quiet():
+            inference_on_dataset(model, loader, evaluator)
 
     def released(self, path: Choice) -> None:
         clock, file = self.clock, os.path.join(self.cfg.OUTPUT_DIR, "candidate.pth")
@@ -204,21 +265,18 @@ def subset(name: str, images: int, folder: str) -> str:
     return new
 
 
-def measured(run: Callable[[Clock], int]) -> dict[str, Any]:
+def measured(clock: Clock, run: Callable[[], int]) -> dict[str, Any]:
     """Figures per candidate of ``run``, which gives their number."""
-    clock = Clock()
     reset_peak()
+    clock.reset()
     wall, cpu = time.perf_counter(), time.process_time()
-    count = run(clock)
+    count = run()
     seconds, used = time.perf_counter() - wall, time.process_time() - cpu
-    split = {k: round(v / count, 3) for k, v in clock.seconds.items() if v}
-    cpu_split = {k: round(v / count, 3) for k, v in clock.cpu.items() if v}
     return {
         "candidates": count,
-        "seconds": seconds / count,
-        "cpu": used / count,
-        "split": split,
-        "cpu_split": cpu_split,
+        "seconds": round(seconds / count, 3),
+        "cpu": round(used / count, 3),
+        **clock.split(count),
         "peak_mib": peak_mib(),
     }
 
@@ -244,119 +302,123 @@ def peak_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
-def together(
-    evaluator: Any, paths: list[Choice], found: dict[Choice, Evaluation]
-) -> Callable[[Clock], int]:
-    """A run of the population evaluator."""
+@contextmanager
+def watched(evaluator: Any, clock: Clock) -> Iterator[None]:
+    """The stages of one of our evaluators, and its loading, count apart."""
+    own = {n: getattr(evaluator, n) for n in ("statistics", "_infer", "data_loader", "calibration")}
+    evaluator.statistics = clock.timed("recalibration", evaluator.statistics)
+    evaluator._infer = clock.timed("inference", evaluator._infer)
+    evaluator.data_loader = Loading(evaluator.data_loader, clock)
+    evaluator.calibration = Loading(evaluator.calibration, clock)
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(evaluator, name, value)
 
-    def run(clock: Clock) -> int:
-        statistics, infer = evaluator.statistics, evaluator._infer
 
-        def timed(name: str, call: Callable) -> Callable:
-            def wrapped(*arguments: Any) -> Any:
-                with clock.stage(name):
-                    return call(*arguments)
+class Ways:
+    """One detector and image size, ready to be evaluated in every way."""
 
-            return wrapped
+    def __init__(self, cfg: CfgNode, stack: ExitStack, *, fused: bool) -> None:
+        self.cfg, self.clock = cfg, Clock()
+        self.single = OneByOne(cfg, self.clock)
+        self.plain = self.single.loaded(cfg.MODEL.WEIGHTS)
+        self.sequential = self._evaluator(stack, "EVALUATOR", "sequential")
+        self.together = {"population": self._evaluator(stack)}
+        if fused:
+            self.together["fused"] = self._evaluator(stack, fused_ops="cpu")
+        for evaluator in self.together.values():  # the workers have started before any timing
+            scoring = evaluator.scoring
+            scoring.submit("start", scoring.collector().finish()).result()
 
-        evaluator.statistics = timed("recalibration", statistics)
-        evaluator._infer = timed("inference", infer)
-        try:
-            for path, outcome in evaluator.evaluate_many(paths):
-                if not isinstance(outcome, Evaluation):
-                    raise SystemExit(f"{path} failed: {outcome}")
-                found[path] = outcome
-        finally:
-            evaluator.statistics, evaluator._infer = statistics, infer
+    def _evaluator(self, stack: ExitStack, *changes: str, fused_ops: str = "off") -> Any:
+        cfg = self.cfg.clone()
+        cfg.SEARCH.merge_from_list(list(changes))
+        model = self.single.loaded(cfg.MODEL.WEIGHTS).eval()
+        find_supernet(model).fused_ops = fused_ops
+        return stack.enter_context(candidate_evaluator(cfg, model))
+
+    def one_by_one(self, paths: list[Choice], *, precise_bn: bool) -> int:
+        for path in paths:
+            if precise_bn:
+                self.single.precise_bn(self.plain, path)
+            else:
+                self.single.released(path)
         return len(paths)
 
-    return run
+    def in_turn(self, paths: list[Choice], found: dict[Choice, Evaluation]) -> int:
+        with watched(self.sequential, self.clock):
+            found |= {path: self.sequential.evaluate(path) for path in paths}
+        return len(paths)
+
+    def at_once(self, name: str, paths: list[Choice], found: dict[Choice, Evaluation]) -> int:
+        with watched(self.together[name], self.clock):
+            found |= dict(self.together[name].evaluate_many(paths))
+        for path, outcome in found.items():
+            if not isinstance(outcome, Evaluation):
+                raise SystemExit(f"{path} failed: {outcome}")
+        return len(paths)
 
 
-def compare(args: argparse.Namespace, kind: str, size: str, report: measure.Report) -> None:
-    """All ways on one detector and image size."""
-    with tempfile.TemporaryDirectory() as folder:
-        cfg = detector(args, kind, size, folder)
-        single = OneByOne(cfg, Clock())
-        fresh = [single.loaded(cfg.MODEL.WEIGHTS) for _ in range(2)]
-        cfg_one = cfg.clone()
-        cfg_one.SEARCH.EVALUATOR = "sequential"
-        with (
-            candidate_evaluator(cfg_one, fresh[1].eval()) as sequential,
-            candidate_evaluator(cfg, fresh[1]) as population,
-        ):
-            start = time.perf_counter()
-            population.scoring.submit("start", population.scoring.collector().finish()).result()
-            extra = {"workers_start": round(time.perf_counter() - start, 1)}
-            for generation, memory in args.rounds:
-                rounds(args, single, fresh[0], sequential, population, generation, memory,
-                       {"detector": kind, "size": size, **extra}, report)  # fmt: skip
-
-
-def rounds(
-    args: argparse.Namespace,
-    single: OneByOne,
-    model: nn.Module,
-    sequential: Any,
-    population: Any,
-    generation: str,
-    memory: str,
-    about: dict[str, Any],
-    report: measure.Report,
-) -> None:
-    """One population, all ways in turn; prints a line for each and the ratios."""
-    space = recorded_search.SPACE
+def compare(
+    args: argparse.Namespace, ways: Ways, generation: str, memory: str, about: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One population in all ways: a record for each, then the ratios."""
+    space, clock = recorded_search.SPACE, ways.clock
     paths = [space.path(c) for c in recorded_search.load(generation, args.population)]
     few = paths[:: max(1, len(paths) // args.few)][: args.few]
-    population.memory.nodes.clear()
-    if memory == "warm":
-        before = recorded_search.load("previous", args.population)
-        population.statistics([space.path(c) for c in before])
-    found: dict[Choice, Evaluation] = {}
+    for evaluator in ways.together.values():
+        evaluator.memory.nodes.clear()
+        if memory == "warm":
+            before = recorded_search.load("previous", args.population)
+            evaluator.statistics([space.path(c) for c in before])
     expected: dict[Choice, Evaluation] = {}
+    found: dict[str, dict[Choice, Evaluation]] = {name: {} for name in ways.together}
 
-    def one_by_one(name: str) -> Callable[[Clock], int]:
-        def run(clock: Clock) -> int:
-            single.clock = clock
-            for path in few:
-                getattr(single, name)(*((path,) if name == "released" else (model, path)))
-            return len(few)
+    def at_once(name: str) -> int:
+        return ways.at_once(name, paths, found[name])
 
-        return run
-
-    def in_turn(clock: Clock) -> int:
-        for path in few:
-            expected[path] = sequential.evaluate(path)
-            for stage, seconds in expected[path].seconds.items():
-                clock.add(stage, seconds, 0.0)
-        return len(few)
-
-    images = single.cfg.SEARCH.CALIBRATION.IMAGES
-    results = {
-        "released": measured(one_by_one("released")),
-        "population": measured(together(population, paths, found)),
-        "precise_bn": measured(one_by_one("precise_bn")),
-        "sequential": measured(in_turn),
+    runs = {
+        "released": lambda: ways.one_by_one(few, precise_bn=False),
+        "population": lambda: at_once("population"),
+        "precise_bn": lambda: ways.one_by_one(few, precise_bn=True),
+        "fused": lambda: at_once("fused"),
+        "sequential": lambda: ways.in_turn(few, expected),
     }
-    ours = results["population"]
-    scoring = sum(outcome.seconds["scoring"] for outcome in found.values())
-    ours["scoring_in_workers"] = round(scoring / len(paths), 3)
-    ours["equal_to_sequential"] = all(
-        (found[p].fitness, str(found[p].metrics)) == (e.fitness, str(e.metrics))
-        for p, e in expected.items()
-    )
+    results = {
+        name: measured(clock, run)
+        for name, run in runs.items()
+        if name != "fused" or name in ways.together
+    }
+    for name, outcomes in found.items():
+        scoring = sum(outcome.seconds["scoring"] for outcome in outcomes.values())
+        results[name]["scoring_in_workers"] = round(scoring / len(paths), 3)
+        results[name]["largest_difference_of_fitness"] = max(
+            abs(outcomes[path].fitness - one.fitness) for path, one in expected.items()
+        )
+    images = ways.cfg.SEARCH.CALIBRATION.IMAGES
     about = {**about, "population": generation, "memory": memory, "images": images}
     for name, result in results.items():
         rate = round(images / result["seconds"], 3)
-        rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}
-        report.write({"way": name, **about, **rounded, "images_x_candidates_per_second": rate})
-    ratios = {}
-    for name in ("released", "precise_bn", "sequential"):
-        other = results[name]
-        ratios[name] = {key: round(other[key] / ours[key], 2) for key in ("seconds", "cpu")}
-        pair = other["split"]["recalibration"], ours["split"]["recalibration"]
-        ratios[name]["recalibration"] = round(pair[0] / pair[1], 1)
-    report.write({"ratios_to_population": ratios, **about})
+        yield {"way": name, **about, **result, "images_x_candidates_per_second": rate}
+    for ours in ways.together:
+        ratios = {name: ratio(results[name], results[ours]) for name in results if name != ours}
+        yield {"way": f"others / {ours}", **about, "ratios": ratios}
+
+
+def ratio(other: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
+    """Of wall-clock, processor, and processor seconds of recalibration."""
+
+    def recalibration(result: dict[str, Any]) -> float:
+        split = result["cpu_split"].items()
+        return sum(v for k, v in split if k.startswith("recalibration"))
+
+    return {
+        "seconds": round(other["seconds"] / ours["seconds"], 2),
+        "cpu": round(other["cpu"] / ours["cpu"], 2),
+        "recalibration_cpu": round(recalibration(other) / max(1e-3, recalibration(ours)), 1),
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -373,6 +435,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     p.add_argument("--generation", nargs="+", default=["last:cold", "last:warm", "first:cold"])
+    p.add_argument("--fused", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--output", type=Path, help="append the JSON lines to this file, too")
     args = p.parse_args()
     if args.quick:
@@ -390,4 +453,9 @@ if __name__ == "__main__":
     report = measure.Report("population_evaluation", args)
     for detector_kind in args.detector:
         for image_size in args.size:
-            compare(args, detector_kind, image_size, report)
+            with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+                ways = Ways(detector(args, detector_kind, image_size, folder), stack, fused=args.fused)
+                about = {"detector": detector_kind, "size": image_size}
+                for of_search, remembered in args.rounds:
+                    for record in compare(args, ways, of_search, remembered, about):
+                        report.write(record)
