@@ -29,15 +29,10 @@ figure to compare.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import json
 import logging
 import os
-import resource
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,15 +40,15 @@ from typing import Any
 import measure
 import recorded_search
 import torch
+from detectors import detector
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.events import EventStorage
 from fvcore.nn import update_bn_stats
+from stages import Clock, Loading, measured
 from torch import nn
 
-from detnas_d2.config.tools import load_config
-from detnas_d2.data import build_calibration_batches, build_test_loader, register_datasets
+from detnas_d2.data import build_calibration_batches, build_test_loader
 from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.trainer import Trainer
@@ -61,94 +56,6 @@ from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search.candidate import Evaluation
 from detnas_d2.search.scoring import build_evaluator, quiet
 from detnas_d2.search_space import Path as Choice
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "DetNAS"
-
-
-class Clock:
-    """Wall and processor seconds of this process by what it is in, e.g. "inference/heads"."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.seconds: dict[str, tuple[float, float]] = {}
-        self._within: list[str] = []
-        self._mark = time.perf_counter(), time.process_time()
-
-    def enter(self, name: str) -> None:
-        self._switch()
-        self._within.append(name)
-
-    def leave(self) -> None:
-        self._switch()
-        self._within.pop()
-
-    def _switch(self) -> None:
-        now, key = (time.perf_counter(), time.process_time()), "/".join(self._within)
-        wall, cpu = self.seconds.get(key, (0.0, 0.0))
-        self.seconds[key] = wall + now[0] - self._mark[0], cpu + now[1] - self._mark[1]
-        self._mark = now
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.enter(name)
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def timed(self, name: str, call: Callable) -> Callable:
-        """``call`` as a stage."""
-
-        def wrapped(*arguments: Any) -> Any:
-            with self.stage(name):
-                return call(*arguments)
-
-        return wrapped
-
-    def watch(self, model: nn.Module) -> nn.Module:
-        """Backbone, neck and heads of the model count apart."""
-        parts = {"backbone": model.backbone.bottom_up, "neck": model.backbone}
-        for name in ("head", "proposal_generator", "roi_heads"):
-            if hasattr(model, name):
-                parts[name] = getattr(model, name)
-        for name, module in parts.items():
-            module.register_forward_pre_hook(lambda *_, name=name: self.enter(name))
-            module.register_forward_hook(lambda *_: self.leave())
-        return model
-
-    def split(self, count: int) -> dict[str, dict[str, float]]:
-        """Seconds per candidate by what it was in."""
-        self._switch()
-        names = sorted(self.seconds)
-        return {
-            kind: {n or "rest": round(self.seconds[n][i] / count, 3) for n in names}
-            for i, kind in enumerate(("split", "cpu_split"))
-        }
-
-
-class Loading:
-    """A loader whose batches are a stage."""
-
-    def __init__(self, loader: Any, clock: Clock) -> None:
-        self._loader, self._clock = loader, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        with self._clock.stage("loading"):
-            batches = iter(self._loader)
-        while True:
-            with self._clock.stage("loading"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
 
 
 class OneByOne:
@@ -195,111 +102,6 @@ class OneByOne:
         with self.clock.stage("recalibration"), EventStorage(), activate(model, path):
             update_bn_stats(model, batches, len(batches))
         self.score(model.eval(), path)
-
-
-def detector(args: argparse.Namespace, kind: str, size: str, folder: str) -> CfgNode:
-    """The released architecture over this benchmark's images."""
-    cfg = load_config(str(CONFIGS / f"search_300M_{kind}_coco.yaml"))
-    short, long = map(int, size.split("x"))
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short, long
-    cfg.MODEL.DEVICE = args.device
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
-    cfg.DATALOADER.NUM_WORKERS = args.loaders
-    cfg.DATASETS.INVALID = "ignore"
-    cfg.DATASETS.CACHE_DIR = os.path.join(folder, "data")
-    images = args.images if size == "320x480" else max(2, args.images // 4)
-    names = [subset(name, images, folder) for name in source_sets(cfg)]
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[1],)
-    classes = len(MetadataCatalog.get(names[1]).thing_classes)
-    cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
-    cfg.SEARCH.VAL = ""
-    cfg.SEARCH.CALIBRATION.IMAGES, cfg.SEARCH.CALIBRATION.BATCH_SIZE = images, 2
-    cfg.SEARCH.CHUNK, cfg.SEARCH.SCORING_WORKERS = args.chunk, args.workers
-    cfg.MODEL.WEIGHTS = os.path.join(folder, f"{kind}.pth")
-    cfg.OUTPUT_DIR = os.path.join(folder, f"{kind}_{size}")
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    if not os.path.exists(cfg.MODEL.WEIGHTS):
-        torch.save({"model": random_weights(cfg)}, cfg.MODEL.WEIGHTS)
-    return cfg
-
-
-def random_weights(cfg: CfgNode) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    state = Trainer.build_model(cfg).state_dict()
-    if "roi_heads.box_predictor.cls_score.weight" in state:
-        # Probabilities that differ between proposals: some pass the threshold.
-        state["roi_heads.box_predictor.cls_score.weight"] *= 100
-    return state
-
-
-def source_sets(cfg: CfgNode) -> tuple[str, str]:
-    """Names of the data sets for calibration and validation."""
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    coco = (root / "coco" / "annotations" / "instances_val2017.json").exists()
-    names = ("coco_2017_train", "coco_2017_val")
-    names = names if coco else ("digits_scenes_train", "digits_scenes_val")
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[1],)
-    cfg.SEARCH.VAL = names[1]
-    register_datasets(cfg)
-    return names
-
-
-def subset(name: str, images: int, folder: str) -> str:
-    """Registers the first images of a COCO data set that have objects."""
-    known = MetadataCatalog.get(name)
-    truth = json.loads(Path(known.json_file).read_text())
-    with_objects = {a["image_id"] for a in truth["annotations"] if not a.get("iscrowd")}
-    truth["images"] = [i for i in truth["images"] if i["id"] in with_objects][:images]
-    ids = {i["id"] for i in truth["images"]}
-    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
-    new, dicts = f"{name}_{images}", DatasetCatalog.get(name)
-    if new not in DatasetCatalog.list():
-        file = Path(folder) / f"{new}.json"
-        file.write_text(json.dumps(truth))
-        DatasetCatalog.register(new, lambda: [d for d in dicts if d["image_id"] in ids])
-        more = known.as_dict()
-        drop = ("name", "json_file")
-        MetadataCatalog.get(new).set(
-            json_file=str(file), **{k: v for k, v in more.items() if k not in drop}
-        )
-    return new
-
-
-def measured(clock: Clock, run: Callable[[], int]) -> dict[str, Any]:
-    """Figures per candidate of ``run``, which gives their number."""
-    reset_peak()
-    clock.reset()
-    wall, cpu = time.perf_counter(), time.process_time()
-    count = run()
-    seconds, used = time.perf_counter() - wall, time.process_time() - cpu
-    return {
-        "candidates": count,
-        "seconds": round(seconds / count, 3),
-        "cpu": round(used / count, 3),
-        **clock.split(count),
-        "peak_mib": peak_mib(),
-    }
-
-
-def reset_peak() -> None:
-    """Linux: the peak of resident memory starts anew, from what is in use."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        logging.warning("peak_mib is of the whole run: it cannot be reset")
-
-
-def peak_mib() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() >> 20
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) >> 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 @contextmanager
@@ -454,7 +256,8 @@ if __name__ == "__main__":
     for detector_kind in args.detector:
         for image_size in args.size:
             with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-                ways = Ways(detector(args, detector_kind, image_size, folder), stack, fused=args.fused)
+                cfg = detector(args, detector_kind, image_size, folder)
+                ways = Ways(cfg, stack, fused=args.fused)
                 about = {"detector": detector_kind, "size": image_size}
                 for of_search, remembered in args.rounds:
                     for record in compare(args, ways, of_search, remembered, about):
