@@ -83,7 +83,8 @@ def export_network(
         tolerance: largest :func:`difference`.
 
     Raises:
-        ExportError: a package is missing, or the file differs by more than the tolerance.
+        ExportError: a package is missing, the format cannot express the network, or the file
+            differs by more than the tolerance.
         ValueError, WeightsError: see :func:`load_trained`.
     """
     if format == "onnx":
@@ -97,10 +98,13 @@ def export_network(
     names = tuple(output_names(adapter.outputs_schema))
     target = os.path.join(output_dir, FORMATS[format])
     with new_file(target) as temporary:
-        if format == "onnx":
-            _write_onnx(adapter, inputs[0], names, temporary)
-        else:
-            trace(adapter, inputs[0]).save(temporary)
+        try:
+            if format == "onnx":
+                _write_onnx(adapter, inputs[0], names, temporary)
+            else:
+                trace(adapter, inputs[0]).save(temporary)
+        except RuntimeError as error:
+            raise ExportError(f"the {part} cannot be written as {format}: {error}") from error
         run = load_exported(temporary, inputs[0].device)
         with torch.jit.optimized_execution(False):  # compiling for two runs does not pay
             found = [tuple(run(x)) for x in inputs]

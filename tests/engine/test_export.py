@@ -109,6 +109,10 @@ def test_a_classifier_is_evaluated_from_its_file(trained, tmp_path: Path) -> Non
     cfg = trained("classifier")
     exported = export_network(cfg, sample_image(cfg), str(tmp_path))
     assert exported.outputs == ("scores",) and exported.detections is None
+    (scores,) = load_exported(exported.file)(image(48, 40))
+    with torch.no_grad():
+        (expected,) = load_trained(cfg)([{"image": image(48, 40)}])
+    torch.testing.assert_close(scores, expected["scores"])
     results = evaluate_exported(cfg, exported)
     assert results == Trainer.test(cfg, load_trained(cfg))
     assert results["classification"]["top1"] > 0
@@ -123,6 +127,18 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(ExportError, match=r"differs from the eager one by .* \(tolerance 0.0001\)"):
         export_network(cfg, sample_image(cfg), str(tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_network_that_cannot_be_traced(
+    trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no symbol for it")
+
+    monkeypatch.setattr("detnas_d2.engine.export.trace", fail)
+    cfg = trained("classifier")
+    with pytest.raises(ExportError, match="model cannot be written as torchscript: no symbol"):
+        export_network(cfg, sample_image(cfg), str(tmp_path / "out"))
 
 
 def detections(*rows: tuple[float, float, float]) -> tuple[Tensor, ...]:
