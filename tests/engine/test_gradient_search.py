@@ -12,7 +12,7 @@ from torch import nn
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.clipping import build_clipped_optimizer
-from detnas_d2.engine.gradient_search import GradientSearchTrainer
+from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.hit_search import (
     genotype_cost,
     genotype_of,
@@ -121,6 +121,31 @@ def test_screening_writes_the_sub_space_and_its_history(scenes):
     assert [len(report["scores"][op]) for op in kept] == [4, 4]
     (removed,) = report["removed"]
     assert removed["op"] not in kept and len(report["scores"][removed["op"]]) < 5
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_screening_resumes_to_the_same_history(scenes, monkeypatch):
+    screening = "HIT_SEARCH.SCREENING."
+    opts = (f"{screening}KEEP", 1, f"{screening}REMOVE_START", 1, f"{screening}REMOVE_END", 4)
+    more = (*opts, f"{screening}RECORD_PERIOD", 1)
+    whole = screen(scenes("screen_head.yaml", "whole", *more), resume=False)
+    run_step = BilevelStep.run_step
+
+    def dies(self):
+        if self.iter == 3:
+            raise Interrupted
+        run_step(self)
+
+    cfg = scenes("screen_head.yaml", "resumed", *more)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(BilevelStep, "run_step", dies)
+        screen(cfg, resume=False)
+    assert screen(cfg, resume=True) == whole
+    texts = [Path(name, "screening.yaml").read_text() for name in ("whole", "resumed")]
+    assert texts[0] == texts[1] and len(yaml.safe_load(texts[0])["removed"]) == 2
 
 
 def test_choice_blocks_of_detnas_searched_by_gradient(scenes):
