@@ -8,13 +8,18 @@ place: a class whose first detection is right and whose second is not starts wit
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
+import io
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import pycocotools.mask
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 COCO_EVALS = ("auto", "pycocotools", "faster")
@@ -24,19 +29,70 @@ _FIRST_PRECISION = 1 / (1 + np.spacing(1))
 
 
 def coco_eval_name(setting: str) -> str:
-    """ "pycocotools" or "faster", by SEARCH.COCO_EVAL; "auto" takes what is installed.
+    """ "pycocotools" or "faster", by SEARCH.COCO_EVAL; "auto" is faster where that agrees.
 
     Raises:
-        ValueError: an unknown setting, or "faster" without faster-coco-eval.
+        ValueError: an unknown setting, or "faster" without a faster-coco-eval that agrees.
     """
     if setting not in COCO_EVALS:
         raise ValueError(f"SEARCH.COCO_EVAL must be one of {COCO_EVALS}, got {setting!r}")
-    installed = importlib.util.find_spec("faster_coco_eval") is not None
-    if setting == "faster" and not installed:
-        raise ValueError(
-            "SEARCH.COCO_EVAL is 'faster': pip install faster-coco-eval, or set 'auto'"
-        )
-    return "faster" if installed and setting != "pycocotools" else "pycocotools"
+    if setting == "pycocotools":
+        return setting
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        problem = "pip install faster-coco-eval"
+    else:
+        problem = disagreement()
+    if problem and setting == "faster":
+        raise ValueError(f"SEARCH.COCO_EVAL is 'faster': {problem}, or set 'auto'")
+    return "pycocotools" if problem else "faster"
+
+
+@functools.lru_cache(maxsize=1)
+def disagreement() -> str:
+    """Why the installed faster-coco-eval cannot be used, found on a small scene; "" if it can."""
+    image = {"id": 1, "height": 120, "width": 400}
+    truth, found = [], []
+    for place in range(8):
+        x, side = 45.0 * place, 20.0 + 10 * (place % 3)
+        corners = [x, 0.0, x + side, 0.0, x + side, side, x, side]
+        box = {"image_id": 1, "category_id": 1 + place % 2, "segmentation": [corners]}
+        crowd = int(place == 5)
+        truth.append({**box, "id": place + 1, "bbox": [x, 0.0, side, side], "iscrowd": crowd})
+        truth[-1]["area"] = side * side
+        moved = [v + 3 * (place % 4) for v in corners]
+        code = pycocotools.mask.frPyObjects([moved], image["height"], image["width"])[0]
+        score = 0.9 - place // 3 / 10  # some are equal
+        found += [{**box, "segmentation": code, "score": score} for _ in range(1 + place % 2)]
+    data = {"images": [image], "annotations": truth}
+    data["categories"] = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    try:
+        for task in ("bbox", "segm"):
+            results = [dict(f) for f in found]
+            for result in results if task == "bbox" else ():
+                result["bbox"] = pycocotools.mask.toBbox(result.pop("segmentation")).tolist()
+            fast, reference = (
+                _evaluated(cls, data, results, task) for cls in (FastCOCOeval, COCOeval)
+            )
+            if not all(np.array_equal(fast[key], reference[key]) for key in reference):
+                return f"its figures for {task} are not those of pycocotools"
+    except Exception as error:  # whatever a version of another interface raises
+        return f"it fails ({type(error).__name__}: {error})"
+    return ""
+
+
+def _evaluated(
+    cls: type[COCOeval], data: dict[str, Any], found: list[dict], task: str
+) -> dict[str, np.ndarray]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(data)
+        truth.createIndex()
+        evaluation = cls(truth, truth.loadRes(copy.deepcopy(found)), task)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    arrays = {key: evaluation.eval[key] for key in ("precision", "recall", "scores")}
+    return {**arrays, "stats": evaluation.stats}
 
 
 class FastCOCOEvaluator(COCOEvaluator):

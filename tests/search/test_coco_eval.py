@@ -19,6 +19,7 @@ from detnas_d2.search.coco_eval import FastCOCOeval, FastCOCOEvaluator, coco_eva
 from tests.search.coco_scenes import detect, forget, ground_truth, register
 
 pytest.importorskip("faster_coco_eval")
+_RESULTS = FastCOCOeval._evaluate_fast
 
 
 def evaluated(cls: type[COCOeval], truth: COCO, results: list[dict], task: str) -> COCOeval:
@@ -133,7 +134,26 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="SEARCH.COCO_EVAL must be one of .* got 'fast'"):
         coco_eval_name("fast")
+    monkeypatch.setattr(coco_eval, "disagreement", lambda: "its figures differ")
+    assert coco_eval_name("auto") == "pycocotools"
+    with pytest.raises(ValueError, match="'faster': its figures differ, or set 'auto'"):
+        coco_eval_name("faster")
     monkeypatch.setattr(coco_eval.importlib.util, "find_spec", lambda name: None)
     assert coco_eval_name("auto") == "pycocotools"
     with pytest.raises(ValueError, match="pip install faster-coco-eval"):
         coco_eval_name("faster")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda self: {"precision": 0}, "it fails"),
+        (lambda self: {**_RESULTS(self), "scores": np.zeros(1)}, "for bbox are not"),
+    ],
+)
+def test_a_version_that_differs_is_noticed(
+    change: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert coco_eval.disagreement() == ""
+    monkeypatch.setattr(FastCOCOeval, "_evaluate_fast", change)
+    assert reason in coco_eval.disagreement.__wrapped__()
