@@ -98,7 +98,7 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
     nets = build(args.device)
     xs = {"NCHW": x, "channels_last": x.contiguous(memory_format=torch.channels_last)}
     batch = f"{size}, batch {x.shape[0]}"
-    repetitions = 8 if args.quick else 20
+    repetitions = 8 if args.quick or x.shape[-1] > 480 else 20
 
     def runs(kinds: tuple[str, ...], f: Callable) -> dict[str, Callable[[], object]]:
         found = {}

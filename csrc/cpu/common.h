@@ -141,22 +141,25 @@ class Partials {
 
   // Chan's merge over the tasks, in order.
   void moments(T* mean, T* m2) {
-    for (int64_t c = 0; c < channels_; ++c) {
-      double n = 0, mu = 0, m = 0;
-      for (size_t t = 0; t < counts_.size(); ++t) {
-        const double k = static_cast<double>(counts_[t]);
-        if (k == 0) continue;
-        const double s = first(t)[c], mean_t = ref(t)[c] + s / k;
-        double m_t = second(t)[c] - s * (s / k);
-        if (m_t < 0) m_t = 0;
-        const double delta = mean_t - mu, total = n + k;
-        m += m_t + (n == 0 ? 0 : delta * delta * n * k / total);
-        mu = n == 0 ? mean_t : mu + delta * k / total;
-        n = total;
+    std::vector<double> mu(channels_), m(channels_);
+    double n = 0;
+    for (size_t t = 0; t < counts_.size(); ++t) {
+      const double k = static_cast<double>(counts_[t]), total = n + k;
+      if (k == 0) continue;
+      // Factors that all channels share; the loop over them is free of divisions and branches.
+      const double inverse = 1 / k, share = k / total, between = n * k / total;
+      const T* r = ref(t);
+      const double *sum = first(t), *square = second(t);
+      for (int64_t c = 0; c < channels_; ++c) {
+        const double within = square[c] - sum[c] * (sum[c] * inverse);
+        const double mean_t = r[c] + sum[c] * inverse, delta = n == 0 ? 0 : mean_t - mu[c];
+        m[c] += (within < 0 ? 0 : within) + delta * delta * between;
+        mu[c] = n == 0 ? mean_t : mu[c] + delta * share;
       }
-      mean[c] = static_cast<T>(mu);
-      m2[c] = static_cast<T>(m);
+      n = total;
     }
+    std::copy(mu.begin(), mu.end(), mean);
+    std::copy(m.begin(), m.end(), m2);
   }
 
   // Totals of the two sums.
@@ -196,7 +199,9 @@ void for_tasks(int64_t rows, int64_t per_task, F&& f) {
 }
 
 inline Tensor count_of(const Tensor& x, int64_t pixels) {
-  return at::empty({}, x.options().dtype(at::kDouble)).fill_(static_cast<double>(pixels));
+  Tensor count = at::empty({}, x.options().dtype(at::kDouble));
+  *count.data_ptr<double>() = static_cast<double>(pixels);
+  return count;
 }
 
 using Stats = std::tuple<Tensor, Tensor, Tensor>;  // count, mean, m2

@@ -2,6 +2,42 @@
 
 constexpr int64_t kStatsBlock = 64;  // pixels summed in T before the sums go to doubles
 
+// Sums of U vectors of channels over the pixels [p0, p1).
+template <typename T, int U, bool Affine, bool Relu>
+DETNAS_INLINE void stats_block(const Source<T>& s, int64_t p0, int64_t p1, int64_t c,
+                               const Moments<T>& m) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  V ref[U], sum[U], sq[U], scale[U], shift[U];
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    ref[u] = load(m.ref + c + u * L);
+    sum[u] = V{};
+    sq[u] = V{};
+    if (Affine) {
+      scale[u] = load(s.scale + c + u * L);
+      shift[u] = load(s.shift + c + u * L);
+    }
+  }
+  const T* in = s.data + p0 * s.ld + c;
+  for (int64_t p = p0; p < p1; ++p, in += s.ld) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      V v = load(in + u * L);
+      if (Affine) v = v * scale[u] + shift[u];
+      if (Relu) v = relu<T>(v);
+      v = v - ref[u];
+      sum[u] += v;
+      sq[u] += v * v;
+    }
+  }
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u) {
+    add_lanes<T>(m.sum + c + u * L, sum[u], L);
+    add_lanes<T>(m.sum_sq + c + u * L, sq[u], L);
+  }
+}
+
 template <typename T>
 void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t channels,
                          const Moments<T>& m) {
@@ -18,32 +54,10 @@ void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t
     const int64_t p1 = p0 + kStatsBlock < end ? p0 + kStatsBlock : end;
     int64_t c = 0;
     for (; !s.y && c + U * L <= channels; c += U * L) {
-      V ref[U], sum[U], sq[U], scale[U], shift[U];
-#pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) {
-        ref[u] = load(m.ref + c + u * L);
-        sum[u] = V{};
-        sq[u] = V{};
-        scale[u] = affine ? load(s.scale + c + u * L) : V{};
-        shift[u] = affine ? load(s.shift + c + u * L) : V{};
-      }
-      const T* in = s.data + c;
-      for (int64_t p = p0; p < p1; ++p) {
-#pragma GCC unroll 4
-        for (int u = 0; u < U; ++u) {
-          V v = load(in + p * s.ld + u * L);
-          if (affine) v = v * scale[u] + shift[u];
-          if (s.relu) v = relu<T>(v);
-          v = v - ref[u];
-          sum[u] += v;
-          sq[u] += v * v;
-        }
-      }
-#pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) {
-        add_lanes<T>(m.sum + c + u * L, sum[u], L);
-        add_lanes<T>(m.sum_sq + c + u * L, sq[u], L);
-      }
+      if (affine && s.relu) stats_block<T, U, true, true>(s, p0, p1, c, m);
+      else if (affine) stats_block<T, U, true, false>(s, p0, p1, c, m);
+      else if (s.relu) stats_block<T, U, false, true>(s, p0, p1, c, m);
+      else stats_block<T, U, false, false>(s, p0, p1, c, m);
     }
     for (; c < channels; c += L) {
       const int64_t n = channels - c;
