@@ -9,7 +9,8 @@ build_hit_pafpn_backbone            any backbone (``MODEL.HIT.BOTTOM_UP``), Hit 
 build_hit_retinanet_pafpn_backbone  the same with P6 and P7 convolutions (P3-P7)
 ==================================  ====================================================
 
-Whether a part is fixed (``MODEL.HIT.GENOTYPE``) or searched is ``MODEL.HIT.SEARCHED_PARTS``.
+Whether a part is fixed (``MODEL.HIT.GENOTYPE``) or searched is ``MODEL.HIT.SEARCHED_PARTS``. The
+head is ``MODEL.ROI_BOX_HEAD.NAME: HitBoxHead``, or ``MODEL.META_ARCHITECTURE: HitRetinaNet``.
 """
 
 from __future__ import annotations
