@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from recorded_search import SPACE
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.data import register_datasets
+from detnas_d2.data import build_test_loader, register_datasets
+from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.trainer import Trainer
+from detnas_d2.modeling import activate
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "DetNAS"
 
@@ -24,7 +27,6 @@ def detector(args: argparse.Namespace, kind: str, size: str, folder: str) -> Cfg
     short, long = map(int, size.split("x"))
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short, long
     cfg.MODEL.DEVICE = args.device
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     cfg.DATALOADER.NUM_WORKERS = args.loaders
     cfg.DATASETS.INVALID = "ignore"
     cfg.DATASETS.CACHE_DIR = os.path.join(folder, "data")
@@ -41,7 +43,22 @@ def detector(args: argparse.Namespace, kind: str, size: str, folder: str) -> Cfg
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     if not os.path.exists(cfg.MODEL.WEIGHTS):
         torch.save({"model": random_weights(cfg)}, cfg.MODEL.WEIGHTS)
+    if kind == "retinanet":
+        cfg.MODEL.RETINANET.SCORE_THRESH_TEST = score_threshold(cfg)
     return cfg
+
+
+@torch.no_grad()
+def score_threshold(cfg: CfgNode, candidates: int = 2000) -> float:
+    """The score that so many (anchor, class) pairs of the first image pass, as of a trained net."""
+    model = Trainer.build_model(cfg).train()
+    DetNASCheckpointer(model).load_all(cfg.MODEL.WEIGHTS)
+    batch = next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0])))
+    with activate(model, SPACE.uniform_path("3x3")):
+        features = model.backbone(model.preprocess_image(batch).tensor)
+    logits, _ = model.head([features[name] for name in cfg.MODEL.RETINANET.IN_FEATURES])
+    scores = torch.cat([level.flatten() for level in logits]).sigmoid()
+    return float(scores.topk(candidates).values[-1])
 
 
 def random_weights(cfg: CfgNode) -> dict[str, torch.Tensor]:

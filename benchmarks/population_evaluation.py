@@ -19,8 +19,9 @@ recorded search (recorded_search.py), with the statistics that the one before it
 without ("cold"); "first" is its random first one. Fitness is compared with the sequential
 evaluator's, at full precision.
 
-Weights are random, of the released architecture, with classification weights such that images have
-100 detections. Images: COCO's below $DETECTRON2_DATASETS, the built-in scenes where there is none.
+Weights are random, of the released architecture, with classification weights or a threshold of
+scores such that about as much passes as in a trained network: images have 100 detections. Images:
+COCO's below $DETECTRON2_DATASETS, the built-in scenes where there is none.
 "seconds" and "cpu" (of this process, without workers) are per candidate, "split" and "cpu_split"
 by what it did; "peak_mib" is of resident memory. On a machine that does other work "cpu" is the
 figure to compare.
