@@ -150,10 +150,13 @@ def calibration(args: argparse.Namespace) -> None:
         print(f"{row['images']:>16}" + "".join(f"{row[c]:>16.4f}" for c in columns[1:]))
     write(args, rows)
     if args.plot:
+        images = [row["images"] for row in rows]
         figure, axes = new_figure(len(columns) - 1)
         for column, axis in zip(columns[1:], axes, strict=True):
-            axis.plot([row["images"] for row in rows], [row[column] for row in rows], "o-")
+            axis.plot(images, [row[column] for row in rows], "o-")
             axis.set(xscale="log", xlabel="calibration images", title=column.replace("_", " "))
+            axis.set_xticks(images, [str(number) for number in images])
+            axis.minorticks_off()
         figure.savefig(args.plot)
 
 
