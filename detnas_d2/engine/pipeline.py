@@ -200,6 +200,9 @@ def _check_config(pipeline: Pipeline, stage: Stage, loaded: dict[str, CfgNode]) 
         cfg.merge_from_list([*stage.opts, *pipeline.opts])
         if stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
+        node = {"search": cfg.SEARCH, "gradient": cfg.HIT_SEARCH}.get(stage.kind)
+        if node is not None and node.RETRAIN_CONFIG:
+            load_config(os.path.join(os.path.dirname(name), node.RETRAIN_CONFIG))
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 

@@ -126,14 +126,14 @@ def _run_stage(args: argparse.Namespace) -> None:
     cfg = pipeline.config_of(stage)
     start = time.monotonic()
     prepare(cfg, args)
+    folder = os.path.dirname(pipeline.file_of(stage))
     if stage.kind == "search":
-        folder = os.path.dirname(pipeline.file_of(stage))
         best = search(cfg, resume=True, config_dir=folder)
         results = {"fitness": best.fitness}
     elif stage.kind == "screen":
         results = {"kept": screen(cfg, resume=True)}
     elif stage.kind == "gradient":
-        results = {"genotype": str(gradient_search(cfg, resume=True))}
+        results = {"genotype": str(gradient_search(cfg, resume=True, config_dir=folder))}
     else:
         results = flatten_results_dict(hit_train(cfg, resume=True) or {})
     if comm.is_main_process():

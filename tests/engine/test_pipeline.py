@@ -17,6 +17,7 @@ from detnas_d2.engine.pipeline import PipelineError, read_pipeline
 from detnas_d2.engine.pipeline_table import format_table
 from detnas_d2.search import History
 from detnas_d2.search_space import SPACES, build_cost_table
+from tests.engine.hit_runs import scene_config
 from tests.engine.tiny_runs import Configs, write_config
 
 TINY = SPACES["detnas_tiny"]
@@ -86,6 +87,11 @@ def arguments(file: str, *opts: str) -> argparse.Namespace:
         ([retrain("a", "uniform 9x9")], {}, "stage 'a': .*9x9"),
         ([{**TRAIN, "OPTS": ["SOLVER.MAX_ITERS", 3]}], {}, "'supernet': Non-existent.*MAX_ITERS"),
         ([{**TRAIN, "OPTS": ["SOLVER.MAX_ITER", "x"]}], {}, "'supernet': .*SOLVER.MAX_ITER"),
+        (
+            [TRAIN, {**SEARCH, "OPTS": ["SEARCH.RETRAIN_CONFIG", "nowhere.yaml"]}],
+            {},
+            "'search': config file '.*nowhere.yaml' does not exist",
+        ),
         ([{**TRAIN, "MERGE": ["other"]}], {}, r"'supernet': MERGE \['other'\]"),
         ([{**TRAIN, "RANDOM": 1}], {}, "'supernet': RANDOM needs one gradient stage"),
         ([TRAIN], {"TABLE": ["winner"]}, r"TABLE names \['winner'\], no stage has it"),
@@ -212,3 +218,17 @@ def test_format_of_the_table() -> None:
         "| winner | 31.26 | 300.0 | 1.850 |",
         "| random | 30.00 ± 0.46 (3 nets) | 300.0 | 1.850 |",
     ]
+
+
+def test_gradient_stage_completes_its_retrain_config(tmp_path: Path) -> None:
+    search = scene_config(tmp_path, "search.yaml", "search", "SOLVER.MAX_ITER", 2).clone()
+    search.defrost()
+    search.HIT_SEARCH.RETRAIN_CONFIG = "../retrain.yaml"
+    (tmp_path / "configs").mkdir()
+    write_config(search, tmp_path / "configs" / "search.yaml")
+    search.SOLVER.BASE_LR, search.HIT_SEARCH.RETRAIN_CONFIG = 0.123, ""
+    write_config(search, tmp_path / "retrain.yaml")
+    stage = {"NAME": "search", "KIND": "gradient", "CONFIG": "configs/search.yaml"}
+    run_pipeline(arguments(write(tmp_path, stage)))
+    best = yaml.safe_load((tmp_path / "runs" / "search" / "best.yaml").read_text())
+    assert best["SOLVER"]["BASE_LR"] == 0.123 and best["MODEL"]["HIT"]["GENOTYPE"]
