@@ -38,8 +38,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # Seed of the choice.
     cfg.DATASETS.SEARCH_SPLIT.SEED = 0
 
-    # The demo: digits_scenes_{train,val,test} (detection), digits_{train,val,test} (classification).
-    # Parts of different names show different handwritten digits.
+    # The demo: digits_scenes_{train,val,test} (detection) and digits_{train,val,test}
+    # (classification). Parts of different names show different handwritten digits.
     cfg.DATASETS.DIGITS = CN()
     # Side of a scene, pixels.
     cfg.DATASETS.DIGITS.SCENE_SIZE = 128
