@@ -70,7 +70,9 @@ def main() -> None:
             f"{args.search}: not every candidate has the fitness of all shards; record the search "
             "with SEARCH.RACING.ENABLED True SEARCH.RACING.CONFIDENCE 1.0"
         )
-    searcher = json.loads((Path(args.search) / "search.json").read_text())["searcher"]
+    searcher = json.loads((Path(args.search) / "search.json").read_text())["fingerprint"][
+        "searcher"
+    ]
     parents = searcher["settings"].get("parents", 1)
     for confidence in args.confidences:
         settings = RacingSettings(max(shards), args.min_shards, confidence)
