@@ -28,6 +28,10 @@ from detnas_d2.engine.schedule import build_schedule
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.scoring import build_evaluator
 
+# Running average of the number of foreground anchors, by which RetinaNet and FCOS divide their
+# losses: a plain attribute, which no state dict of Detectron2 holds.
+_NORMALIZER = "loss_normalizer"
+
 
 def iteration_seed(seed: int, iteration: int, rank: int) -> int:
     """Seed of the model's random choices (proposal sampling, dropout) in one iteration."""
@@ -94,11 +98,26 @@ class PathTrainer(SimpleTrainer):
         self.grad_scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        return {
+            **super().state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            _NORMALIZER: {name: float(m.loss_normalizer) for name, m in _normalized(self.model)},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        modules = dict(_inner(self.model).named_modules())
+        for name, value in state_dict.get(_NORMALIZER, {}).items():
+            modules[name].loss_normalizer = value
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _normalized(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(n, m) for n, m in _inner(model).named_modules() if hasattr(m, _NORMALIZER)]
 
 
 class Trainer(DefaultTrainer):
