@@ -6,6 +6,7 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,10 +31,7 @@ def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         members = pipeline.stages_of(row)
         found = [_read_done(pipeline, stage) for stage in members]
         metrics = {
-            key: (
-                statistics.fmean(done["results"][key] for done in found),
-                statistics.pstdev(done["results"][key] for done in found),
-            )
+            key: mean_and_deviation([done["results"][key] for done in found])
             for key in ("bbox/AP", "bbox/AP50", "classification/top1")
             if all(key in done["results"] for done in found)
         }
@@ -110,3 +108,10 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
         cells += [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; NaN, as COCO gives where nothing is detected, makes both NaN."""
+    mean = statistics.fmean(values)
+    # statistics.pstdev cannot take what is not finite.
+    return mean, math.sqrt(statistics.fmean((value - mean) ** 2 for value in values))

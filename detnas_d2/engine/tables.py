@@ -25,7 +25,6 @@ the network started from. PAPER has a number for each column, null where the pap
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +35,7 @@ from detectron2.config import CfgNode
 from detnas_d2.engine.pipeline import Pipeline, Stage, read_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
 from detnas_d2.engine.pipeline_state import DONE
-from detnas_d2.engine.pipeline_table import COSTS, measured
+from detnas_d2.engine.pipeline_table import COSTS, mean_and_deviation, measured
 
 _KEYS = {"TITLE", "OUTPUT_DIR", "SEEDS", "PIPELINES", "COLUMNS", "ROWS"}
 
@@ -75,12 +74,12 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
+        return mean_and_deviation(self.values)[0] if self.values else None
 
     @property
     def deviation(self) -> float:
         """Standard deviation over the networks."""
-        return statistics.pstdev(self.values)
+        return mean_and_deviation(self.values)[1]
 
 
 @dataclass(frozen=True)

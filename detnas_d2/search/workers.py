@@ -29,6 +29,10 @@ Build = Callable[[], Callable[[Any], Any]]
 """Made once per worker, which then calls what it gives. Picklable, from a module."""
 
 
+class _Ping:
+    """Asks a worker whether it is there."""
+
+
 class WorkerError(Exception):
     """The workers cannot work at all, whatever the candidate; ends a search."""
 
@@ -119,7 +123,7 @@ class _Worker:
         self._connection.close()  # the worker sees that and ends
 
     def _call(self, job: _Job) -> Any:
-        if self._ready and not self.process.is_alive():
+        if self._ready and not self._answers():
             self._restart()  # it died while idle, which is not this candidate's fault
         self._wait_until_ready()
         try:
@@ -151,6 +155,15 @@ class _Worker:
                 self._restart()
                 raise WorkerError(f"a worker process could not start: {value}")
             self._ready = True
+
+    def _answers(self) -> bool:
+        # A killed process counts as alive until its last thread is gone.
+        try:
+            self._connection.send(_Ping())
+            self._receive()
+        except (EOFError, OSError):
+            return False
+        return True
 
     def _receive(self) -> tuple[str, Any]:
         # A forked process may hold the other end of the pipe: its end alone does not tell.
@@ -195,6 +208,9 @@ def _work(connection: Connection, parent: int, build: Build) -> None:
             value = connection.recv()
         except EOFError:
             os._exit(0)  # nothing to save; taking torch down takes seconds
+        if isinstance(value, _Ping):
+            connection.send(("ready", None))
+            continue
         try:
             answer: tuple[str, Any] = ("done", call(value))
         except CANDIDATE_FAILURES as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ import yaml
 
 from detnas_d2.engine import run_pipeline
 from detnas_d2.engine.pipeline import PipelineError, read_pipeline
-from detnas_d2.engine.pipeline_table import format_table
+from detnas_d2.engine.pipeline_table import format_table, mean_and_deviation
 from detnas_d2.search import History
 from detnas_d2.search_space import SPACES, build_cost_table
 from tests.engine.hit_runs import scene_config
@@ -232,3 +233,10 @@ def test_gradient_stage_completes_its_retrain_config(tmp_path: Path) -> None:
     run_pipeline(arguments(write(tmp_path, stage)))
     best = yaml.safe_load((tmp_path / "runs" / "search" / "best.yaml").read_text())
     assert best["SOLVER"]["BASE_LR"] == 0.123 and best["MODEL"]["HIT"]["GENOTYPE"]
+
+
+def test_spread_of_what_is_undefined() -> None:
+    assert mean_and_deviation([1.0, 3.0]) == (2.0, 1.0)
+    assert mean_and_deviation([5.0]) == (5.0, 0.0)
+    # AP where nothing is detected.
+    assert all(math.isnan(value) for value in mean_and_deviation([math.nan, 3.0]))

@@ -77,18 +77,12 @@ def test_no_detections(pool: ScoringPool, tmp_path: Path) -> None:
     assert submit(pool, []).result().metrics == {} == sequential("scored", [], tmp_path)
 
 
-def test_bad_class_is_not_the_candidates_fault_and_death_is(pool: ScoringPool) -> None:
+def test_bad_class_is_not_the_candidates_fault(pool: ScoringPool) -> None:
     wrong = detect(TRUTH, 0)
     wrong[0][1][0]["instances"].pred_classes[:] = len(CLASSES)
     with pytest.raises(WorkerError, match="but the dataset only has 4 classes"):
         submit(pool, wrong).result()
-    os.kill(pool.pids[0], signal.SIGSTOP)  # it cannot answer before it dies
-    doomed = submit(pool, detect(TRUTH, 0), key="5x5 7x7")
-    while not doomed.running():
-        pass
-    os.kill(pool.pids[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="worker process died.*5x5 7x7"):
-        doomed.result()
+    os.kill(pool.pids[0], signal.SIGKILL)  # a new worker reads the ground truth again
     assert submit(pool, detect(TRUTH, 1)).result().metrics["bbox/AP"] > 0
 
 
