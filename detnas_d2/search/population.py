@@ -12,7 +12,6 @@ channel of a BatchNorm), and 24 bytes per detection of the chunk.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -40,8 +39,6 @@ from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import BNStatistics, Loan, batch_norms
 from detnas_d2.search.scoring_workers import Score, ScoringPool
 from detnas_d2.search_space import Path
-
-logger = logging.getLogger("detnas_d2.search")
 
 Failures = dict[Path, CandidateFailed]
 
