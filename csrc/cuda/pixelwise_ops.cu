@@ -1,4 +1,4 @@
-// bn_stats, shuffle_concat and mixed_sum on CUDA.
+// bn_stats, bn_fold, shuffle_concat and mixed_sum on CUDA.
 #include <torch/library.h>
 
 #include "common.cuh"
@@ -24,6 +24,28 @@ Stats bn_stats(const Tensor& x_in, const OptTensor& scale_in, const OptTensor& s
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {count_of(x, pixels), mean, m2};
+}
+
+std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
+                                   const OptTensor& gamma, const OptTensor& beta, double eps) {
+  const c10::cuda::CUDAGuard guard(mean.device());
+  Tensor scale = (m2.to(at::kDouble) / count + eps).rsqrt();
+  if (gamma) scale = scale * *gamma;
+  Tensor shift = -mean.to(at::kDouble) * scale;
+  if (beta) shift = shift + *beta;
+  return {scale.to(mean.scalar_type()), shift.to(mean.scalar_type())};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
+    const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count, const Tensor& mean,
+    const Tensor& m2, const OptTensor& gamma, double eps) {
+  const c10::cuda::CUDAGuard guard(mean.device());
+  const Tensor r = (m2.to(at::kDouble) / count + eps).rsqrt();
+  const Tensor w = gamma ? r * *gamma : r;
+  const Tensor d_v = grad_scale.to(at::kDouble) - grad_shift.to(at::kDouble) * mean;
+  const auto type = mean.scalar_type();
+  return {(-grad_shift.to(at::kDouble) * w).to(type), (d_v * w * r * r * -0.5 / count).to(type),
+          (d_v * r).to(type), grad_shift.clone()};
 }
 
 struct Halves {
@@ -207,6 +229,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor
 
 TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
   m.impl("bn_stats", &detnas::cuda::bn_stats);
+  m.impl("bn_fold", &detnas::cuda::bn_fold);
+  m.impl("bn_fold_backward", &detnas::cuda::bn_fold_backward);
   m.impl("shuffle_concat", &detnas::cuda::shuffle_concat);
   m.impl("shuffle_concat_backward", &detnas::cuda::shuffle_concat_backward);
   m.impl("mixed_sum", &detnas::cuda::mixed_sum);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,39 +14,42 @@ import torch
 from tests.ops.sanitized import SANITIZERS, run_checked
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [
-    Path(__file__).with_name("emulated.cpp"),
-    Path(__file__).with_name("cuda_emulator.h"),
-    *sorted((ROOT / "csrc" / "cuda").glob("*.cuh")),
-]
+HERE = Path(__file__).parent
+BUILD = ROOT / "build" / "emulator"
+GROUPS = ("depthwise", "pixelwise")
+HEADERS = [*HERE.glob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
 
 
 def compile_library(target: Path, source: Path) -> None:
     include = Path(torch.__file__).parent / "include"
     command = ["g++", "-std=c++20", "-O1", "-g", "-fPIC", "-shared", *SANITIZERS]
     command += ["-DDETNAS_EMULATE", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}"]
-    command += [f"-I{Path(__file__).parent}", f"-I{include}", str(source), "-o", str(target)]
+    command += [f"-I{HERE}", f"-I{include}", str(source), "-o", str(target)]
     subprocess.run(command, check=True)
 
 
-@pytest.fixture(scope="module")
-def library() -> Path:
-    """The emulated kernels, compiled anew where a source is newer."""
+def library(group: str) -> Path:
+    """The emulated kernels of a group, compiled anew where a source is newer."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
-    target = ROOT / "build" / "emulator" / "libemulated.so"
-    if not target.exists() or any(s.stat().st_mtime > target.stat().st_mtime for s in SOURCES):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    target, source = BUILD / f"lib{group}.so", HERE / f"emulated_{group}.cpp"
+    newest = max(s.stat().st_mtime for s in [source, *HEADERS])
+    if not target.exists() or newest > target.stat().st_mtime:
+        BUILD.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}.tmp")
-        compile_library(partial, SOURCES[0])
+        compile_library(partial, source)
         os.replace(partial, target)
     return target
 
 
-def test_kernels_equal_their_references(library: Path) -> None:
-    result = run_checked("tests/emulator/checks.py", str(library))
+@pytest.mark.parametrize("group", GROUPS)
+def test_kernels_equal_their_references(group: str) -> None:
+    result = run_checked(f"tests/emulator/checks_{group}.py", str(library(group)))
     assert result.returncode == 0, result.stdout + result.stderr[-6000:]
-    assert result.stdout.count(": ok") == 15
+    checks = len(
+        re.findall(r"^def check_", (HERE / f"checks_{group}.py").read_text(), re.MULTILINE)
+    )
+    assert result.stdout.count(": ok") == 3 * checks
 
 
 FAULTS = {
