@@ -7,6 +7,8 @@
 TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("bn_stats(Tensor x, Tensor? scale, Tensor? shift, bool relu)"
         " -> (Tensor count, Tensor mean, Tensor m2)");
+  m.def("bn_stats_list(Tensor[] x, Tensor? scale, Tensor? shift, bool relu)"
+        " -> (Tensor count, Tensor mean, Tensor m2)");
   m.def("bn_stats_backward(Tensor grad_mean, Tensor grad_m2, Tensor x, Tensor mean, Tensor? scale,"
         " Tensor? shift, bool relu) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_shift)");
   m.def("bn_fold(Tensor count, Tensor mean, Tensor m2, Tensor? gamma, Tensor? beta, float eps)"
@@ -53,4 +55,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
 
   m.def("shuffle_block(Tensor x, Tensor[] weights, Tensor[] biases, int kernel, int stride,"
         " int method) -> Tensor");
+  m.def("shuffle_block_stats(Tensor left, Tensor? right, Tensor? scale, Tensor? shift, bool relu,"
+        " Tensor[] weights, Tensor[] gammas, Tensor[] betas, float[] eps, int kernel, int stride,"
+        " int out_method) -> (Tensor out_left, Tensor out_right, Tensor[] count, Tensor[] mean,"
+        " Tensor[] m2)");
 }

@@ -4,7 +4,8 @@ What the modules compute, but for rounding: in training and recalibration no nor
 written. A convolution leaves its raw output and the output's statistics; the BatchNorm becomes an
 affine map pending on that output, which the next operator applies, ReLU included, while it reads.
 Between blocks of stride 1 activations stay split and shuffled as the next block wants them.
-In evaluation every block is one operator, BatchNorms folded into weights.
+Without gradients every block is one operator: in recalibration a chain of the same, which returns
+all statistics, in evaluation one with BatchNorms folded into weights.
 
 Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 """
@@ -87,24 +88,37 @@ def conv_norm_acts(module: nn.Module) -> list[ConvNormAct]:
     return layers
 
 
+def _kernel(block: ShuffleBlock) -> int:
+    return 0 if block.op == "xception" else int(block.op[0])
+
+
 def uses_batch_statistics(norm: _BatchNorm) -> bool:
     return norm.training or COLLECTOR in norm.__dict__
 
 
 def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
     """The BatchNorm with a batch's statistics as (scale, shift); running statistics follow."""
+    if COLLECTOR not in norm.__dict__ and _over_ranks(norm):
+        stats = merge_over_ranks(stats)
+    take(norm, stats)
+    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
+
+
+def _over_ranks(norm: _BatchNorm) -> bool:
+    return isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def take(norm: _BatchNorm, stats: BNStats) -> None:
+    """Hands a batch's statistics to the collector, or updates the running ones."""
     collect: Callable[[BNStats], None] | None = norm.__dict__.get(COLLECTOR)
     if collect is not None:
         collect(stats)
-        return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
-    if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1:
-        stats = merge_over_ranks(stats)
+        return
     count = stats.count
     if not count.is_cuda and count == 1:
         raise ValueError("Expected more than 1 value per channel when training")
     if norm.track_running_stats:
         _update_running(norm, stats)
-    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
 
 
 def _update_running(norm: _BatchNorm, stats: BNStats) -> None:
@@ -192,20 +206,66 @@ def run_blocks(
             if i in wanted:
                 outputs[i] = p.x
             continue
-        if block.stride == 2:
-            left, right = chain(block.projection, p), chain(block.main, p)
-        else:
-            if halves is None:
-                halves = _Split.apply(_materialise(p), block.shuffle_method)
-            left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]))
+        if block.stride == 1 and halves is None:
+            halves = _Split.apply(_materialise(p), block.shuffle_method)
         more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
-        if more and blocks[i + 1].stride == 1:
-            halves = join(left, right, blocks[i + 1].shuffle_method, True)
-        else:
-            halves, p = None, Pending(join(left, right, 0, False))
-            if i in wanted:
-                outputs[i] = p.x
+        # A following block of stride 1 takes its halves, shuffled its way.
+        method = blocks[i + 1].shuffle_method if more and blocks[i + 1].stride == 1 else 0
+        run = _block_at_once if _fits_at_once(block) else _block_by_layers
+        out = run(block, p, halves, method)
+        halves, p = (out, p) if method else (None, Pending(out))
+        if i in wanted:
+            outputs[i] = p.x
     return p.x, outputs
+
+
+def _block_by_layers(
+    block: ShuffleBlock, p: Pending, halves: tuple[Tensor, Tensor] | None, method: int
+) -> tuple[Tensor, Tensor] | Tensor:
+    """The output of a block, or (method 1, 2) its halves; input: p at stride 2, else halves."""
+    if block.stride == 2:
+        left, right = chain(block.projection, p), chain(block.main, p)
+    else:
+        left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]))
+    return join(left, right, method, method != 0)
+
+
+def _fits_at_once(block: ShuffleBlock) -> bool:
+    """Whether one operator can run the block: no gradients, no biases, no other ranks' values."""
+    if torch.is_grad_enabled():
+        return False
+    for layer in conv_norm_acts(block):
+        conv, norm = layer._modules["conv"], layer._modules["norm"]
+        if conv._parameters["bias"] is not None:
+            return False
+        if COLLECTOR not in norm.__dict__ and _over_ranks(norm):
+            return False
+    return True
+
+
+def _block_at_once(
+    block: ShuffleBlock, p: Pending, halves: tuple[Tensor, Tensor] | None, method: int
+) -> tuple[Tensor, Tensor] | Tensor:
+    """The same through one operator."""
+    layers = conv_norm_acts(block)
+    norms = [layer._modules["norm"] for layer in layers]
+    left, right = (p.x, None) if block.stride == 2 else halves
+    pending = (p.scale, p.shift, p.relu) if block.stride == 2 else (None, None, False)
+    out, stats = ops.shuffle_block_stats(
+        left,
+        right,
+        *pending,
+        [layer._modules["conv"]._parameters["weight"] for layer in layers],
+        [norm._parameters["weight"] for norm in norms],
+        [norm._parameters["bias"] for norm in norms],
+        [norm.eps for norm in norms],
+        _kernel(block),
+        block.stride,
+        method,
+    )
+    for norm, s in zip(norms, stats, strict=True):
+        take(norm, s)
+    return out
 
 
 def _run_block(block: ShuffleBlock, x: Tensor) -> Tensor:
@@ -259,8 +319,7 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
 
 def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
     weights, biases = zip(*map(folded, conv_norm_acts(block)), strict=True)
-    kernel = 0 if block.op == "xception" else int(block.op[0])
-    return ops.shuffle_block(x, weights, biases, kernel, block.stride, block.shuffle_method)
+    return ops.shuffle_block(x, weights, biases, _kernel(block), block.stride, block.shuffle_method)
 
 
 def fused_forward(

@@ -4,7 +4,7 @@ from detnas_d2.ops.bn_stats import BNStats, bn_fold, bn_stats, bn_stats_merge
 from detnas_d2.ops.conv import depthwise_conv, mixed_depthwise, pointwise_conv
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.ops.mixed_sum import mixed_sum
-from detnas_d2.ops.shuffle_block import shuffle_block
+from detnas_d2.ops.shuffle_block import shuffle_block, shuffle_block_stats
 from detnas_d2.ops.shuffle_concat import shuffle_concat
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "mixed_sum",
     "pointwise_conv",
     "shuffle_block",
+    "shuffle_block_stats",
     "shuffle_concat",
 ]

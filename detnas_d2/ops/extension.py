@@ -21,6 +21,7 @@ _OPERATORS = (
     "shuffle_concat",
     "mixed_sum",
     "shuffle_block",
+    "shuffle_block_stats",
 )
 
 

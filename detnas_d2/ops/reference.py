@@ -192,3 +192,42 @@ def shuffle_block(
         left, right = shuffle(z, method).chunk(2, dim=1)
     y = torch.cat((left, chain(right, weights[:main], biases[:main])), dim=1)
     return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def shuffle_block_stats(
+    left: Tensor,
+    right: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    weights: Sequence[Tensor],
+    gammas: Sequence[Tensor],
+    betas: Sequence[Tensor],
+    eps: Sequence[float],
+    kernel: int,
+    stride: int,
+    out_method: int,
+) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
+    all_stats: list[BNStats] = []
+    layers = list(zip(weights, gammas, betas, eps, strict=True))
+    main = 6 if kernel == 0 else 3
+
+    def chain(z: tuple, some: list[tuple]) -> tuple:
+        s = stride
+        for w, gamma, beta, e in some:
+            spatial = w.shape[-1] > 1
+            if spatial:
+                y, stats = depthwise_conv(z[0], w, *z[1:], want_stats=True, stride=s)
+                s = 1
+            else:
+                y, stats = pointwise_conv(z[0], w, *z[1:], want_stats=True)
+            all_stats.append(stats)
+            z = (y, *bn_fold(stats, gamma, beta, e), not spatial)
+        return z
+
+    a = (left, scale, shift, relu)
+    b = chain(a if right is None else (right, None, None, False), layers[:main])
+    if right is None:
+        a = chain(a, layers[main:])
+    affine = (*a[1:3], *b[1:3], a[3], b[3])
+    return shuffle_concat(a[0], b[0], *affine, out_method, out_method != 0), all_stats

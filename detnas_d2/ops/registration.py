@@ -11,6 +11,8 @@ from detnas_d2.ops.extension import build_info, has_extension
 
 NAMESPACE = "detnas_d2"
 _HAS_CUDA = has_extension() and build_info().endswith("CUDA yes")
+# Within it calls go to the kernels, past autograd; not under torch.compile.
+below_autograd = torch._C._AutoDispatchBelowAutograd
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if _HAS_CUDA else set()) if has_extension() else set()
 
 
@@ -28,7 +30,6 @@ def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
     """
     torch.library.register_autograd(f"{NAMESPACE}::{op}", backward, setup_context=setup)
     overload = getattr(getattr(torch.ops, NAMESPACE), op).default
-    below_autograd = torch._C._AutoDispatchBelowAutograd
 
     class Function(torch.autograd.Function):
         @staticmethod

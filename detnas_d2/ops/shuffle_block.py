@@ -1,4 +1,5 @@
-"""A whole ShuffleNetV2 block in eval mode, BatchNorms folded into weights and biases."""
+"""A whole ShuffleNetV2 block without gradients: BatchNorms folded into weights and biases
+(evaluation), or normalising with the statistics of the batch (recalibration)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from torch import Tensor
 
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
-from detnas_d2.ops.registration import channels_last, compiled, lower, register_autocast
+from detnas_d2.ops.reference import BNStats
+from detnas_d2.ops.registration import (
+    below_autograd,
+    channels_last,
+    compiled,
+    fake_stats,
+    lower,
+    register_autocast,
+)
 
 
 def shuffle_block(
@@ -39,6 +48,63 @@ def shuffle_block(
     return torch.ops.detnas_d2.shuffle_block(x, list(weights), list(biases), kernel, stride, method)
 
 
+def shuffle_block_stats(
+    left: Tensor,
+    right: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    weights: Sequence[Tensor],
+    gammas: Sequence[Tensor],
+    betas: Sequence[Tensor],
+    eps: Sequence[float],
+    kernel: int,
+    stride: int,
+    out_method: int,
+) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
+    """The same block, every convolution followed by a BatchNorm with the statistics of its batch.
+
+    Not differentiable; training runs the operators it is made of one by one.
+
+    Args:
+        left, right: stride 1: the halves of the shuffled input; stride 2: the input, and None.
+        scale, shift, relu: what is pending on the input at stride 2, as for
+            :func:`pointwise_conv`; nothing at stride 1.
+        weights, kernel: see :func:`shuffle_block`. gammas, betas, eps: of the BatchNorms.
+        out_method: 0: the output is concatenated; 1, 2: shuffled this way and split, as a
+            following block of stride 1 wants it.
+
+    Returns:
+        the output (N, C', H', W') channels_last or its halves, and the :class:`BNStats` of every
+        convolution's output, in the order of the weights.
+    """
+    args = (left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride)
+    if not compiled(left):
+        return reference.shuffle_block_stats(*args, out_method)
+    overload = torch.ops.detnas_d2.shuffle_block_stats.default
+    if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
+        a, b, *stats = overload(*args, out_method)
+    else:
+        with below_autograd():
+            a, b, *stats = overload(*args, out_method)
+    return (a, b) if out_method else a, list(map(BNStats, *stats))
+
+
+def _stats_fake(
+    left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method
+):
+    n, c, h, w = left.shape
+    stats = [fake_stats(left, True, weight.shape[0]) for weight in weights]
+    channels = c + weights[5 if kernel == 0 else 2].shape[0]
+    size = (-(-h // stride), -(-w // stride))
+    if out_method:
+        half = channels // 2
+        outs = [channels_last(left, n, k, *size) for k in (half, channels - half)]
+    else:
+        outs = [channels_last(left, n, channels, *size), left.new_empty(0)]
+    return *outs, *(list(column) for column in zip(*stats, strict=True))
+
+
 def _fake(x, weights, biases, kernel, stride, method):
     n, c, h, w = x.shape
     main = weights[5 if kernel == 0 else 2].shape[0]
@@ -46,8 +112,18 @@ def _fake(x, weights, biases, kernel, stride, method):
     return channels_last(x, n, main + (c // 2 if stride == 1 else c), *size)
 
 
+def _lower_stats(dtype, left, right, scale, shift, relu, weights, *rest):
+    if right is None:
+        left = lower(left, dtype)
+    else:  # the left half is passed on as it is
+        right = lower(right, dtype)
+    return left, right, scale, shift, relu, [lower(w, dtype) for w in weights], *rest
+
+
 if has_extension():
     torch.library.register_fake("detnas_d2::shuffle_block", _fake)
+    torch.library.register_fake("detnas_d2::shuffle_block_stats", _stats_fake)
+    register_autocast("shuffle_block_stats", _lower_stats)
     register_autocast(
         "shuffle_block",
         lambda dtype, x, weights, *rest: (

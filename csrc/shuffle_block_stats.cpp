@@ -1,0 +1,109 @@
+// shuffle_block_stats: a block normalised with the statistics of its batch, without gradients.
+//
+// Made of the operators' own kernels, called through the dispatcher: one implementation for every
+// device, and one call from Python for a block instead of three for each convolution.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/ScalarType.h>
+#include <torch/library.h>
+
+#include "common.h"
+
+namespace detnas {
+namespace {
+
+using Conv = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // y, count, mean, m2
+using Block = std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>>;
+
+template <typename F>
+c10::TypedOperatorHandle<F> handle(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
+}
+
+using Pointwise = Conv(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
+                       const OptTensor&, bool, bool, int64_t);
+using Depthwise = Conv(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
+                       const OptTensor&, bool, bool, int64_t, int64_t);
+using Fold = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptTensor&,
+                                        const OptTensor&, double);
+using Shuffle = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptTensor&,
+                                           const OptTensor&, const OptTensor&, const OptTensor&, bool,
+                                           bool, int64_t, bool);
+
+// A map and what its reader applies to it.
+struct Pending {
+  Tensor x;
+  OptTensor scale, shift;
+  bool relu = false;
+};
+
+struct Layers {
+  at::TensorList weights, gammas, betas;
+  at::ArrayRef<double> eps;
+  std::vector<Tensor> counts, means, m2s;
+
+  // Layers [first, last), the first depthwise convolution with `stride`.
+  Pending run(Pending p, size_t first, size_t last, int64_t stride) {
+    static const auto pointwise = handle<Pointwise>("detnas_d2::pointwise_conv");
+    static const auto depthwise = handle<Depthwise>("detnas_d2::depthwise_conv");
+    static const auto fold = handle<Fold>("detnas_d2::bn_fold");
+    for (size_t i = first; i < last; ++i) {
+      const Tensor& w = weights[i];
+      const bool spatial = w.size(2) > 1;
+      auto [y, count, mean, m2] = spatial
+          ? depthwise.call(p.x, w, p.scale, p.shift, p.relu, {}, false, true, stride, 1)
+          : pointwise.call(p.x, w, p.scale, p.shift, p.relu, {}, false, true, 1);
+      if (spatial) stride = 1;
+      auto [scale, shift] = fold.call(count, mean, m2, gammas[i], betas[i], eps[i]);
+      p = {std::move(y), std::move(scale), std::move(shift), !spatial};
+      counts[i] = std::move(count);
+      means[i] = std::move(mean);
+      m2s[i] = std::move(m2);
+    }
+    return p;
+  }
+};
+
+Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,
+                          const OptTensor& shift, bool relu, at::TensorList weights,
+                          at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
+                          int64_t kernel, int64_t stride, int64_t out_method) {
+  check_map(left, "left");
+  TORCH_CHECK(kernel == 0 || kernel == 3 || kernel == 5 || kernel == 7,
+              "kernel: expected 3, 5, 7 or 0 for xception, got ", kernel);
+  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
+  TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
+  TORCH_CHECK(right.has_value() == (stride == 1), "right: expected at stride 1, and only there");
+  TORCH_CHECK(stride == 2 || !(scale || shift || relu),
+              "scale, shift, relu: expected nothing pending on left at stride 1");
+  const size_t main = kernel == 0 ? 6 : 3, count = main + (stride == 2 ? 2 : 0);
+  for (const size_t size : {weights.size(), gammas.size(), betas.size(), eps.size()})
+    TORCH_CHECK(size == count, "weights, gammas, betas, eps: expected ", count, " each, got ",
+                weights.size(), ", ", gammas.size(), ", ", betas.size(), " and ", eps.size());
+  for (const Tensor& w : weights) check_map(w, "weights");
+
+  // The inner calls are neither differentiated nor, under autocast, cast again.
+  const at::AutoDispatchBelowAutograd guard;
+  static const auto shuffle = handle<Shuffle>("detnas_d2::shuffle_concat");
+  Layers layers{weights, gammas, betas, eps, std::vector<Tensor>(count), std::vector<Tensor>(count),
+                std::vector<Tensor>(count)};
+  Pending l{left, scale, shift, relu};
+  Pending r = layers.run(stride == 1 ? Pending{*right, {}, {}, false} : l, 0, main, stride);
+  if (stride == 2) l = layers.run(l, main, count, 2);
+  if (l.x.scalar_type() != r.x.scalar_type()) {  // under autocast; as torch.cat
+    const auto type = c10::promoteTypes(l.x.scalar_type(), r.x.scalar_type());
+    l.x = l.x.to(type);
+    r.x = r.x.to(type);
+  }
+  auto [a, b] = shuffle.call(l.x, r.x, l.scale, l.shift, r.scale, r.shift, l.relu, r.relu, out_method,
+                             out_method != 0);
+  return {a, b, std::move(layers.counts), std::move(layers.means), std::move(layers.m2s)};
+}
+
+}  // namespace
+}  // namespace detnas
+
+TORCH_LIBRARY_IMPL(detnas_d2, CompositeExplicitAutograd, m) {
+  m.impl("shuffle_block_stats", &detnas::shuffle_block_stats);
+}
