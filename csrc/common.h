@@ -22,6 +22,17 @@ inline void check_like(const Tensor& t, const Tensor& x, const char* name, const
               " as ", x_name, ", got ", t.scalar_type());
 }
 
+// At least one map, all like the first but for the batch and the size.
+inline void check_maps(at::TensorList maps, const char* name) {
+  TORCH_CHECK(!maps.empty(), name, ": expected at least one tensor");
+  for (const Tensor& x : maps) {
+    check_map(x, name);
+    check_like(x, maps[0], name, "the first");
+    TORCH_CHECK(x.size(1) == maps[0].size(1), name, ": expected ", maps[0].size(1),
+                " channels as the first, got shape ", x.sizes());
+  }
+}
+
 // A per-channel vector, if given.
 inline void check_channels(const OptTensor& t, const Tensor& x, int64_t channels,
                            const char* name) {
@@ -46,6 +57,22 @@ inline void check_same_shape(const Tensor& t, at::IntArrayRef shape, const char*
   TORCH_CHECK(t.sizes() == shape, name, ": expected shape ", shape, ", got ", t.sizes());
 }
 
+inline void check_pointwise(const Tensor& x, const Tensor& w, const OptTensor& scale,
+                            const OptTensor& shift, const OptTensor& bias, bool out_relu,
+                            bool want_stats, int64_t groups) {
+  check_map(x, "x");
+  check_like(w, x, "weight", "x");
+  TORCH_CHECK(groups >= 1 && x.size(1) % groups == 0, "groups: expected a divisor of ", x.size(1),
+              " channels, got ", groups);
+  TORCH_CHECK(w.dim() == 4 && w.size(2) == 1 && w.size(3) == 1 && w.size(1) * groups == x.size(1) &&
+                  w.size(0) % groups == 0,
+              "weight: expected shape (out_channels, ", x.size(1) / groups,
+              ", 1, 1) with out_channels divisible by ", groups, ", got ", w.sizes());
+  check_affine(scale, shift, x);
+  check_channels(bias, x, w.size(0), "bias");
+  TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
+}
+
 // The dtype of statistics and pending affines: float64 for float64, else float32.
 inline at::ScalarType stats_type(const Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -57,6 +84,17 @@ inline bool is_reduced(const Tensor& x) {
 
 inline OptTensor to_type(const OptTensor& t, at::ScalarType type) {
   return t ? OptTensor(t->to(type)) : OptTensor();
+}
+
+// Distance of pixels if they are evenly spaced and channels `step` apart, else 0.
+inline int64_t pixel_stride(const Tensor& x, int64_t step) {
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  if (c > 1 && x.stride(1) != step) return 0;
+  const int64_t ld = w > 1 ? x.stride(3) : h > 1 ? x.stride(2) : n > 1 ? x.stride(0) : c * step;
+  if (ld < (c - 1) * step + 1) return 0;
+  if (h > 1 && x.stride(2) != ld * w) return 0;
+  if (n > 1 && x.stride(0) != ld * w * h) return 0;
+  return ld;
 }
 
 inline int64_t conv_out(int64_t size, int64_t stride) {  // padding keeps the size at stride 1

@@ -1,21 +1,26 @@
 // What kernels may use of CUDA, so that the host emulator of tests/emulator can supply it too:
-// threadIdx and its kin, __syncthreads, dynamic shared memory (DETNAS_SHARED), DETNAS_LAUNCH.
+// threadIdx and its kin, __syncthreads, dynamic shared memory (DETNAS_SHARED), DETNAS_LAUNCH, and
+// the warp's matrix products (nvcuda::wmma).
 #pragma once
 #include <cstdint>
 
 #ifdef DETNAS_EMULATE
 #include "cuda_emulator.h"
 #else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <mma.h>
 
 #define DETNAS_SHARED(type, name)                                      \
-  extern __shared__ __align__(16) unsigned char detnas_shared[];       \
+  extern __shared__ __align__(128) unsigned char detnas_shared[];      \
   type* name = reinterpret_cast<type*>(detnas_shared)
 #define DETNAS_LAUNCH(kernel, grid, block, shared, stream, ...) \
   kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 namespace detnas {
 namespace cuda {
 using Stream = cudaStream_t;
+__device__ inline void trap() { __trap(); }
 }
 }  // namespace detnas
 #endif
@@ -42,6 +47,18 @@ struct alignas(sizeof(S) * V) Pack {
   S lane[V];
 };
 
+// V neighbours of a per-channel vector; 16 bytes at a time where V allows (see vectorizable).
+template <int V>
+__device__ inline void load_vector(const float* p, float (&out)[V]) {
+  constexpr int kWide = V % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int i = 0; i < V; i += kWide) {
+    const Pack<float, kWide> pack = *reinterpret_cast<const Pack<float, kWide>*>(p + i);
+#pragma unroll
+    for (int k = 0; k < kWide; ++k) out[i + k] = pack.lane[k];
+  }
+}
+
 // A map of pixels x channels and the per-channel function pending on it:
 // relu?(scale * x + shift), or, for gradients, x + add + mul * (y - mean) or x where y > 0.
 template <typename S>
@@ -58,21 +75,48 @@ struct Source {
   const float* mean = nullptr;
 
   template <int V>
-  __device__ void read(int64_t pixel, int c, float (&out)[V]) const {
-    const Pack<S, V> raw = *reinterpret_cast<const Pack<S, V>*>(data + pixel * ld + c);
-    for (int i = 0; i < V; ++i) out[i] = static_cast<float>(raw.lane[i]);
-    if (scale)
-      for (int i = 0; i < V; ++i) out[i] = out[i] * scale[c + i] + shift[c + i];
-    if (relu)
-      for (int i = 0; i < V; ++i) out[i] = out[i] < 0.f ? 0.f : out[i];
-    if (y) {
-      const Pack<S, V> other = *reinterpret_cast<const Pack<S, V>*>(y + pixel * ld_y + c);
-      for (int i = 0; i < V; ++i) {
-        const float v = static_cast<float>(other.lane[i]);
-        if (add) out[i] += add[c + i] + mul[c + i] * (v - mean[c + i]);
-        else out[i] = v <= 0.f ? 0.f : out[i];
-      }
+  struct Raw {
+    Pack<S, V> x, y;
+  };
+
+  // Values as they lie in memory: loads that can be in flight together, before apply uses them.
+  template <int V>
+  __device__ Raw<V> fetch(int64_t pixel, int c) const {
+    Raw<V> raw;
+    raw.x = *reinterpret_cast<const Pack<S, V>*>(data + pixel * ld + c);
+    if (y) raw.y = *reinterpret_cast<const Pack<S, V>*>(y + pixel * ld_y + c);
+    return raw;
+  }
+
+  template <int V>
+  __device__ void apply(const Raw<V>& raw, int c, float (&out)[V]) const {
+    float a[V], b[V], m[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) out[i] = static_cast<float>(raw.x.lane[i]);
+    if (scale) {
+      load_vector<V>(scale + c, a);
+      load_vector<V>(shift + c, b);
+#pragma unroll
+      for (int i = 0; i < V; ++i) out[i] = out[i] * a[i] + b[i];
     }
+    if (relu)
+#pragma unroll
+      for (int i = 0; i < V; ++i) out[i] = out[i] < 0.f ? 0.f : out[i];
+    if (y && add) {
+      load_vector<V>(add + c, a);
+      load_vector<V>(mul + c, b);
+      load_vector<V>(mean + c, m);
+#pragma unroll
+      for (int i = 0; i < V; ++i) out[i] += a[i] + b[i] * (static_cast<float>(raw.y.lane[i]) - m[i]);
+    } else if (y) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) out[i] = static_cast<float>(raw.y.lane[i]) <= 0.f ? 0.f : out[i];
+    }
+  }
+
+  template <int V>
+  __device__ void read(int64_t pixel, int c, float (&out)[V]) const {
+    apply<V>(fetch<V>(pixel, c), c, out);
   }
 };
 
@@ -84,6 +128,9 @@ inline bool vectorizable(const void* p, int64_t ld, int64_t channels) {
 }
 template <typename S>
 inline bool vectorizable(const Source<S>& s, int64_t channels) {
+  const float* vectors[] = {s.scale, s.shift, s.add, s.mul, s.mean};
+  for (const float* vector : vectors)
+    if (reinterpret_cast<uintptr_t>(vector) % 16 != 0) return false;
   return vectorizable<S>(s.data, s.ld, channels) && (!s.y || vectorizable<S>(s.y, s.ld_y, channels));
 }
 

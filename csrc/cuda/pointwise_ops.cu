@@ -1,10 +1,15 @@
 // pointwise_conv on CUDA.
 //
-// The matrix products are the library's (cuDNN or cuBLAS through ATen); what is pending on the input
-// is applied in one pass before it, statistics are one pass after it.
+// Where something is pending on the input, or statistics or ReLU follow, one product on tensor cores
+// does it all (pointwise_conv.cuh). Plain products, and float32 unless the user allows TF32 to
+// convolutions, are the library's, with passes before and after.
+#include "pointwise_conv.cuh"
+
+#include <ATen/Context.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/convolution_backward.h>
 #include <torch/library.h>
+#include <torch/version.h>
 
 #include "conv.cuh"
 
@@ -12,8 +17,92 @@ namespace detnas {
 namespace cuda {
 namespace {
 
+bool allows_tf32() {
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
+  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
+#else
+  return at::globalContext().allowTF32CuDNN();
+#endif
+}
+
+// Whether tensor cores compute with this dtype, in the device and in what was compiled for it.
+bool on_tensor_cores(const Tensor& x) {
+  static const int compiled = [] {
+    cudaFuncAttributes attributes{};
+    C10_CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_kernel<c10::BFloat16, 8, Product::kForward, 64>));
+    return attributes.ptxVersion / 10;
+  }();
+  const int device = at::cuda::getCurrentDeviceProperties()->major;
+  const int major = compiled < device ? compiled : device;
+  if (x.scalar_type() == at::kHalf) return major >= 7;
+  return major >= 8 && (x.scalar_type() == at::kBFloat16 || (x.scalar_type() == at::kFloat && allows_tf32()));
+}
+
 OptTensor as_type(const OptTensor& t, const Tensor& like) {
   return t ? OptTensor(t->to(like.scalar_type())) : OptTensor();
+}
+
+// A source at the channels of a group.
+template <typename S>
+Source<S> at_channel(Source<S> s, int64_t c) {
+  s.data += c;
+  if (s.y) s.y += c;
+  for (auto vector : {&s.scale, &s.shift, &s.add, &s.mul, &s.mean})
+    if (*vector) *vector += c;
+  return s;
+}
+
+// The weights of a group: [out channels][in channels].
+template <typename S>
+Source<S> weights_of(const Tensor& weight, int64_t group, int64_t out_channels) {
+  Source<S> s;
+  s.ld = weight.size(1);
+  s.data = weight.const_data_ptr<S>() + group * out_channels * s.ld;
+  return s;
+}
+
+// y = x * weight + bias on tensor cores, written to channels `offset` and on of the map y.
+Stats product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, const OptTensor& shift,
+              bool relu, const OptTensor& bias, bool out_relu, bool want_stats, int64_t groups,
+              const Tensor& y, int64_t offset) {
+  const Tensor weight = weight_in.contiguous();
+  const int64_t rows = pixel_count(x), n = weight.size(0), ng = n / groups, kg = weight.size(1);
+  Tensor mean = floats(want_stats ? n : 0, x), m2 = floats(want_stats ? n : 0, x);
+  const Tensor count = count_of(x, want_stats ? rows : 0);
+  if (rows == 0 || n == 0) return {count, mean.zero_(), m2.zero_()};
+  DETNAS_DISPATCH(x, "pointwise_conv", [&] {
+    const int64_t tiles = gemm_row_tiles(rows, ng);
+    Tensor partial;
+    float* moments = nullptr;
+    if (want_stats) {
+      partial = floats(moments_size(tiles, n), x);
+      moments = partial.data_ptr<float>();
+    }
+    for (int64_t i = 0; i < groups; ++i) {
+      Gemm<scalar_t> g{};
+      g.a = at_channel(source<scalar_t>(x, scale, shift, relu), i * kg);
+      g.b = weights_of<scalar_t>(weight, i, ng);
+      g.rows = rows;
+      g.depth = kg;
+      g.cols = static_cast<int>(ng);
+      g.out = y.data_ptr<scalar_t>() + offset + i * ng;
+      g.ld_out = y.size(1);
+      g.bias = bias ? pointer(bias) + i * ng : nullptr;
+      g.out_relu = out_relu;
+      g.channels = n;
+      if (want_stats) {
+        g.mean = moments + i * ng;
+        g.m2 = moments + tiles * n + i * ng;
+        g.count = moments + 2 * tiles * n;
+      }
+      launch_gemm<Product::kForward>(g, 1, stream());
+    }
+    if (want_stats)
+      launch_merge_moments(moments, tiles, static_cast<int>(n), mean.data_ptr<float>(), m2.data_ptr<float>(),
+                           stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {count, mean, m2};
 }
 
 }  // namespace
@@ -21,43 +110,122 @@ OptTensor as_type(const OptTensor& t, const Tensor& like) {
 ConvResult pointwise_conv(const Tensor& x_in, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t groups) {
-  check_map(x_in, "x");
-  check_like(weight, x_in, "weight", "x");
-  TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 1 && weight.size(3) == 1 &&
-                  weight.size(1) * groups == x_in.size(1),
-              "weight: expected shape (out_channels, ", x_in.size(1) / groups, ", 1, 1), got ",
-              weight.sizes());
-  check_affine(scale, shift, x_in);
-  check_channels(bias, x_in, weight.size(0), "bias");
-  TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
+  check_pointwise(x_in, weight, scale, shift, bias, out_relu, want_stats, groups);
   const c10::cuda::CUDAGuard guard(x_in.device());
-  const Tensor z = materialise(as_map(x_in), vector(scale), vector(shift), relu);
-  Tensor y = as_map(at::conv2d(z, weight, as_type(bias, x_in), at::IntArrayRef({1, 1}), at::IntArrayRef({0, 0}),
-                             at::IntArrayRef({1, 1}), groups));
+  const Tensor x = as_map(x_in);
+  if ((scale || relu || out_relu || want_stats) && weight.size(1) > 0 && on_tensor_cores(x)) {
+    Tensor y = empty_map({x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
+    auto [count, mean, m2] = product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu,
+                                     want_stats, groups, y, 0);
+    return {y, count, mean, m2};
+  }
+  const Tensor z = materialise(x, vector(scale), vector(shift), relu);
+  Tensor y = as_map(at::conv2d(z, weight, as_type(bias, x), at::IntArrayRef({1, 1}), at::IntArrayRef({0, 0}),
+                               at::IntArrayRef({1, 1}), groups));
   if (out_relu) y = y.relu_();
   auto [count, mean, m2] = want_stats ? stats_of(y) : no_stats(y);
   return {y, count, mean, m2};
 }
 
+void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
+                         int64_t offset) {
+  const int64_t n = weight.size(0);
+  check_pointwise(x, weight, {}, {}, bias, true, false, 1);
+  if (weight.size(1) > 0 && on_tensor_cores(x)) {
+    product(x, weight, {}, {}, false, vector(bias), true, false, 1, y, offset);
+  } else {
+    const Tensor z = at::conv2d(x, weight, bias.to(x.scalar_type())).relu_();
+    y.narrow(1, offset, n).copy_(z);
+  }
+}
+
 namespace {
+
+// grad_x on tensor cores, through the map that is pending on x; gradients of scale and shift.
+template <typename S>
+void grad_x_product(const Source<S>& grad, const Tensor& weight, const Source<S>& x, int64_t rows,
+                    int64_t channels, int64_t groups, S* out, float* partial, float* sums) {
+  const int64_t kg = weight.size(1), ng = weight.size(0) / groups;
+  for (int64_t i = 0; i < groups; ++i) {
+    Gemm<S> g{};
+    g.a = at_channel(grad, i * ng);
+    g.b = weights_of<S>(weight, i, ng);
+    g.rows = rows;
+    g.depth = ng;
+    g.cols = static_cast<int>(kg);
+    g.out = out + i * kg;
+    g.ld_out = channels;
+    g.channels = channels;
+    if (x.scale || x.relu) g.x = at_channel(x, i * kg);
+    g.sums = partial ? partial + i * kg : nullptr;
+    launch_gemm<Product::kGradX>(g, 1, stream());
+  }
+  if (partial) launch_sum_chunks(partial, gemm_row_tiles(rows, kg), 2 * channels, sums, stream());
+}
+
+// (out channels, channels of a group) in float32.
+template <typename S>
+Tensor grad_weight_product(const Source<S>& grad, const Source<S>& x, const Tensor& weight, int64_t pixels,
+                           int64_t groups) {
+  const int64_t kg = weight.size(1), ng = weight.size(0) / groups;
+  const int64_t splits = gemm_splits(ng, kg, pixels);
+  Tensor sums = floats(weight.numel(), weight), partial = floats(splits * ng * kg, weight);
+  for (int64_t i = 0; i < groups; ++i) {
+    Gemm<S> g{};
+    g.a = at_channel(grad, i * ng);
+    g.b = at_channel(x, i * kg);
+    g.rows = ng;
+    g.depth = pixels;
+    g.cols = static_cast<int>(kg);
+    g.partial = partial.data_ptr<float>();
+    launch_gemm<Product::kGradWeight>(g, splits, stream());
+    launch_sum_chunks(g.partial, splits, ng * kg, sums.data_ptr<float>() + i * ng * kg, stream());
+  }
+  return sums.view_as(weight);
+}
 
 ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& grad_mean,
                                       const OptTensor& grad_m2, const Tensor& x_in,
-                                      const Tensor& weight, const OptTensor& scale_in,
+                                      const Tensor& weight_in, const OptTensor& scale_in,
                                       const OptTensor& shift_in, bool relu, const OptTensor& y,
                                       const OptTensor& mean, bool out_relu, int64_t groups,
                                       std::array<bool, 3> mask) {
+  check_pointwise(x_in, weight_in, scale_in, shift_in, {}, false, false, groups);
   const c10::cuda::CUDAGuard guard(x_in.device());
-  const Tensor x = as_map(x_in);
+  const Tensor x = as_map(x_in), weight = weight_in.contiguous();
   const OptTensor scale = vector(scale_in), shift = vector(shift_in);
-  const Tensor g = materialise(GradArgs(grad_y, grad_mean, grad_m2, y, mean, out_relu));
-  const Tensor z = materialise(x, scale, shift, relu);
-  const int64_t out_channels[] = {weight.size(0)};
-  auto [dz, dw, dbias] = at::convolution_backward(g, z, weight, at::IntArrayRef(out_channels), {1, 1},
-                                                  {0, 0}, {1, 1}, false, {0, 0}, groups, mask);
-  Tensor dx, da, db;
-  if (mask[0]) std::tie(dx, da, db) = through_pending(dz, x, scale, shift, relu);
-  if (dbias.defined()) dbias = dbias.to(at::kFloat);
+  const GradArgs grad(grad_y, grad_mean, grad_m2, y, mean, out_relu);
+  const int64_t rows = pixel_count(x), c = x.size(1);
+  Tensor dx, dw, da, db, dbias;
+  if (!(scale || relu || grad.y.defined()) || x.numel() == 0 || weight.numel() == 0 || !on_tensor_cores(x)) {
+    const Tensor g = materialise(grad), z = materialise(x, scale, shift, relu);
+    const int64_t out_channels[] = {weight.size(0)};
+    std::tie(dx, dw, dbias) = at::convolution_backward(g, z, weight, at::IntArrayRef(out_channels), {1, 1},
+                                                       {0, 0}, {1, 1}, false, {0, 0}, groups, mask);
+    if (mask[0]) std::tie(dx, da, db) = through_pending(dx, x, scale, shift, relu);
+    if (dbias.defined()) dbias = dbias.to(at::kFloat);
+    return {dx, dw, da, db, dbias};
+  }
+  if (mask[0]) {
+    dx = empty_map(x.sizes(), x);
+    Tensor partial, sums = floats(scale ? 2 * c : 0, x);
+    if (scale) partial = floats(gemm_row_tiles(rows, c / groups) * 2 * c, x);
+    DETNAS_DISPATCH(x, "pointwise_conv_backward", [&] {
+      grad_x_product(grad.get<scalar_t>(), weight, source<scalar_t>(x, scale, shift, relu), rows, c, groups,
+                     dx.data_ptr<scalar_t>(), scale ? partial.data_ptr<float>() : nullptr,
+                     sums.data_ptr<float>());
+    });
+    // Each a tensor of its own: outputs of an operator must not share memory.
+    da = scale ? sums.narrow(0, 0, c).clone() : floats(0, x);
+    db = scale ? sums.narrow(0, c, c).clone() : floats(0, x);
+  }
+  if (mask[1])
+    DETNAS_DISPATCH(x, "pointwise_conv_backward", [&] {
+      dw = grad_weight_product(grad.get<scalar_t>(), source<scalar_t>(x, scale, shift, relu), weight, rows,
+                               groups).to(weight.scalar_type());
+    });
+  if (mask[2]) dbias = materialise(grad).to(at::kFloat).sum({0, 2, 3});
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {dx, dw, da, db, dbias};
 }
 

@@ -1,7 +1,5 @@
-// shuffle_block on CUDA: depthwise kernels of our own between the library's matrix products.
-#include <ATen/ops/cat.h>
-#include <ATen/ops/conv2d.h>
-#include <ATen/ops/relu.h>
+// shuffle_block on CUDA: a launch for the halves, then one for every convolution, bias and ReLU
+// included; nothing is concatenated.
 #include <torch/library.h>
 
 #include "conv.cuh"
@@ -19,39 +17,45 @@ Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList bia
   TORCH_CHECK(weights.size() == count && biases.size() == count, "weights, biases: expected ", count,
               " tensors each, got ", weights.size(), " and ", biases.size());
   const c10::cuda::CUDAGuard guard(x.device());
-  auto chain = [&](Tensor z, size_t first, size_t n) {
+  const Tensor map = as_map(x);
+  const int64_t n = x.size(0), c = x.size(1), half = c / 2;
+  const int64_t right_channels = weights[main - 1].size(0);
+  const int64_t left_channels = stride == 2 ? weights[main + 1].size(0) : half;
+  Tensor out = empty_map({n, left_channels + right_channels, conv_out(x.size(2), stride),
+                          conv_out(x.size(3), stride)}, x);
+  // The last convolution writes where its channels belong in the block's output.
+  auto chain = [&](Tensor z, size_t first, size_t count, int64_t offset) {
     int64_t s = stride;
-    for (size_t i = first; i < first + n; ++i) {
+    for (size_t i = first; i < first + count; ++i) {
       if (weights[i].size(2) > 1) {
         z = std::get<0>(depthwise_conv(z, weights[i], {}, {}, false, biases[i], false, false, s, 1));
         s = 1;
+      } else if (i + 1 < first + count) {
+        z = std::get<0>(pointwise_conv(z, weights[i], {}, {}, false, biases[i], true, false, 1));
       } else {
-        z = at::conv2d(z, weights[i], biases[i].to(z.scalar_type())).relu_();
+        pointwise_relu_into(z, weights[i], biases[i], out, offset);
       }
     }
-    return z;
   };
-  Tensor left, right = x;
-  const int64_t half = x.size(1) / 2;
   if (stride == 2) {
-    left = chain(as_map(x), main, 2);
-  } else {
-    // The halves of the shuffled input, as the kernel of shuffle_concat makes them.
-    left = empty_map({x.size(0), half, x.size(2), x.size(3)}, x);
-    right = at::empty_like(left);
-    const Tensor map = as_map(x);
-    if (x.numel() > 0)
-      DETNAS_DISPATCH(x, "shuffle_block", [&] {
-        Source<scalar_t> first = source<scalar_t>(map, {}, {}, false), second = first;
-        second.data += half;
-        Shuffle<scalar_t> s{first, second, static_cast<int>(half), static_cast<int>(half),
-                            static_cast<int>(method), static_cast<int>(half),
-                            left.data_ptr<scalar_t>(), right.data_ptr<scalar_t>(), half, half};
-        launch_shuffle(s, pixel_count(x), stream());
-      });
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    chain(map, main, 2, 0);
+    chain(map, 0, main, left_channels);
+    return out;
   }
-  return as_map(at::cat({left, chain(as_map(right), 0, main)}, 1));
+  // The halves of the shuffled input, the left one at its place in the output.
+  Tensor right = empty_map({n, c - half, x.size(2), x.size(3)}, x);
+  if (x.numel() > 0)
+    DETNAS_DISPATCH(x, "shuffle_block", [&] {
+      Source<scalar_t> first = source<scalar_t>(map, {}, {}, false), second = first;
+      second.data += half;
+      Shuffle<scalar_t> s{first, second, static_cast<int>(half), static_cast<int>(half),
+                          static_cast<int>(method), static_cast<int>(half), out.data_ptr<scalar_t>(),
+                          right.data_ptr<scalar_t>(), out.size(1), half};
+      launch_shuffle(s, pixel_count(x), stream());
+    });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  chain(right, 0, main, half);
+  return out;
 }
 
 }  // namespace

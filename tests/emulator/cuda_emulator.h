@@ -3,7 +3,8 @@
 // accesses out of bounds, misaligned vector loads, missing barriers and the use of uninitialised
 // shared memory (it is filled with NaN) without a GPU. Selected by DETNAS_EMULATE.
 //
-// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, dynamic shared memory.
+// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, dynamic shared memory, and the
+// matrix products of wmma_emulator.h.
 #pragma once
 #include <sanitizer/common_interface_defs.h>
 #include <ucontext.h>
@@ -15,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -22,6 +24,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x, y, z;
@@ -75,7 +78,9 @@ class Scheduler {
   void run_block(dim3 block, size_t shared, const std::function<void()>& body) {
     const unsigned threads = block.x * block.y * block.z;
     // A buffer of its own for every block, so that its end is guarded; NaN in every float.
-    std::unique_ptr<unsigned char[]> memory(new unsigned char[shared]);
+    const auto release = [](unsigned char* p) { operator delete[](p, std::align_val_t(128)); };
+    std::unique_ptr<unsigned char[], decltype(release)> memory(
+        new (std::align_val_t(128)) unsigned char[shared], release);
     std::memset(memory.get(), 0xFF, shared);
     shared_memory = memory.get();
     body_ = &body;
@@ -141,6 +146,8 @@ class Scheduler {
 #define gridDim emulator::grid_dims
 inline void __syncthreads() { emulator::Scheduler::get().barrier(); }
 
+#include "wmma_emulator.h"
+
 #define DETNAS_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::shared_memory)
 #define DETNAS_LAUNCH(kernel, grid, block, shared, stream, ...)                      \
   emulator::Scheduler::get().launch(grid, block, static_cast<size_t>(shared), [&] {  \
@@ -150,5 +157,6 @@ inline void __syncthreads() { emulator::Scheduler::get().barrier(); }
 namespace detnas {
 namespace cuda {
 using Stream = int;
+inline void trap() { std::abort(); }
 }
 }  // namespace detnas

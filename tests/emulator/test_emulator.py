@@ -16,7 +16,7 @@ from tests.ops.sanitized import SANITIZERS, run_checked
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "emulator"
-GROUPS = ("depthwise", "pixelwise")
+GROUPS = ("depthwise", "pixelwise", "pointwise")
 HEADERS = [*HERE.glob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
 
 
@@ -59,16 +59,36 @@ FAULTS = {
         shared[threadIdx.x] = static_cast<float>(threadIdx.x);
         out[threadIdx.x] = shared[(threadIdx.x + 1) % blockDim.x];
         """,
-        "wrong",
+        "not a number",
     ),
     "shared memory out of bounds": (
-        "DETNAS_SHARED(float, shared); shared[threadIdx.x + 1] = 1.f; out[threadIdx.x] = 0.f;",
+        "DETNAS_SHARED(float, shared); shared[threadIdx.x + 225] = 1.f; out[threadIdx.x] = 0.f;",
         "heap-buffer-overflow",
     ),
     "misaligned vector load": (
         """
         const auto p = *reinterpret_cast<const detnas::cuda::Pack<float, 4>*>(out + 1);
         out[0] = p.lane[0];
+        """,
+        "misaligned address",
+    ),
+    "products read before a barrier": (
+        """
+        namespace wmma = nvcuda::wmma;
+        DETNAS_SHARED(float, shared);
+        wmma::fragment<wmma::accumulator, 16, 16, 16, float> sums;
+        wmma::fill_fragment(sums, static_cast<float>(threadIdx.x + 1));
+        wmma::store_matrix_sync(shared, sums, 16, wmma::mem_row_major);
+        out[threadIdx.x] = shared[threadIdx.x];
+        """,
+        "not a number",
+    ),
+    "matrix at a misaligned address": (
+        """
+        namespace wmma = nvcuda::wmma;
+        DETNAS_SHARED(c10::Half, shared);
+        wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> a;
+        wmma::load_matrix_sync(a, shared + 8, 16);
         """,
         "misaligned address",
     ),
@@ -85,7 +105,7 @@ def test_emulator_finds(fault: str, tmp_path: Path) -> None:
         f"__global__ void kernel(float* out) {{ {body} }}\n"
         'extern "C" void run(float* out) {\n'
         "  auto k = &kernel;\n"
-        "  DETNAS_LAUNCH(k, dim3(1), dim3(32), 32 * sizeof(float), 0, out);\n}\n"
+        "  DETNAS_LAUNCH(k, dim3(1), dim3(32), 256 * sizeof(float), 0, out);\n}\n"
     )
     compile_library(target, source)
     script = (
@@ -93,7 +113,7 @@ def test_emulator_finds(fault: str, tmp_path: Path) -> None:
         f"library = ctypes.CDLL({str(target)!r})\n"
         "out = (ctypes.c_float * 64)()\n"
         "library.run(out)\n"
-        "if any(out[i] != (i + 1) % 32 for i in range(32)): raise SystemExit('wrong')\n"
+        "if any(math.isnan(v) for v in out): raise SystemExit('not a number')\n"
     )
     result = run_checked("-c", script)
     assert result.returncode != 0
