@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. Packages of one floor do not import each other.
 FLOORS = (
+    ("files",),
     ("config", "data", "ops"),
     ("layers",),
     ("search_space",),

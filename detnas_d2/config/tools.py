@@ -47,20 +47,26 @@ def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def changed_keys(cfg: CfgNode) -> dict[str, Any]:
+    """The dotted keys that differ from :func:`base_config`, sorted, with their values."""
+    defaults, flat = flatten(base_config()), flatten(cfg)
+    return {k: flat[k] for k in sorted(flat) if k not in defaults or defaults[k] != flat[k]}
+
+
 def fingerprint(cfg: CfgNode, ignore: Iterable[str] = ()) -> str:
-    """SHA-256 of a config without the dotted keys in ``ignore``."""
+    """SHA-256 of what a config changes, without the dotted keys in ``ignore``.
+
+    A key that is new in a later version and left at its default does not alter it.
+    """
     ignored = set(ignore)
-    flat = {k: v for k, v in flatten(cfg).items() if k not in ignored}
+    flat = {k: v for k, v in changed_keys(cfg).items() if k not in ignored}
     return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def short_yaml(cfg: CfgNode) -> str:
     """YAML of the keys that differ from :func:`base_config`; loads back to ``cfg``."""
     tree: dict[str, Any] = {}
-    defaults = flatten(base_config())
-    for key, value in sorted(flatten(cfg).items()):
-        if key in defaults and defaults[key] == value:
-            continue
+    for key, value in changed_keys(cfg).items():
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:

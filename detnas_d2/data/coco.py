@@ -6,11 +6,11 @@ import json
 import os
 from typing import Any
 
-from detnas_d2.data.files import write_json
 from detnas_d2.data.image_check import ImageHeader, read_headers
 from detnas_d2.data.inspection import Inspection, box_problem, is_number
 from detnas_d2.data.report import DatasetError, Problem
 from detnas_d2.data.sources import CocoSource
+from detnas_d2.files import write_json
 
 CLEANED_FILE = "annotations.json"
 

@@ -15,9 +15,10 @@ from PIL import Image
 
 from detnas_d2.data.catalog import install
 from detnas_d2.data.digits import NUM_CLASSES, draw_patch, draw_scene, load_digits
-from detnas_d2.data.files import digest, new_directory, write_json, writer_first
 from detnas_d2.data.report import DatasetError
 from detnas_d2.data.sources import CocoSource
+from detnas_d2.data.writers import writer_first
+from detnas_d2.files import digest, new_directory, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from detnas_d2.data.files import new_file
+from detnas_d2.files import new_file
 
 logger = logging.getLogger(__name__)
 

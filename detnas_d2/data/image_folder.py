@@ -6,11 +6,11 @@ import json
 import os
 from typing import Any
 
-from detnas_d2.data.files import write_json
 from detnas_d2.data.image_check import IMAGE_EXTENSIONS, read_headers
 from detnas_d2.data.inspection import Inspection
 from detnas_d2.data.report import DatasetError, Problem
 from detnas_d2.data.sources import FolderSource
+from detnas_d2.files import write_json
 
 LISTING_FILE = "files.json"
 

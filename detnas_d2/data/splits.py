@@ -19,7 +19,6 @@ from detectron2.data import MetadataCatalog
 
 from detnas_d2.data.catalog import install
 from detnas_d2.data.coco import read_coco
-from detnas_d2.data.files import digest, file_name_of, new_directory, write_json, writer_first
 from detnas_d2.data.image_folder import list_files, write_listing
 from detnas_d2.data.report import DatasetError
 from detnas_d2.data.sources import (
@@ -32,6 +31,8 @@ from detnas_d2.data.sources import (
 )
 from detnas_d2.data.validation import tracked_state
 from detnas_d2.data.voc import load_voc, read_split, split_file, write_view
+from detnas_d2.data.writers import writer_first
+from detnas_d2.files import digest, file_name_of, new_directory, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.catalog import install, is_declared, original_source
 from detnas_d2.data.coco import inspect_coco
-from detnas_d2.data.files import digest, file_name_of, new_directory, write_json, writer_first
 from detnas_d2.data.image_folder import inspect_image_folder
 from detnas_d2.data.inspection import Inspection
 from detnas_d2.data.report import DatasetError, DatasetReport, Problem, problems_error
@@ -29,6 +28,8 @@ from detnas_d2.data.sources import (
     source_to_json,
 )
 from detnas_d2.data.voc import inspect_voc
+from detnas_d2.data.writers import writer_first
+from detnas_d2.files import digest, file_name_of, new_directory, write_json
 
 logger = logging.getLogger(__name__)
 

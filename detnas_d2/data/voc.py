@@ -15,11 +15,11 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from detnas_d2.data.files import link_file, write_text
 from detnas_d2.data.image_check import IMAGE_EXTENSIONS, ImageHeader, read_headers
 from detnas_d2.data.inspection import Inspection, box_problem, is_number
 from detnas_d2.data.report import DatasetError, Problem
 from detnas_d2.data.sources import VocSource
+from detnas_d2.files import link_file, write_text
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 

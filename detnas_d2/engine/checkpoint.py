@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from detnas_d2.files import new_file, write_text
 from detnas_d2.modeling import WeightsError, adapt_state_dict
 
 
@@ -29,23 +30,12 @@ class DetNASCheckpointer(DetectionCheckpointer):
         data.update(kwargs)
         target = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
-        temporary = f"{target}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with new_file(target) as temporary, open(temporary, "wb") as file:
+            torch.save(data, file)
         self.tag_last_checkpoint(os.path.basename(target))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        target = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{target}.tmp", "w") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{target}.tmp", target)
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if not filename.endswith(".pkl"):

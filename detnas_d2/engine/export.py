@@ -25,8 +25,8 @@ from detectron2.modeling import GeneralizedRCNN, detector_postprocess
 from torch import Tensor, nn
 
 from detnas_d2.data import ClassificationMapper, build_test_loader
-from detnas_d2.data.files import new_file, write_text
 from detnas_d2.engine.inference import load_trained, test_metadata
+from detnas_d2.files import new_file, write_text
 from detnas_d2.search.scoring import build_evaluator
 
 logger = logging.getLogger("detnas_d2")

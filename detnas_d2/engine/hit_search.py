@@ -16,10 +16,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.config.tools import load_config, short_yaml
-from detnas_d2.data.files import write_text
 from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
+from detnas_d2.files import write_text
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
 from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.search.relaxation import decode_parts

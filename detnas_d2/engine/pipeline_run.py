@@ -16,7 +16,6 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from detnas_d2.config.tools import fingerprint
-from detnas_d2.data.files import write_text
 from detnas_d2.engine import pipeline_state
 from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
 from detnas_d2.engine.launching import run
@@ -33,6 +32,7 @@ from detnas_d2.engine.pipeline_state import (
 from detnas_d2.engine.pipeline_table import format_table, table_rows
 from detnas_d2.engine.search import search
 from detnas_d2.engine.setup import prepare
+from detnas_d2.files import write_text
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

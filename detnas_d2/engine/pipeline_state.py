@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from detnas_d2.data.files import write_text
+from detnas_d2.files import write_text
 
 logger = logging.getLogger("detnas_d2.pipeline")
 

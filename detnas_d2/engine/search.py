@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.config.tools import base_config, load_config, short_yaml
-from detnas_d2.data.files import write_text
 from detnas_d2.engine.candidate_evaluation import (
     build_race,
     candidate_evaluator,
@@ -23,10 +22,10 @@ from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
 from detnas_d2.engine.trainer import Trainer
+from detnas_d2.files import sha256_of, write_text
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
 from detnas_d2.search.build import build_constraint, build_searcher, search_fingerprint
-from detnas_d2.search.files import sha256_of
 from detnas_d2.search.scoring import metric_name
 from detnas_d2.search_space import LatencyTable, SearchSpace, measure_latency
 

@@ -8,10 +8,10 @@ import os
 
 import yaml
 
-from detnas_d2.data.files import write_text
 from detnas_d2.engine.pipeline import read_pipeline
 from detnas_d2.engine.pipeline_run import run_pipeline
 from detnas_d2.engine.pipeline_table import measured
+from detnas_d2.files import write_text
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.diagnostics import spread_over_fitness
 from detnas_d2.search.history import HEADER_FILE, History

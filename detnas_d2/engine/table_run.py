@@ -7,7 +7,6 @@ import logging
 import os
 from collections import Counter
 
-from detnas_d2.data.files import write_text
 from detnas_d2.engine.pipeline_run import run_stage, stage_state
 from detnas_d2.engine.pipeline_state import (
     DONE,
@@ -22,6 +21,7 @@ from detnas_d2.engine.pipeline_state import (
     read_json,
 )
 from detnas_d2.engine.tables import Cell, Run, Table, read_table
+from detnas_d2.files import write_text
 
 logger = logging.getLogger("detnas_d2.table")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from detnas_d2.files import write_json
 
 REPETITIONS = 5
 
@@ -60,10 +61,7 @@ class Choices:
     def _write(self) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp{os.getpid()}")
-        temporary.write_text(json.dumps(self.entries, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_json(self.path, self.entries, indent=2)
 
 
 def interleaved(*functions: Callable[[], object]) -> list[float]:

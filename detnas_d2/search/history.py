@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from detnas_d2.files import sync, write_json
 from detnas_d2.search.candidate import CandidateRecord, Choices
-from detnas_d2.search.files import sync_directory, write_json
 
 logger = logging.getLogger("detnas_d2.search")
 
@@ -78,10 +78,10 @@ class History:
         elif lines.exists():
             raise HistoryError(f"{lines} exists without {header}: cannot tell what it belongs to")
         else:
-            write_json(header, {"version": VERSION, "fingerprint": dict(fingerprint)})
+            write_json(header, {"version": VERSION, "fingerprint": dict(fingerprint)}, indent=2)
         if not lines.exists():
             lines.touch()
-            sync_directory(directory)
+            sync(directory)
         return cls._load(lines)
 
     @classmethod

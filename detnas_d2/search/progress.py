@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from detnas_d2.files import write_json
 from detnas_d2.search.candidate import CandidateRecord
-from detnas_d2.search.files import write_json
 from detnas_d2.search.searcher import GenerationSearcher
 
 logger = logging.getLogger("detnas_d2.search")
@@ -108,7 +108,7 @@ class Progress:
         }
         self.summaries.append(summary)
         if self._directory is not None:
-            write_json(self._directory / SUMMARY_FILE, self.summaries)
+            write_json(self._directory / SUMMARY_FILE, self.summaries, indent=2)
         if not quiet:
             logger.info(
                 "generation %d/%d done: best %s mean %s std %s of %d (%d failed) | %s",

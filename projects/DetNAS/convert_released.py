@@ -7,10 +7,10 @@ The network must use the shuffle method that is printed.
 """
 
 import argparse
-import os
 
 import torch
 
+from detnas_d2.files import new_file
 from detnas_d2.modeling.released import RELEASES, convert
 
 
@@ -38,9 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output")
     args = parser.parse_args(argv)
     state = convert(read_state(args.input, args.prefix), args.model)
-    temporary = f"{args.output}.tmp"
-    torch.save({"model": state}, temporary)
-    os.replace(temporary, args.output)
+    with new_file(args.output) as temporary, open(temporary, "wb") as file:
+        torch.save({"model": state}, file)
     method = RELEASES[args.model].shuffle_method
     needs = "" if method is None else f"; needs MODEL.DETNAS.SHUFFLE_METHOD {method}"
     print(f"{len(state)} tensors written to {args.output}{needs}")

@@ -23,11 +23,11 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.data.files import new_file
 from detnas_d2.data.image_check import IMAGE_EXTENSIONS
 from detnas_d2.data.user_images import UnreadableImage, find_images, output_names, read_bgr
 from detnas_d2.engine.inference import Predictor
 from detnas_d2.engine.setup import fall_back_to_cpu
+from detnas_d2.files import new_file
 
 try:
     from detectron2.utils.visualizer import Visualizer

@@ -21,10 +21,10 @@ from typing import Any
 
 from detectron2.utils import comm
 
-from detnas_d2.data.files import write_text
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.engine.stability import calibration_stability
 from detnas_d2.engine.standalone import train_standalone
+from detnas_d2.files import write_text
 from detnas_d2.search import History
 from detnas_d2.search.diagnostics import choice_frequencies, paired_scores, rank_correlation
 

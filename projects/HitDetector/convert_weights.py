@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 import detnas_d2.modeling  # noqa: F401  (registers the parts)
 from detnas_d2.config.tools import load_config
+from detnas_d2.files import new_file
 from detnas_d2.modeling.released_hit import convert_released_hit
 
 CONFIG = os.path.join(
@@ -28,9 +29,8 @@ def main() -> None:
     cfg.MODEL.DEVICE = "cpu"
     data = torch.load(args.input, map_location="cpu", weights_only=True)
     state = convert_released_hit(data.get("state_dict", data), build_model(cfg))
-    temporary = f"{args.output}.tmp"
-    torch.save({"model": state}, temporary)
-    os.replace(temporary, args.output)
+    with new_file(args.output) as temporary, open(temporary, "wb") as file:
+        torch.save({"model": state}, file)
     print(f"{len(state)} tensors written to {args.output}")
 
 

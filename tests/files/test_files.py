@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from detnas_d2.data.files import new_directory, write_json, write_text
+from detnas_d2.files import new_directory, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -15,6 +15,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_json(str(path), [1])
     with pytest.raises(TypeError):
         write_json(str(path), object())
+    with pytest.raises(ValueError):
+        write_json(str(path), float("nan"))
     with pytest.raises(UnicodeEncodeError):
         write_text(str(path), "\ud800")
     assert json.loads(path.read_text()) == [1]

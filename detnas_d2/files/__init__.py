@@ -1,4 +1,4 @@
-"""Atomic files, digests and who writes them when several processes run."""
+"""Files and folders that appear whole or not at all, and digests."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
-
-from detectron2.utils import comm
-
-T = TypeVar("T")
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
-def new_file(path: str) -> Iterator[str]:
+def new_file(path: str | Path) -> Iterator[str]:
     """Yields the name of a temporary file that becomes ``path`` if the block ends without an error.
 
-    Readers see the old content or the new one, never a part.
+    Readers see the old content or the new one, never a part, also after a crash of the machine.
     """
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
@@ -31,21 +28,28 @@ def new_file(path: str) -> Iterator[str]:
     try:
         yield temporary
         os.chmod(temporary, 0o644)
+        sync(temporary)
         os.replace(temporary, path)
+        sync(folder)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def write_text(path: str, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Atomic, like :func:`new_file`."""
     with new_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def write_json(path: str, value: Any) -> None:
-    """Atomic, like :func:`new_file`."""
-    write_text(path, json.dumps(value))
+def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
+    """Atomic, like :func:`new_file`.
+
+    Raises:
+        ValueError: for NaN and infinities, which JSON does not have.
+    """
+    text = json.dumps(value, indent=indent, allow_nan=False)
+    write_text(path, text if indent is None else text + "\n")
 
 
 @contextlib.contextmanager
@@ -69,6 +73,15 @@ def new_directory(path: str) -> Iterator[str]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sync(path: str | Path) -> None:
+    """Makes a file's content, or a folder's new and renamed entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def link_file(source: str, target: str) -> None:
     """Makes ``target`` a symbolic link to ``source``, or a copy where links are refused."""
     try:
@@ -82,35 +95,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal digest of a file's content, e.g. of the supernet's checkpoint."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
 def file_name_of(name: str) -> str:
     """A data set name as a file name."""
     return re.sub(r"[^A-Za-z0-9@._-]", "_", name)
-
-
-def writer_first(work: Callable[[], T]) -> T:
-    """Calls ``work`` on one process per machine, then on the others, which find its files.
-
-    All processes must call this. An error of a writer is raised on all of them.
-    """
-    if comm.get_world_size() == 1:
-        return work()
-    result, error, writer = None, None, _is_writer()
-    if writer:
-        try:
-            result = work()
-        except Exception as raised:  # held until every process knows, or the others would hang
-            error = raised
-    message = None if error is None else f"{type(error).__name__}: {error}"
-    messages = [m for m in comm.all_gather(message) if m is not None]
-    if error is not None:
-        raise error
-    if messages:
-        raise RuntimeError(f"The process that prepares data sets failed: {messages[0]}")
-    return result if writer else work()
-
-
-def _is_writer() -> bool:
-    try:
-        return comm.get_local_rank() == 0
-    except AssertionError:  # process group made without detectron2's launch
-        return comm.get_rank() == 0

@@ -1,0 +1,39 @@
+"""Who prepares data sets when several processes run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from detectron2.utils import comm
+
+T = TypeVar("T")
+
+
+def writer_first(work: Callable[[], T]) -> T:
+    """Calls ``work`` on one process per machine, then on the others, which find its files.
+
+    All processes must call this. An error of a writer is raised on all of them.
+    """
+    if comm.get_world_size() == 1:
+        return work()
+    result, error, writer = None, None, _is_writer()
+    if writer:
+        try:
+            result = work()
+        except Exception as raised:  # held until every process knows, or the others would hang
+            error = raised
+    message = None if error is None else f"{type(error).__name__}: {error}"
+    messages = [m for m in comm.all_gather(message) if m is not None]
+    if error is not None:
+        raise error
+    if messages:
+        raise RuntimeError(f"The process that prepares data sets failed: {messages[0]}")
+    return result if writer else work()
+
+
+def _is_writer() -> bool:
+    try:
+        return comm.get_local_rank() == 0
+    except AssertionError:  # process group made without detectron2's launch
+        return comm.get_rank() == 0
