@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
@@ -45,6 +46,18 @@ def detector_config(kind: str = "faster") -> CfgNode:
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 8
     return cfg
+
+
+def classifier() -> nn.Module:
+    """A supernet that classifies images of three classes."""
+    cfg = detector_config()
+    cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
+    cfg.MODEL.BACKBONE.NAME = "build_detnas_supernet_backbone"
+    cfg.MODEL.DETNAS.LAST_CONV = True
+    cfg.MODEL.DETNAS.OUT_FEATURES = ["last"]
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 3
+    torch.manual_seed(0)
+    return build_model(cfg)
 
 
 def training_batch(

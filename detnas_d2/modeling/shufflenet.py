@@ -255,18 +255,18 @@ def activate(model: nn.Module, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def walking(model: nn.Module, walk: PrefixWalk) -> Iterator[bool]:
+def walking(model: nn.Module, walk: PrefixWalk) -> Iterator[None]:
     """Within the block the supernet inside ``model`` runs its active path through ``walk``.
 
-    Yields whether it can: supernets other than :class:`Supernet` compute every path whole.
+    Supernets other than :class:`Supernet` go on computing every path whole.
     """
     supernet = find_supernet(model)
     if not isinstance(supernet, Supernet):
-        yield False
+        yield
         return
     supernet.walk = walk
     try:
-        yield True
+        yield
     finally:
         supernet.walk = None
         walk.clear()

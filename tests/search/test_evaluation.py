@@ -8,28 +8,16 @@ from typing import Any
 import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import build_model
 from torch import nn
 
 from detnas_d2.search.driver import _outcomes
 from detnas_d2.search.evaluation import SequentialEvaluator, fitness_of
 from detnas_d2.search.scoring import flat_metrics
 from detnas_d2.search_space import SPACES
-from tests.helpers import changed, classification_batch, detector_config, snapshot
+from tests.helpers import changed, classification_batch, classifier, snapshot
 
 TINY = SPACES["detnas_tiny"]
 PATH = TINY.uniform_path("5x5")
-
-
-def supernet() -> nn.Module:
-    cfg = detector_config()
-    cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
-    cfg.MODEL.BACKBONE.NAME = "build_detnas_supernet_backbone"
-    cfg.MODEL.DETNAS.LAST_CONV = True
-    cfg.MODEL.DETNAS.OUT_FEATURES = ["last"]
-    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 3
-    torch.manual_seed(0)
-    return build_model(cfg)
 
 
 class Calibration(list):
@@ -71,7 +59,7 @@ def sequential(model: nn.Module, **changes: Any) -> SequentialEvaluator:
 
 
 def test_evaluation_of_a_path(capsys: pytest.CaptureFixture[str]) -> None:
-    model = supernet().train()
+    model = classifier().train()
     made: list[Sum] = []
     before = snapshot(model)
     evaluator = sequential(model, build_evaluator=lambda: made.append(Sum()) or made[-1])
@@ -87,13 +75,13 @@ def test_evaluation_of_a_path(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_metric_lists_the_known_ones() -> None:
-    evaluator = sequential(supernet(), metric="bbox/AP")
+    evaluator = sequential(classifier(), metric="bbox/AP")
     with pytest.raises(KeyError, match="no metric 'bbox/AP'; the evaluator reports sum/first, sum"):
         evaluator.evaluate(PATH)
 
 
-def test_diverged_weights_fail_the_candidate_and_spare_the_supernet() -> None:
-    model = supernet()
+def test_diverged_weights_fail_the_candidate_and_spare_the_classifier() -> None:
+    model = classifier()
     with torch.no_grad():
         model.backbone.blocks[0].candidates["5x5"].main[0].conv.weight.fill_(float("inf"))
     before = snapshot(model)

@@ -23,7 +23,14 @@ from detnas_d2.search.population_statistics import (
 )
 from detnas_d2.search.recalibration import BNStatistics, recalibrate
 from detnas_d2.search_space import SHUFFLE_OPS, SPACES, Path, SearchSpace
-from tests.helpers import changed, classification_batch, detector_config, snapshot, training_batch
+from tests.helpers import (
+    changed,
+    classification_batch,
+    classifier,
+    detector_config,
+    snapshot,
+    training_batch,
+)
 
 TINY = SPACES["detnas_tiny"]
 DETECTORS = {  # kind, norm of neck, norm of box head, fused operators
@@ -40,17 +47,6 @@ def detector(name: str) -> nn.Module:
     cfg = detector_config(kind)
     cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM = neck, head
     cfg.MODEL.DETNAS.FUSED_OPS = fused
-    torch.manual_seed(0)
-    return build_model(cfg)
-
-
-def classifier() -> nn.Module:
-    cfg = detector_config()
-    cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
-    cfg.MODEL.BACKBONE.NAME = "build_detnas_supernet_backbone"
-    cfg.MODEL.DETNAS.LAST_CONV = True
-    cfg.MODEL.DETNAS.OUT_FEATURES = ["last"]
-    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 3
     torch.manual_seed(0)
     return build_model(cfg)
 
