@@ -63,17 +63,6 @@ struct Map {
   }
 };
 
-// Distance of pixels if they are evenly spaced and channels `step` apart, else 0.
-inline int64_t pixel_stride(const Tensor& x, int64_t step) {
-  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
-  if (c > 1 && x.stride(1) != step) return 0;
-  const int64_t ld = w > 1 ? x.stride(3) : h > 1 ? x.stride(2) : n > 1 ? x.stride(0) : c * step;
-  if (ld < (c - 1) * step + 1) return 0;
-  if (h > 1 && x.stride(2) != ld * w) return 0;
-  if (n > 1 && x.stride(0) != ld * w * h) return 0;
-  return ld;
-}
-
 // `strided`: every second channel is read in place, too.
 template <typename T>
 Map<T> as_map(const Tensor& x, bool strided = false) {
@@ -116,7 +105,7 @@ class Padded {
 };
 
 // Memory of the calling thread, kept between calls: large allocations cost page faults. Slots are
-// for buffers in use at the same time: 0 kernels' own, 1 packed weights, 2 accumulators.
+// for buffers in use at the same time: 0 the kernels, 1 packed weights, 2 accumulators, 3 folded weights.
 template <typename T, int Slot = 0>
 T* workspace(int64_t size) {
   thread_local Buffer<T> memory;

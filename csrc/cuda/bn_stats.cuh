@@ -1,10 +1,15 @@
-// BatchNorm statistics: one read of the map, one row of partial moments per block, merged by Chan's
-// formula in a second small kernel. No atomics: results are reproducible.
+// BatchNorm statistics: one read of the maps, one row of partial moments per chunk of pixels, merged
+// by Chan's formula in a second small kernel. No atomics: results are reproducible.
 #pragma once
-#include "platform.cuh"
+#include <vector>
+
+#include "pixelwise.cuh"
 
 namespace detnas {
 namespace cuda {
+
+constexpr int kMaxMaps = 8;        // maps that one launch of the statistics reads
+constexpr int kStatsInFlight = 4;  // pixels that a thread reads at a time
 
 struct Moments {
   float n, mean, m2;
@@ -38,84 +43,232 @@ __device__ void write_moments(Moments (&local)[V], int c, int channels, float* m
   }
 }
 
-template <typename S, int V>
-__global__ void stats_kernel(Source<S> x, int64_t pixels, int channels, int64_t per_chunk,
-                             float* mean, float* m2, float* count) {
-  const int c = (blockIdx.x * kLanes + threadIdx.x) * V;
-  const int64_t begin = blockIdx.y * per_chunk;
-  const int64_t end = begin + per_chunk < pixels ? begin + per_chunk : pixels;
-  Moments local[V];
-  float ref[V], sum[V], sq[V];
-  for (int i = 0; i < V; ++i) ref[i] = sum[i] = sq[i] = 0.f;
-  int64_t n = 0;
-  if (c < channels) {
-    for (int64_t p = begin + threadIdx.y; p < end; p += kRows) {
-      float v[V];
-      x.template read<V>(p, c, v);
-      if (n == 0)  // sums of differences from the first value: no cancellation
-        for (int i = 0; i < V; ++i) ref[i] = v[i] - v[i] == 0.f ? v[i] : 0.f;
-      for (int i = 0; i < V; ++i) {
-        const float d = v[i] - ref[i];
-        sum[i] += d;
-        sq[i] += d * d;
-      }
-      ++n;
-    }
-  }
-  for (int i = 0; i < V; ++i) {
-    const float k = static_cast<float>(n), m = n ? sum[i] / k : 0.f, s = sq[i] - sum[i] * m;
-    local[i] = {k, ref[i] + m, s < 0.f ? 0.f : s};
-  }
-  write_moments<V>(local, c, channels, mean, m2, count, blockIdx.y);
-}
-
-// One thread per channel merges the chunks.
-static __global__ void merge_moments_kernel(const float* mean, const float* m2, const float* count,
-                                     int64_t chunks, int channels, float* out_mean, float* out_m2) {
-  const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  if (c >= channels) return;
-  double n = 0, mu = 0, m = 0;
-  for (int64_t k = 0; k < chunks; ++k) {
-    const double nk = count[k], mk = mean[k * channels + c];
-    if (nk == 0) continue;
-    const double total = n + nk, delta = mk - mu;
-    m += m2[k * channels + c] + (n == 0 ? 0 : delta * delta * (n * nk / total));
-    mu = n == 0 ? mk : mu + delta * (nk / total);
-    n = total;
-  }
-  out_mean[c] = static_cast<float>(mu);
-  out_m2[c] = static_cast<float>(m);
-}
-
-inline void launch_merge_moments(const float* partial, int64_t chunks, int channels, float* mean,
-                                 float* m2, Stream stream) {
-  auto kernel = &merge_moments_kernel;
-  DETNAS_LAUNCH(kernel, dim3(ceil_div(channels, 128)), dim3(128), 0, stream, partial,
-                partial + chunks * channels, partial + 2 * chunks * channels, chunks, channels, mean, m2);
-}
-
 // Partial moments: mean [chunks][channels], m2 [chunks][channels], count [chunks].
 inline int64_t moments_size(int64_t chunks, int64_t channels) { return chunks * (2 * channels + 1); }
 
-template <typename S, int V>
-void launch_stats_v(const Source<S>& x, int64_t pixels, int channels, int64_t chunks, float* partial,
-                    Stream stream) {
-  auto kernel = &stats_kernel<S, V>;
-  DETNAS_LAUNCH(kernel, dim3(ceil_div(channels, kLanes * V), chunks), dim3(kLanes, kRows),
-                kRows * kLanes * V * sizeof(Moments), stream, x, pixels, channels,
-                ceil_div(pixels, chunks), partial, partial + chunks * channels,
-                partial + 2 * chunks * channels);
+// Maps of the same channels and what is pending on all of them; map m has chunks first[m] and on.
+template <typename S>
+struct StatsMaps {
+  const S* data[kMaxMaps];
+  int64_t ld[kMaxMaps], pixels[kMaxMaps];
+  int first[kMaxMaps];
+  int count;
+  int64_t per_chunk;
+  const float *scale, *shift;
+  bool relu;
+};
+
+// Where a block's moments go: a row of partial ones, or, from the only block, the results.
+struct MomentsOut {
+  float *mean, *m2, *count;
+  double* total;
+};
+
+// Pixels that thread row `row` of `rows` has among `pixels`.
+__device__ inline int row_share(int64_t pixels, int row, int rows) {
+  return pixels > row ? static_cast<int>((pixels - row + rows - 1) / rows) : 0;
 }
 
-// pixels > 0. partial: moments_size(chunks, channels) floats, chunks = chunk_count(pixels, 1).
+// Moments of the block's pixels from those of its rows of threads, for V channels from c.
+template <int V>
+__device__ void merge_rows(const float (&mean)[V], const float (&m2)[V], int64_t pixels, int c,
+                           int channels, const MomentsOut& out) {
+  DETNAS_SHARED(float, means);  // [V][threads], then as much for m2
+  const int lanes = blockDim.x, rows = blockDim.y, threads = lanes * rows;
+  float* squares = means + V * threads;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    means[i * threads + threadIdx.y * lanes + threadIdx.x] = mean[i];
+    squares[i * threads + threadIdx.y * lanes + threadIdx.x] = m2[i];
+  }
+  __syncthreads();
+  if (c >= channels) return;
+  for (int i = threadIdx.y; i < V; i += rows) {
+    const int at = i * threads + threadIdx.x;
+    const float ref = means[at];
+    float sum = 0.f, square = 0.f;
+    for (int r = 0; r < rows; ++r) {
+      const int n = row_share(pixels, r, rows);
+      if (n > 0) sum += static_cast<float>(n) * (means[at + r * lanes] - ref);
+    }
+    const float delta = sum / static_cast<float>(pixels);
+    for (int r = 0; r < rows; ++r) {
+      const int n = row_share(pixels, r, rows);
+      const float d = means[at + r * lanes] - ref - delta;
+      if (n > 0) square += squares[at + r * lanes] + static_cast<float>(n) * d * d;
+    }
+    out.mean[c + i] = ref + delta;
+    out.m2[c + i] = square;
+    if (c + i == 0 && out.count) *out.count = static_cast<float>(pixels);
+    if (c + i == 0 && out.total) *out.total = static_cast<double>(pixels);
+  }
+}
+
+template <typename S, int V>
+__global__ void stats_kernel(StatsMaps<S> a, int channels, MomentsOut out) {
+  Source<S> x;
+  int64_t pixels = 0, chunk = 0;
+#pragma unroll
+  for (int m = 0; m < kMaxMaps; ++m)
+    if (m < a.count && static_cast<int>(blockIdx.y) >= a.first[m]) {
+      x.data = a.data[m];
+      x.ld = a.ld[m];
+      pixels = a.pixels[m];
+      chunk = blockIdx.y - a.first[m];
+    }
+  x.scale = a.scale;
+  x.shift = a.shift;
+  x.relu = a.relu;
+  constexpr int U = kStatsInFlight;
+  const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V, rows = blockDim.y;
+  const int64_t begin = chunk * a.per_chunk;
+  const int64_t end = begin + a.per_chunk < pixels ? begin + a.per_chunk : pixels;
+  float ref[V], sum[V], sq[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) ref[i] = sum[i] = sq[i] = 0.f;
+  if (c < channels) {
+    const Reader<S, V> reader(x, c);
+    for (int64_t p = begin + threadIdx.y; p < end; p += U * rows) {
+      Pack<S, V> raw[U];
+#pragma unroll
+      for (int u = 0; u < U; ++u) raw[u] = reader.load(p + u * rows < end ? p + u * rows : p);
+      const bool first = p < begin + rows;
+#pragma unroll
+      for (int u = 0; u < U; ++u) {
+        float v[V];
+        reader.values(raw[u], v);
+        const bool inside = p + u * rows < end;
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          // Sums of differences from the first value: no cancellation.
+          if (u == 0 && first) ref[i] = v[i] - v[i] == 0.f ? v[i] : 0.f;
+          const float d = inside ? v[i] - ref[i] : 0.f;
+          sum[i] += d;
+          sq[i] += d * d;
+        }
+      }
+    }
+  }
+  const int n = row_share(end - begin, threadIdx.y, rows);
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const float mean = n ? sum[i] / static_cast<float>(n) : 0.f, s = sq[i] - sum[i] * mean;
+    ref[i] += mean;
+    sq[i] = s < 0.f ? 0.f : s;
+  }
+  out.mean += static_cast<int64_t>(blockIdx.y) * channels;
+  out.m2 += static_cast<int64_t>(blockIdx.y) * channels;
+  if (out.count) out.count += blockIdx.y;
+  merge_rows<V>(ref, sq, end - begin, c, channels, out);
+}
+
+// Blocks of kLanes channels, rows of threads along chunks. Sums of differences from the first
+// chunk's mean, in double: no divisions in the loop, no cancellation, exact for constant channels.
+static __global__ void merge_moments_kernel(const float* mean, const float* m2, const float* count,
+                                            int64_t chunks, int channels, MomentsOut out) {
+  DETNAS_SHARED(double, shared);  // [4][rows][kLanes]
+  const int c = blockIdx.x * kLanes + threadIdx.x, threads = blockDim.y * kLanes;
+  const int thread = threadIdx.y * kLanes + threadIdx.x;
+  const double ref = c < channels ? mean[c] : 0.f;
+  double n = 0, first = 0, second = 0, within = 0;
+  if (c < channels)
+#pragma unroll 4
+    for (int64_t k = threadIdx.y; k < chunks; k += blockDim.y) {
+      const double nk = count[k], d = nk == 0 ? 0 : mean[k * channels + c] - ref;
+      n += nk;
+      first += nk * d;
+      second += nk * d * d;
+      within += nk == 0 ? 0.f : m2[k * channels + c];
+    }
+  shared[thread] = n;
+  shared[threads + thread] = first;
+  shared[2 * threads + thread] = second;
+  shared[3 * threads + thread] = within;
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= channels) return;
+  for (int r = 1; r < static_cast<int>(blockDim.y); ++r) {
+    n += shared[r * kLanes + threadIdx.x];
+    first += shared[threads + r * kLanes + threadIdx.x];
+    second += shared[2 * threads + r * kLanes + threadIdx.x];
+    within += shared[3 * threads + r * kLanes + threadIdx.x];
+  }
+  const double shift = first / n, between = second - first * shift;
+  out.mean[c] = static_cast<float>(ref + shift);
+  out.m2[c] = static_cast<float>(within + (between < 0 ? 0 : between));
+  if (c == 0 && out.total) *out.total = n;
+}
+
+// partial: as moments_size says, its first chunk not empty. count: the sum of counts, or null.
+inline void launch_merge_moments(const float* partial, int64_t chunks, int channels, float* mean,
+                                 float* m2, double* count, Stream stream) {
+  auto kernel = &merge_moments_kernel;
+  const dim3 block = column_block(chunks);
+  DETNAS_LAUNCH(kernel, dim3(ceil_div(channels, kLanes)), block, 4 * column_shared(block), stream,
+                partial, partial + chunks * channels, partial + 2 * chunks * channels, chunks, channels,
+                MomentsOut{mean, m2, nullptr, count});
+}
+inline void launch_merge_moments(const float* partial, int64_t chunks, int channels, float* mean,
+                                 float* m2, Stream stream) {
+  launch_merge_moments(partial, chunks, channels, mean, m2, nullptr, stream);
+}
+
 template <typename S>
-void launch_stats(const Source<S>& x, int64_t pixels, int channels, int64_t chunks, float* partial,
-                  float* mean, float* m2, Stream stream) {
-  if (vectorizable(x, channels))
-    launch_stats_v<S, 16 / sizeof(S)>(x, pixels, channels, chunks, partial, stream);
-  else
-    launch_stats_v<S, 1>(x, pixels, channels, chunks, partial, stream);
-  launch_merge_moments(partial, chunks, channels, mean, m2, stream);
+struct StatsInput {
+  Source<S> map;
+  int64_t pixels;
+};
+
+// How the statistics of some maps together are made; chunks of all of them.
+struct StatsPlan {
+  Tiling tiling;
+  bool vector;
+  int64_t chunks;
+};
+
+// maps: at least one, none empty, with the same vectors pending.
+template <typename S>
+StatsPlan plan_stats(const std::vector<StatsInput<S>>& maps, int channels) {
+  StatsPlan plan{{}, true, 0};
+  int64_t pixels = 0;
+  for (const StatsInput<S>& m : maps) {
+    plan.vector = plan.vector && vectorizable(m.map, channels);
+    pixels += m.pixels;
+  }
+  plan.tiling = reduction_tiling(pixels, plan.vector ? channels / (16 / sizeof(S)) : channels, kStatsInFlight);
+  for (const StatsInput<S>& m : maps) plan.chunks += ceil_div(m.pixels, plan.tiling.per_chunk);
+  return plan;
+}
+
+// partial: moments_size(plan.chunks, channels) floats, unused if there is one chunk.
+template <typename S>
+void launch_stats(const std::vector<StatsInput<S>>& maps, const StatsPlan& plan, int channels,
+                  float* partial, float* mean, float* m2, double* count, Stream stream) {
+  auto kernel = plan.vector ? &stats_kernel<S, 16 / sizeof(S)> : &stats_kernel<S, 1>;
+  const int v = plan.vector ? 16 / sizeof(S) : 1;
+  int64_t done = 0;
+  for (size_t begin = 0; begin < maps.size(); begin += kMaxMaps) {
+    StatsMaps<S> a{};
+    int64_t chunks = 0;
+    for (size_t i = begin; i < maps.size() && i < begin + kMaxMaps; ++i) {
+      a.data[a.count] = maps[i].map.data;
+      a.ld[a.count] = maps[i].map.ld;
+      a.pixels[a.count] = maps[i].pixels;
+      a.first[a.count++] = static_cast<int>(chunks);
+      chunks += ceil_div(maps[i].pixels, plan.tiling.per_chunk);
+    }
+    a.per_chunk = plan.tiling.per_chunk;
+    a.scale = maps[0].map.scale;
+    a.shift = maps[0].map.shift;
+    a.relu = maps[0].map.relu;
+    MomentsOut out{mean, m2, nullptr, count};
+    if (plan.chunks > 1)
+      out = {partial + done * channels, partial + (plan.chunks + done) * channels,
+             partial + 2 * plan.chunks * channels + done, nullptr};
+    DETNAS_LAUNCH(kernel, dim3(plan.tiling.slabs, chunks), plan.tiling.block(),
+                  2 * v * plan.tiling.threads() * sizeof(float), stream, a, channels, out);
+    done += chunks;
+  }
+  if (plan.chunks > 1) launch_merge_moments(partial, plan.chunks, channels, mean, m2, count, stream);
 }
 
 }  // namespace cuda

@@ -14,7 +14,8 @@
 
 #include "../common.h"
 #include "bn_stats.cuh"
-#include "pixelwise.cuh"
+#include "pending.cuh"
+#include "shuffle_concat.cuh"
 
 namespace detnas {
 namespace cuda {
@@ -28,6 +29,8 @@ namespace cuda {
 inline Stream stream() { return at::cuda::getCurrentCUDAStream(); }
 
 inline Tensor as_map(const Tensor& x) { return x.contiguous(at::MemoryFormat::ChannelsLast); }
+// The same for sources: a range of channels of a channels_last map is read where it lies.
+inline Tensor as_source(const Tensor& x) { return pixel_stride(x, 1) != 0 ? x : as_map(x); }
 inline Tensor empty_map(at::IntArrayRef size, const Tensor& like) {
   return at::empty(size, like.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
@@ -35,18 +38,20 @@ inline int64_t pixel_count(const Tensor& x) { return x.size(0) * x.size(2) * x.s
 
 // A per-channel vector in float32.
 inline OptTensor vector(const OptTensor& t) {
-  return t ? OptTensor(t->to(at::kFloat).contiguous()) : OptTensor();
+  if (!t || (t->scalar_type() == at::kFloat && t->is_contiguous())) return t;
+  return t->to(at::kFloat).contiguous();
 }
 inline const float* pointer(const OptTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
 inline Tensor floats(int64_t size, const Tensor& like) {
   return at::empty({size}, like.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous));
 }
 
+// map: from as_map or as_source.
 template <typename S>
 Source<S> source(const Tensor& map, const OptTensor& scale, const OptTensor& shift, bool relu) {
   Source<S> s;
   s.data = map.const_data_ptr<S>();
-  s.ld = map.size(1);
+  s.ld = map.numel() == 0 ? map.size(1) : pixel_stride(map, 1);
   s.scale = pointer(scale);
   s.shift = pointer(shift);
   s.relu = relu;
@@ -57,6 +62,33 @@ using Stats = std::tuple<Tensor, Tensor, Tensor>;
 
 inline Tensor count_of(const Tensor& x, int64_t n) {
   return at::full({}, static_cast<double>(n), x.options().dtype(at::kDouble));
+}
+
+// Statistics of maps with the same channels together; empty ones count nothing.
+inline Stats stats_of(at::TensorList maps, const OptTensor& scale = {}, const OptTensor& shift = {},
+                      bool relu = false) {
+  const Tensor& first = maps[0];
+  const int64_t channels = first.size(1);
+  std::vector<Tensor> held;
+  int64_t pixels = 0;
+  for (const Tensor& x : maps) {
+    if (x.numel() > 0) held.push_back(as_source(x));
+    pixels += pixel_count(x);
+  }
+  Tensor mean = floats(channels, first), m2 = floats(channels, first);
+  if (held.empty()) return {count_of(first, pixels), mean.zero_(), m2.zero_()};
+  Tensor count = at::empty({}, mean.options().dtype(at::kDouble));
+  DETNAS_DISPATCH(first, "bn_stats", [&] {
+    std::vector<StatsInput<scalar_t>> inputs;
+    for (const Tensor& x : held)
+      inputs.push_back({source<scalar_t>(x, scale, shift, relu), pixel_count(x)});
+    const StatsPlan plan = plan_stats(inputs, static_cast<int>(channels));
+    const Tensor partial = floats(plan.chunks > 1 ? moments_size(plan.chunks, channels) : 0, first);
+    launch_stats(inputs, plan, static_cast<int>(channels), partial.data_ptr<float>(),
+                 mean.data_ptr<float>(), m2.data_ptr<float>(), count.data_ptr<double>(), stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {count, mean, m2};
 }
 inline Stats no_stats(const Tensor& x) { return {count_of(x, 0), floats(0, x), floats(0, x)}; }
 

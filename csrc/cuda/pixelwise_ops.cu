@@ -1,51 +1,98 @@
 // bn_stats, bn_fold, shuffle_concat and mixed_sum on CUDA.
 #include <torch/library.h>
 
+#include "bn_fold.cuh"
 #include "common.cuh"
+#include "mixed_sum_grad.cuh"
 
 namespace detnas {
 namespace cuda {
 namespace {
 
-Stats bn_stats(const Tensor& x_in, const OptTensor& scale_in, const OptTensor& shift_in, bool relu) {
-  check_map(x_in, "x");
-  check_affine(scale_in, shift_in, x_in);
-  const c10::cuda::CUDAGuard guard(x_in.device());
-  const Tensor x = as_map(x_in);
-  const OptTensor scale = vector(scale_in), shift = vector(shift_in);
-  const int64_t pixels = pixel_count(x), channels = x.size(1);
-  Tensor mean = floats(channels, x), m2 = floats(channels, x);
-  if (pixels == 0 || channels == 0) return {count_of(x, pixels), mean.zero_(), m2.zero_()};
-  const int64_t chunks = chunk_count(pixels, ceil_div(channels, 128));
-  Tensor partial = floats(moments_size(chunks, channels), x);
-  DETNAS_DISPATCH(x, "bn_stats", [&] {
-    launch_stats(source<scalar_t>(x, scale, shift, relu), pixels, channels, chunks,
-                 partial.data_ptr<float>(), mean.data_ptr<float>(), m2.data_ptr<float>(), stream());
-  });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {count_of(x, pixels), mean, m2};
+Stats bn_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu) {
+  check_map(x, "x");
+  check_affine(scale, shift, x);
+  const c10::cuda::CUDAGuard guard(x.device());
+  return stats_of(x, vector(scale), vector(shift), relu);
 }
+
+Stats bn_stats_list(at::TensorList x, const OptTensor& scale, const OptTensor& shift, bool relu) {
+  check_maps(x, "x");
+  check_affine(scale, shift, x[0]);
+  const c10::cuda::CUDAGuard guard(x[0].device());
+  return stats_of(x, vector(scale), vector(shift), relu);
+}
+
+// The vectors of a fold in the dtype of the statistics, on their device.
+template <typename T>
+struct FoldArgs {
+  Tensor count, mean, m2, gamma, beta;
+  FoldArgs(const Tensor& n, const Tensor& mean_in, const Tensor& m2_in, const OptTensor& gamma_in,
+           const OptTensor& beta_in) {
+    TORCH_CHECK(mean_in.dim() == 1, "mean: expected shape [C], got ", mean_in.sizes());
+    check_same_shape(m2_in, mean_in.sizes(), "m2");
+    TORCH_CHECK(n.numel() == 1, "count: expected a scalar, got shape ", n.sizes());
+    check_channels(gamma_in, mean_in, mean_in.size(0), "gamma");
+    check_channels(beta_in, mean_in, mean_in.size(0), "beta");
+    count = n.to(mean_in.device(), at::kDouble);
+    mean = mean_in.contiguous();
+    m2 = wide(m2_in);
+    if (gamma_in) gamma = wide(*gamma_in);
+    if (beta_in) beta = wide(*beta_in);
+  }
+  Tensor wide(const Tensor& t) const { return t.to(mean.scalar_type()).contiguous(); }
+  Fold<T> get(double eps) const {
+    Fold<T> a{};
+    a.count = count.const_data_ptr<double>();
+    a.mean = mean.const_data_ptr<T>();
+    a.m2 = m2.const_data_ptr<T>();
+    a.gamma = gamma.defined() ? gamma.const_data_ptr<T>() : nullptr;
+    a.beta = beta.defined() ? beta.const_data_ptr<T>() : nullptr;
+    a.eps = eps;
+    a.channels = static_cast<int>(mean.size(0));
+    return a;
+  }
+};
 
 std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
                                    const OptTensor& gamma, const OptTensor& beta, double eps) {
   const c10::cuda::CUDAGuard guard(mean.device());
-  Tensor scale = (m2.to(at::kDouble) / count + eps).rsqrt();
-  if (gamma) scale = scale * *gamma;
-  Tensor shift = -mean.to(at::kDouble) * scale;
-  if (beta) shift = shift + *beta;
-  return {scale.to(mean.scalar_type()), shift.to(mean.scalar_type())};
+  Tensor scale = at::empty_like(mean, at::MemoryFormat::Contiguous), shift = at::empty_like(scale);
+  AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), "bn_fold", [&] {
+    const FoldArgs<scalar_t> args(count, mean, m2, gamma, beta);
+    Fold<scalar_t> a = args.get(eps);
+    if (a.channels == 0) return;
+    a.scale = scale.data_ptr<scalar_t>();
+    a.shift = shift.data_ptr<scalar_t>();
+    launch_fold(a, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {scale, shift};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
     const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count, const Tensor& mean,
     const Tensor& m2, const OptTensor& gamma, double eps) {
   const c10::cuda::CUDAGuard guard(mean.device());
-  const Tensor r = (m2.to(at::kDouble) / count + eps).rsqrt();
-  const Tensor w = gamma ? r * *gamma : r;
-  const Tensor d_v = grad_scale.to(at::kDouble) - grad_shift.to(at::kDouble) * mean;
-  const auto type = mean.scalar_type();
-  return {(-grad_shift.to(at::kDouble) * w).to(type), (d_v * w * r * r * -0.5 / count).to(type),
-          (d_v * r).to(type), grad_shift.clone()};
+  Tensor d_mean = at::empty_like(mean, at::MemoryFormat::Contiguous), d_m2 = at::empty_like(d_mean);
+  Tensor d_gamma = at::empty_like(d_mean), d_beta = at::empty_like(d_mean);
+  check_same_shape(grad_scale, mean.sizes(), "grad_scale");
+  check_same_shape(grad_shift, mean.sizes(), "grad_shift");
+  AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), "bn_fold", [&] {
+    const FoldArgs<scalar_t> args(count, mean, m2, gamma, {});
+    const Tensor gs = args.wide(grad_scale), gb = args.wide(grad_shift);
+    Fold<scalar_t> a = args.get(eps);
+    if (a.channels == 0) return;
+    a.grad_scale = gs.const_data_ptr<scalar_t>();
+    a.grad_shift = gb.const_data_ptr<scalar_t>();
+    a.grad_mean = d_mean.data_ptr<scalar_t>();
+    a.grad_m2 = d_m2.data_ptr<scalar_t>();
+    a.grad_gamma = d_gamma.data_ptr<scalar_t>();
+    a.grad_beta = d_beta.data_ptr<scalar_t>();
+    launch_fold(a, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {d_mean, d_m2, d_gamma, d_beta};
 }
 
 struct Halves {
@@ -64,8 +111,8 @@ struct Halves {
     TORCH_CHECK((!split && method == 0) || (l.size(1) + r.size(1)) % 2 == 0,
                 "left, right: expected an even number of channels together, got ", l.size(1), " and ",
                 r.size(1));
-    left = as_map(l);
-    right = as_map(r);
+    left = as_source(l);
+    right = as_source(r);
     ls = vector(left_scale);
     lb = vector(left_shift);
     rs = vector(right_scale);
@@ -85,12 +132,12 @@ std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& righ
   Tensor b = split ? empty_map({n, channels - half, height, width}, left) : at::empty({0}, left.options());
   if (a.numel() + b.numel() == 0) return {a, b};
   DETNAS_DISPATCH(left, "shuffle_concat", [&] {
+    // Without a split, all channels are the left half.
     Shuffle<scalar_t> s{source<scalar_t>(h.left, h.ls, h.lb, left_relu),
                         source<scalar_t>(h.right, h.rs, h.rb, right_relu),
                         static_cast<int>(left.size(1)), static_cast<int>(right.size(1)),
-                        static_cast<int>(method), static_cast<int>(half), a.data_ptr<scalar_t>(),
-                        split ? b.data_ptr<scalar_t>() : a.data_ptr<scalar_t>() + half,
-                        split ? half : channels, split ? channels - half : channels};
+                        static_cast<int>(method), static_cast<int>(a.size(1)), a.data_ptr<scalar_t>(),
+                        split ? b.data_ptr<scalar_t>() : nullptr, a.size(1), channels - half};
     launch_shuffle(s, pixel_count(left), stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -103,33 +150,46 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shuffle_concat_backwa
     const OptTensor& right_shift, bool left_relu, bool right_relu, int64_t method, bool split) {
   const Halves h(left, right, left_scale, left_shift, right_scale, right_shift, method, split);
   const c10::cuda::CUDAGuard guard(left.device());
-  const int channels = static_cast<int>(left.size(1) + right.size(1)), half = channels / 2;
-  const Tensor ga = as_map(grad_left), gb = split ? as_map(grad_right) : ga;
-  check_same_shape(ga, {left.size(0), split ? half : channels, left.size(2), left.size(3)}, "grad_left");
-  const int64_t pixels = pixel_count(left);
-  auto one = [&](const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu, int offset) {
-    const int64_t c = x.size(1);
-    Tensor out = empty_map(x.sizes(), x), sums = at::zeros({2, c}, x.options().dtype(at::kFloat));
-    if (out.numel() > 0) {
-      const int64_t chunks = chunk_count(pixels, ceil_div(c, kLanes));
-      Tensor partial = floats(chunks * 2 * c, x);
-      DETNAS_DISPATCH(x, "shuffle_concat_backward", [&] {
-        AffineGrad<scalar_t> a{ga.const_data_ptr<scalar_t>(),
-                               gb.const_data_ptr<scalar_t>() + (split ? 0 : half),
-                               ga.size(1), gb.size(1), half, static_cast<int>(method), channels, offset,
-                               x.const_data_ptr<scalar_t>(), c, pointer(scale), pointer(shift), relu,
-                               out.data_ptr<scalar_t>()};
-        launch_affine_grad(a, pixels, static_cast<int>(c), chunks, partial.data_ptr<float>(),
-                           sums.data_ptr<float>(), stream());
-      });
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const int64_t cl = left.size(1), cr = right.size(1), channels = cl + cr, half = channels / 2;
+  const int64_t n = left.size(0), height = left.size(2), width = left.size(3), pixels = pixel_count(left);
+  check_same_shape(grad_left, {n, split ? half : channels, height, width}, "grad_left");
+  if (split) check_same_shape(grad_right, {n, channels - half, height, width}, "grad_right");
+  const Tensor ga = as_source(grad_left), gb = split ? as_source(grad_right) : ga;
+  Tensor dl = empty_map({n, cl, height, width}, left), dr = empty_map({n, cr, height, width}, left);
+  const int64_t sl = left_scale ? cl : 0, sr = right_scale ? cr : 0;
+  Tensor sums[4] = {floats(sl, left), floats(sr, left), floats(sl, left), floats(sr, left)};
+  if (pixels * channels == 0) {
+    for (Tensor& t : sums) t.zero_();
+    return {dl, dr, sums[0], sums[2], sums[1], sums[3]};
+  }
+  DETNAS_DISPATCH(left, "shuffle_concat_backward", [&] {
+    AffineGrad<scalar_t> a{};
+    a.left = source<scalar_t>(h.left, h.ls, h.lb, left_relu);
+    a.right = source<scalar_t>(h.right, h.rs, h.rb, right_relu);
+    if (!left_scale && !left_relu) a.left.data = nullptr;
+    if (!right_scale && !right_relu) a.right.data = nullptr;
+    a.c_left = static_cast<int>(cl);
+    a.c_right = static_cast<int>(cr);
+    a.method = static_cast<int>(method);
+    a.c_out_left = static_cast<int>(split ? half : channels);
+    const Source<scalar_t> gl = source<scalar_t>(ga, {}, {}, false), gr = source<scalar_t>(gb, {}, {}, false);
+    a.grad_left = gl.data;
+    a.ld_grad_left = gl.ld;
+    a.grad_right = gr.data;
+    a.ld_grad_right = gr.ld;
+    a.out_left = dl.data_ptr<scalar_t>();
+    a.out_right = dr.data_ptr<scalar_t>();
+    Tensor partial;
+    if (left_scale || right_scale) {
+      partial = floats(affine_grad_tiling(a, pixels).chunks * 2 * channels, left);
+      a.partial = partial.data_ptr<float>();
     }
-    const Tensor none = floats(0, x);
-    return std::make_tuple(out, scale ? sums.select(0, 0) : none, scale ? sums.select(0, 1) : none);
-  };
-  auto [dl, ls, lb] = one(h.left, h.ls, h.lb, left_relu, 0);
-  auto [dr, rs, rb] = one(h.right, h.rs, h.rb, right_relu, static_cast<int>(left.size(1)));
-  return {dl, dr, ls.clone(), lb.clone(), rs.clone(), rb.clone()};
+    float* to[4];
+    for (int i = 0; i < 4; ++i) to[i] = sums[i].numel() > 0 ? sums[i].data_ptr<float>() : nullptr;
+    launch_affine_grad(a, pixels, to, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {dl, dr, sums[0], sums[2], sums[1], sums[3]};
 }
 
 // Contiguous copies and the parameter struct of a mixed sum.
@@ -198,28 +258,33 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor
   const c10::cuda::CUDAGuard guard(y[0].device());
   const Tensor g = as_map(grad);
   const int64_t c = g.size(1), pixels = pixel_count(g), n = y.size();
-  Tensor sums = at::zeros({1 + kMaxMixed, c}, g.options().dtype(at::kFloat));
   std::vector<Tensor> dy, da, db;
-  for (int64_t i = 0; i < n; ++i) dy.push_back(empty_map(g.sizes(), g));
-  if (g.numel() > 0) {
-    const int64_t chunks = chunk_count(pixels, ceil_div(c, kLanes));
-    Tensor partial = floats(chunks * (1 + kMaxMixed) * c, g);
-    DETNAS_DISPATCH(g, "mixed_sum_backward", [&] {
-      Mixed<scalar_t> m = args.get<scalar_t>();
-      m.grad = g.const_data_ptr<scalar_t>();
-      for (int64_t i = 0; i < n; ++i) m.grad_y[i] = dy[i].template data_ptr<scalar_t>();
-      launch_mixed_sum_grad(m, pixels, static_cast<int>(c), chunks, partial.data_ptr<float>(),
-                            sums.data_ptr<float>(), stream());
-    });
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  }
   Tensor dw = floats(n, g);
+  MixedSums sums{};
+  sums.grad_weights = dw.data_ptr<float>();
   for (int64_t i = 0; i < n; ++i) {
-    const Tensor w = args.weights.select(0, i), dot = sums.select(0, 1 + i), total = sums.select(0, 0);
-    da.push_back(w * dot);
-    db.push_back(w * total);
-    dw.select(0, i).copy_((args.scale[i] * dot + args.shift[i] * total).sum());
+    dy.push_back(empty_map(g.sizes(), g));
+    da.push_back(floats(c, g));
+    db.push_back(floats(c, g));
+    sums.grad_scale[i] = da[i].data_ptr<float>();
+    sums.grad_shift[i] = db[i].data_ptr<float>();
   }
+  if (g.numel() == 0) {
+    for (int64_t i = 0; i < n; ++i) {
+      da[i].zero_();
+      db[i].zero_();
+    }
+    return {dy, da, db, dw.zero_()};
+  }
+  DETNAS_DISPATCH(g, "mixed_sum_backward", [&] {
+    Mixed<scalar_t> m = args.get<scalar_t>();
+    m.grad = g.const_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < n; ++i) m.grad_y[i] = dy[i].template data_ptr<scalar_t>();
+    const MixedPlan plan = plan_mixed_sum_grad(m, pixels, static_cast<int>(c));
+    Tensor partial = floats(plan.maps_size + plan.shares_size, g);
+    launch_mixed_sum_grad(m, plan, pixels, static_cast<int>(c), partial.data_ptr<float>(), sums, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {dy, da, db, dw};
 }
 
@@ -229,6 +294,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor
 
 TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
   m.impl("bn_stats", &detnas::cuda::bn_stats);
+  m.impl("bn_stats_list", &detnas::cuda::bn_stats_list);
   m.impl("bn_fold", &detnas::cuda::bn_fold);
   m.impl("bn_fold_backward", &detnas::cuda::bn_fold_backward);
   m.impl("shuffle_concat", &detnas::cuda::shuffle_concat);

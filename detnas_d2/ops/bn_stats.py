@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,10 @@ __all__ = ["BNStats", "bn_fold", "bn_stats", "bn_stats_merge"]
 
 
 def bn_stats(
-    x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, relu: bool = False
+    x: Tensor | Sequence[Tensor],
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
 ) -> BNStats:
     """Count, mean and sum of squared deviations per channel, in one read of ``x``.
 
@@ -22,17 +27,30 @@ def bn_stats(
     channels, accurate where the mean is far larger than the deviation.
 
     Args:
-        x: (N, C, H, W), channels_last or contiguous; neither is converted.
+        x: (N, C, H, W), channels_last or contiguous; on the CPU neither is converted. Or several
+            maps of one C, dtype and device, whose statistics are made together, as for a BatchNorm
+            that pyramid levels share: on CUDA in one launch for up to eight.
         scale, shift: an affine map (C) pending on x, both or neither.
         relu: ReLU after it.
 
     Returns:
         count (float64 scalar), mean and m2 (C), float32 (float64 if x is); variance = m2 / count.
-        Zeros for an empty x.
+        Zeros for an empty x; empty maps among several count nothing.
+
+    Raises:
+        RuntimeError: an argument has another shape, dtype or device than it should, or x is an
+            empty sequence.
     """
-    if compiled(x):
-        return BNStats(*_bn_stats(x, scale, shift, relu))
-    return reference.bn_stats(x, scale, shift, relu)
+    several = not isinstance(x, Tensor)
+    if several:
+        x = list(x)
+        if not x:
+            raise RuntimeError("x: expected at least one tensor")
+    if not compiled(x[0] if several else x):
+        return reference.bn_stats(x, scale, shift, relu)
+    if several:
+        return BNStats(*torch.ops.detnas_d2.bn_stats_list(x, scale, shift, relu))
+    return BNStats(*_bn_stats(x, scale, shift, relu))
 
 
 def bn_fold(
@@ -68,6 +86,31 @@ def _stats_backward(ctx, _, grad_mean, grad_m2):
     return dx, undefined(da), undefined(db), None
 
 
+def _list_fake(x, scale, shift, relu):
+    return fake_stats(x[0], True, x[0].shape[1])
+
+
+def _list_setup(ctx, inputs, output):
+    x, scale, shift, relu = inputs
+    ctx.save_for_backward(*x, output[1], scale, shift)
+    ctx.relu = relu
+    ctx.mark_non_differentiable(output[0])
+
+
+def _list_backward(ctx, _, grad_mean, grad_m2):
+    *x, mean, scale, shift = ctx.saved_tensors
+    pixels = [t.shape[0] * t.shape[2] * t.shape[3] for t in x]
+    total = max(sum(pixels), 1)
+    grads, vectors = [], []
+    for t, n in zip(x, pixels, strict=True):
+        dx, *affine = torch.ops.detnas_d2.bn_stats_backward(
+            grad_mean * (n / total), grad_m2, t, mean, scale, shift, ctx.relu
+        )
+        grads.append(dx)
+        vectors.append(affine)
+    return grads, *(undefined(sum(parts)) for parts in zip(*vectors, strict=True)), None
+
+
 def _fold_fake(count, mean, m2, gamma, beta, eps):
     return torch.empty_like(mean), torch.empty_like(mean)
 
@@ -95,8 +138,12 @@ def _fold_backward(ctx, grad_scale, grad_shift):
 
 if has_extension():
     torch.library.register_fake("detnas_d2::bn_stats", _stats_fake)
+    torch.library.register_fake("detnas_d2::bn_stats_list", _list_fake)
     torch.library.register_fake("detnas_d2::bn_stats_backward", _stats_backward_fake)
     torch.library.register_fake("detnas_d2::bn_fold", _fold_fake)
     torch.library.register_fake("detnas_d2::bn_fold_backward", _fold_backward_fake)
+    torch.library.register_autograd(
+        "detnas_d2::bn_stats_list", _list_backward, setup_context=_list_setup
+    )
     _bn_stats = differentiable("bn_stats", _stats_setup, _stats_backward)
     _bn_fold = differentiable("bn_fold", _fold_setup, _fold_backward)

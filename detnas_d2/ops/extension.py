@@ -14,6 +14,7 @@ import torch
 _MODULE = "detnas_d2._C"
 _OPERATORS = (
     "bn_stats",
+    "bn_stats_list",
     "bn_fold",
     "pointwise_conv",
     "depthwise_conv",

@@ -36,8 +36,13 @@ def pending(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
 
 
 def bn_stats(
-    x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, relu: bool = False
+    x: Tensor | Sequence[Tensor],
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
 ) -> BNStats:
+    if not isinstance(x, Tensor):  # maps of different sizes, as one of a single pixel row
+        x = torch.cat([t.transpose(0, 1).reshape(1, t.shape[1], 1, -1) for t in x], dim=3)
     x = pending(x, scale, shift, relu)
     count = x.new_tensor(x.shape[0] * x.shape[2] * x.shape[3], dtype=torch.float64)
     if x.numel() == 0:

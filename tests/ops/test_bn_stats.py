@@ -95,6 +95,42 @@ def test_threads_do_not_change_the_result() -> None:
         assert torch.equal(results[0].m2, other.m2)
 
 
+PYRAMID = [(2, 6, 9, 7), (1, 6, 0, 3), (2, 6, 4, 5), (3, 6, 1, 1)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_several_maps_equal_one(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    maps = [torch.randn(s).to(dtype).contiguous(memory_format=layout) + 3 for s in PYRAMID]
+    args = (torch.randn(6), torch.randn(6), True)
+    actual, expected = ops.bn_stats(maps, *args), reference.bn_stats(maps, *args)
+    assert actual.count == expected.count == sum(t[:, 0].numel() for t in maps)
+    assert actual.mean.dtype == expected.mean.dtype
+    assert_near(actual.mean, expected.mean, 1e-5)
+    assert_near(actual.m2, expected.m2, 1e-5)
+    merged = ops.bn_stats(maps[0], *args)
+    for t in maps[1:]:
+        merged = ops.bn_stats_merge(merged, ops.bn_stats(t, *args))
+    assert_near(actual.mean, merged.mean, 1e-5)
+    assert_near(actual.m2, merged.m2, 1e-5)
+    if dtype == torch.float32 and layout == torch.channels_last:
+        single, listed = ops.bn_stats(maps[0], *args), ops.bn_stats(maps[:1], *args)
+        assert torch.equal(single.mean, listed.mean) and torch.equal(single.m2, listed.m2)
+
+
+def test_several_empty_maps() -> None:
+    stats = ops.bn_stats([torch.randn(0, 3, 2, 2), torch.randn(1, 3, 0, 2)])
+    assert stats.count == 0 and not stats.mean.any() and not stats.m2.any()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_gradients_of_several_maps(affine: bool) -> None:
+    torch.manual_seed(0)
+    scale, shift = (torch.randn(6), torch.randn(6)) if affine else (None, None)
+    args = ([torch.randn(s) for s in PYRAMID], scale, shift, True)
+    check_gradients(ops.bn_stats, reference.bn_stats, args, torch.float64, 1e-9)
+
+
 def test_merge_equals_statistics_of_the_union() -> None:
     x = torch.randn(5, 7, 6, 4) * 3 + 100
     merged = ops.bn_stats_merge(ops.bn_stats(x[:2]), ops.bn_stats(x[2:]))
@@ -134,6 +170,8 @@ def test_opcheck() -> None:
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
     scale, shift = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
     opcheck(torch.ops.detnas_d2.bn_stats, (x, scale, shift, True))
+    other = torch.randn(1, 3, 2, 2, requires_grad=True)
+    opcheck(torch.ops.detnas_d2.bn_stats_list, ([x, other], scale, shift, True))
     stats = (torch.tensor(8.0, dtype=torch.float64), torch.randn(3), torch.rand(3) + 1)
     opcheck(torch.ops.detnas_d2.bn_fold, (*stats, scale, shift, 1e-5))
     mean = torch.randn(3)
@@ -151,3 +189,9 @@ def test_errors_name_the_argument() -> None:
         ops.bn_stats(x, torch.ones(4), torch.ones(3))
     with pytest.raises(RuntimeError, match="scale and shift: expected both or neither"):
         ops.bn_stats(x, torch.ones(3))
+    with pytest.raises(RuntimeError, match="x: expected at least one tensor"):
+        ops.bn_stats([])
+    with pytest.raises(RuntimeError, match="x: expected 3 channels as the first"):
+        ops.bn_stats([x, torch.randn(1, 4, 2, 2)])
+    with pytest.raises(RuntimeError, match="x: expected dtype Float as the first, got Double"):
+        ops.bn_stats([x, x.double()])
