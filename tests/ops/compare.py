@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -22,6 +21,8 @@ TOLERANCE = {
 @contextmanager
 def capability(name: str) -> Iterator[None]:
     """Runs with the kernels of one instruction set; skips where the machine lacks it."""
+    import pytest  # not at the top: cuda_checks.py does without
+
     previous = torch.ops.detnas_d2.cpu_capability()
     try:
         torch.ops.detnas_d2.set_cpu_capability(name)
@@ -109,3 +110,18 @@ def layouts(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32
         channels_last(torch.randn(n, 2 * c, h, w, dtype=dtype))[:, 1::2],
         torch.randn(n, c, w, h, dtype=dtype).transpose(2, 3),
     ]
+
+
+def block(c: int, kernel: int, stride: int) -> tuple[list, list]:
+    """Random folded weights of a block with c input channels."""
+    main_in = c // 2 if stride == 1 else c
+    out, mid = (c // 2, c // 2) if stride == 1 else (c, c)
+    if kernel == 0:
+        shapes = [(main_in, 1, 3), (mid, main_in, 1), (mid, 1, 3), (mid, mid, 1), (mid, 1, 3)]
+        shapes += [(out, mid, 1)]
+    else:
+        shapes = [(mid, main_in, 1), (mid, 1, kernel), (out, mid, 1)]
+    if stride == 2:
+        shapes += [(c, 1, kernel or 3), (c, c, 1)]
+    weights = [torch.randn(o, i, k, k) / (i * k) for o, i, k in shapes]
+    return weights, [torch.randn(s[0]) for s in shapes]

@@ -1,98 +1,231 @@
 """The operators on a GPU against their references in float64 on the CPU; see benchmarks/gpu.sh.
 
-Usage: cuda_checks.py [--small]. Needs no pytest and no Detectron2.
+Usage: cuda_checks.py [--small] [--device cpu]. Needs neither pytest nor Detectron2. On the CPU it
+checks itself: everything but streams and graphs runs.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from detnas_d2 import ops
-from detnas_d2.ops import reference
+from detnas_d2.ops import BNStats, reference
+from tests.ops import cuda_contexts
+from tests.ops.compare import assert_near, block, channels_last, tensors
 
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+LAYOUTS = ("channels_last", "contiguous", "half", "every second", "unaligned")
+SMALL = [(1, 5, 7, 9), (2, 32, 9, 11)]
+LARGE = [(1, 1, 1, 1), (2, 64, 56, 40), (1, 160, 20, 30), (1, 1728, 5, 5)]
 
 
-def tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for v in value for t in tensors(v)] if isinstance(value, (list, tuple)) else []
+@dataclass(frozen=True)
+class Map:
+    """Marks an argument that comes in every layout and in the dtype under test."""
+
+    tensor: Tensor
 
 
-def convert(value: object, device: str, dtype: torch.dtype, wide: torch.dtype) -> object:
-    if isinstance(value, Tensor):
-        kind = dtype if value.dim() == 4 else wide
-        return value.detach().to(device, kind).requires_grad_()
-    if isinstance(value, (list, tuple)):
-        return [convert(v, device, dtype, wide) for v in value]
-    return value
+@dataclass(frozen=True)
+class Weight:
+    """Marks an argument in the dtype under test."""
+
+    tensor: Tensor
 
 
-def check(name: str, dtype: torch.dtype, args: tuple, gradients: bool = True) -> None:
-    args = convert(convert(args, "cpu", dtype, torch.float32), "cpu", torch.float64, torch.float64)
-    fast = convert(args, "cuda", dtype, torch.float32)
-    expected = tensors(getattr(reference, name)(*args))
-    actual = tensors(getattr(ops, name)(*fast))
+@dataclass(frozen=True)
+class Setup:
+    device: str
+    dtype: torch.dtype
+    layout: str = "channels_last"
+
+    def place(self, x: Tensor) -> Tensor:
+        """``x`` on the device, as it may lie in memory."""
+        n, c, h, w = x.shape
+        x = x.to(self.device, self.dtype)
+        if self.layout == "contiguous":
+            return x.contiguous()
+        if self.layout in ("half", "every second"):
+            wide = channels_last(x.new_zeros(n, 2 * c, h, w))
+            view = wide[:, c:] if self.layout == "half" else wide[:, 1::2]
+        elif self.layout == "unaligned":
+            view = x.new_zeros(x.numel() + 1)[1:].view(n, h, w, c).permute(0, 3, 1, 2)
+        else:
+            return channels_last(x)
+        return view.copy_(x)
+
+    def leaves(self, value: object, fast: bool) -> object:
+        """Arguments as leaves: for the operator, or in float64 on the CPU for the reference."""
+        if isinstance(value, (Map, Weight)):
+            t = value.tensor.to(self.dtype)  # both see the rounded values
+            if not fast:
+                t = t.double()
+            else:
+                t = self.place(t) if isinstance(value, Map) else t.to(self.device)
+        elif isinstance(value, Tensor):
+            t = value.to(self.device) if fast else value.double()
+        elif isinstance(value, (list, tuple)):
+            return [self.leaves(v, fast) for v in value]
+        else:
+            return value
+        return t.detach().requires_grad_()
+
+
+def check(
+    what: str,
+    op: Callable,
+    expected_of: Callable,
+    args: tuple,
+    setup: Setup,
+    gradients: bool = True,
+) -> None:
+    """Outputs and gradients of all tensors among ``args``."""
+    fast, wide = setup.leaves(args, True), setup.leaves(args, False)
+    with torch.set_grad_enabled(gradients):
+        expected, actual = tensors(expected_of(*wide)), tensors(op(*fast))
     pairs = list(zip(actual, expected, strict=True))
     if gradients:
         outputs = [(a, e) for a, e in pairs if a.requires_grad]
         grads = [torch.randn_like(e) for _, e in outputs]
-        want = torch.autograd.grad([e for _, e in outputs], tensors(args), grads)
+        want = torch.autograd.grad([e for _, e in outputs], tensors(wide), grads)
         cast = [g.to(a.device, a.dtype) for g, (a, _) in zip(grads, outputs, strict=True)]
         got = torch.autograd.grad([a for a, _ in outputs], tensors(fast), cast)
         pairs += zip(got, want, strict=True)
     for i, (a, e) in enumerate(pairs):
-        error = (a.double().cpu() - e.double()).abs().max() / e.abs().max().clamp(min=1e-3)
-        if not error < TOLERANCE[dtype]:
-            raise SystemExit(f"{name} {dtype}, result {i} of shape {tuple(a.shape)}: {error:.2g}")
+        where = f"{what}, {setup}, result {i}"
+        assert_near(a.detach().cpu(), e.detach(), TOLERANCE[setup.dtype], where)
 
 
-def run(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+def named(name: str, args: tuple, setup: Setup, gradients: bool = True) -> None:
+    check(name, getattr(ops, name), getattr(reference, name), args, setup, gradients)
+
+
+def fold(module: object) -> Callable:
+    """bn_fold of a module, for statistics of 30 values."""
+
+    def run(mean: Tensor, m2: Tensor, gamma: Tensor | None, beta: Tensor | None) -> object:
+        count = torch.tensor(30.0, dtype=torch.float64, device=mean.device)
+        return module.bn_fold(BNStats(count, mean, m2), gamma, beta, 1e-5)
+
+    return run
+
+
+def check_statistics(shape: tuple, setup: Setup) -> None:
     n, c, h, w = shape
-    x, y = torch.randn(shape), torch.randn(shape)
-    a, b = torch.randn(c), torch.randn(c)
-    check("bn_stats", dtype, (x, a, b, True))
-    check("pointwise_conv", dtype, (x, torch.randn(24, c, 1, 1) / c, a, b, True, None, False, True))
-    check("pointwise_conv", dtype, (x, torch.randn(24, c, 1, 1) / c, a, b, True, torch.randn(24)))
-    for k, stride, dilation in ((3, 1, 1), (5, 2, 1), (7, 1, 1), (7, 2, 3), (3, 1, 2)):
-        taps = torch.randn(c, 1, k, k) / k
-        check("depthwise_conv", dtype, (x, taps, a, b, True, None, False, True, stride, dilation))
-    for method in (0, 1, 2) if c % 2 == 0 else (0,):
-        for split in (False, True) if method else (False,):
-            check("shuffle_concat", dtype, (x, y, a, b, b, a, True, True, method, split))
-    check("mixed_sum", dtype, ([x, y], [a, b], [b, a], torch.randn(2), x))
+    a, b = torch.randn(2, c)
+    named("bn_stats", (Map(torch.randn(shape)), a, b, True), setup)
+    named("bn_stats", (Map(torch.randn(shape) + 3), None, None, False), setup)
+    sizes = [shape, (1, c, 1, 1), (n, c, 0, w), (1, c, 2 * h, w)] * 3  # more than a launch takes
+    for count in (2, len(sizes)):
+        maps = [Map(torch.randn(s)) for s in sizes[:count]]
+        named("bn_stats", (maps, a, b, True), setup)
+    m2 = torch.rand(c) + 0.5
+    for gamma, beta in ((a, b), (None, None)):
+        check("bn_fold", fold(ops), fold(reference), (torch.randn(c), m2, gamma, beta), setup)
 
 
-def check_graph() -> None:
-    """A captured graph replays the operators: none of them synchronises."""
-    x = torch.randn(2, 32, 24, 24, device="cuda").contiguous(memory_format=torch.channels_last)
-    taps = torch.randn(32, 1, 5, 5, device="cuda")
-    run_once = lambda: ops.depthwise_conv(x, taps, want_stats=True)  # noqa: E731
-    run_once()
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        y, stats = run_once()
-    x.normal_()
-    graph.replay()
-    expected, expected_stats = run_once()
-    assert torch.equal(y, expected) and torch.equal(stats.m2, expected_stats.m2)
+def check_convolutions(shape: tuple, setup: Setup) -> None:
+    n, c, h, w = shape
+    x, (a, b) = Map(torch.randn(shape)), torch.randn(2, c)
+    weight = Weight(torch.randn(24, c, 1, 1) / c)
+    named("pointwise_conv", (x, weight, a, b, True, None, False, True), setup)
+    named("pointwise_conv", (x, weight, a, b, True, torch.randn(24)), setup)
+    named("pointwise_conv", (x, weight, None, None, False, torch.randn(24), True), setup)
+    grouped = Weight(torch.randn(24, c, 1, 1) / c)
+    pair, ab = Map(torch.randn(n, 2 * c, h, w)), torch.randn(2, 2 * c)
+    named("pointwise_conv", (pair, grouped, *ab, True, None, False, True, 2), setup)
+    taps = {k: Weight(torch.randn(c, 1, k, k) / k) for k in (3, 5, 7)}
+    for k, stride, dilation in itertools.product(taps, (1, 2), (1, 2, 3)):
+        rest = (a, b, True, None, False, True, stride, dilation)
+        named("depthwise_conv", (x, taps[k], *rest), setup)
+    named("depthwise_conv", (x, taps[3], None, None, False, torch.randn(c), True), setup)
+    for count, stride in ((3, 1), (3, 2), (9, 1)):  # 9: more than one launch takes
+        wide = Map(torch.randn(n, c + 8, h, w))  # of other channels than the rest
+        more = (Weight(torch.randn(c + 8, 1, 3, 3)), torch.randn(c + 8), torch.randn(c + 8))
+        entries = [(x, taps[(3, 5, 7)[i % 3]], a, b, 1 + i % 3) for i in range(1, count)]
+        columns = zip((wide, *more, 2), *entries, strict=True)
+        *lists, dilation = [list(column) for column in columns]
+        args = (*lists, True, True, stride, dilation)
+        check("mixed_depthwise", ops.mixed_depthwise, mixed_depthwise, args, setup)
+
+
+def mixed_depthwise(x, weight, scale, shift, relu, want_stats, stride, dilation):
+    """The reference of ops.mixed_depthwise."""
+    results = [
+        reference.depthwise_conv(*tensors, relu, None, False, want_stats, stride, d)
+        for *tensors, d in zip(x, weight, scale, shift, dilation, strict=True)
+    ]
+    return [y for y, _ in results], [stats for _, stats in results]
+
+
+def check_shuffles(shape: tuple, setup: Setup) -> None:
+    n, c, h, w = shape
+    for c_right in (c, c + 2, c + 16):
+        left, right = Map(torch.randn(shape)), Map(torch.randn(n, c_right, h, w))
+        (a, b), (d, e) = torch.randn(2, c), torch.randn(2, c_right)
+        for method, split in itertools.product((0, 1, 2), (False, True)):
+            both = (a, b, d, e, True, False, method, split)
+            named("shuffle_concat", (left, right, *both), setup)
+            one = (None, None, d, e, False, True, method, split)
+            named("shuffle_concat", (left, right, *one), setup)
+        plain = (None, None, None, None, True, False, 2, True)
+        named("shuffle_concat", (left, right, *plain), setup)
+
+
+def check_mixed_sums(shape: tuple, setup: Setup) -> None:
+    c = shape[1]
+    for count in (1, 3, 5, 8):
+        maps = [Map(torch.randn(shape)) for _ in range(count)]
+        scale, shift = ([torch.randn(c) for _ in range(count)] for _ in range(2))
+        residual = Map(torch.randn(shape)) if count != 3 else None
+        named("mixed_sum", (maps, scale, shift, torch.randn(count), residual), setup)
+
+
+def check_blocks(shape: tuple, setup: Setup) -> None:
+    n, c, h, w = shape
+    c += c % 2
+    for kernel, stride in itertools.product((0, 3, 5, 7), (1, 2)):
+        weights, biases = block(c, kernel, stride)
+        gammas = [torch.rand(len(b)) + 0.5 for b in biases]
+        weights = [Weight(t) for t in weights]
+        x = Map(torch.randn(n, c, h, w))
+        for method in (1, 2):
+            named("shuffle_block", (x, weights, biases, kernel, stride, method), setup, False)
+        if n * h * w < 64 or setup.dtype != torch.float32:  # statistics of few or rounded values
+            continue
+        halves = [Map(torch.randn(n, c // 2, h, w)) for _ in range(2)] if stride == 1 else [x, None]
+        eps = [1e-3] * len(weights)
+        args = (*halves, None, None, False, weights, gammas, biases, eps, kernel, stride, 2)
+        named("shuffle_block_stats", args, setup, False)
+
+
+CHECKS = (check_statistics, check_convolutions, check_shuffles, check_mixed_sums, check_blocks)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="two shapes, as for a sanitizer")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    args = parser.parse_args()
+    if args.device == "cuda" and not ops.build_info().endswith("CUDA yes"):
+        raise SystemExit(f"the library was built without CUDA: {ops.build_info()}")
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    shapes = [(1, 5, 7, 9), (2, 32, 9, 11)]
-    if "--small" not in sys.argv:
-        shapes += [(1, 1, 1, 1), (2, 64, 56, 40), (1, 160, 20, 30), (1, 1728, 5, 5)]
-    for dtype in TOLERANCE:
-        for shape in shapes:
-            run(shape, dtype)
-        print(f"{dtype}: ok", flush=True)
-    check_graph()
-    print("graph: ok")
+    for dtype, function in itertools.product(TOLERANCE, CHECKS):
+        for i, shape in enumerate(SMALL if args.small else SMALL + LARGE):
+            # Every layout of small shapes; convolutions and blocks convert what they cannot read.
+            light = function not in (check_convolutions, check_blocks)
+            layouts = LAYOUTS if i < 2 and light and not args.small else LAYOUTS[: 1 + 2 * (i == 1)]
+            for layout in layouts:
+                function(shape, Setup(args.device, dtype, layout))
+        print(f"{function.__name__} {dtype}: ok", flush=True)
+    cuda_contexts.run(args.device, args.small)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from detnas_d2.ops import reference
 from tests.ops.compare import (
     CAPABILITIES,
     TOLERANCE,
+    block,
     capability,
     channels_last,
     check_gradients,
@@ -81,21 +82,6 @@ def test_shuffle_concat_opcheck() -> None:
     for split in (True, False):
         args = (left, right, None, None, scale, shift, False, True, 2, split)
         opcheck(torch.ops.detnas_d2.shuffle_concat, args)
-
-
-def block(c: int, kernel: int, stride: int) -> tuple[list, list]:
-    """Random folded weights of a block with c input channels."""
-    main_in = c // 2 if stride == 1 else c
-    out, mid = (c // 2, c // 2) if stride == 1 else (c, c)
-    if kernel == 0:
-        shapes = [(main_in, 1, 3), (mid, main_in, 1), (mid, 1, 3), (mid, mid, 1), (mid, 1, 3)]
-        shapes += [(out, mid, 1)]
-    else:
-        shapes = [(mid, main_in, 1), (mid, 1, kernel), (out, mid, 1)]
-    if stride == 2:
-        shapes += [(c, 1, kernel or 3), (c, c, 1)]
-    weights = [torch.randn(o, i, k, k) / (i * k) for o, i, k in shapes]
-    return weights, [torch.randn(s[0]) for s in shapes]
 
 
 @pytest.mark.parametrize("name", CAPABILITIES)

@@ -1,0 +1,220 @@
+"""The operators as programs call them: empty and invalid values, autocast, torch.compile, streams,
+graphs, whole backbones. Part of cuda_checks.py."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from detnas_d2 import ops
+from tests.ops.compare import assert_near, channels_last
+
+METHOD = 2
+
+
+def network(x: Tensor, weight: Tensor, taps: Tensor, gamma: Tensor, beta: Tensor) -> list[Tensor]:
+    """Convolutions with batch statistics, a shuffle and a mixed sum, as blocks chain them."""
+    y, stats = ops.pointwise_conv(x, weight, want_stats=True)
+    scale, shift = ops.bn_fold(stats, gamma, beta, 1e-3)
+    z, stats = ops.depthwise_conv(y, taps, scale, shift, True, want_stats=True)
+    scale, shift = ops.bn_fold(stats, gamma, beta, 1e-3)
+    left, right = ops.shuffle_concat(x, z, None, None, scale, shift, False, True, METHOD, True)
+    joint = ops.bn_fold(ops.bn_stats([left, right]), gamma, beta, 1e-3)
+    single = ops.bn_fold(ops.bn_stats(left), gamma, beta, 1e-3)
+    total = ops.mixed_sum(
+        [left, right], [joint[0], single[0]], [joint[1], single[1]], gamma[:2], right
+    )
+    return [left, right, total]
+
+
+def inputs(device: str, channels: int = 32) -> list[Tensor]:
+    c = channels
+    shapes = [(2, c, 24, 20), (c, c, 1, 1), (c, 1, 5, 5), (c,), (c,)]
+    tensors = [torch.randn(s, device=device) for s in shapes]
+    return [channels_last(tensors[0]), *tensors[1:]]
+
+
+def with_gradients(arguments: list[Tensor]) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() for t in arguments]
+    outputs = network(*leaves)
+    grads = torch.autograd.grad([t.square().mean() for t in outputs], leaves)
+    return [*(t.detach() for t in outputs), *grads]
+
+
+def check_empty(device: str) -> None:
+    x, weight, taps, gamma, beta = inputs(device)
+    for empty in (x[:0], x[:, :, :0]):
+        leaves = [t.detach().requires_grad_() for t in (empty, gamma, beta)]
+        stats = ops.bn_stats(*leaves, True)
+        assert stats.count == 0 and not stats.mean.any() and not stats.m2.any()
+        y, stats = ops.pointwise_conv(leaves[0], weight, want_stats=True)
+        z, _ = ops.depthwise_conv(y, taps)
+        halves = ops.shuffle_concat(leaves[0], z, *leaves[1:], None, None, True, False, 2, True)
+        total = ops.mixed_sum([*halves], [gamma, gamma], [beta, beta], gamma[:2])
+        assert y.shape == z.shape == total.shape == empty.shape and stats.count == 0
+        for grad in torch.autograd.grad(total.sum(), leaves):
+            assert not grad.any()
+    assert ops.bn_stats([x, x[:0]]).count == ops.bn_stats(x).count
+
+
+def check_invalid_values(device: str) -> None:
+    """NaN and infinity stay in the channels that they came in."""
+    for bad in (float("nan"), float("inf")):
+        x, weight, taps, gamma, beta = inputs(device)
+        x[1, 5, 7, 3] = bad
+        hit = torch.arange(32, device=device) == 5
+        for stats in (ops.bn_stats(x), ops.bn_stats([x.flip(0), x])):
+            assert torch.equal(~stats.mean.isfinite(), hit), "mean"
+            assert torch.equal(stats.m2.isnan(), hit), "m2"
+        y, stats = ops.depthwise_conv(x, taps, want_stats=True)
+        assert torch.equal((~y.isfinite()).any(0).any(-1).any(-1), hit), "depthwise_conv"
+        assert torch.equal(~stats.mean.isfinite(), hit), "statistics of depthwise_conv"
+        out = ops.shuffle_concat(x, x, gamma, beta, None, None, False, False, 1, False)
+        assert (~out.isfinite()).sum() == 2, "shuffle_concat"
+        total = ops.mixed_sum([x, x], [gamma, gamma], [beta, beta], gamma[:2])
+        assert (~total.isfinite()).sum() == 1, "mixed_sum"
+
+
+def check_autocast(device: str) -> None:
+    arguments = inputs(device)
+    expected = with_gradients(arguments)
+    with torch.autocast(device, torch.bfloat16):
+        y, stats = ops.pointwise_conv(*arguments[:2], want_stats=True)
+        assert y.dtype == torch.bfloat16 and stats.mean.dtype == torch.float32
+        actual = with_gradients(arguments)
+    for i, (a, e) in enumerate(zip(actual[:3], expected[:3], strict=True)):
+        assert_near(a.cpu(), e.cpu(), 5e-2, f"autocast, result {i}")
+    for a, e in zip(actual[3:], expected[3:], strict=True):
+        assert a.isfinite().all() and a.dtype == e.dtype, "autocast, gradients"
+
+
+def check_tf32(device: str) -> None:
+    """float32 products with 10 bits of mantissa, where the user allows them."""
+    arguments = inputs(device)
+    expected = with_gradients([t.cpu().double() for t in arguments])
+    previous = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        actual = with_gradients(arguments)
+    finally:
+        torch.backends.cudnn.allow_tf32 = previous
+    for i, (a, e) in enumerate(zip(actual[:3], expected[:3], strict=True)):
+        assert_near(a.cpu(), e, 1e-2, f"TF32, result {i}")
+    assert all(a.isfinite().all() for a in actual[3:]), "TF32, gradients"
+
+
+def check_compile(device: str) -> None:
+    arguments = inputs(device)
+    backend = "inductor" if device == "cuda" else "aot_eager"
+    compiled = torch.compile(network, fullgraph=True, backend=backend)
+    leaves = [t.detach().requires_grad_() for t in arguments]
+    outputs = compiled(*leaves)
+    grads = torch.autograd.grad([t.square().mean() for t in outputs], leaves)
+    for i, (a, e) in enumerate(zip([*outputs, *grads], with_gradients(arguments), strict=True)):
+        assert_near(a.detach().cpu(), e.cpu(), 1e-3, f"torch.compile, result {i}")
+
+
+def check_stream() -> None:
+    """Work is put on the current stream: it waits for what runs there, not for the default one."""
+    arguments = inputs("cuda")
+    expected = with_gradients(arguments)
+    x = torch.zeros_like(arguments[0])
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        x.copy_(arguments[0])
+        actual = with_gradients([x, *arguments[1:]])
+    stream.synchronize()
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert torch.equal(a, e), f"second stream, result {i} differs"
+
+
+def check_graph() -> None:
+    """A captured graph replays operators and gradients: none of them synchronises."""
+    arguments = inputs("cuda")
+
+    def step() -> list[Tensor]:
+        x, _, taps, *_ = arguments
+        ys, _ = ops.mixed_depthwise([x, x], [taps, taps], want_stats=True)
+        return [*with_gradients(arguments), *ys]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    arguments[0].normal_()
+    graph.replay()
+    for i, (a, e) in enumerate(zip(captured, step(), strict=True)):
+        assert_near(a.cpu(), e.cpu(), 1e-4, f"graph, result {i}")
+
+
+def check_backbone(device: str) -> bool:
+    """A backbone through the operators against its modules; False without Detectron2."""
+    try:
+        from detnas_d2.layers import get_norm
+        from detnas_d2.modeling import SearchedBackbone
+        from detnas_d2.search_space import SPACES
+    except ImportError as error:
+        print(f"backbone: left out ({error})")
+        return False
+    space = SPACES["detnas_tiny"]
+    ours = SearchedBackbone(
+        space.random_path(random.Random(0)),
+        norm=partial(get_norm, "BN"),
+        shuffle_method=METHOD,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        init="default",
+    ).to(device)
+    modules, exact = copy.deepcopy(ours), copy.deepcopy(ours).double()
+    ours.fused_ops, modules.fused_ops, exact.fused_ops = "on", "off", "off"
+    x = torch.rand(2, 3, 96, 64, device=device)
+    results = [_train(net, x.to(next(net.parameters()).dtype)) for net in (ours, modules, exact)]
+    for name, want in results[2].items():
+        # Running means near zero are compared on the scale of deviations.
+        scale = want.abs().max().clamp(min=1e-1 if "running_mean" in name else 1e-6)
+        error, usual = ((results[i][name] - want).abs().max() / scale for i in (0, 1))
+        assert error <= 1e-3 + 4 * usual, f"backbone, {name}: {error:.2g}, modules {usual:.2g}"
+    with torch.no_grad():
+        a, b = (net.eval()(x) for net in (ours, modules))
+    for name in b:
+        assert_near(a[name].cpu(), b[name].cpu(), 1e-3, f"backbone in evaluation, {name}")
+    return True
+
+
+def _train(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Outputs, gradients and running statistics of a step, in float64."""
+    outputs = net(x)
+    generator = torch.Generator(x.device).manual_seed(0)
+    grads = [
+        torch.randn(t.shape, device=x.device, generator=generator).to(t.dtype)
+        for t in outputs.values()
+    ]
+    torch.autograd.backward(list(outputs.values()), grads)
+    found = {**outputs, **dict(net.named_buffers())}
+    # A bias before a BatchNorm has no gradient but rounding.
+    found |= {n: p.grad for n, p in net.named_parameters() if not n.endswith("conv.bias")}
+    return {name: t.detach().double().cpu() for name, t in found.items()}
+
+
+def run(device: str, small: bool) -> None:
+    """All of it; ``small``: without torch.compile and backbone, which a sanitizer makes slow."""
+    checks = [check_empty, check_invalid_values, check_autocast, check_tf32]
+    if not small:
+        checks += [check_compile, check_backbone]
+    for check in checks:
+        if check(device) is not False:
+            print(f"{check.__name__}: ok", flush=True)
+    if device == "cuda":
+        for check in (check_stream, check_graph):
+            check()
+            print(f"{check.__name__}: ok", flush=True)
