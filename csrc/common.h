@@ -73,6 +73,46 @@ inline void check_pointwise(const Tensor& x, const Tensor& w, const OptTensor& s
   TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
 }
 
+inline void check_depthwise(const Tensor& x, const Tensor& w, const OptTensor& scale,
+                            const OptTensor& shift, const OptTensor& bias, bool out_relu,
+                            bool want_stats, int64_t stride, int64_t dilation) {
+  check_map(x, "x");
+  check_like(w, x, "weight", "x");
+  const int64_t k = w.dim() == 4 ? w.size(2) : 0;
+  TORCH_CHECK((k == 3 || k == 5 || k == 7) && w.size(3) == k && w.size(1) == 1 && w.size(0) == x.size(1),
+              "weight: expected shape (", x.size(1), ", 1, k, k) with k 3, 5 or 7, got ", w.sizes());
+  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
+  TORCH_CHECK(dilation >= 1 && dilation <= 3, "dilation: expected 1, 2 or 3, got ", dilation);
+  check_affine(scale, shift, x);
+  check_channels(bias, x, x.size(1), "bias");
+  TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
+}
+
+// Lists, one item for each x; scale and shift may be empty.
+inline void check_mixed(at::TensorList x, at::TensorList weight, at::TensorList scale,
+                        at::TensorList shift, at::IntArrayRef dilation) {
+  TORCH_CHECK(x.size() == weight.size() && x.size() == dilation.size(),
+              "x, weight, dilation: expected lists of one length, got ", x.size(), ", ", weight.size(),
+              ", ", dilation.size());
+  TORCH_CHECK((scale.empty() || scale.size() == x.size()) && scale.size() == shift.size(),
+              "scale, shift: expected lists of length 0 or ", x.size(), ", got ", scale.size(), ", ",
+              shift.size());
+  for (const Tensor& t : x) check_like(t, x[0], "x", "the first");
+}
+
+// The lists of its backward; all but grad_y may be empty, where no statistics have a gradient.
+inline void check_mixed_gradients(at::TensorList grad_y, at::TensorList grad_mean, at::TensorList grad_m2,
+                                  at::TensorList x, at::TensorList y, at::TensorList mean) {
+  TORCH_CHECK(grad_y.size() == x.size(), "grad_y: expected ", x.size(), " tensors, got ", grad_y.size());
+  for (const at::TensorList list : {grad_mean, grad_m2, y, mean})
+    TORCH_CHECK(list.size() == grad_mean.size() && (list.empty() || list.size() == x.size()),
+                "grad_mean, grad_m2, y, mean: expected lists of length 0 or ", x.size(), ", got ",
+                grad_mean.size(), ", ", grad_m2.size(), ", ", y.size(), ", ", mean.size());
+}
+
+// What a list has for input i; an empty list stands for missing arguments.
+inline OptTensor item(at::TensorList list, size_t i) { return list.empty() ? OptTensor() : list[i]; }
+
 // The dtype of statistics and pending affines: float64 for float64, else float32.
 inline at::ScalarType stats_type(const Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

@@ -37,6 +37,10 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("mixed_depthwise(Tensor[] x, Tensor[] weight, Tensor[] scale, Tensor[] shift, bool relu,"
         " bool want_stats, int stride, int[] dilation)"
         " -> (Tensor[] y, Tensor[] count, Tensor[] mean, Tensor[] m2)");
+  m.def("mixed_depthwise_backward(Tensor[] grad_y, Tensor[] grad_mean, Tensor[] grad_m2, Tensor[] x,"
+        " Tensor[] weight, Tensor[] scale, Tensor[] shift, bool relu, Tensor[] y, Tensor[] mean,"
+        " int stride, int[] dilation) -> (Tensor[] grad_x, Tensor[] grad_weight, Tensor[] grad_scale,"
+        " Tensor[] grad_shift)");
 
   m.def("shuffle_concat(Tensor left, Tensor right, Tensor? left_scale, Tensor? left_shift,"
         " Tensor? right_scale, Tensor? right_shift, bool left_relu, bool right_relu, int method,"

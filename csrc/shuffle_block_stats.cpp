@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "common.h"
+#include "fixed_weights.h"
 
 namespace detnas {
 namespace {
@@ -85,6 +86,7 @@ Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptT
 
   // The inner calls are neither differentiated nor, under autocast, cast again.
   const at::AutoDispatchBelowAutograd guard;
+  const FixedWeights fixed;
   static const auto shuffle = handle<Shuffle>("detnas_d2::shuffle_concat");
   Layers layers{weights, gammas, betas, eps, std::vector<Tensor>(count), std::vector<Tensor>(count),
                 std::vector<Tensor>(count)};

@@ -16,16 +16,18 @@ int64_t packed_size(int64_t n, int64_t k) {
 }
 
 // (C, 1, k, k) to [k * k][round_up(C, 16)].
+inline int64_t packed_depthwise_size(const Tensor& weight) {
+  return weight.size(2) * weight.size(3) * round_up(weight.size(0), kChannelPad) + kChannelPad;
+}
 template <typename T>
-Buffer<T> pack_depthwise(const Tensor& weight) {
+void pack_depthwise(const Tensor& weight, T* out) {
   const int64_t c = weight.size(0), taps = weight.size(2) * weight.size(3);
   const Tensor w = weight.contiguous();
   const T* in = w.template const_data_ptr<T>();
   const int64_t row = round_up(c, kChannelPad);
-  Buffer<T> out(taps * row + kChannelPad, T(0));
+  std::fill_n(out, packed_depthwise_size(weight), T(0));
   for (int64_t i = 0; i < c; ++i)
     for (int64_t t = 0; t < taps; ++t) out[t * row + i] = in[i * taps + t];
-  return out;
 }
 
 // Rows of output per depthwise task.

@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "conv.h"
+#include "packed_weights.h"
 
 namespace detnas {
 namespace cpu {
@@ -10,22 +11,6 @@ namespace {
 
 using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-void check(const Tensor& x, const Tensor& w, const OptTensor& scale, const OptTensor& shift,
-           const OptTensor& bias, bool out_relu, bool want_stats, int64_t stride,
-           int64_t dilation) {
-  check_map(x, "x");
-  check_like(w, x, "weight", "x");
-  const int64_t k = w.dim() == 4 ? w.size(2) : 0;
-  TORCH_CHECK((k == 3 || k == 5 || k == 7) && w.size(3) == k && w.size(1) == 1 &&
-                  w.size(0) == x.size(1),
-              "weight: expected shape (", x.size(1), ", 1, k, k) with k 3, 5 or 7, got ", w.sizes());
-  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
-  TORCH_CHECK(dilation >= 1 && dilation <= 3, "dilation: expected 1, 2 or 3, got ", dilation);
-  check_affine(scale, shift, x);
-  check_channels(bias, x, x.size(1), "bias");
-  TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
-}
 
 template <typename T>
 DepthwiseArgs<T> geometry(const Tensor& x, const Tensor& weight, int64_t stride, int64_t dilation) {
@@ -47,14 +32,15 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
                    bool want_stats, int64_t stride, int64_t dilation) {
   const Map<T> map = as_map<T>(x, true);
   DepthwiseArgs<T> args = geometry<T>(x, weight, stride, dilation);
-  const Buffer<T> packed = pack_depthwise<T>(weight);
+  const auto packed = packed_weight<T>(weight, packed_depthwise_size(weight),
+                                       [&](T* out) { pack_depthwise<T>(weight, out); });
   const Padded<T> a(scale), b(shift), pb(bias);
   Tensor y = empty_map(map.n, map.c, args.out_height, args.out_width, x);
   args.source = map.source();
   args.source.scale = a.get();
   args.source.shift = b.get();
   args.source.relu = relu;
-  args.w = packed.data();
+  args.w = packed.data;
   args.sink.out = y.data_ptr<T>();
   args.sink.ld = map.c;
   args.sink.bias = pb.get();
@@ -82,7 +68,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
 ConvResult depthwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t stride, int64_t dilation) {
-  check(x, weight, scale, shift, bias, out_relu, want_stats, stride, dilation);
+  check_depthwise(x, weight, scale, shift, bias, out_relu, want_stats, stride, dilation);
   if (is_reduced(x)) {
     auto [y, count, mean, m2] = depthwise_conv(x.to(at::kFloat), weight.to(at::kFloat), scale, shift,
                                                relu, bias, out_relu, want_stats, stride, dilation);
@@ -107,7 +93,8 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
   Tensor grad_x, grad_w, grad_scale, grad_shift, grad_bias;
   if (mask[0]) {
     grad_x = empty_map(map.n, map.c, map.h, map.w, x);
-    const Buffer<T> packed = pack_depthwise<T>(weight);
+    Buffer<T> packed(packed_depthwise_size(weight));
+    pack_depthwise<T>(weight, packed.data());
     args.w = packed.data();
     args.source = grad.source;
     args.sink.out = grad_x.data_ptr<T>();
@@ -180,7 +167,7 @@ ConvGradients depthwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
                                       const OptTensor& shift, bool relu, const OptTensor& y,
                                       const OptTensor& mean, bool out_relu, int64_t stride,
                                       int64_t dilation, std::array<bool, 3> mask) {
-  check(x, weight, scale, shift, {}, false, false, stride, dilation);
+  check_depthwise(x, weight, scale, shift, {}, false, false, stride, dilation);
   check_same_shape(grad_y,
                    {x.size(0), x.size(1), conv_out(x.size(2), stride), conv_out(x.size(3), stride)},
                    "grad_y");
@@ -202,22 +189,35 @@ using Lists = std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<T
 Lists mixed_depthwise(at::TensorList x, at::TensorList weight, at::TensorList scale,
                       at::TensorList shift, bool relu, bool want_stats, int64_t stride,
                       at::IntArrayRef dilation) {
-  TORCH_CHECK(x.size() == weight.size() && x.size() == dilation.size(),
-              "x, weight, dilation: expected lists of one length, got ", x.size(), ", ",
-              weight.size(), ", ", dilation.size());
-  TORCH_CHECK((scale.empty() || scale.size() == x.size()) && scale.size() == shift.size(),
-              "scale, shift: expected lists of length 0 or ", x.size(), ", got ", scale.size(), ", ",
-              shift.size());
+  check_mixed(x, weight, scale, shift, dilation);
   Lists out;
   for (size_t i = 0; i < x.size(); ++i) {
-    const bool affine = !scale.empty();
-    auto [y, count, mean, m2] = depthwise_conv(
-        x[i], weight[i], affine ? OptTensor(scale[i]) : OptTensor(),
-        affine ? OptTensor(shift[i]) : OptTensor(), relu, {}, false, want_stats, stride, dilation[i]);
+    auto [y, count, mean, m2] = depthwise_conv(x[i], weight[i], item(scale, i), item(shift, i), relu, {},
+                                               false, want_stats, stride, dilation[i]);
     std::get<0>(out).push_back(y);
     std::get<1>(out).push_back(count);
     std::get<2>(out).push_back(mean);
     std::get<3>(out).push_back(m2);
+  }
+  return out;
+}
+
+Lists mixed_depthwise_backward(at::TensorList grad_y, at::TensorList grad_mean, at::TensorList grad_m2,
+                               at::TensorList x, at::TensorList weight, at::TensorList scale,
+                               at::TensorList shift, bool relu, at::TensorList y, at::TensorList mean,
+                               int64_t stride, at::IntArrayRef dilation) {
+  check_mixed(x, weight, scale, shift, dilation);
+  check_mixed_gradients(grad_y, grad_mean, grad_m2, x, y, mean);
+  Lists out;
+  for (size_t i = 0; i < x.size(); ++i) {
+    auto [dx, dw, da, db, dbias] = depthwise_conv_backward(
+        grad_y[i], item(grad_mean, i), item(grad_m2, i), x[i], weight[i], item(scale, i), item(shift, i),
+        relu, item(y, i), item(mean, i), false, stride, dilation[i], {true, true, false});
+    std::get<0>(out).push_back(dx);
+    std::get<1>(out).push_back(dw);
+    if (scale.empty()) continue;
+    std::get<2>(out).push_back(da);
+    std::get<3>(out).push_back(db);
   }
   return out;
 }
@@ -230,4 +230,5 @@ TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) {
   m.impl("depthwise_conv", &detnas::cpu::depthwise_conv);
   m.impl("depthwise_conv_backward", &detnas::cpu::depthwise_conv_backward);
   m.impl("mixed_depthwise", &detnas::cpu::mixed_depthwise);
+  m.impl("mixed_depthwise_backward", &detnas::cpu::mixed_depthwise_backward);
 }

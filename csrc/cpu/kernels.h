@@ -146,6 +146,9 @@ struct Kernels {
   // w (n, k), strides in elements, into panels; columns beyond n are zero.
   void (*pack_matrix)(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int64_t k,
                       T* packed);
+  // out = packed * diag(scale), bias += packed * shift; out may be packed, bias has whole panels.
+  void (*fold_matrix)(const T* packed, int64_t n, int64_t k, const T* scale, const T* shift, T* out,
+                      T* bias);
   void (*gemm)(const GemmArgs<T>&, int64_t begin, int64_t end, T* workspace);
   void (*gemm_grad_weight)(const GemmGradArgs<T>&, int64_t begin, int64_t end, T* acc,
                            T* workspace);

@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "conv.h"
+#include "packed_weights.h"
 
 namespace detnas {
 namespace cpu {
@@ -36,26 +37,41 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
   const int64_t rows = map.pixels(), per_task = task_rows(rows);
   Partials<T> partials(want_stats ? ceil_div(rows, per_task) : 0, n);
   const Padded<T> a(scale), b(shift), pb(bias);
-  const Tensor w = weight.contiguous();
-  T* packed = workspace<T, 1>(packed_size<T>(ng, k) * groups);
-  for (int64_t g = 0; g < groups; ++g)
-    pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, packed + g * packed_size<T>(ng, k));
+  const int64_t size = packed_size<T>(ng, k);
+  const auto packed = packed_weight<T>(weight, size * groups, [&](T* out) {
+    const Tensor w = weight.contiguous();
+    for (int64_t g = 0; g < groups; ++g)
+      pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, out + g * size);
+  });
+  // Without ReLU the affine map moves into the matrix, if that is less work than applying it.
+  const bool fold = scale && !relu && map.order == Order::kPlain && rows > 2 * ng;
+  Buffer<T> folded_bias(fold ? round_up(ng, kPanel) : 0);
 
   for (int64_t g = 0; g < groups && rows > 0; ++g) {
     GemmArgs<T> args;
     args.source = map.source();
     args.source.data += g * k * (map.order == Order::kPlain ? 1 : 2);
-    // Groups other than the first read shifted copies of the padded vectors, which stay readable.
-    args.source.scale = a.get() ? a.get() + g * k : nullptr;
-    args.source.shift = b.get() ? b.get() + g * k : nullptr;
-    args.source.relu = relu;
     args.sink.out = y.data_ptr<T>() + g * ng;
     args.sink.ld = n;
     args.sink.bias = pb.get() ? pb.get() + g * ng : nullptr;
     args.sink.relu = out_relu;
-    args.packed = packed + g * packed_size<T>(ng, k);
+    args.packed = packed.data + g * size;
     args.n = ng;
     args.k = k;
+    // Groups other than the first read shifted copies of the padded vectors, which stay readable.
+    if (fold) {
+      std::fill(folded_bias.begin(), folded_bias.end(), T(0));
+      if (bias) std::copy_n(args.sink.bias, ng, folded_bias.data());
+      T* memory = workspace<T, 3>(size);
+      kernels<T>().fold_matrix(args.packed, ng, k, a.get() + g * k, b.get() + g * k, memory,
+                               folded_bias.data());
+      args.packed = memory;
+      args.sink.bias = folded_bias.data();
+    } else {
+      args.source.scale = a.get() ? a.get() + g * k : nullptr;
+      args.source.shift = b.get() ? b.get() + g * k : nullptr;
+      args.source.relu = relu;
+    }
     for_tasks(rows, per_task, [&](int64_t t, int64_t begin, int64_t end) {
       GemmArgs<T> mine = args;
       if (want_stats) {

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "conv.h"
+#include "packed_weights.h"
 
 namespace detnas {
 namespace cpu {
@@ -23,7 +24,7 @@ struct Stage {
   bool depthwise = false;
   int64_t in_channels = 0, out_channels = 0, kernel = 1, stride = 1;
   bool relu = false;
-  const T* weight = nullptr;
+  SharedBuffer<T> weight;  // packed
   Padded<T> bias;
   int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
   int64_t pad() const { return kernel / 2; }
@@ -101,7 +102,7 @@ struct Chain {
       g.source = source;
       g.sink = sink;
       g.sink.out = target + origin * s.out_width * sink.ld;
-      g.packed = s.weight;
+      g.packed = s.weight->data();
       g.n = s.out_channels;
       g.k = s.in_channels;
       kernels<T>().gemm(g, (make - origin) * s.out_width, (end - origin) * s.out_width,
@@ -110,7 +111,7 @@ struct Chain {
       DepthwiseArgs<T> d;
       d.source = source;
       d.sink = sink;
-      d.w = s.weight;
+      d.w = s.weight->data();
       d.channels = s.in_channels;
       d.height = height;
       d.width = s.in_width;
@@ -156,11 +157,10 @@ struct Chain {
 
 template <typename T>
 Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first, size_t count,
-                    int64_t channels, int64_t height, int64_t width, int64_t stride,
-                    T*& packed) {
+                    int64_t channels, int64_t height, int64_t width, int64_t stride) {
   Chain<T> chain;
   for (size_t i = first; i < first + count; ++i) {
-    const Tensor w = weights[i].contiguous();
+    const Tensor& w = weights[i];
     Stage<T> s;
     s.depthwise = w.size(2) > 1;
     s.kernel = w.size(2);
@@ -172,16 +172,15 @@ Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first,
     TORCH_CHECK(biases[i].dim() == 1 && biases[i].size(0) == s.out_channels,
                 "biases: expected shape [", s.out_channels, "] for number ", i, ", got ", biases[i].sizes());
     if (s.depthwise) {
-      const Buffer<T> packed_taps = pack_depthwise<T>(w);
-      std::copy(packed_taps.begin(), packed_taps.end(), packed);
-      s.weight = packed;
-      packed += round_up(packed_taps.size(), 16);
+      s.weight = own_packed_weight<T>(weights[i], packed_depthwise_size(weights[i]),
+                                      [&](T* out) { pack_depthwise<T>(weights[i], out); });
       s.stride = stride;
       stride = 1;
     } else {
-      pack<T>(w.const_data_ptr<T>(), channels, 1, s.out_channels, channels, packed);
-      s.weight = packed;
-      packed += round_up(packed_size<T>(s.out_channels, channels), 16);
+      s.weight = own_packed_weight<T>(weights[i], packed_size<T>(s.out_channels, channels), [&](T* out) {
+        const Tensor contiguous = weights[i].contiguous();
+        pack<T>(contiguous.const_data_ptr<T>(), channels, 1, s.out_channels, channels, out);
+      });
     }
     s.bias = Padded<T>(OptTensor(biases[i]));
     s.in_height = height;
@@ -221,12 +220,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
     if (method == 2) right.data += 1;
     else right.first = half;
   }
-  int64_t size = 0;
-  for (const Tensor& w : weights)
-    size += w.size(2) > 1 ? w.size(2) * w.size(3) * round_up(w.size(0), kChannelPad) + 64
-                          : packed_size<T>(w.size(0), w.size(1)) + 16;
-  T* packed = workspace<T, 1>(size);
-  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride, packed);
+  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride);
   chain.input = right;
   const Stage<T>& end = chain.stages.back();
   const int64_t oh = end.out_height, ow = end.out_width, c_left = stride == 1 ? half : map.c;
@@ -234,7 +228,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
   chain.out_offset = c_left;
   Chain<T> projection;
   if (stride == 2) {
-    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2, packed);
+    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2);
     projection.input = map.source();
   }
   Tensor y = empty_map(map.n, c_out, oh, ow, x);

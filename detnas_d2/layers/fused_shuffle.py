@@ -105,7 +105,9 @@ def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
 
 
 def _over_ranks(norm: _BatchNorm) -> bool:
-    return isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1
+    return (
+        isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1
+    )
 
 
 def take(norm: _BatchNorm, stats: BNStats) -> None:

@@ -23,6 +23,7 @@ Kernels<T> make_kernels(const char* name) {
   k.stats_channels_last = stats_channels_last<T>;
   k.stats_plane = stats_plane<T>;
   k.pack_matrix = pack_matrix<T>;
+  k.fold_matrix = fold_matrix<T>;
   k.gemm = gemm<T>;
   k.gemm_grad_weight = gemm_grad_weight<T>;
   k.depthwise = depthwise<T>;

@@ -5,7 +5,14 @@
 // contiguous); an output pixel is then a sum over taps. Taps that lie evenly in a ring row form a
 // segment. The same strip kernel serves the forward pass and the gradient of the input.
 
-constexpr int kStrip = 8;  // pixels computed together
+// A strip: pixels and vectors of channels computed together. All vectors of a cache line of the ring
+// are used at once, and there are registers for twelve sums beside the weights.
+constexpr int kStrip = 8;  // pixels at most
+template <typename T>
+struct Strip {
+  static constexpr int vectors = kSlab / Vec<T>::size >= 2 ? 2 : 1;
+  static constexpr int pixels = vectors == 2 ? 6 : kStrip;
+};
 
 // Taps of a ring row that lie evenly: tap j of output pixel t reads in[(t + j) * step pixels] with
 // weight w[j * w_step].
@@ -28,15 +35,20 @@ struct Segments {
 
 // Inputs are operands of the multiply-add straight from the first-level cache: keeping them for
 // the next tap would cost more registers than there are, which the barrier tells the compiler.
-template <typename T, int TAPS, int STEP>
-DETNAS_INLINE void accumulate(typename Vec<T>::type (&acc)[kStrip], const T* in, const T* w,
+template <typename T, int TAPS, int STEP, int S, int U>
+DETNAS_INLINE void accumulate(typename Vec<T>::type (&acc)[S][U], const T* in, const T* w,
                               int64_t w_step) {
   using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
 #pragma GCC unroll 8
   for (int j = 0; j < TAPS; ++j) {
-    const V weight = load(w + j * w_step);
+    V weight[U];
+#pragma GCC unroll 2
+    for (int u = 0; u < U; ++u) weight[u] = load(w + j * w_step + u * L);
 #pragma GCC unroll 8
-    for (int i = 0; i < kStrip; ++i) acc[i] += weight * load(in + (i + j) * STEP * kSlab);
+    for (int i = 0; i < S; ++i)
+#pragma GCC unroll 2
+      for (int u = 0; u < U; ++u) acc[i][u] += weight[u] * load(in + (i + j) * STEP * kSlab + u * L);
     asm volatile("" ::: "memory");
   }
 }
@@ -47,12 +59,18 @@ void strip_row(const Segments<T>& segments, int64_t count, int64_t first, int64_
                const Sink<T>& sink, int64_t c_begin, int64_t channels, bool new_range) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::size;
-  for (int64_t v = 0; v < channels; v += L) {
-    SinkLane<T, M> lane(sink, c_begin + v, channels - v);
-    for (int64_t x = 0; x < count; x += kStrip) {
-      V acc[kStrip];
+  constexpr int S = Strip<T>::pixels, U = Strip<T>::vectors;
+  for (int64_t v = 0; v < channels; v += U * L) {
+    // The second vector may have no channels: what is computed for it goes nowhere.
+    SinkLane<T, M> lane0(sink, c_begin + v, channels - v);
+    SinkLane<T, M> lane1(sink, c_begin + v + (U - 1) * L, channels - v - L);
+    const bool two = U == 2 && lane1.n > 0;
+    for (int64_t x = 0; x < count; x += S) {
+      V acc[S][U];
 #pragma GCC unroll 8
-      for (int i = 0; i < kStrip; ++i) acc[i] = V{};
+      for (int i = 0; i < S; ++i)
+#pragma GCC unroll 2
+        for (int u = 0; u < U; ++u) acc[i][u] = V{};
       const int64_t offset = x * STEP * kSlab + v;
       const Segment<T>* end = segments.list + segments.count;
       for (const Segment<T>* s = segments.list; s != end; ++s) {
@@ -66,20 +84,32 @@ void strip_row(const Segments<T>& segments, int64_t count, int64_t first, int64_
           default: accumulate<T, 7, STEP>(acc, in, w, segments.w_step);
         }
       }
-      if (M == Mode::kStats && new_range && x == 0) lane.set_reference(acc[0]);
-      if (count - x >= kStrip && lane.full) {
-        lane.seek(first + x * step);
+      if (M == Mode::kStats && new_range && x == 0) {
+        lane0.set_reference(acc[0][0]);
+        if (two) lane1.set_reference(acc[0][U - 1]);
+      }
+      if (count - x >= S && lane0.full && (U == 1 || lane1.full)) {
+        lane0.seek(first + x * step);
+        if (U == 2) lane1.seek(first + x * step);
 #pragma GCC unroll 8
-        for (int i = 0; i < kStrip; ++i) lane.put_next(acc[i], step);
+        for (int i = 0; i < S; ++i) {
+          lane0.put_next(acc[i][0], step);
+          if (U == 2) lane1.put_next(acc[i][U - 1], step);
+        }
       } else {
-        T rest[kStrip * L];
+        T rest[S * U * L];
 #pragma GCC unroll 8
-        for (int i = 0; i < kStrip; ++i) store(rest + i * L, acc[i]);
-        for (int64_t i = 0; i < kStrip && i < count - x; ++i)
-          lane.put(load(rest + i * L), first + (x + i) * step);
+        for (int i = 0; i < S; ++i)
+#pragma GCC unroll 2
+          for (int u = 0; u < U; ++u) store(rest + (i * U + u) * L, acc[i][u]);
+        for (int64_t i = 0; i < S && i < count - x; ++i) {
+          lane0.put(load(rest + i * U * L), first + (x + i) * step);
+          if (two) lane1.put(load(rest + (i * U + 1) * L), first + (x + i) * step);
+        }
       }
     }
-    lane.flush();
+    lane0.flush();
+    if (two) lane1.flush();
   }
 }
 

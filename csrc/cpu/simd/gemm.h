@@ -80,6 +80,34 @@ void pack_matrix(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int6
   }
 }
 
+// W diag(scale) and W shift, for a packed matrix W: what is pending on a product's input without
+// ReLU moves into the matrix and the bias. out may be packed itself; bias (round_up(n, kPanel)) is
+// added to.
+template <typename T>
+void fold_matrix(const T* packed, int64_t n, int64_t k, const T* scale, const T* shift, T* out,
+                 T* bias) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  constexpr int U = kPanel / L;
+  for (int64_t p = 0; p < n; p += kPanel) {
+    V sum[U];
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) sum[u] = load(bias + p + u * L);
+    for (int64_t i = 0; i < k; ++i) {
+      const T* in = packed + p * k + i * kPanel;
+      const V a = splat<T>(scale[i]), b = splat<T>(shift[i]);
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u) {
+        const V w = load(in + u * L);
+        sum[u] += w * b;
+        store(out + p * k + i * kPanel + u * L, w * a);
+      }
+    }
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) store(bias + p + u * L, sum[u]);
+  }
+}
+
 template <typename T, Mode M>
 void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
   using V = typename Vec<T>::type;

@@ -35,6 +35,36 @@ DETNAS_INLINE void gather(const Source<T>& s, const T* row, int64_t c, int64_t c
   }
 }
 
+// The rows of a ring: few channels of many pixels that lie apart, whose distance the processor's
+// own prefetching does not follow.
+constexpr int64_t kAhead = 24;  // pixels
+
+template <typename T, int U, bool Affine>
+DETNAS_INLINE void transform_slab(const Source<T>& s, const T* __restrict in, int64_t count, int64_t c,
+                                  T* __restrict out, int64_t ld_out) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  V scale[U], shift[U];
+  const V floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
+#pragma GCC unroll 4
+  for (int u = 0; Affine && u < U; ++u) {
+    scale[u] = load(s.scale + c + u * L);
+    shift[u] = load(s.shift + c + u * L);
+  }
+  for (int64_t p = 0; p < count; ++p, in += s.ld, out += ld_out) {
+    __builtin_prefetch(in + kAhead * s.ld);
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      V v = load(in + u * L);
+      if (Affine) {
+        v = v * scale[u] + shift[u];
+        v = v < floor ? floor : v;
+      }
+      store(out + u * L, v);
+    }
+  }
+}
+
 // Values of `count` pixels from `pixel` on, channels [c, c + channels), into out (ld_out between
 // pixels, at least round_up(channels, vector)); lanes beyond the channels are written too.
 template <typename T>
@@ -53,6 +83,11 @@ inline void transform(const Source<T>& s, int64_t pixel, int64_t count, int64_t 
   const T* in = s.data + pixel * s.ld + c;
   if (!s.y && channels % L == 0) {  // the common case, without per-vector branches
     using V = typename Vec<T>::type;
+    constexpr int U = kSlab / L;
+    if (channels == kSlab && U <= 4 && (s.scale || !s.relu)) {
+      if (s.scale) return transform_slab<T, U, true>(s, in, count, c, out, ld_out);
+      return transform_slab<T, U, false>(s, in, count, c, out, ld_out);
+    }
     if (!s.scale && !s.relu) {
       for (int64_t p = 0; p < count; ++p)
         for (int64_t j = 0; j < channels; j += L) store(out + p * ld_out + j, load(in + p * s.ld + j));
