@@ -23,6 +23,17 @@ enum class Product { kForward, kGradX, kGradWeight };
 
 constexpr int kGemmThreads = 256, kGemmCols = 64;
 
+// Before compute capability 8.0 tensor cores know float16 only, and their headers no other type.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kOnlyHalf = true;
+using Tf32 = float;
+__device__ inline float to_tf32(float v) { return v; }
+#else
+constexpr bool kOnlyHalf = false;
+using Tf32 = nvcuda::wmma::precision::tf32;
+__device__ inline float to_tf32(float v) { return nvcuda::wmma::__float_to_tf32(v); }
+#endif
+
 // How a dtype meets the tensor cores: the element type of tiles, of fragments, and their depth.
 template <typename S>
 struct TensorCore;
@@ -41,23 +52,13 @@ struct TensorCore<c10::BFloat16> {
 template <>
 struct TensorCore<float> {  // products of 10 bits of mantissa: only where the user allows TF32
   using Element = float;
-  using Fragment = nvcuda::wmma::precision::tf32;
+  using Fragment = Tf32;
   static constexpr int kDepth = 8;
 };
 
-// Whether the architecture being compiled for has the instructions; entry points ask the device.
-template <typename S>
-__device__ constexpr bool has_tensor_cores() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  return std::is_same<S, c10::Half>::value;
-#else
-  return true;
-#endif
-}
-
 template <typename S>
 __device__ inline S to_element(float v) {
-  if constexpr (std::is_same<S, float>::value) return nvcuda::wmma::__float_to_tf32(v);
+  if constexpr (std::is_same<S, float>::value) return to_tf32(v);
   else return static_cast<S>(v);
 }
 
@@ -181,7 +182,7 @@ __device__ Moments finish_grad_x(const Gemm<S>& g, float* out, int ld, int begin
 
 template <typename S, int V, Product P, int BM>
 __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
-  if constexpr (has_tensor_cores<S>()) {
+  if constexpr (!kOnlyHalf || std::is_same<S, c10::Half>::value) {
     namespace wmma = nvcuda::wmma;
     using Form = Shape<S, V, P, BM>;
     using TileA = typename Form::A;
