@@ -1,26 +1,65 @@
 #!/usr/bin/env bash
-# Builds, tests and measures the CUDA operators on a machine with a GPU, in one command.
-# Results: benchmarks/results/<gpu>.json. Environment: PYTHON (default python3).
+# Builds, tests and measures the CUDA operators on a machine with a GPU, in one command and about
+# ten minutes. Results: benchmarks/results/<gpu>.json. Ends with an error if a check failed, but
+# measures nevertheless. Environment: PYTHON (default python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 gpu=$($python -c 'import re, torch; print(re.sub(r"\W+", "-", torch.cuda.get_device_name()).lower())')
 arch=$($python -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
 out=benchmarks/results/$gpu.json
-say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
-
-FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch $python setup.py build_ext --inplace >/dev/null
-say "built for $arch"
+budget=590 # seconds for all of it
 export PYTHONPATH=$PWD
-$python tests/ops/cuda_checks.py
-say "kernels equal their references"
+failures=()
+
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
+# run WHAT LIMIT COMMAND...: what fails or takes longer than LIMIT seconds is noted, no more.
+run() {
+  local what=$1 limit=$2 status=0
+  shift 2
+  ((limit < budget - SECONDS)) || limit=$((budget - SECONDS))
+  if ((limit < 5)); then
+    say "$what: left out, no time"
+    return
+  fi
+  timeout "$limit" "$@" || status=$?
+  case $status in
+    0) say "$what: done" ;;
+    124) say "$what: stopped after $limit s" ;;
+    *) say "$what: FAILED ($status)" && failures+=("$what") ;;
+  esac
+}
+
+mkdir -p build
+if ! FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch $python setup.py build_ext --inplace >build/gpu.log 2>&1; then
+  tail -n 40 build/gpu.log
+  say "the build failed; all of its output: build/gpu.log"
+  exit 1
+fi
+say "built for $arch"
+run "kernels against their references" 150 $python tests/ops/cuda_checks.py
+
+rm -f "$out"
+run "operators" 240 $python benchmarks/ops.py --device cuda --quick --compile --output "$out"
+run "operators at 320x480 and 800x1216" 90 $python benchmarks/ops.py --device cuda --output "$out"
+if $python -c 'import detectron2' 2>/dev/null; then
+  run "backbone" 90 $python benchmarks/backbone.py --device cuda --output "$out"
+  run "backbone, torch.compile" 150 $python benchmarks/backbone.py --device cuda --quick --compile \
+    --output "$out"
+else
+  say "backbone: left out, it needs Detectron2"
+fi
+say "measured: $out"
+
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 1 $python tests/ops/cuda_checks.py --small
-    say "$tool is clean"
+    run "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      $python tests/ops/cuda_checks.py --small
   done
+else
+  say "compute-sanitizer: left out, it is not on PATH"
 fi
-rm -f "$out"
-$python benchmarks/ops.py --device cuda --output "$out"
-$python benchmarks/backbone.py --device cuda --output "$out" --compile
-say "measured: $out"
+if ((${#failures[@]})); then
+  say "FAILED: ${failures[*]}"
+  exit 1
+fi

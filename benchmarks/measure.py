@@ -3,6 +3,9 @@
 Every repetition runs each alternative once, so that whatever else the machine does hits all of
 them; the figure of an alternative is the lower quartile of its times. Large tensors are kept in
 the allocator (see ``keep_memory``): mapping them anew would cost page faults that hide the work.
+
+On a GPU there are two figures. "ms" is what a call takes from an idle device, Python and launches
+included. "device_ms" is its work on the device alone: the device spins while the call is queued.
 """
 
 from __future__ import annotations
@@ -87,24 +90,41 @@ class Report:
         repetitions: int,
         **extra: object,
     ) -> None:
-        """One line per baseline, and one for the best of them."""
-        times, faults = interleaved([ours, *baselines.values()], repetitions, self.args.device)
-        results = dict(zip(baselines, zip(times[1:], faults[1:], strict=True), strict=True))
-        best = min(results, key=lambda name: results[name][0])
-        for name, (ms, fault) in [*results.items(), (f"best ({best})", results[best])]:
-            self.write(
-                {
-                    "bench": self.bench,
-                    "case": case,
-                    "threads": threads,
-                    "baseline": name,
-                    "ratio": round(ms / times[0], 2),
-                    "ours_ms": round(times[0], 4),
-                    "baseline_ms": round(ms, 4),
-                    "faults": [faults[0], fault],
-                    **extra,
+        """One line per baseline, and one for the best of them.
+
+        Args:
+            extra: further fields. copy_ms: what a copy of as many bytes takes; the field is the
+                share of the copy's bandwidth that ``ours`` reaches.
+        """
+        functions = [ours, *baselines.values()]
+        times, faults = interleaved(functions, repetitions, self.args.device)
+        cuda = self.args.device == "cuda"
+        device = device_times(functions, repetitions) if cuda else times
+        share = extra.pop("copy_ms", None)
+        if share is not None:
+            extra["share_of_copy_bandwidth"] = round(share / device[0], 3)
+        names = list(baselines)
+        best = min(names, key=lambda name: device[1 + names.index(name)])
+        for name, label in [*((n, n) for n in names), (best, f"best ({best})")]:
+            i = 1 + names.index(name)
+            record = {
+                "bench": self.bench,
+                "case": case,
+                "threads": threads,
+                "baseline": label,
+                "ratio": round(times[i] / times[0], 2),
+                "ours_ms": round(times[0], 4),
+                "baseline_ms": round(times[i], 4),
+                "faults": [faults[0], faults[i]],
+                **extra,
+            }
+            if cuda:
+                record |= {
+                    "device_ratio": round(device[i] / device[0], 2),
+                    "ours_device_ms": round(device[0], 4),
+                    "baseline_device_ms": round(device[i], 4),
                 }
-            )
+            self.write(record)
 
 
 def _without_path(argument: str) -> str:
@@ -141,32 +161,64 @@ def once(f: Callable[[], object], device: str) -> float:
     return (time.perf_counter() - start_time) * 1e3
 
 
-def multiply_add_rate(device: str) -> float:
-    """Multiply-adds per millisecond of the fastest float32 product at hand: a 1x1 convolution whose
-    operands stay in the cache, by this library or by PyTorch's."""
-    x = torch.rand(1, 384, 21, 40, device=device).contiguous(memory_format=torch.channels_last)
-    weight, matrix = (
-        torch.rand(384, 384, 1, 1, device=device),
-        torch.rand(1024, 1024, device=device),
-    )
+def device_times(functions: list[Callable[[], object]], repetitions: int) -> list[float]:
+    """Milliseconds on the GPU (lower quartile) of each function, without waiting for launches."""
+    cycles = []
+    for f in functions:
+        f()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        f()
+        queued = time.perf_counter() - start
+        torch.cuda.synchronize()
+        # Spin for longer than it takes to queue the call, at 2 GHz.
+        cycles.append(int(2e9 * (2 * queued + 2e-4)))
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(repetitions):
+        for i, f in enumerate(functions):
+            torch.cuda._sleep(cycles[i])
+            times[i].append(once(f, "cuda"))
+    return [sorted(t)[len(t) // 4] for t in times]
+
+
+def fastest(functions: list[Callable[[], object]], repetitions: int, device: str) -> float:
+    """Milliseconds of the fastest of the functions."""
+    if device == "cuda":
+        for f in functions:
+            f()
+        return min(device_times(functions, repetitions))
+    return min(interleaved(functions, repetitions, device)[0])
+
+
+def multiply_add_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """Multiply-adds per millisecond of the fastest product at hand: of matrices, by PyTorch, or a
+    1x1 convolution whose operands stay in the cache, by this library."""
+    like = {"device": device, "dtype": dtype}
+    x = torch.rand(1, 384, 21, 40, **like).contiguous(memory_format=torch.channels_last)
+    n = 4096 if device == "cuda" else 1024
+    weight, matrix = torch.rand(384, 384, 1, 1, **like), torch.rand(n, n, **like)
     with torch.no_grad():
-        runs = [lambda: ops.pointwise_conv(x, weight), lambda: matrix @ matrix]
-        times, _ = interleaved(runs, 20, device)
-    return max(x.numel() * 384 / times[0], 1024**3 / times[1])
+        convolution = fastest([lambda: ops.pointwise_conv(x, weight)], 20, device)
+        product = fastest([lambda: matrix @ matrix], 20, device)
+    return max(x.numel() * 384 / convolution, n**3 / product)
 
 
 def roofline(device: str, threads: int) -> dict[str, float]:
     """What the machine can do, as a record of a report."""
-    return {
+    limits = {
         "threads": threads,
         "copy_gb_per_s": round(copy_bandwidth(device) / 1e6, 1),
         "multiply_adds_g_per_s": round(multiply_add_rate(device) / 1e6, 1),
     }
+    if device == "cuda":  # of tensor cores, which 1x1 convolutions run on
+        rate = multiply_add_rate(device, torch.bfloat16)
+        limits["bfloat16_multiply_adds_g_per_s"] = round(rate / 1e6, 1)
+    return limits
 
 
 def copy_bandwidth(device: str) -> float:
     """Bytes per millisecond that a copy of a large tensor reads and writes."""
-    source = torch.empty(64 * 2**20, device=device)
+    source = torch.empty((256 if device == "cuda" else 64) * 2**20, device=device)
     target = torch.empty_like(source)
-    times, _ = interleaved([lambda: target.copy_(source)], 10, device)
-    return 2 * source.numel() * source.element_size() / times[0]
+    ms = fastest([lambda: target.copy_(source)], 10, device)
+    return 2 * source.numel() * source.element_size() / ms

@@ -3,17 +3,19 @@
     python benchmarks/ops.py [--quick] [--threads 1 2] [--device cuda] [--compile]
 
 Shapes are those of the four stages of the 300M backbone (half of the channels) at 320 x 480 and
-800 x 1216. "ideal_ms" is what the bytes that an operator must move take at the measured bandwidth
-of a large copy, or its multiply-adds at the rate of the fastest matrix product, whichever is more;
-a tensor that is still in a cache from the run before beats the former.
+800 x 1216; on a GPU the latter with a batch of 16, larger than its cache, in bfloat16. "ideal_ms"
+is what the bytes that an operator must move take at the measured bandwidth of a large copy, or its
+multiply-adds at the rate of the fastest matrix product, whichever is more; a tensor that is still
+in a cache from the run before beats the former. "share_of_copy_bandwidth" is of the bytes alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import measure
 import torch
+import torch._functorch.config as functorch_config
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,7 +24,11 @@ from detnas_d2 import ops
 STAGES = {"320x480": [(32, 80, 120), (80, 40, 60), (160, 20, 30), (320, 10, 15)]}
 STAGES["800x1216"] = [(c, h * 5 // 2, w * 304 // 120) for c, h, w in STAGES["320x480"]]
 
+# Maps (N, C, H, W): batches of the two sizes.
+BATCHES = {"cpu": {"320x480": 1, "800x1216": 1}, "cuda": {"320x480": 1, "800x1216": 16}}
+
 # Name, ours, baselines, bytes that must be moved, multiply-adds.
+Shape = tuple[int, int, int, int]
 Case = tuple[str, Callable[[], object], dict[str, Callable[[], object]], int, int]
 
 
@@ -44,10 +50,10 @@ def layouts(f: Callable, *maps: Tensor) -> dict[str, Callable[[], object]]:
     return {"eager NCHW": lambda: f(*nchw), "eager channels_last": lambda: f(*maps)}
 
 
-def forward_cases(shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> Iterator[Case]:
-    c, h, w = shape
+def forward_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
+    n, c, h, w = shape
     like = {"device": device, "dtype": dtype}
-    x, y = (cl(torch.randn(1, c, h, w, **like)) for _ in range(2))
+    x, y = (cl(torch.randn(n, c, h, w, **like)) for _ in range(2))
     scale, shift = (torch.rand(c, device=device) + 0.5 for _ in range(2))
     size = x.numel() * x.element_size()
     mean, var = torch.zeros(c, device=device), torch.ones(c, device=device)
@@ -63,12 +69,11 @@ def forward_cases(shape: tuple[int, int, int], device: str, dtype: torch.dtype) 
         4 * size,
         0,
     )
-    maps = [cl(torch.randn(1, c, h, w, **like)) for _ in range(8)]
+    maps = [cl(torch.randn(n, c, h, w, **like)) for _ in range(8)]
     weights = torch.rand(8, device=device)
 
     def eager_sum(*ys: Tensor) -> Tensor:
-        a, b = scale.to(dtype).view(1, -1, 1, 1), shift.to(dtype).view(1, -1, 1, 1)
-        return sum(p * (t * a + b) for p, t in zip(weights.to(dtype), ys, strict=True))
+        return summed(ys, [scale.to(dtype)] * 8, [shift.to(dtype)] * 8, weights.to(dtype))
 
     yield (
         "mixed_sum of 8",
@@ -111,10 +116,64 @@ def forward_cases(shape: tuple[int, int, int], device: str, dtype: torch.dtype) 
         )  # fmt: skip
 
 
-def backward_cases(shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> Iterator[Case]:
-    c, h, w = shape
+def summed(ys: Sequence, scales: Sequence, shifts: Sequence, weights: Tensor) -> Tensor:
+    affine = [
+        a.view(1, -1, 1, 1) * y + b.view(1, -1, 1, 1)
+        for y, a, b in zip(ys, scales, shifts, strict=True)
+    ]
+    return sum(w * t for w, t in zip(weights, affine, strict=True))
+
+
+def gradient(f: Callable, leaves: list[Tensor], grads: Sequence[Tensor]) -> Callable[[], object]:
+    """The backward pass of ``f``, whose forward has run once."""
+    outputs = f(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True)
+
+
+def pixelwise_backward_cases(
+    shape: Shape, device: str, dtype: torch.dtype, with_compile: bool
+) -> Iterator[Case]:
+    """Gradients of shuffles and mixed sums; baselines differentiate eager or compiled code."""
+    n, c, h, w = shape
+    like = {"device": device, "dtype": dtype}
+    maps = [cl(torch.randn(n, c, h, w, **like)).requires_grad_() for _ in range(8)]
+    vectors = [torch.rand(c, device=device, requires_grad=True) for _ in range(16)]
+    weights = torch.rand(8, device=device, requires_grad=True)
+    grads = [cl(torch.randn(n, c, h, w, **like)) for _ in range(2)]
+    size = maps[0].numel() * maps[0].element_size()
+
+    def shuffle(left: Tensor, right: Tensor, a: Tensor, b: Tensor) -> tuple:
+        return ops.shuffle_concat(left, right, None, None, a, b, False, True, 2, True)
+
+    def eager_shuffle_of(left: Tensor, right: Tensor, a: Tensor, b: Tensor) -> tuple:
+        return eager_shuffle(left, right, a.to(dtype), b.to(dtype))
+
+    def mixed(*leaves: Tensor) -> Tensor:
+        return ops.mixed_sum(leaves[:8], leaves[8:16], leaves[16:24], leaves[24])
+
+    def eager_mixed(*leaves: Tensor) -> Tensor:
+        low = [t.to(dtype) for t in leaves[8:]]
+        return summed(leaves[:8], low[:8], low[8:16], low[16])
+
+    cases = [
+        ("shuffle_concat backward", shuffle, eager_shuffle_of, [*maps[:2], *vectors[:2]], grads, 5),
+        ("mixed_sum of 8, backward", mixed, eager_mixed, [*maps, *vectors, weights], grads[:1], 17),
+    ]
+    for name, ours, eager, leaves, g, moved in cases:
+        with torch.enable_grad():
+            functions = {"eager channels_last": gradient(eager, leaves, g)}
+            if with_compile:
+                compiled = torch.compile(eager)
+                functions["torch.compile channels_last"] = gradient(compiled, leaves, g)
+            own = gradient(ours, leaves, g)
+        yield name, own, functions, moved * size, 0
+
+
+def backward_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
+    n, c, h, w = shape
     for k, dilation in ((3, 1), (5, 1), (7, 1), (3, 3), (5, 2)):
-        x = cl(torch.randn(1, c, h, w, device=device, dtype=dtype))
+        x = cl(torch.randn(n, c, h, w, device=device, dtype=dtype))
         taps = torch.randn(c, 1, k, k, device=device, dtype=dtype)
         grad = cl(torch.randn_like(x))
         pad = (k - 1) // 2 * dilation
@@ -140,38 +199,55 @@ def backward_cases(shape: tuple[int, int, int], device: str, dtype: torch.dtype)
         )
 
 
+def cases_of(shape: Shape, device: str, dtype: torch.dtype, with_compile: bool) -> Iterator[Case]:
+    """One at a time: the memory of a case is free before the next."""
+    for name, ours, baselines, size, multiply_adds in forward_cases(shape, device, dtype):
+        if with_compile:
+            torch.compiler.reset()  # else the ninth shape runs eagerly
+            compiled = torch.compile(baselines["eager channels_last"])
+            baselines = {**baselines, "torch.compile channels_last": compiled}
+        yield name, ours, baselines, size, multiply_adds
+    # One library call, of which torch.compile makes the same.
+    yield from backward_cases(shape, device, dtype)
+    torch.compiler.reset()
+    yield from pixelwise_backward_cases(shape, device, dtype, with_compile)
+
+
 def main() -> None:
     args = measure.parser(__doc__.splitlines()[0]).parse_args()
     measure.keep_memory(args.device == "cpu" and not args.page_faults)
+    functorch_config.donated_buffer = False  # a compiled gradient runs many times here
     report = measure.Report("ops", args)
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-    sizes = ["320x480"] if args.quick else list(STAGES)
-    threads = args.threads if args.device == "cpu" else [1]
-    for n in threads:
-        torch.set_num_threads(n)
-        limits = measure.roofline(args.device, n)
+    # On a GPU the quick cases have large maps: small ones measure launches.
+    quick = "800x1216" if args.device == "cuda" else "320x480"
+    sizes = [quick] if args.quick else list(STAGES)
+    repetitions = 10 if args.quick else 30
+    for threads in args.threads if args.device == "cpu" else [1]:
+        torch.set_num_threads(threads)
+        limits = measure.roofline(args.device, threads)
         report.write(limits)
         for size in sizes:
-            for shape in STAGES[size][::2] if args.quick else STAGES[size]:
+            for stage in STAGES[size][::2] if args.quick else STAGES[size]:
+                shape = (BATCHES[args.device][size], *stage)
                 with torch.no_grad():
-                    cases = [
-                        *forward_cases(shape, args.device, dtype),
-                        *backward_cases(shape, args.device, dtype),
-                    ]
-                    for name, ours, baselines, size_in_bytes, multiply_adds in cases:
-                        if args.compile:
-                            torch.compiler.reset()  # else the ninth shape runs eagerly
-                            eager = baselines["eager channels_last"]
-                            baselines["torch.compile channels_last"] = torch.compile(eager)
-                        case = f"{name}, {shape[0]}x{shape[1]}x{shape[2]}"
-                        ideal = max(
-                            size_in_bytes / limits["copy_gb_per_s"],
-                            multiply_adds / limits["multiply_adds_g_per_s"],
-                        )
-                        report.compare(
-                            case, n, ours, baselines, 10 if args.quick else 30,
-                            ideal_ms=round(ideal / 1e6, 4),
-                        )  # fmt: skip
+                    for case in cases_of(shape, args.device, dtype, args.compile):
+                        compare(report, threads, shape, case, limits, repetitions)
+
+
+def compare(
+    report: measure.Report, threads: int, shape: Shape, case: Case, limits: dict, repetitions: int
+) -> None:
+    name, ours, baselines, size_in_bytes, multiply_adds = case
+    rate = limits["multiply_adds_g_per_s"]
+    if name.startswith("pointwise"):
+        rate = limits.get("bfloat16_multiply_adds_g_per_s", rate)
+    copy_ms = size_in_bytes / limits["copy_gb_per_s"] / 1e6
+    batch = "" if shape[0] == 1 else f"{shape[0]}x"
+    report.compare(
+        f"{name}, {batch}{shape[1]}x{shape[2]}x{shape[3]}", threads, ours, baselines, repetitions,
+        copy_ms=copy_ms, ideal_ms=round(max(copy_ms, multiply_adds / rate / 1e6), 4),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -217,15 +218,18 @@ def main() -> None:
         raise SystemExit(f"the library was built without CUDA: {ops.build_info()}")
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    failures = 0
     for dtype, function in itertools.product(TOLERANCE, CHECKS):
+        cases = []
         for i, shape in enumerate(SMALL if args.small else SMALL + LARGE):
             # Every layout of small shapes; convolutions and blocks convert what they cannot read.
             light = function not in (check_convolutions, check_blocks)
             layouts = LAYOUTS if i < 2 and light and not args.small else LAYOUTS[: 1 + 2 * (i == 1)]
-            for layout in layouts:
-                function(shape, Setup(args.device, dtype, layout))
-        print(f"{function.__name__} {dtype}: ok", flush=True)
-    cuda_contexts.run(args.device, args.small)
+            cases += [partial(function, shape, Setup(args.device, dtype, k)) for k in layouts]
+        failures += cuda_contexts.report(f"{function.__name__} {dtype}", cases)
+    failures += cuda_contexts.run(args.device, args.small)
+    if failures:
+        raise SystemExit(f"{failures} checks failed")
 
 
 if __name__ == "__main__":

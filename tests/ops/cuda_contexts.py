@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -158,15 +159,15 @@ def check_graph() -> None:
         assert_near(a.cpu(), e.cpu(), 1e-4, f"graph, result {i}")
 
 
-def check_backbone(device: str) -> bool:
-    """A backbone through the operators against its modules; False without Detectron2."""
+def check_backbone(device: str) -> None:
+    """A backbone through the operators against its modules; nothing without Detectron2."""
     try:
         from detnas_d2.layers import get_norm
         from detnas_d2.modeling import SearchedBackbone
         from detnas_d2.search_space import SPACES
     except ImportError as error:
         print(f"backbone: left out ({error})")
-        return False
+        return
     space = SPACES["detnas_tiny"]
     ours = SearchedBackbone(
         space.random_path(random.Random(0)),
@@ -188,7 +189,6 @@ def check_backbone(device: str) -> bool:
         a, b = (net.eval()(x) for net in (ours, modules))
     for name in b:
         assert_near(a[name].cpu(), b[name].cpu(), 1e-3, f"backbone in evaluation, {name}")
-    return True
 
 
 def _train(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -206,15 +206,28 @@ def _train(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: t.detach().double().cpu() for name, t in found.items()}
 
 
-def run(device: str, small: bool) -> None:
-    """All of it; ``small``: without torch.compile and backbone, which a sanitizer makes slow."""
+def report(what: str, cases: Iterable[Callable[[], object]]) -> int:
+    """Runs the cases and prints what failed; how many did."""
+    errors = []
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # of any kind: the other checks are worth running
+            errors.append(f"{type(error).__name__}: {error}")
+    print(f"{what}: {'; '.join(errors) or 'ok'}", flush=True)
+    return len(errors)
+
+
+def run(device: str, small: bool) -> int:
+    """All of it; ``small``: without torch.compile and backbone, which a sanitizer makes slow.
+
+    Returns:
+        how many checks failed.
+    """
     checks = [check_empty, check_invalid_values, check_autocast, check_tf32]
     if not small:
         checks += [check_compile, check_backbone]
-    for check in checks:
-        if check(device) is not False:
-            print(f"{check.__name__}: ok", flush=True)
+    cases = {check.__name__: partial(check, device) for check in checks}
     if device == "cuda":
-        for check in (check_stream, check_graph):
-            check()
-            print(f"{check.__name__}: ok", flush=True)
+        cases |= {check.__name__: check for check in (check_stream, check_graph)}
+    return sum(report(name, [case]) for name, case in cases.items())
