@@ -17,7 +17,7 @@ namespace detnas {
 namespace cpu {
 namespace {
 
-constexpr int64_t kCacheBytes = 256 * 1024;  // of the second-level cache, for one step
+constexpr int64_t kCacheBytes = 512 * 1024;  // of the second-level cache, for one step
 
 template <typename T>
 struct Stage {
@@ -202,7 +202,7 @@ void copy_left(const Source<T>& left, int64_t half, int64_t begin, int64_t end, 
   a.c_left = half;
   a.c_out_left = half;
   a.out_left = out;
-  a.out_right = out;
+  a.out_right = out + half;
   a.ld_out_left = a.ld_out_right = ld;
   kernels<T>().shuffle(a, begin, end, workspace<T>(shuffle_workspace(half)));
 }

@@ -147,9 +147,51 @@ DETNAS_INLINE void unshuffle_pixel(int method, const T* left, const T* right, in
   for (int64_t j = c_left; j < channels; ++j) out[shuffled(method, j, channels)] = right[j - c_left];
 }
 
+// Even channels of a source's pixels to `even`, odd ones to `odd`.
+template <typename T>
+DETNAS_INLINE void split_channels(const Source<T>& s, int64_t begin, int64_t end, int64_t channels,
+                                  T* even, int64_t ld_even, T* odd, int64_t ld_odd) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  const V floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
+  const T* __restrict in = s.data + begin * s.ld;
+  even += begin * ld_even;
+  odd += begin * ld_odd;
+  for (int64_t p = begin; p < end; ++p, in += s.ld, even += ld_even, odd += ld_odd)
+    for (int64_t c = 0; c < channels; c += 2 * L) {
+      V a = load(in + c), b = load(in + c + L);
+      if (s.scale) {
+        a = a * load(s.scale + c) + load(s.shift + c);
+        b = b * load(s.scale + c + L) + load(s.shift + c + L);
+      }
+      a = a < floor ? floor : a;
+      b = b < floor ? floor : b;
+      store(even + c / 2, every_second<T, false>(a, b));
+      store(odd + c / 2, every_second<T, true>(a, b));
+    }
+}
+
 template <typename T>
 void shuffle(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
   const int64_t channels = a.c_left + a.c_right;
+  constexpr int64_t L = Vec<T>::size;
+  const bool plain = a.left.order == Order::kPlain && a.right.order == Order::kPlain;
+  // The cases of whole vectors, without a copy between.
+  if (a.method == 2 && plain && a.c_left % (2 * L) == 0 && a.c_right % (2 * L) == 0 &&
+      2 * a.c_out_left == channels) {
+    const int64_t h = a.c_left / 2;
+    split_channels(a.left, begin, end, a.c_left, a.out_left, a.ld_out_left, a.out_right, a.ld_out_right);
+    split_channels(a.right, begin, end, a.c_right, a.out_left + h, a.ld_out_left, a.out_right + h,
+                   a.ld_out_right);
+    return;
+  }
+  if (a.method == 0 && a.ld_out_left == a.ld_out_right && a.out_right == a.out_left + a.c_out_left &&
+      a.c_left % L == 0 && a.c_right % L == 0) {
+    const int64_t ld = a.ld_out_left;
+    transform(a.left, begin, end - begin, 0, a.c_left, a.out_left + begin * ld, ld);
+    transform(a.right, begin, end - begin, 0, a.c_right, a.out_left + begin * ld + a.c_left, ld);
+    return;
+  }
   constexpr int64_t block = kShuffleBlock;
   const int64_t ld = round_up(channels, 16) + 32;
   for (int64_t p0 = begin; p0 < end; p0 += block) {

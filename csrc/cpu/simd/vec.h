@@ -84,3 +84,20 @@ template <typename T>
 DETNAS_INLINE T finite_or_zero(T x) {
   return x - x == T(0) ? x : T(0);  // inf - inf and NaN - NaN are NaN
 }
+
+// Lanes 0, 2, ... (Odd: 1, 3, ...) of a followed by those of b.
+template <typename T, bool Odd>
+DETNAS_INLINE typename Vec<T>::type every_second(typename Vec<T>::type a, typename Vec<T>::type b) {
+  constexpr int L = Vec<T>::size, o = Odd;
+  if constexpr (L == 2) {
+    return __builtin_shufflevector(a, b, o, o + 2);
+  } else if constexpr (L == 4) {
+    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6);
+  } else if constexpr (L == 8) {
+    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14);
+  } else {
+    static_assert(L == 16);
+    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16,
+                                   o + 18, o + 20, o + 22, o + 24, o + 26, o + 28, o + 30);
+  }
+}
