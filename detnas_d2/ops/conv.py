@@ -136,6 +136,14 @@ def _mixed_fake(x, weight, scale, shift, relu, want_stats, stride, dilation):
     return tuple(list(column) for column in zip(*outs, strict=True))
 
 
+def _mixed_backward_fake(
+    grad_y, grad_mean, grad_m2, x, weight, scale, shift, relu, y, mean, stride, dilation
+):
+    dw = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weight]
+    da, db = ([wide(t, t.shape[1]) for t, _ in zip(x, scale, strict=False)] for _ in range(2))
+    return [channels_last(t, *t.shape) for t in x], dw, da, db
+
+
 def _backward_fake(
     grad_y, grad_mean, grad_m2, x, weight, scale, shift, relu, y, mean, out_relu, *rest
 ):
@@ -199,35 +207,32 @@ def _mixed_setup(ctx, inputs, output):
     ctx.mark_non_differentiable(*counts, *(() if want_stats else (*means, *m2s)))
     ctx.count, ctx.affine, ctx.want_stats = len(x), len(scale) > 0, want_stats
     ctx.relu, ctx.stride, ctx.dilation = relu, stride, list(dilation)
-    ctx.save_for_backward(*x, *weight, *scale, *shift, *(ys if want_stats else ()), *means)
+    ctx.save_for_backward(*x, *weight, *scale, *shift, *((*ys, *means) if want_stats else ()))
     ctx.set_materialize_grads(False)
 
 
 def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
     n, saved = ctx.count, list(ctx.saved_tensors)
-    take = lambda have: [saved.pop(0) for _ in range(n)] if have else [None] * n  # noqa: E731
-    x, weight = take(True), take(True)
-    scale, shift, y, mean = take(ctx.affine), take(ctx.affine), take(ctx.want_stats), take(True)
-    grads = []
-    for i in range(n):
-        gm, g2 = grad_means[i], grad_m2s[i]
-        if not ctx.want_stats or (gm is None and g2 is None):
-            gm = g2 = None
-        else:
-            gm = torch.zeros_like(mean[i]) if gm is None else gm
-            g2 = torch.zeros_like(mean[i]) if g2 is None else g2
-        gy = grad_ys[i]
-        if gy is None:
-            size = [out_size(s, ctx.stride) for s in x[i].shape[2:]]
-            gy = x[i].new_zeros((*x[i].shape[:2], *size))
-        grads.append(
-            torch.ops.detnas_d2.depthwise_conv_backward(
-                gy, gm, g2, x[i], weight[i], scale[i], shift[i], ctx.relu, y[i], mean[i], False,
-                ctx.stride, ctx.dilation[i], [True, True, False],
-            )
-        )  # fmt: skip
-    dx, dw, da, db, _ = (list(column) for column in zip(*grads, strict=True))
-    return dx, dw, da if ctx.affine else [], db if ctx.affine else [], None, None, None, None
+    take = lambda have: [saved.pop(0) for _ in range(n)] if have else []  # noqa: E731
+    x, weight, scale, shift = take(True), take(True), take(ctx.affine), take(ctx.affine)
+    y, mean = take(ctx.want_stats), take(ctx.want_stats)
+    if ctx.want_stats and any(g is not None for g in (*grad_means, *grad_m2s)):
+        grad_means, grad_m2s = (
+            [torch.zeros_like(m) if g is None else g for g, m in zip(grads, mean, strict=True)]
+            for grads in (grad_means, grad_m2s)
+        )
+    else:
+        grad_means = grad_m2s = y = mean = []
+    grad_ys = list(grad_ys)
+    for i, t in enumerate(x):
+        if grad_ys[i] is None:
+            size = [out_size(s, ctx.stride) for s in t.shape[2:]]
+            grad_ys[i] = t.new_zeros((*t.shape[:2], *size))
+    dx, dw, da, db = torch.ops.detnas_d2.mixed_depthwise_backward(
+        grad_ys, grad_means, grad_m2s, x, weight, scale, shift, ctx.relu, y, mean, ctx.stride,
+        ctx.dilation,
+    )  # fmt: skip
+    return dx, dw, da, db, None, None, None, None
 
 
 _CALLS: dict[str, Callable] = {}
@@ -241,6 +246,7 @@ if has_extension():
             _name, lambda dtype, x, w, *rest: (lower(x, dtype), lower(w, dtype), *rest)
         )
     torch.library.register_fake("detnas_d2::mixed_depthwise", _mixed_fake)
+    torch.library.register_fake("detnas_d2::mixed_depthwise_backward", _mixed_backward_fake)
     torch.library.register_autograd(
         "detnas_d2::mixed_depthwise", _mixed_backward, setup_context=_mixed_setup
     )
