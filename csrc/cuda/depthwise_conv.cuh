@@ -1,201 +1,287 @@
-// Depthwise convolution and its gradients.
-//
-// Terminology: a block owns a tile of kTileRows x kTileCols output pixels and a slab of kLanes
-// channels, one per thread in x. The input tile with its halo goes through shared memory once, the
-// pending affine map and ReLU applied on the way in; a padded zero stays zero.
+// Depthwise convolution and its gradient of the input; geometry: depthwise_plan.cuh.
 #pragma once
-#include "bn_stats.cuh"
-#include "pixelwise.cuh"
+#include "depthwise_tile.cuh"
 
 namespace detnas {
 namespace cuda {
 
-constexpr int kTileRows = 8, kTileCols = 8;
-
-template <typename S>
-struct Depthwise {
-  Source<S> x;  // the input, or for grad_input the gradient of the output
-  const float* weight;  // [k * k][channels]
-  const float* bias;
-  bool out_relu;
-  S* out;
-  int channels, height, width, out_height, out_width, kernel, stride, dilation;
-  float *mean, *m2, *count;  // partial moments per tile, or null
-  __device__ int pad() const { return (kernel - 1) / 2 * dilation; }
+// Running moments of a channel, merged by Chan's formula.
+struct Running {
+  float n = 0.f, mean = 0.f, m2 = 0.f;
+  __device__ void merge(float n2, float mean2, float m2_2) {
+    if (n2 == 0.f) return;
+    const float share = n2 / (n + n2), delta = mean2 - mean;
+    m2 += m2_2 + (n == 0.f ? 0.f : delta * delta * n * share);
+    mean = n == 0.f ? mean2 : mean + delta * share;
+    n += n2;
+  }
 };
 
-template <typename S>
-inline int64_t tile_count(const Depthwise<S>& a, int64_t images) {
-  return images * ceil_div(a.out_height, kTileRows) * ceil_div(a.out_width, kTileCols);
+// The slab's weights: loads first, so that they are in flight together with the tile's, then stores.
+// They lie one channel after another; the odd k * k keeps the threads of a warp in different banks.
+template <int Taps, typename S>
+struct Weights {
+  static constexpr int kThreads = kLanes * kRows, kEach = (kLanes * Taps + kThreads - 1) / kThreads;
+  S held[kEach];
+  __device__ void load(const S* weight, int slab, int channels) {
+    const int thread = threadIdx.y * kLanes + threadIdx.x, left = channels - slab * kLanes;
+    const int size = (left < kLanes ? left : kLanes) * Taps;
+    const S* from = weight + static_cast<int64_t>(slab) * kLanes * Taps;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      held[i] = thread + i * kThreads < size ? from[thread + i * kThreads] : S(0.f);
+  }
+  __device__ void store(float* to) const {
+    const int thread = threadIdx.y * kLanes + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      if (thread + i * kThreads < kLanes * Taps) to[thread + i * kThreads] = static_cast<float>(held[i]);
+  }
+};
+
+// What becomes of a thread's sums: bias, ReLU and moments, or, for gradients, back through what is
+// pending on x, with the sums of g * x and g.
+template <class T, bool Grad, typename S>
+struct Sink {
+  const Depthwise<S>& a;
+  int c;
+  bool live;
+  float bias = 0.f, scale = 1.f, shift = 0.f;
+  Running moments;
+  float grad_scale = 0.f, grad_shift = 0.f;
+
+  __device__ Sink(const Depthwise<S>& a_, int c_) : a(a_), c(c_), live(c_ < a_.channels) {
+    if (live && !Grad && a.bias) bias = a.bias[c];
+    if (live && Grad && a.other.scale) scale = a.other.scale[c], shift = a.other.shift[c];
+  }
+
+  __device__ void operator()(const Place& at, float (&v)[T::R][T::Q]) {
+    int64_t pixel[T::R];
+    bool row_in[T::R], col_in[T::Q];
+    int out_step = a.out_step;
+    opaque(out_step);
+    const int x0 = at.out_x + tile_col<T>() * out_step;
+#pragma unroll
+    for (int r = 0; r < T::R; ++r) {
+      const int y = at.out_y + (tile_row<T>() + r) * out_step;
+      row_in[r] = live && y >= 0 && y < a.out_height;
+      pixel[r] = (at.image * a.out_height + y) * a.out_width + x0;
+    }
+#pragma unroll
+    for (int q = 0; q < T::Q; ++q)
+      col_in[q] = x0 + q * out_step >= 0 && x0 + q * out_step < a.out_width;
+    if constexpr (Grad) through_pending(pixel, row_in, col_in, out_step * static_cast<int>(a.other.ld), v);
+    else finish(row_in, col_in, v);
+    const int step = out_step * a.channels;
+#pragma unroll
+    for (int r = 0; r < T::R; ++r) {
+      S* to = a.out + pixel[r] * a.channels + c;
+#pragma unroll
+      for (int q = 0; q < T::Q; ++q, to += step)
+        if (row_in[r] && col_in[q]) *to = static_cast<S>(v[r][q]);
+    }
+  }
+
+  __device__ void finish(const bool (&row_in)[T::R], const bool (&col_in)[T::Q], float (&v)[T::R][T::Q]) {
+    int rows = 0, cols = 0;
+    for (const bool in : row_in) rows += in;
+    for (const bool in : col_in) cols += in;
+    const float n = static_cast<float>(rows * cols);
+    float sum = 0.f, square = 0.f;
+#pragma unroll
+    for (int r = 0; r < T::R; ++r)
+#pragma unroll
+      for (int q = 0; q < T::Q; ++q) {
+        const bool in = row_in[r] && col_in[q];
+        v[r][q] += bias;
+        sum += in ? v[r][q] : 0.f;
+        if (a.out_relu) v[r][q] = v[r][q] < 0.f ? 0.f : v[r][q];
+      }
+    if (!a.partial) return;
+    const float mean = n > 0.f ? sum / n : 0.f;
+#pragma unroll
+    for (int r = 0; r < T::R; ++r)
+#pragma unroll
+      for (int q = 0; q < T::Q; ++q) {
+        const float d = row_in[r] && col_in[q] ? v[r][q] - mean : 0.f;
+        square += d * d;
+      }
+    moments.merge(n, mean, square);
+  }
+
+  __device__ void through_pending(const int64_t (&pixel)[T::R], const bool (&row_in)[T::R],
+                                  const bool (&col_in)[T::Q], int step, float (&v)[T::R][T::Q]) {
+    if (!a.other.data) return;
+#pragma unroll
+    for (int r = 0; r < T::R; ++r) {
+      const S* from = a.other.data + pixel[r] * a.other.ld + c;
+      S x[T::Q];
+#pragma unroll
+      for (int q = 0; q < T::Q; ++q, from += step) x[q] = row_in[r] && col_in[q] ? *from : S(0.f);
+#pragma unroll
+      for (int q = 0; q < T::Q; ++q) {
+        const float value = static_cast<float>(x[q]);
+        float g = row_in[r] && col_in[q] ? v[r][q] : 0.f;
+        if (a.other.relu && value * scale + shift <= 0.f) g = 0.f;
+        grad_scale += g * value;
+        grad_shift += g;
+        v[r][q] = g * scale;
+      }
+    }
+  }
+
+  // Merges the block's warps; the first writes the block's row: means, m2, count, or sums of g * x, g.
+  __device__ void write(float* shared, int slab, int row) {
+    if (!a.partial) return;
+    constexpr int kPlane = kLanes * kRows;
+    const int thread = threadIdx.y * kLanes + threadIdx.x;
+    __syncthreads();  // the tile's memory is used again
+    shared[thread] = Grad ? grad_scale : moments.n;
+    shared[kPlane + thread] = Grad ? grad_shift : moments.mean;
+    if (!Grad) shared[2 * kPlane + thread] = moments.m2;
+    __syncthreads();
+    if (threadIdx.y != 0 || !live) return;
+    if constexpr (Grad) {
+      float* to = a.partial + static_cast<int64_t>(row) * 2 * a.channels + c;
+      for (int w = 1; w < kRows; ++w) {
+        grad_scale += shared[w * kLanes + threadIdx.x];
+        grad_shift += shared[kPlane + w * kLanes + threadIdx.x];
+      }
+      to[0] = grad_scale;
+      to[a.channels] = grad_shift;
+    } else {
+      float* to = a.partial + static_cast<int64_t>(row) * (2 * a.channels + 1);
+      for (int w = 1; w < kRows; ++w)
+        moments.merge(shared[w * kLanes + threadIdx.x], shared[kPlane + w * kLanes + threadIdx.x],
+                      shared[2 * kPlane + w * kLanes + threadIdx.x]);
+      to[c] = moments.mean;
+      to[a.channels + c] = moments.m2;
+      if (slab == 0 && threadIdx.x == 0) to[2 * a.channels] = moments.n;
+    }
+  }
+};
+
+template <class T, bool Grad, typename S>
+__device__ void convolve(const Depthwise<S>& a, int slab, int row, float* tile) {
+  float* shared_weights = tile + T::floats;
+  Weights<T::taps, S> held;
+  held.load(a.weight, slab, a.channels);
+  Sink<T, Grad, S> sink(a, slab * kLanes + threadIdx.x);
+#pragma unroll 1
+  for (int t = row; t < a.tiles; t += a.rows) {
+    const Place at = place<T>(a, t);
+    if (t != row) __syncthreads();
+    load_tile<T, Grad ? 2 : T::K == 3 ? 3 : 4, Grad>(a, at, slab, tile);
+    if (t == row) held.store(shared_weights);
+    __syncthreads();
+    float w[T::taps];  // read again for each tile: not in the way while one is loaded
+#pragma unroll
+    for (int i = 0; i < T::taps; ++i)
+      w[i] = shared_weights[threadIdx.x * T::taps + (Grad ? T::taps - 1 - i : i)];
+    float v[T::R][T::Q];
+#pragma unroll
+    for (int r = 0; r < T::R; ++r)
+#pragma unroll
+      for (int q = 0; q < T::Q; ++q) v[r][q] = 0.f;
+    for_taps<T>(window<T>(tile), [&](int r, int q, int tap, float value) { v[r][q] += w[tap] * value; });
+    sink(at, v);
+  }
+  sink.write(tile, slab, row);
 }
 
-template <typename S, int K>
-__global__ void depthwise_kernel(Depthwise<S> a) {
+template <typename S, int K, bool Grad>
+__device__ void convolve_block(const Depthwise<S>& a, int block) {
   DETNAS_SHARED(float, tile);
-  const int c = blockIdx.y * kLanes + threadIdx.x;
-  const int tiles_x = (a.out_width + kTileCols - 1) / kTileCols;
-  const int tiles_y = (a.out_height + kTileRows - 1) / kTileRows;
-  const int64_t index = blockIdx.x;
-  const int64_t image = index / (tiles_x * tiles_y);
-  const int ty = static_cast<int>(index / tiles_x % tiles_y), tx = static_cast<int>(index % tiles_x);
-  const int in_cols = (kTileCols - 1) * a.stride + (K - 1) * a.dilation + 1;
-  const int in_rows = (kTileRows - 1) * a.stride + (K - 1) * a.dilation + 1;
-  const int y0 = ty * kTileRows * a.stride - a.pad(), x0 = tx * kTileCols * a.stride - a.pad();
-  for (int i = threadIdx.y; i < in_rows * in_cols; i += kRows) {
-    const int y = y0 + i / in_cols, x = x0 + i % in_cols;
-    float v[1] = {0.f};
-    if (c < a.channels && y >= 0 && y < a.height && x >= 0 && x < a.width)
-      a.x.template read<1>((image * a.height + y) * a.width + x, c, v);
-    tile[i * kLanes + threadIdx.x] = v[0];
-  }
+  if (block == 0 && threadIdx.x == 0 && threadIdx.y == 0 && a.count) *a.count = a.outputs;
+  // Slabs of a tile are neighbours in memory: they are read at the same time.
+  const int slab = block % a.slabs, row = block / a.slabs;
+  by_tile<K, Grad>(a, [&](auto type) { convolve<decltype(type), Grad>(a, slab, row, tile); });
+}
+
+template <typename S, int K, bool Grad>
+__global__ void __launch_bounds__(kLanes* kRows, K == 3 && !Grad ? 3 : 2)
+    depthwise_kernel(const __grid_constant__ Depthwise<S> a) {
+  convolve_block<S, K, Grad>(a, blockIdx.x);
+}
+
+// The blocks of all entries, one after another, any kernel sizes.
+template <typename S, bool Grad>
+__global__ void __launch_bounds__(kLanes* kRows, 2)
+    mixed_depthwise_kernel(const __grid_constant__ DepthwiseBatch<S> batch) {
+  int block = blockIdx.x;
+  const Depthwise<S>& a = batch.entry[find_entry(batch, block)];
+  convolve_block<S, 0, Grad>(a, block);
+}
+
+// Floats that an entry's partial rows take: moments, or the gradients of scale and shift.
+template <typename S>
+int64_t partial_size(const Depthwise<S>& a, bool gradient) {
+  return static_cast<int64_t>(a.rows) * (2 * a.channels + (gradient ? 0 : 1));
+}
+
+template <typename S, bool Grad>
+void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream) {
+  const auto floats = [](const Depthwise<S>& a) {
+    return tile_floats(a, Grad) + kLanes * a.kernel * a.kernel;
+  };
+  launch_batch(batch, &depthwise_kernel<S, 3, Grad>, &depthwise_kernel<S, 5, Grad>,
+               &depthwise_kernel<S, 7, Grad>, &mixed_depthwise_kernel<S, Grad>, floats, stream);
+}
+
+// The statistics of all entries from their rows of partial moments.
+struct MomentsBatch {
+  int count = 0;
+  struct {
+    const float* partial;
+    int rows, channels;
+    float *mean, *m2;
+  } entry[kMaxMixed];
+};
+
+constexpr int kMergeRows = 32;  // threads along the rows of partial results
+
+// A block merges kLanes channels. Sums of differences from the first row's mean, in double.
+static __global__ void depthwise_moments_kernel(const __grid_constant__ MomentsBatch batch) {
+  DETNAS_SHARED(double, shared);  // [3][kMergeRows][kLanes]
+  constexpr int kPlane = kMergeRows * kLanes;
+  int block = blockIdx.x, e = 0;
+  while (block >= (batch.entry[e].channels + kLanes - 1) / kLanes)
+    block -= (batch.entry[e++].channels + kLanes - 1) / kLanes;
+  const int channels = batch.entry[e].channels, rows = batch.entry[e].rows;
+  const int c = block * kLanes + threadIdx.x, thread = threadIdx.y * kLanes + threadIdx.x;
+  const float* partial = batch.entry[e].partial;
+  const double ref = c < channels ? partial[c] : 0.f;
+  double n = 0, first = 0, second = 0;
+  if (c < channels)
+#pragma unroll 4
+    for (int row = threadIdx.y; row < rows; row += kMergeRows) {
+      const float* from = partial + static_cast<int64_t>(row) * (2 * channels + 1);
+      const double k = from[2 * channels], d = from[c] - ref;
+      n += k;
+      first += k == 0 ? 0 : k * d;
+      second += from[channels + c] + (k == 0 ? 0 : k * d * d);
+    }
+  shared[thread] = n;
+  shared[kPlane + thread] = first;
+  shared[2 * kPlane + thread] = second;
   __syncthreads();
-  Moments local[1] = {{0.f, 0.f, 0.f}};
-  float w[K * K];
-  const float bias = a.bias && c < a.channels ? a.bias[c] : 0.f;
-  for (int t = 0; t < K * K; ++t) w[t] = c < a.channels ? a.weight[t * a.channels + c] : 0.f;
-  // A thread makes one row of the tile.
-  const int oy = ty * kTileRows + static_cast<int>(threadIdx.y);
-  float ref = 0.f, sum = 0.f, sq = 0.f;
-  int n = 0;
-  for (int col = 0; col < kTileCols; ++col) {
-    const int ox = tx * kTileCols + col;
-    if (c >= a.channels || oy >= a.out_height || ox >= a.out_width) continue;
-    float v = bias;
-    for (int ky = 0; ky < K; ++ky)
-      for (int kx = 0; kx < K; ++kx)
-        v += w[ky * K + kx] *
-             tile[((threadIdx.y * a.stride + ky * a.dilation) * in_cols + col * a.stride +
-                   kx * a.dilation) * kLanes + threadIdx.x];
-    if (n == 0) ref = v - v == 0.f ? v : 0.f;
-    sum += v - ref;
-    sq += (v - ref) * (v - ref);
-    ++n;
-    if (a.out_relu) v = v < 0.f ? 0.f : v;
-    a.out[((image * a.out_height + oy) * a.out_width + ox) * a.channels + c] = static_cast<S>(v);
+  if (threadIdx.y != 0 || c >= channels) return;
+  for (int r = 1; r < kMergeRows; ++r) {
+    n += shared[r * kLanes + threadIdx.x];
+    first += shared[kPlane + r * kLanes + threadIdx.x];
+    second += shared[2 * kPlane + r * kLanes + threadIdx.x];
   }
-  if (!a.mean) return;
-  const float k = static_cast<float>(n), m = n ? sum / k : 0.f, s = sq - sum * m;
-  local[0] = {k, ref + m, s < 0.f ? 0.f : s};
-  __syncthreads();  // the tile's memory is used again
-  write_moments<1>(local, c, a.channels, a.mean, a.m2, a.count, index);
+  const double m2 = second - first * first / n;
+  batch.entry[e].mean[c] = static_cast<float>(ref + first / n);
+  batch.entry[e].m2[c] = static_cast<float>(m2 < 0 ? 0 : m2);
 }
 
-// Shared memory of a launch: at most 8 * 8 outputs at stride 2 with k 7, dilation 3 need 34 * 34
-// inputs of 32 channels, 148 KB; above 48 KB the kernel must be told, below.
-template <typename S>
-inline int64_t depthwise_shared(const Depthwise<S>& a) {
-  const int64_t rows = (kTileRows - 1) * a.stride + (a.kernel - 1) * a.dilation + 1;
-  const int64_t cols = (kTileCols - 1) * a.stride + (a.kernel - 1) * a.dilation + 1;
-  const int64_t tile = rows * cols * kLanes * sizeof(float);
-  const int64_t moments = kRows * kLanes * sizeof(Moments);
-  return tile > moments ? tile : moments;
-}
-
-// A thread per input pixel and channel gathers from the taps that divide evenly.
-template <typename S>
-__global__ void depthwise_grad_input_kernel(Depthwise<S> a, int64_t pixels) {
-  const int64_t total = pixels * a.channels, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const int c = static_cast<int>(i % a.channels);
-    const int64_t p = i / a.channels;
-    const int x = static_cast<int>(p % a.width), y = static_cast<int>(p / a.width % a.height);
-    const int64_t image = p / a.width / a.height;
-    float sum = 0.f;
-    for (int ky = 0; ky < a.kernel; ++ky) {
-      const int ty = y + a.pad() - ky * a.dilation;
-      if (ty < 0 || ty % a.stride || ty / a.stride >= a.out_height) continue;
-      for (int kx = 0; kx < a.kernel; ++kx) {
-        const int tx = x + a.pad() - kx * a.dilation;
-        if (tx < 0 || tx % a.stride || tx / a.stride >= a.out_width) continue;
-        float g[1];
-        a.x.template read<1>((image * a.out_height + ty / a.stride) * a.out_width + tx / a.stride, c, g);
-        sum += g[0] * a.weight[(ky * a.kernel + kx) * a.channels + c];
-      }
-    }
-    a.out[i] = static_cast<S>(sum);
-  }
-}
-
-// Partial sums [chunk][k * k][channels] of grad * input over output pixels.
-template <typename S, int K>
-__global__ void depthwise_grad_weight_kernel(Depthwise<S> a, Source<S> grad, int64_t pixels,
-                                             int64_t per_chunk, float* partial) {
-  const int c = blockIdx.x * kLanes + threadIdx.x;
-  const int64_t begin = blockIdx.y * per_chunk;
-  const int64_t end = begin + per_chunk < pixels ? begin + per_chunk : pixels;
-  float sums[K * K];
-  for (int t = 0; t < K * K; ++t) sums[t] = 0.f;
-  if (c < a.channels)
-    for (int64_t p = begin + threadIdx.y; p < end; p += kRows) {
-      const int ox = static_cast<int>(p % a.out_width);
-      const int oy = static_cast<int>(p / a.out_width % a.out_height);
-      const int64_t image = p / a.out_width / a.out_height;
-      float g[1];
-      grad.template read<1>(p, c, g);
-#pragma unroll
-      for (int ky = 0; ky < K; ++ky) {
-        const int y = oy * a.stride - a.pad() + ky * a.dilation;
-        if (y < 0 || y >= a.height) continue;
-#pragma unroll
-        for (int kx = 0; kx < K; ++kx) {
-          const int x = ox * a.stride - a.pad() + kx * a.dilation;
-          if (x < 0 || x >= a.width) continue;
-          float v[1];
-          a.x.template read<1>((image * a.height + y) * a.width + x, c, v);
-          sums[ky * K + kx] += g[0] * v[0];
-        }
-      }
-    }
-  write_sums<K * K>(sums, c, a.channels, partial, blockIdx.y);
-}
-
-template <typename S, int K>
-void launch_depthwise_k(const Depthwise<S>& a, int64_t images, Stream stream) {
-  auto kernel = &depthwise_kernel<S, K>;
-  const int64_t shared = depthwise_shared(a);
-#ifndef DETNAS_EMULATE
-  if (shared > 48 * 1024)
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-#endif
-  DETNAS_LAUNCH(kernel, dim3(tile_count(a, images), ceil_div(a.channels, kLanes)),
-                dim3(kLanes, kRows), shared, stream, a);
-}
-
-template <typename S>
-void launch_depthwise(const Depthwise<S>& a, int64_t images, Stream stream) {
-  if (a.kernel == 3) launch_depthwise_k<S, 3>(a, images, stream);
-  if (a.kernel == 5) launch_depthwise_k<S, 5>(a, images, stream);
-  if (a.kernel == 7) launch_depthwise_k<S, 7>(a, images, stream);
-}
-
-template <typename S>
-void launch_depthwise_grad_input(const Depthwise<S>& a, int64_t images, Stream stream) {
-  auto kernel = &depthwise_grad_input_kernel<S>;
-  const int64_t pixels = images * a.height * a.width;
-  DETNAS_LAUNCH(kernel, dim3(grid_size(pixels * a.channels, 256)), dim3(256), 0, stream, a, pixels);
-}
-
-template <typename S, int K>
-void launch_depthwise_grad_weight_k(const Depthwise<S>& a, const Source<S>& grad, int64_t pixels,
-                                    int64_t chunks, float* partial, Stream stream) {
-  auto kernel = &depthwise_grad_weight_kernel<S, K>;
-  const int64_t shared = kRows * K * K * kLanes * sizeof(float);
-#ifndef DETNAS_EMULATE
-  if (shared > 48 * 1024)
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-#endif
-  DETNAS_LAUNCH(kernel, dim3(ceil_div(a.channels, kLanes), chunks), dim3(kLanes, kRows), shared,
-                stream, a, grad, pixels, ceil_div(pixels, chunks), partial);
-}
-
-// sums: [k * k][channels]; partial: chunks of them.
-template <typename S>
-void launch_depthwise_grad_weight(const Depthwise<S>& a, const Source<S>& grad, int64_t pixels,
-                                  int64_t chunks, float* partial, float* sums, Stream stream) {
-  if (a.kernel == 3) launch_depthwise_grad_weight_k<S, 3>(a, grad, pixels, chunks, partial, stream);
-  if (a.kernel == 5) launch_depthwise_grad_weight_k<S, 5>(a, grad, pixels, chunks, partial, stream);
-  if (a.kernel == 7) launch_depthwise_grad_weight_k<S, 7>(a, grad, pixels, chunks, partial, stream);
-  launch_sum_chunks(partial, chunks, static_cast<int64_t>(a.kernel) * a.kernel * a.channels, sums, stream);
+inline void launch_depthwise_moments(const MomentsBatch& batch, Stream stream) {
+  auto kernel = &depthwise_moments_kernel;
+  int64_t blocks = 0;
+  for (int e = 0; e < batch.count; ++e) blocks += ceil_div(batch.entry[e].channels, kLanes);
+  DETNAS_LAUNCH(kernel, dim3(blocks), dim3(kLanes, kMergeRows),
+                3 * kLanes * kMergeRows * sizeof(double), stream, batch);
 }
 
 }  // namespace cuda

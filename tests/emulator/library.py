@@ -30,7 +30,7 @@ def _argument(value: object) -> object:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, list):
-        return (ctypes.c_void_p * len(value))(*[v.data_ptr() for v in value])
+        return (ctypes.c_void_p * len(value))(*[None if v is None else v.data_ptr() for v in value])
     if isinstance(value, torch.dtype):
         return DTYPES[value]
     return ctypes.c_int64(value) if isinstance(value, Long) else int(value)

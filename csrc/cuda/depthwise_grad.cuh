@@ -1,0 +1,187 @@
+// The depthwise convolution's gradients of weight and bias, and the sums of partial gradients.
+#pragma once
+#include "depthwise_tile.cuh"
+
+namespace detnas {
+namespace cuda {
+
+constexpr int kSumsAtOnce = kRows;  // sums that a block's warps exchange at a time
+
+// The thread's gradients of outputs at `at` (zero outside), from `a.other`, added to `total`.
+template <class T, typename S>
+__device__ void read_gradients(const Depthwise<S>& a, const Place& at, int c, const float (&add)[3],
+                               float (&g)[T::R][T::Q], float& total) {
+  const Source<S>& from = a.other;
+  int out_step = a.out_step;
+  opaque(out_step);
+  const int x0 = at.out_x + tile_col<T>() * out_step;
+  const int step = out_step * static_cast<int>(from.ld);
+  const int step_y = out_step * static_cast<int>(from.ld_y);
+#pragma unroll
+  for (int r = 0; r < T::R; ++r) {
+    const int row = at.out_y + (tile_row<T>() + r) * out_step;
+    const int64_t pixel = (at.image * a.out_height + row) * a.out_width + x0;
+    const int64_t first = pixel * from.ld + c, first_y = pixel * from.ld_y + c;
+    const bool row_in = c < a.channels && row < a.out_height;
+    S grad[T::Q], y[T::Q];
+#pragma unroll
+    for (int q = 0; q < T::Q; ++q) {
+      const bool in = row_in && x0 + q * out_step < a.out_width;
+      grad[q] = in ? from.data[first + q * step] : S(0.f);
+      if (from.y) y[q] = in ? from.y[first_y + q * step_y] : S(0.f);
+    }
+#pragma unroll
+    for (int q = 0; q < T::Q; ++q) {
+      float v = static_cast<float>(grad[q]);
+      if (from.y) {
+        const float o = static_cast<float>(y[q]);
+        if (from.add) v += add[0] + add[1] * (o - add[2]);
+        else v = o <= 0.f ? 0.f : v;
+      }
+      g[r][q] = row_in && x0 + q * out_step < a.out_width ? v : 0.f;
+      total += g[r][q];
+    }
+  }
+}
+
+// Writes the block's sums, [k * k + 1][channels] of row `row`, the last one that of the bias.
+template <int Sums>
+__device__ void write_block_sums(const float (&sum)[Sums], int c, int channels, float* shared,
+                                 float* partial, int row) {
+#pragma unroll
+  for (int first = 0; first < Sums; first += kSumsAtOnce) {
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kSumsAtOnce; ++i)
+      if (first + i < Sums) shared[(i * kRows + threadIdx.y) * kLanes + threadIdx.x] = sum[first + i];
+    __syncthreads();
+    const int mine = first + threadIdx.y;
+    if (mine >= Sums || c >= channels) continue;
+    float total = 0.f;
+#pragma unroll
+    for (int w = 0; w < kRows; ++w) total += shared[(threadIdx.y * kRows + w) * kLanes + threadIdx.x];
+    partial[(static_cast<int64_t>(row) * Sums + mine) * channels + c] = total;
+  }
+}
+
+template <class T, typename S>
+__device__ void correlate(const Depthwise<S>& a, int slab, int row, float* tile) {
+  const int c = slab * kLanes + threadIdx.x;
+  float sum[T::taps + 1], add[3] = {0.f, 0.f, 0.f};
+#pragma unroll
+  for (int i = 0; i <= T::taps; ++i) sum[i] = 0.f;
+  if (c < a.channels && a.other.add) {
+    add[0] = a.other.add[c] * a.add_factor;
+    add[1] = a.other.mul[c] * a.mul_factor;
+    add[2] = a.other.mean[c];
+  }
+#pragma unroll 1
+  for (int t = row; t < a.tiles; t += a.rows) {
+    const Place at = place<T>(a, t);
+    if (t != row) __syncthreads();
+    load_tile<T, 2, false>(a, at, slab, tile);
+    float g[T::R][T::Q];
+    read_gradients<T>(a, at, c, add, g, sum[T::taps]);
+    __syncthreads();
+    for_taps<T>(window<T>(tile), [&](int r, int q, int tap, float value) { sum[tap] += g[r][q] * value; });
+  }
+  write_block_sums<T::taps + 1>(sum, c, a.channels, tile, a.partial, row);
+}
+
+// `in` is x, `other` the gradient of the output. Grid: as for depthwise_kernel.
+template <typename S, int K>
+__device__ void correlate_block(const Depthwise<S>& a, int block) {
+  DETNAS_SHARED(float, tile);
+  const int slab = block % a.slabs, row = block / a.slabs;
+  by_tile<K, false>(a, [&](auto type) { correlate<decltype(type)>(a, slab, row, tile); });
+}
+
+template <typename S, int K>
+__global__ void __launch_bounds__(kLanes* kRows, 2)
+    depthwise_grad_weight_kernel(const __grid_constant__ Depthwise<S> a) {
+  correlate_block<S, K>(a, blockIdx.x);
+}
+
+template <typename S>
+__global__ void __launch_bounds__(kLanes* kRows, 2)
+    mixed_depthwise_grad_weight_kernel(const __grid_constant__ DepthwiseBatch<S> batch) {
+  int block = blockIdx.x;
+  const Depthwise<S>& a = batch.entry[find_entry(batch, block)];
+  correlate_block<S, 0>(a, block);
+}
+
+template <typename S>
+int64_t partial_weight_size(const Depthwise<S>& a) {
+  return static_cast<int64_t>(a.rows) * (a.kernel * a.kernel + 1) * a.channels;
+}
+
+template <typename S>
+void launch_depthwise_grad_weight(const DepthwiseBatch<S>& batch, Stream stream) {
+  const auto floats = [](const Depthwise<S>& a) {
+    const int64_t tile = tile_floats(a, false), sums = kSumsAtOnce * kRows * kLanes;
+    return tile > sums ? tile : sums;
+  };
+  launch_batch(batch, &depthwise_grad_weight_kernel<S, 3>, &depthwise_grad_weight_kernel<S, 5>,
+               &depthwise_grad_weight_kernel<S, 7>, &mixed_depthwise_grad_weight_kernel<S>, floats, stream);
+}
+
+// Sums over rows of partial results [rows][sums][channels]: with taps > 0 of gradients of the weight
+// and last the bias, else of scale and shift.
+template <typename S>
+struct SumsBatch {
+  int count = 0, block_rows = 8;
+  struct Entry {
+    const float* partial;
+    int rows, channels, taps;
+    S* weight;      // or null
+    float* vector;  // of the bias or scale, or null
+    float* second;  // of shift
+    __host__ __device__ int columns() const { return (taps ? taps + 1 : 2) * channels; }
+  } entry[2 * kMaxMixed];
+
+  void add(const Entry& e) {
+    entry[count++] = e;
+    if (e.rows > 64) block_rows = 32;
+  }
+};
+
+template <typename S>
+__global__ void depthwise_sums_kernel(const __grid_constant__ SumsBatch<S> batch) {
+  DETNAS_SHARED(double, shared);  // [rows of threads][kLanes]
+  int block = blockIdx.x, e = 0;
+  while (block >= (batch.entry[e].columns() + kLanes - 1) / kLanes)
+    block -= (batch.entry[e++].columns() + kLanes - 1) / kLanes;
+  const auto& a = batch.entry[e];
+  const int i = block * kLanes + threadIdx.x, columns = a.columns();
+  double total = 0;
+  if (i < columns)
+#pragma unroll 4
+    for (int row = threadIdx.y; row < a.rows; row += blockDim.y)
+      total += a.partial[static_cast<int64_t>(row) * columns + i];
+  shared[threadIdx.y * kLanes + threadIdx.x] = total;
+  __syncthreads();
+  if (threadIdx.y != 0 || i >= columns) return;
+  for (int r = 1; r < static_cast<int>(blockDim.y); ++r) total += shared[r * kLanes + threadIdx.x];
+  const int t = i / a.channels, c = i % a.channels;
+  const float value = static_cast<float>(total);
+  if (t < a.taps) {
+    if (a.weight) a.weight[static_cast<int64_t>(c) * a.taps + t] = static_cast<S>(value);
+  } else if (t == a.taps) {
+    if (a.vector) a.vector[c] = value;
+  } else if (a.second) {
+    a.second[c] = value;
+  }
+}
+
+template <typename S>
+void launch_depthwise_sums(const SumsBatch<S>& batch, Stream stream) {
+  auto kernel = &depthwise_sums_kernel<S>;
+  int64_t blocks = 0;
+  for (int e = 0; e < batch.count; ++e) blocks += ceil_div(batch.entry[e].columns(), kLanes);
+  if (blocks == 0) return;
+  DETNAS_LAUNCH(kernel, dim3(blocks), dim3(kLanes, batch.block_rows),
+                batch.block_rows * kLanes * sizeof(double), stream, batch);
+}
+
+}  // namespace cuda
+}  // namespace detnas

@@ -1,0 +1,193 @@
+// How depthwise convolutions are cut into tiles, and launched.
+//
+// A convolution with dilation d and stride s is a set of dense ones, of dilation 1 and stride 1 or 2,
+// each from one lattice of every d-th pixel to another: with g = gcd(s, d), outputs o = (d / g) i + p
+// read inputs d (s / g i + k - k / 2) + s p, for phases p < d / g, in both directions. So kernels
+// know dense taps only, at addresses known when compiled, and dilation costs no larger halo. Pixels
+// lie whole in channels_last memory, so reading every d-th one wastes no bandwidth. Gradients of the
+// input gather from the output with both sides swapped and the taps flipped.
+#pragma once
+#include "platform.cuh"
+
+#if defined(DETNAS_EMULATE) && !defined(__grid_constant__)
+#define __grid_constant__
+#endif
+
+namespace detnas {
+namespace cuda {
+
+// Makes the compiler believe that x changes here, so that it computes what follows from it where it is
+// used, and does not hold it in registers across the loop over tiles.
+__device__ inline void opaque(int& x) {
+#ifndef DETNAS_EMULATE
+  asm volatile("" : "+r"(x));
+#endif
+}
+
+constexpr int64_t kFill = 264;     // blocks that fill a GPU: two for each multiprocessor of an H100
+constexpr int kNowhere = 1 << 29;  // an offset outside of every map
+
+enum TileMode { kLarge, kSmall, kStrided };
+
+// One convolution, or its gradient, of a launch: from the gathered map `in` to the made one `out`.
+template <typename S>
+struct Depthwise {
+  Source<S> in;
+  Source<S> other;  // for grad_input x, pending on which is what the gradient goes back through; for
+                    // grad_weight the gradient of the output
+  float add_factor, mul_factor;  // of the gradient's add and mul
+  const S* weight;               // (C, 1, k, k), as it is
+  const float* bias;
+  S* out;
+  double* count;   // where the number of outputs that count for statistics goes
+  double outputs;  // that number
+  float* partial;  // a row of partial results for each block of a slab, or null
+  int channels, kernel, in_height, in_width, out_height, out_width;
+  int phases, in_step, in_offset, out_step, out_offset, origin;
+  int tiles_y, tiles_x, tiles, slabs, rows;  // each slab of channels has `rows` blocks
+  TileMode mode;
+  bool out_relu, vector;
+};
+
+// What a launch computes: several convolutions, of other channels, kernels, sizes as they may be.
+template <typename S>
+struct DepthwiseBatch {
+  int count = 0;
+  Depthwise<S> entry[kMaxMixed];
+};
+
+// Length of what `made` outputs in a row gather from.
+constexpr int extent(int made, int kernel, int down, int up) {
+  return (down * (made - 1) + kernel / 2) / up + kernel / 2 / up + 1;
+}
+
+// A thread makes R x Q outputs of one channel; 4 x 2 warps of 32 channels make a tile. A tile holds
+// floats: what is pending is applied once for each value, not once for each tap, and accesses of a
+// warp are 32 neighbouring words. The largest, k 7, is 39 KB (and 6 KB of weights): all stay below
+// 48 KB. Values read for each one made, halo included (from L2 for the most part):
+//   k             3     5     7
+//   8 x 16       1.4   1.9   2.4   stride 1
+//   4 x 8        1.9   3.0   4.4   stride 1, small maps
+//   4 x 8        4.8   6.5   8.5   stride 2 (4 were read without halo)
+//   8 x 16       .35   .47   .60   grad_input of stride 2 (.25)
+template <int K_, int Down_, int Up_, int R_, int Q_>
+struct Tile {
+  static constexpr int K = K_, Down = Down_, Up = Up_, R = R_, Q = Q_, taps = K * K;
+  static constexpr int rows = 4 * R, cols = 2 * Q;
+  static constexpr int halo = K / 2 / Up;
+  static constexpr int window_rows = extent(R, K, Down, Up), window_cols = extent(Q, K, Down, Up);
+  static constexpr int in_rows = extent(rows, K, Down, Up), in_cols = extent(cols, K, Down, Up);
+  static constexpr int pixels = in_rows * in_cols, floats = pixels * kLanes;
+};
+template <int K>
+using LargeTile = Tile<K, 1, 1, 2, 8>;
+template <int K>
+using SmallTile = Tile<K, 1, 1, 1, 4>;
+template <int K>
+using DownTile = Tile<K, 2, 1, 1, 4>;
+template <int K>
+using UpTile = Tile<K, 1, 2, 2, 8>;
+
+// Fills in how the outputs are cut. Set before: in, other, channels, kernel; sizes are x's. At most
+// `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there
+// would be less than `fill` large ones.
+template <typename S>
+void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int stride, int dilation,
+          bool gradient, int64_t blocks, int64_t fill = kFill) {
+  const int64_t oh = (height - 1) / stride + 1, ow = (width - 1) / stride + 1;
+  const int common = stride == 2 && dilation == 2 ? 2 : 1, step = dilation / common;
+  const bool strided = stride / common == 2;
+  a.in_height = static_cast<int>(gradient ? oh : height);
+  a.in_width = static_cast<int>(gradient ? ow : width);
+  a.out_height = static_cast<int>(gradient ? height : oh);
+  a.out_width = static_cast<int>(gradient ? width : ow);
+  a.phases = step;
+  a.origin = 0;
+  if (!gradient) {
+    a.in_step = dilation, a.in_offset = stride, a.out_step = step, a.out_offset = 1;
+  } else if (common == 1) {
+    a.in_step = step, a.in_offset = 1, a.out_step = dilation, a.out_offset = stride;
+    if (strided && dilation == 3) a.origin = -2;  // a phase starts at pixel 4; pixel 1 is its -1st
+  } else {  // odd pixels, the second phase, have no taps
+    a.phases = 2, a.in_step = 1, a.in_offset = kNowhere, a.out_step = 2, a.out_offset = 1;
+  }
+  a.slabs = static_cast<int>(ceil_div(a.channels, kLanes));
+  const int64_t rows = ceil_div(a.out_height, a.out_step) - a.origin;
+  const int64_t cols = ceil_div(a.out_width, a.out_step) - a.origin;
+  const int64_t maps = images * a.phases * a.phases;
+  const bool large = strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= fill;
+  a.mode = strided ? kStrided : large ? kLarge : kSmall;
+  a.tiles_y = static_cast<int>(ceil_div(rows, large ? 8 : 4));
+  a.tiles_x = static_cast<int>(ceil_div(cols, large ? 16 : 8));
+  a.tiles = static_cast<int>(maps * a.tiles_y * a.tiles_x);
+  const int64_t most = ceil_div(blocks, a.slabs);
+  a.rows = static_cast<int>(a.tiles < most ? a.tiles : most);
+  a.vector = vectorizable(a.in, a.channels);
+}
+
+// Calls run(tile type) for an entry; blocks agree on the branch. K 0: any kernel size.
+template <int K, bool Grad, typename S, typename F>
+__device__ void by_tile(const Depthwise<S>& a, const F& run) {
+  if constexpr (K == 0) {
+    if (a.kernel == 3) by_tile<3, Grad>(a, run);
+    else if (a.kernel == 5) by_tile<5, Grad>(a, run);
+    else by_tile<7, Grad>(a, run);
+  } else if (a.mode == kLarge) {
+    run(LargeTile<K>());
+  } else if (a.mode == kSmall) {
+    run(SmallTile<K>());
+  } else if constexpr (Grad) {
+    run(UpTile<K>());
+  } else {
+    run(DownTile<K>());
+  }
+}
+
+// Floats of shared memory of a tile, as the kernels count them.
+template <typename S>
+int64_t tile_floats(const Depthwise<S>& a, bool gradient) {
+  const auto of = [&](auto kernel) -> int64_t {
+    constexpr int K = decltype(kernel)::K;
+    if (a.mode == kLarge) return LargeTile<K>::floats;
+    if (a.mode == kSmall) return SmallTile<K>::floats;
+    return gradient ? UpTile<K>::floats : DownTile<K>::floats;
+  };
+  if (a.kernel == 3) return of(LargeTile<3>());
+  if (a.kernel == 5) return of(LargeTile<5>());
+  return of(LargeTile<7>());
+}
+
+// The entry of a block, and the block's number there.
+template <typename S>
+__device__ int find_entry(const DepthwiseBatch<S>& batch, int& block) {
+  int e = 0;
+  while (e + 1 < batch.count && block >= batch.entry[e].slabs * batch.entry[e].rows) {
+    block -= batch.entry[e].slabs * batch.entry[e].rows;
+    ++e;
+  }
+  return e;
+}
+
+// One launch for all entries; floats(entry): its shared memory. A kernel that knows the size of its
+// taps for an entry alone, `mixed` for several.
+template <typename S, typename F>
+void launch_batch(const DepthwiseBatch<S>& batch, void (*k3)(const Depthwise<S>),
+                  void (*k5)(const Depthwise<S>), void (*k7)(const Depthwise<S>),
+                  void (*mixed)(const DepthwiseBatch<S>), const F& floats, Stream stream) {
+  int64_t blocks = 0, shared = 0;
+  for (int e = 0; e < batch.count; ++e) {
+    const int64_t needed = floats(batch.entry[e]) * sizeof(float);
+    blocks += batch.entry[e].slabs * batch.entry[e].rows;
+    shared = needed > shared ? needed : shared;
+  }
+  if (batch.count == 1) {
+    const Depthwise<S>& a = batch.entry[0];
+    auto kernel = a.kernel == 3 ? k3 : a.kernel == 5 ? k5 : k7;
+    DETNAS_LAUNCH(kernel, dim3(blocks), dim3(kLanes, kRows), shared, stream, a);
+  } else {
+    DETNAS_LAUNCH(mixed, dim3(blocks), dim3(kLanes, kRows), shared, stream, batch);
+  }
+}
+
+}  // namespace cuda
+}  // namespace detnas
