@@ -90,6 +90,10 @@ struct DepthwiseArgs {
   const T* w = nullptr;
   int64_t channels = 0, height = 0, width = 0, out_height = 0, out_width = 0;
   int64_t kernel = 0, stride = 1, dilation = 1;
+  // Where the next call continues below the last: the rows it has read already (ring_size), and
+  // the next one, kFreshRing before the first call.
+  T* ring = nullptr;
+  int64_t* next_row = nullptr;
   int64_t pad() const { return (kernel - 1) / 2 * dilation; }
 };
 
@@ -179,6 +183,13 @@ constexpr int64_t gemm_grad_workspace(int64_t n, int64_t k) {
 constexpr int64_t kShuffleBlock = 16;  // pixels shuffled at a time
 constexpr int64_t shuffle_workspace(int64_t channels) {
   return kShuffleBlock * (round_up(channels, 16) + 64);
+}
+constexpr int64_t kFreshRing = INT64_MIN;
+constexpr int64_t kRingSlack = 32;   // pixels that the last strip of a row reads beyond it, at most
+template <typename T>
+inline int64_t ring_size(const DepthwiseArgs<T>& a) {
+  const int64_t rows = (a.kernel - 1) * a.dilation + a.stride;
+  return rows * (a.width + 2 * a.pad() + kRingSlack) * kSlab;
 }
 constexpr int64_t kStripSlack = 64;  // pixels a strip may overrun a row by
 template <typename T>

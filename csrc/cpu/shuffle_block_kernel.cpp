@@ -1,14 +1,11 @@
 // shuffle_block on the CPU: a whole eval-mode block as a chain over rows.
 //
 // Terminology: a chain is a list of stages, each a depthwise or a 1x1 convolution with bias and
-// ReLU. A task makes a range of output rows in steps of a few rows ("a step") such that what a
-// step touches stays in the second-level cache. Between stages lie windows: buffers of rows that
-// slide down the image; a row is computed once per task and kept as long as a depthwise stage
-// still needs it (its halo).
+// ReLU. A task makes a range of output rows in steps of a few rows such that what a step touches
+// stays in the second-level cache. A stage hands the rows of a step on to the next one; a depthwise
+// stage keeps those that it still needs (its halo) in its ring, so that every row is made once.
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
-
-#include <cstring>
 
 #include "conv.h"
 #include "packed_weights.h"
@@ -28,25 +25,19 @@ struct Stage {
   Padded<T> bias;
   int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
   int64_t pad() const { return kernel / 2; }
+  // The end of the input's rows that output rows up to `end` need.
+  int64_t last_input(int64_t end) const {
+    return depthwise ? std::min((end - 1) * stride + pad() + 1, in_height) : end;
+  }
 };
 
-// Rows [first, end) of an image between two stages.
+// What a stage keeps while a task goes down an image.
 template <typename T>
-struct Window {
-  Buffer<T> memory;
-  int64_t row_size = 0, first = 0, end = 0;
-  // Drops rows before `keep` and makes room up to `end_needed`.
-  void slide(int64_t keep, int64_t end_needed) {
-    keep = std::min(std::max(keep, first), std::max(end, first));
-    if (end <= keep) first = end = std::max(keep, end);
-    if (keep > first) {
-      std::memmove(memory.data(), memory.data() + (keep - first) * row_size,
-                   (end - keep) * row_size * sizeof(T));
-      first = keep;
-    }
-    const int64_t size = (std::max(end_needed, end) - first) * row_size + 16;
-    if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
-  }
+struct Progress {
+  int64_t made = 0;          // rows of output so far
+  Buffer<T> rows;            // the last of them, which the next stage reads at once
+  Buffer<T> ring;            // of a depthwise stage: rows of input that are still needed, by slab
+  std::vector<int64_t> next_row;
 };
 
 template <typename T>
@@ -55,83 +46,85 @@ struct Chain {
   Source<T> input;  // the first stage's, over whole images
   int64_t out_offset = 0;
 
-  // Rows of stage i's input that rows [begin, end) of its output need.
-  static std::pair<int64_t, int64_t> needed(const Stage<T>& s, int64_t begin, int64_t end) {
-    if (!s.depthwise) return {begin, end};
-    return {std::max<int64_t>(begin * s.stride - s.pad(), 0),
-            std::min((end - 1) * s.stride + s.pad() + 1, s.in_height)};
+  static DepthwiseArgs<T> geometry(const Stage<T>& s) {
+    DepthwiseArgs<T> d;
+    d.channels = s.in_channels;
+    d.height = s.in_height;
+    d.width = s.in_width;
+    d.kernel = s.kernel;
+    d.stride = s.stride;
+    d.out_height = s.out_height;
+    d.out_width = s.out_width;
+    return d;
   }
 
-  // Makes stage i's output rows up to `end` (those from `begin` on are still needed).
-  void advance(std::vector<Window<T>>& windows, int64_t i, int64_t image, int64_t begin, int64_t end,
-               T* out, int64_t ld_out) const {
+  // Makes stage i's output rows up to `end`.
+  void advance(std::vector<Progress<T>>& progress, int64_t i, int64_t image, int64_t end, T* out,
+               int64_t ld_out) const {
     const Stage<T>& s = stages[i];
+    Progress<T>& mine = progress[i];
     const bool last = i + 1 == static_cast<int64_t>(stages.size());
-    int64_t make = begin;
-    if (!last) {
-      Window<T>& w = windows[i];
-      w.slide(begin, end);
-      if (w.end == w.first) w.first = w.end = begin;
-      make = w.end;
-      if (make >= end) return;
-      w.slide(begin, end);
-    }
-    const auto [in_begin, in_end] = needed(s, make, end);
-    Source<T> source = input;
-    int64_t origin = 0, height = s.in_height;
+    const int64_t make = mine.made;
+    if (make >= end) return;
+    Source<T> source = input;  // its first pixel: that of row `from`
+    int64_t from = 0;
     if (i > 0) {
-      advance(windows, i - 1, image, in_begin, in_end, out, ld_out);
-      const Window<T>& w = windows[i - 1];
+      from = progress[i - 1].made;
+      advance(progress, i - 1, image, s.last_input(end), out, ld_out);
       source = Source<T>();
-      source.data = w.memory.data();
+      source.data = progress[i - 1].rows.data();
       source.ld = s.in_channels;
-      origin = w.first;
-      height = w.end - w.first;
     } else {
       source.data += image * s.in_height * s.in_width * source.ld;
     }
-    Sink<T> sink;
+    Sink<T> sink;  // its first pixel: that of row `make`
     sink.bias = s.bias.get();
     sink.relu = s.relu;
     sink.ld = last ? ld_out : s.out_channels;
-    // Pixel p of the kernels is pixel p of the input's first row; outputs are placed to match.
-    T* target = last ? out + (image * s.out_height * s.out_width) * ld_out + out_offset
-                     : windows[i].memory.data() - windows[i].first * windows[i].row_size;
+    if (last) {
+      sink.out = out + (image * s.out_height + make) * s.out_width * ld_out + out_offset;
+    } else {
+      const int64_t size = (end - make) * s.out_width * s.out_channels + 16;
+      if (static_cast<int64_t>(mine.rows.size()) < size) mine.rows.resize(size);
+      sink.out = mine.rows.data();
+    }
     if (!s.depthwise) {
       GemmArgs<T> g;
       g.source = source;
+      g.source.data += (make - from) * s.in_width * source.ld;
       g.sink = sink;
-      g.sink.out = target + origin * s.out_width * sink.ld;
       g.packed = s.weight->data();
       g.n = s.out_channels;
       g.k = s.in_channels;
-      kernels<T>().gemm(g, (make - origin) * s.out_width, (end - origin) * s.out_width,
-                        workspace<T>(gemm_workspace(g.k)));
+      kernels<T>().gemm(g, 0, (end - make) * s.out_width, workspace<T>(gemm_workspace(g.k)));
     } else {
-      DepthwiseArgs<T> d;
+      DepthwiseArgs<T> d = geometry(s);
       d.source = source;
+      d.source.data -= from * s.in_width * source.ld;
       d.sink = sink;
+      d.sink.out -= make * s.out_width * sink.ld;
       d.w = s.weight->data();
-      d.channels = s.in_channels;
-      d.height = height;
-      d.width = s.in_width;
-      d.kernel = s.kernel;
-      d.stride = s.stride;
-      d.out_width = s.out_width;
-      // The window's first row need not be the image's: shift rows by a multiple of the stride.
-      const int64_t shift = origin / s.stride;
-      d.out_height = s.out_height;
-      const int64_t odd = origin - shift * s.stride;
-      if (odd) {  // present the window as if it began one row earlier; that row is not read
-        d.source.data -= odd * s.in_width * d.source.ld;
-        d.height += odd;
+      for (int64_t slab = 0; slab * kSlab < d.channels; ++slab) {
+        d.ring = mine.ring.data() + slab * ring_size(d);
+        d.next_row = &mine.next_row[slab];
+        kernels<T>().depthwise(d, 0, slab * kSlab, make, end, nullptr);
       }
-      d.sink.out = target + shift * s.out_width * sink.ld;
-      T* work = workspace<T>(depthwise_workspace(d));
-      for (int64_t c = 0; c < d.channels; c += kSlab)
-        kernels<T>().depthwise(d, 0, c, make - shift, end - shift, work);
     }
-    if (!last) windows[i].end = end;
+    mine.made = end;
+  }
+
+  // Where every stage begins so that the last one can begin with row `begin`.
+  void start(std::vector<Progress<T>>& progress, int64_t begin) const {
+    if (progress.size() < stages.size()) progress.resize(stages.size());
+    for (int64_t i = static_cast<int64_t>(stages.size()) - 1; i >= 0; --i) {
+      const Stage<T>& s = stages[i];
+      progress[i].made = begin;
+      if (!s.depthwise) continue;
+      const int64_t slabs = ceil_div(s.in_channels, kSlab), size = slabs * ring_size(geometry(s));
+      if (static_cast<int64_t>(progress[i].ring.size()) < size) progress[i].ring.resize(size);
+      progress[i].next_row.assign(slabs, kFreshRing);
+      begin = std::max<int64_t>(begin * s.stride - s.pad(), 0);
+    }
   }
 
   void run(int64_t image, int64_t begin, int64_t end, T* out, int64_t ld_out) const {
@@ -141,17 +134,13 @@ struct Chain {
     const int64_t cache_rows = std::max<int64_t>(kCacheBytes / std::max<int64_t>(row_bytes, 1), 1);
     const int64_t tile_rows = ceil_div(24, std::max<int64_t>(stages.back().out_width, 1));
     const int64_t step = std::max(cache_rows, tile_rows);
-    thread_local std::vector<Window<T>> windows;  // kept: large allocations cost page faults
+    thread_local std::vector<Progress<T>> progress;  // kept: large allocations cost page faults
 #if defined(DETNAS_D2_CHECKED)
-    windows.clear();
+    progress.clear();
 #endif
-    if (windows.size() < stages.size()) windows.resize(stages.size());
-    for (size_t i = 0; i + 1 < stages.size(); ++i) {
-      windows[i].row_size = stages[i].out_width * stages[i].out_channels;
-      windows[i].first = windows[i].end = 0;
-    }
+    start(progress, begin);
     for (int64_t r = begin; r < end; r += step)
-      advance(windows, stages.size() - 1, image, r, std::min(end, r + step), out, ld_out);
+      advance(progress, stages.size() - 1, image, std::min(end, r + step), out, ld_out);
   }
 };
 

@@ -117,20 +117,27 @@ void strip_row(const Segments<T>& segments, int64_t count, int64_t first, int64_
 template <typename T>
 struct Ring {
   const Source<T>& source;
-  int64_t image, height, width, c_begin, channels, left, row_size, rows;
+  int64_t image, height, width, c_begin, channels, left, right, row_size, rows;
   T* data;
   int64_t next = 0;
   bool started = false;
 
+  // Zeros left and right of a row; `slack` more pixels that hold anything.
   DETNAS_INLINE Ring(const Source<T>& s, int64_t n, int64_t h, int64_t w, int64_t c, int64_t count,
-                     int64_t left_pad, int64_t right_pad, int64_t ring_rows, T* memory)
+                     int64_t left_pad, int64_t right_pad, int64_t slack, int64_t ring_rows, T* memory)
       : source(s), image(n), height(h), width(w), c_begin(c), channels(count), left(left_pad),
-        row_size((left_pad + w + right_pad) * kSlab), rows(ring_rows), data(memory) {
+        right(right_pad), row_size((left_pad + w + right_pad + slack) * kSlab), rows(ring_rows),
+        data(memory) {}
+  DETNAS_INLINE void clear() {
     for (int64_t r = 0; r < rows; ++r) {
       T* start = data + r * row_size;
       for (int64_t i = 0; i < left * kSlab; ++i) start[i] = T(0);
-      for (int64_t i = (left + w) * kSlab; i < row_size; ++i) start[i] = T(0);
+      for (int64_t i = (left + width) * kSlab; i < (left + width + right) * kSlab; ++i) start[i] = T(0);
     }
+  }
+  DETNAS_INLINE void resume(int64_t next_row) {
+    next = next_row;
+    started = true;
   }
   DETNAS_INLINE bool inside(int64_t y) const { return y >= 0 && y < height; }
   // Start of row y's pixel -left.
@@ -151,8 +158,10 @@ void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row
                     int64_t row_end, T* workspace) {
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
   const int64_t pad = a.pad(), cp = round_up(a.channels, kChannelPad), d = a.dilation;
-  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad + kStrip * (a.stride + 2),
-               (a.kernel - 1) * d + a.stride, workspace);
+  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad, kRingSlack,
+               (a.kernel - 1) * d + a.stride, a.ring ? a.ring : workspace);
+  if (a.next_row && *a.next_row != kFreshRing) ring.resume(*a.next_row);
+  else ring.clear();
   // Output pixels `phases` apart share their taps: tap kx is `d` inputs on. At stride 2 even and
   // odd kx lie evenly (d == 1), or all do (d == 2), or each is on its own (d == 3).
   const int64_t phases = a.stride == 1 ? d : 1;
@@ -185,6 +194,7 @@ void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row
       }
     }
   }
+  if (a.next_row) *a.next_row = ring.next;
 }
 
 template <typename T>
@@ -205,8 +215,9 @@ void depthwise_grad_input_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, 
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
   const int64_t pad = a.pad(), halo = (a.kernel - 1) * a.dilation, s = a.stride, d = a.dilation;
   const int64_t cp = round_up(a.channels, kChannelPad);
-  Ring<T> ring(a.source, n, a.out_height, a.out_width, c, channels, halo, halo + 3 * kStrip + 1,
+  Ring<T> ring(a.source, n, a.out_height, a.out_width, c, channels, halo, halo + 1, 3 * kStrip,
                halo / s + 2, workspace);
+  ring.clear();
   const int64_t phases = s == 1 ? d : s;
   // Taps kx, kx + apart, ... lie one strip step apart, in falling order.
   const int64_t apart = s == 1 || d == 2 ? 1 : d == 1 ? 2 : a.kernel;
@@ -274,8 +285,9 @@ void depthwise_grad_weight_k(const DepthwiseArgs<T>& a, const Source<T>& grad, i
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
   const int64_t pad = a.pad();
   T* dy = workspace;
-  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad + a.stride,
+  Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad + a.stride, 0,
                (K - 1) * a.dilation + a.stride, workspace + (a.out_width + 1) * kSlab);
+  ring.clear();
   for (int64_t oy = row_begin; oy < row_end; ++oy) {
     const int64_t top = oy * a.stride - pad;
     ring.advance(top, top + (K - 1) * a.dilation);
