@@ -22,7 +22,7 @@ KERNELS = (3, 5, 7)
 
 
 def can_fuse_mixture(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether :func:`mixture` can stand in for these modules: see ``fused_shuffle.can_fuse``."""
+    """Whether :func:`mixture` can stand in for them: see ``fused_shuffle.can_fuse_layers``."""
     if not modules or torch.is_autocast_enabled(x.device.type):
         return False
     layers = [layer for module in modules for layer in _layers(module)]

@@ -48,14 +48,10 @@ class Pending(NamedTuple):
     relu: bool = False
 
 
-def can_fuse(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether these modules can run through the operators: BatchNorms only, nothing hooked in,
-    an input that the compiled operators take, and no tracing (which counts the modules' work)."""
-    return can_fuse_layers(modules, [c for m in modules for c in conv_norm_acts(m)], x)
-
-
 def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
-    """The same for modules that are made of ``layers``."""
+    """Whether modules made of ``layers`` can run through the operators: BatchNorms only, nothing
+    hooked in, an input that the compiled operators take, and no tracing (which counts the modules'
+    work)."""
     if not compiled(x) or x.numel() == 0:
         return False
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
@@ -213,8 +209,11 @@ def run_blocks(
         more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
         # A following block of stride 1 takes its halves, shuffled its way.
         method = blocks[i + 1].shuffle_method if more and blocks[i + 1].stride == 1 else 0
-        run = _block_at_once if _fits_at_once(block) else _block_by_layers
-        out = run(block, p, halves, method)
+        layers = conv_norm_acts(block)
+        if not torch.is_grad_enabled() and all(map(_fits_at_once, layers)):
+            out = _block_at_once(block, layers, p, halves, method)
+        else:
+            out = _block_by_layers(block, p, halves, method)
         halves, p = (out, p) if method else (None, Pending(out))
         if i in wanted:
             outputs[i] = p.x
@@ -232,24 +231,22 @@ def _block_by_layers(
     return join(left, right, method, method != 0)
 
 
-def _fits_at_once(block: ShuffleBlock) -> bool:
-    """Whether one operator can run the block: no gradients, no biases, no other ranks' values."""
-    if torch.is_grad_enabled():
+def _fits_at_once(layer: ConvNormAct) -> bool:
+    """Whether one operator can run its block without gradients: no bias, no other ranks' values."""
+    parts = layer._modules
+    if parts["conv"]._parameters["bias"] is not None:
         return False
-    for layer in conv_norm_acts(block):
-        conv, norm = layer._modules["conv"], layer._modules["norm"]
-        if conv._parameters["bias"] is not None:
-            return False
-        if COLLECTOR not in norm.__dict__ and _over_ranks(norm):
-            return False
-    return True
+    return COLLECTOR in parts["norm"].__dict__ or not _over_ranks(parts["norm"])
 
 
 def _block_at_once(
-    block: ShuffleBlock, p: Pending, halves: tuple[Tensor, Tensor] | None, method: int
+    block: ShuffleBlock,
+    layers: Sequence[ConvNormAct],
+    p: Pending,
+    halves: tuple[Tensor, Tensor] | None,
+    method: int,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """The same through one operator."""
-    layers = conv_norm_acts(block)
     norms = [layer._modules["norm"] for layer in layers]
     left, right = (p.x, None) if block.stride == 2 else halves
     pending = (p.scale, p.shift, p.relu) if block.stride == 2 else (None, None, False)
@@ -344,13 +341,14 @@ def fused_forward(
             might choose differently and wait for each other's statistics in vain.
 
     Returns:
-        None where the modules have to run themselves: see :func:`can_fuse`; in evaluation also
-        while gradients are recorded.
+        None where the modules have to run themselves: see :func:`can_fuse_layers`; in evaluation
+        also while gradients are recorded.
     """
     modules = [*([stem] if stem else []), *blocks, *([last] if last is not None else [])]
-    if any(_hooked(module) for module in extra) or not can_fuse(modules, x):
+    layers = [layer for module in modules for layer in conv_norm_acts(module)]
+    if any(map(_hooked, extra)) or not can_fuse_layers(modules, layers, x):
         return None
-    modes = {uses_batch_statistics(c.norm) for m in modules for c in conv_norm_acts(m)}
+    modes = {uses_batch_statistics(layer._modules["norm"]) for layer in layers}
     if len(modes) != 1:
         return None
     if dist.is_initialized() and dist.get_world_size() > 1:

@@ -15,6 +15,7 @@ from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from detnas_d2 import ops
 from detnas_d2.engine import PathTrainer
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone, Supernet
@@ -98,7 +99,7 @@ def test_training_agrees(method: int, size: tuple[int, int], used: list[str]) ->
             continue
         modules_error = (r.grad - q.grad).abs().max()
         error = (p.grad - q.grad).abs().max()
-        assert error <= 1e-3 * q.grad.abs().max() + 4 * modules_error, name
+        assert error <= 1e-3 * q.grad.abs().max() + 8 * modules_error, name
     for (name, p), q in zip(fused.named_buffers(), reference.buffers(), strict=True):
         assert_close(p, q, 1e-4, name)
 
@@ -157,6 +158,27 @@ def test_recalibration_agrees(used: list[str]) -> None:
         assert_close(a[name].m2, b[name].m2, 1e-3, name)
     for name, value in fused.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("method", [1, 2])
+def test_without_gradients_a_block_is_one_operator(method: int, monkeypatch) -> None:
+    fused, reference = pair(backbone(method, seed=method))
+    calls: list[int] = []
+    original = ops.shuffle_block_stats
+    monkeypatch.setattr(
+        ops, "shuffle_block_stats", lambda *args: calls.append(args[-2]) or original(*args)
+    )
+    x = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        for _ in range(2):
+            a, b = fused(x), reference(x)
+    assert calls == [block.stride for block in fused.blocks] * 2
+    for name in b:
+        assert_close(a[name], b[name], 1e-4, name)
+    for (name, p), q in zip(fused.named_buffers(), reference.buffers(), strict=True):
+        assert_close(p, q, 1e-4, name)
+    with torch.no_grad(), pytest.raises(ValueError, match="more than 1 value per channel"):
+        fused(torch.rand(1, 3, 8, 8))
 
 
 def test_supernet_runs_its_active_path_and_only_that_gets_gradients(used: list[str]) -> None:
