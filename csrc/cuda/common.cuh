@@ -5,12 +5,19 @@
 #pragma once
 #include <ATen/Dispatch.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
+
+#ifdef DETNAS_EMULATE  // tests/emulator: the same entry points, reached by tensors on the CPU
+#include "cuda_torch_emulator.h"
+#define DETNAS_DEVICE CPU
+#else
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
+#define DETNAS_DEVICE CUDA
+#endif
 
 #include "../common.h"
 #include "bn_stats.cuh"
@@ -63,6 +70,10 @@ using Stats = std::tuple<Tensor, Tensor, Tensor>;
 inline Tensor count_of(const Tensor& x, int64_t n) {
   return at::full({}, static_cast<double>(n), x.options().dtype(at::kDouble));
 }
+// For a kernel to write; where no statistics are wanted, nothing writes it and nothing reads it.
+inline Tensor empty_count(const Tensor& x) {
+  return at::empty({}, x.options().dtype(at::kDouble).memory_format(at::MemoryFormat::Contiguous));
+}
 
 // Statistics of maps with the same channels together; empty ones count nothing.
 inline Stats stats_of(at::TensorList maps, const OptTensor& scale = {}, const OptTensor& shift = {},
@@ -77,7 +88,7 @@ inline Stats stats_of(at::TensorList maps, const OptTensor& scale = {}, const Op
   }
   Tensor mean = floats(channels, first), m2 = floats(channels, first);
   if (held.empty()) return {count_of(first, pixels), mean.zero_(), m2.zero_()};
-  Tensor count = at::empty({}, mean.options().dtype(at::kDouble));
+  Tensor count = empty_count(first);
   DETNAS_DISPATCH(first, "bn_stats", [&] {
     std::vector<StatsInput<scalar_t>> inputs;
     for (const Tensor& x : held)
@@ -90,7 +101,7 @@ inline Stats stats_of(at::TensorList maps, const OptTensor& scale = {}, const Op
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {count, mean, m2};
 }
-inline Stats no_stats(const Tensor& x) { return {count_of(x, 0), floats(0, x), floats(0, x)}; }
+inline Stats no_stats(const Tensor& x) { return {empty_count(x), floats(0, x), floats(0, x)}; }
 
 // The gradient of a convolution's raw output from those of its output and statistics.
 struct GradArgs {
