@@ -53,7 +53,7 @@ struct Depthwise {
 template <typename S>
 struct DepthwiseBatch {
   int count = 0;
-  Depthwise<S> entry[kMaxMixed];
+  Depthwise<S> entry[kMaxMixed]{};  // null pointers where nothing is set
 };
 
 // Length of what `made` outputs in a row gather from.
@@ -87,6 +87,9 @@ template <int K>
 using DownTile = Tile<K, 2, 1, 1, 4>;
 template <int K>
 using UpTile = Tile<K, 1, 2, 2, 8>;
+
+static_assert(LargeTile<7>::floats + 49 * kLanes <= 12288 && DownTile<7>::floats + 49 * kLanes <= 12288,
+              "more shared memory than a launch may ask for without an attribute");
 
 // Fills in how the outputs are cut. Set before: in, other, channels, kernel; sizes are x's. At most
 // `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there
