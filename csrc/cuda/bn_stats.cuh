@@ -22,27 +22,6 @@ struct Moments {
   }
 };
 
-// Merges the moments of a block's kRows rows of threads; row 0 writes partial[chunk].
-template <int V>
-__device__ void write_moments(Moments (&local)[V], int c, int channels, float* mean, float* m2,
-                              float* count, int64_t chunk) {
-  DETNAS_SHARED(Moments, shared);  // [kRows][kLanes * V]
-  for (int i = 0; i < V; ++i) shared[threadIdx.y * kLanes * V + threadIdx.x * V + i] = local[i];
-  __syncthreads();
-  if (threadIdx.y == 0 && c < channels) {
-    for (int i = 0; i < V; ++i) {
-      Moments m = local[i];
-      for (int r = 1; r < kRows; ++r) {
-        const Moments o = shared[r * kLanes * V + threadIdx.x * V + i];
-        m.merge(o.n, o.mean, o.m2);
-      }
-      mean[chunk * channels + c + i] = m.mean;
-      m2[chunk * channels + c + i] = m.m2;
-      if (c + i == 0) count[chunk] = m.n;
-    }
-  }
-}
-
 // Partial moments: mean [chunks][channels], m2 [chunks][channels], count [chunks].
 inline int64_t moments_size(int64_t chunks, int64_t channels) { return chunks * (2 * channels + 1); }
 

@@ -137,25 +137,6 @@ inline dim3 column_block(int64_t chunks) {
 }
 inline int64_t column_shared(dim3 block) { return block.x * block.y * sizeof(double); }
 
-inline int grid_size(int64_t items, int block) {
-  const int64_t blocks = ceil_div(items, block);
-  return static_cast<int>(blocks < 8192 ? (blocks > 0 ? blocks : 1) : 8192);
-}
-
-// Sums a block's rows of threads; row 0 writes out[chunk][row of sums][channel].
-template <int K>
-__device__ void write_sums(const float (&sum)[K], int c, int channels, float* out, int64_t chunk) {
-  DETNAS_SHARED(float, shared);  // [kRows][K][kLanes]
-  for (int k = 0; k < K; ++k) shared[(threadIdx.y * K + k) * kLanes + threadIdx.x] = sum[k];
-  __syncthreads();
-  if (threadIdx.y == 0 && c < channels)
-    for (int k = 0; k < K; ++k) {
-      float s = 0.f;
-      for (int r = 0; r < kRows; ++r) s += shared[(r * K + k) * kLanes + threadIdx.x];
-      out[(chunk * K + k) * channels + c] = s;
-    }
-}
-
 // Where ranges of a row of sums go: index i < end[k] of the first such k to out[k], null to drop.
 struct Segments {
   float* out[4];
