@@ -33,9 +33,10 @@ def _add_model_config(cfg: CN) -> None:
     # Recompute the candidates of a mixed layer in the backward pass, one at a time: a fraction of
     # the memory for about a fifth more time.
     cfg.MODEL.HIT.RECOMPUTE = True
-    # Run mixed layers of inverted residuals and separable convolutions through the operators of
-    # csrc/ in training: "off", "cpu" (on CPUs only) or "on". The same but for rounding. Layers that
-    # do not fit (grouped candidates, other norms than BN, mixed precision) run their modules.
+    # Run the inverted residuals and separable convolutions of mixed layers through the operators
+    # of csrc/ in training: "off", "cpu" (on CPUs only) or "on". The same but for rounding.
+    # Candidates that do not fit (others, grouped ones, other norms than BN, mixed precision) run
+    # their modules.
     cfg.MODEL.HIT.FUSED_OPS = "off"
     # Operations of the fixed parts, as names, "/" between stages or pyramid steps.
     cfg.MODEL.HIT.GENOTYPE = CN()

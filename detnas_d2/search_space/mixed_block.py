@@ -67,12 +67,14 @@ def _run(module: nn.Module, fused: bool, x: Tensor) -> Tensor:
 
 
 def _weighted_sum(modules: Sequence[nn.Module], fused: bool, x: Tensor, weights: Tensor) -> Tensor:
-    if fused and can_fuse_mixture(modules, x):
-        return mixture(modules, x, weights)
+    together = [i for i, m in enumerate(modules) if fused and can_fuse_mixture([m], x)]
     total = None
-    for module, weight in zip(modules, weights.unbind(), strict=True):
-        term = module(x) * weight
-        total = term if total is None else total + term
+    if together:
+        total = mixture([modules[i] for i in together], x, weights[together])
+    for index, (module, weight) in enumerate(zip(modules, weights.unbind(), strict=True)):
+        if index not in together:
+            term = module(x) * weight
+            total = term if total is None else total + term
     return total
 
 

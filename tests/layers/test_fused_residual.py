@@ -108,3 +108,18 @@ def test_modules_run_themselves_where_the_operators_do_not_apply(used: list) -> 
     block.fused_ops = "off"
     block(x, weights)
     assert used == []
+
+
+def test_one_candidate_that_does_not_fit_leaves_the_others_fused(used: list) -> None:
+    def build(op: str) -> nn.Module:
+        return nn.Identity() if op == "skip" else candidate(op, out=8, stride=1)
+
+    torch.manual_seed(0)
+    block = MixedBlock(("sep_k3", "skip", "ir_k3_e2"), build, recompute=False).double()
+    reference = copy.deepcopy(block)
+    block.fused_ops = "on"
+    x, weights = torch.randn(2, 8, 6, 6).double(), torch.rand(3).double()
+    mine, theirs = (step(b, x, weights, [0, 1, 2]) for b in (block, reference))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+    assert used == [2]
