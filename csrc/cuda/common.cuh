@@ -22,7 +22,7 @@
 #include "../common.h"
 #include "bn_stats.cuh"
 #include "pending.cuh"
-#include "shuffle_concat.cuh"
+#include "shuffle_concat_grad.cuh"
 
 namespace detnas {
 namespace cuda {

@@ -3,7 +3,7 @@
 #include "cuda/bn_stats.cuh"
 #include "cuda/mixed_sum_grad.cuh"
 #include "cuda/pending.cuh"
-#include "cuda/shuffle_concat.cuh"
+#include "cuda/shuffle_concat_grad.cuh"
 #include "emulated.h"
 
 extern "C" {
