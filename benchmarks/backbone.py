@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detnas_d2.layers import ConvNormAct, get_norm
-from detnas_d2.layers.fused_shuffle import COLLECTOR
+from detnas_d2.layers.batch_statistics import COLLECTOR
 from detnas_d2.modeling import SearchedBackbone
 from detnas_d2.search_space import SPACES
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2 import ops
+from detnas_d2.layers.batch_statistics import norm_affine
 from detnas_d2.layers.conv import ConvNormAct
-from detnas_d2.layers.fused_shuffle import Pending, can_fuse_layers, conv_norm, norm_affine
+from detnas_d2.layers.fused_shuffle import Pending, can_fuse_layers, conv_norm
 from detnas_d2.layers.inverted_residual import InvertedResidual
 from detnas_d2.layers.separable_conv import SeparableConv
 

@@ -12,29 +12,31 @@ Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _global_forward_hooks
 
 from detnas_d2 import ops
+from detnas_d2.layers.batch_statistics import (
+    COLLECTOR,
+    norm_affine,
+    over_ranks,
+    take,
+    uses_batch_statistics,
+)
 from detnas_d2.layers.block_choice import choose
 from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.folded_norm import conv_norm_acts, eval_block, eval_layer, kernel_of
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.layers.shuffle_block import ShuffleBlock
-from detnas_d2.ops import BNStats
 from detnas_d2.ops.choice import Choices
 from detnas_d2.ops.registration import compiled
 
-# Recalibration lends this attribute to a BatchNorm: a function that takes the BNStats of a batch.
-# Such a BatchNorm normalises with them and leaves its running statistics alone.
-COLLECTOR = "collect_statistics"
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
 
@@ -73,72 +75,6 @@ def _plain(layer: ConvNormAct) -> bool:
     if norm._buffers["running_mean"] is None or norm._parameters["weight"] is None:
         return False
     return "forward" not in norm.__dict__ or COLLECTOR in norm.__dict__
-
-
-def conv_norm_acts(module: nn.Module) -> list[ConvNormAct]:
-    if isinstance(module, ConvNormAct):
-        return [module]
-    layers = list(module.main._modules.values())
-    if module.projection is not None:
-        layers += module.projection._modules.values()
-    return layers
-
-
-def _kernel(block: ShuffleBlock) -> int:
-    return 0 if block.op == "xception" else int(block.op[0])
-
-
-def uses_batch_statistics(norm: _BatchNorm) -> bool:
-    return norm.training or COLLECTOR in norm.__dict__
-
-
-def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
-    """The BatchNorm with a batch's statistics as (scale, shift); running statistics follow."""
-    if COLLECTOR not in norm.__dict__ and _over_ranks(norm):
-        stats = merge_over_ranks(stats)
-    take(norm, stats)
-    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
-
-
-def _over_ranks(norm: _BatchNorm) -> bool:
-    return (
-        isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1
-    )
-
-
-def take(norm: _BatchNorm, stats: BNStats) -> None:
-    """Hands a batch's statistics to the collector, or updates the running ones."""
-    collect: Callable[[BNStats], None] | None = norm.__dict__.get(COLLECTOR)
-    if collect is not None:
-        collect(stats)
-        return
-    count = stats.count
-    if not count.is_cuda and count == 1:
-        raise ValueError("Expected more than 1 value per channel when training")
-    if norm.track_running_stats:
-        _update_running(norm, stats)
-
-
-def _update_running(norm: _BatchNorm, stats: BNStats) -> None:
-    count = stats.count
-    with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        momentum = norm.momentum
-        if momentum is None:
-            momentum = 1.0 / norm.num_batches_tracked.item()
-        n = (count - 1).clamp(min=1) if count.is_cuda else max(count.item() - 1, 1)
-        norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_((stats.m2 / n).to(norm.running_var.dtype), momentum)
-
-
-def merge_over_ranks(stats: BNStats) -> BNStats:
-    """Statistics of all ranks' values; ranks may hold different (also zero) numbers of them."""
-    n = stats.count.to(stats.mean.dtype)
-    count = stats.count.clone()
-    dist.all_reduce(count)
-    mean = all_reduce(stats.mean * n) / count.to(n.dtype)
-    m2 = all_reduce(stats.m2 + n * (stats.mean - mean).square())
-    return BNStats(count, mean, m2)
 
 
 def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
@@ -236,7 +172,7 @@ def _fits_at_once(layer: ConvNormAct) -> bool:
     parts = layer._modules
     if parts["conv"]._parameters["bias"] is not None:
         return False
-    return COLLECTOR in parts["norm"].__dict__ or not _over_ranks(parts["norm"])
+    return COLLECTOR in parts["norm"].__dict__ or not over_ranks(parts["norm"])
 
 
 def _block_at_once(
@@ -258,7 +194,7 @@ def _block_at_once(
         [norm._parameters["weight"] for norm in norms],
         [norm._parameters["bias"] for norm in norms],
         [norm.eps for norm in norms],
-        _kernel(block),
+        kernel_of(block),
         block.stride,
         method,
     )
@@ -278,47 +214,6 @@ def _materialise(p: Pending) -> Tensor:
     parts = (p.x[:, :half], p.x[:, half:])
     vectors = [v[s] for s in (slice(None, half), slice(half, None)) for v in (p.scale, p.shift)]
     return ops.shuffle_concat(*parts, *vectors, p.relu, p.relu)
-
-
-# Evaluation
-
-
-def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with the running statistics folded in.
-
-    Kept with the layer until a tensor it is made of is replaced or written to.
-    """
-    conv, norm = layer._modules["conv"]._parameters, layer._modules["norm"]
-    affine, running = norm._parameters, norm._buffers
-    parts = (
-        conv["weight"], conv["bias"], affine["weight"], affine["bias"],
-        running["running_mean"], running["running_var"],
-    )  # fmt: skip
-    key = [(id(t), t.data_ptr(), t._version) for t in parts if t is not None]
-    cached = layer.__dict__.get("_folded")
-    if cached is not None and cached[0] == key:
-        return cached[1]
-    conv = layer.conv
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
-    result = ((conv.weight * scale.view(-1, 1, 1, 1)).detach(), bias.detach())
-    # The tensors are held too, so that none of the ids in the key can be given to another.
-    layer.__dict__["_folded"] = (key, result, parts)
-    return result
-
-
-def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
-    weight, bias = folded(layer)
-    conv = layer.conv
-    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return F.relu_(y) if layer.relu else y
-
-
-def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
-    weights, biases = zip(*map(folded, conv_norm_acts(block)), strict=True)
-    return ops.shuffle_block(x, weights, biases, _kernel(block), block.stride, block.shuffle_method)
 
 
 def fused_forward(

@@ -21,7 +21,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detnas_d2.layers.fused_shuffle import COLLECTOR
+from detnas_d2.layers.batch_statistics import COLLECTOR
 from detnas_d2.ops import BNStats, bn_stats
 from detnas_d2.search.ranks import all_or_none
 

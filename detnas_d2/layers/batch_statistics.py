@@ -1,0 +1,75 @@
+"""BatchNorms outside of their modules: from the statistics of a batch to an affine map.
+
+Running statistics follow, or a collector gets what the BatchNorm saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detnas_d2 import ops
+from detnas_d2.ops import BNStats
+
+# Recalibration lends this attribute to a BatchNorm: a function that takes the BNStats of a batch.
+# Such a BatchNorm normalises with them and leaves its running statistics alone.
+COLLECTOR = "collect_statistics"
+
+
+def uses_batch_statistics(norm: _BatchNorm) -> bool:
+    return norm.training or COLLECTOR in norm.__dict__
+
+
+def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
+    """The BatchNorm with a batch's statistics as (scale, shift); running statistics follow."""
+    if COLLECTOR not in norm.__dict__ and over_ranks(norm):
+        stats = mergeover_ranks(stats)
+    take(norm, stats)
+    return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
+
+
+def over_ranks(norm: _BatchNorm) -> bool:
+    """Whether its statistics are those of several processes together."""
+    return (
+        isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1
+    )
+
+
+def take(norm: _BatchNorm, stats: BNStats) -> None:
+    """Hands a batch's statistics to the collector, or updates the running ones."""
+    collect: Callable[[BNStats], None] | None = norm.__dict__.get(COLLECTOR)
+    if collect is not None:
+        collect(stats)
+        return
+    count = stats.count
+    if not count.is_cuda and count == 1:
+        raise ValueError("Expected more than 1 value per channel when training")
+    if norm.track_running_stats:
+        _update_running(norm, stats)
+
+
+def _update_running(norm: _BatchNorm, stats: BNStats) -> None:
+    count = stats.count
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        momentum = norm.momentum
+        if momentum is None:
+            momentum = 1.0 / norm.num_batches_tracked.item()
+        n = (count - 1).clamp(min=1) if count.is_cuda else max(count.item() - 1, 1)
+        norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_((stats.m2 / n).to(norm.running_var.dtype), momentum)
+
+
+def mergeover_ranks(stats: BNStats) -> BNStats:
+    """Statistics of all ranks' values; ranks may hold different (also zero) numbers of them."""
+    n = stats.count.to(stats.mean.dtype)
+    count = stats.count.clone()
+    dist.all_reduce(count)
+    mean = all_reduce(stats.mean * n) / count.to(n.dtype)
+    m2 = all_reduce(stats.m2 + n * (stats.mean - mean).square())
+    return BNStats(count, mean, m2)
