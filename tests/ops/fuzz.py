@@ -93,6 +93,21 @@ class Cases:
         weights, biases = [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
         return self.map(shape, dtype), weights, biases, k, stride, self.r.choice((1, 2))
 
+    def shuffle_block_stats(self, dtype: torch.dtype) -> tuple:
+        # Rounding to few bits between layers, or a division by a tiny variance, would be seen.
+        dtype, eps = (dtype if dtype == torch.float64 else torch.float32), 0.1
+        shape, k, stride = self.shape(even=True), self.r.choice((0, 3, 5, 7)), self.r.choice((1, 2))
+        c = shape[1]
+        weights, betas = block(c, k, stride)
+        x, affine = self.map(shape, dtype), (None, None, False)
+        halves = (x[:, : c // 2], x[:, c // 2 :])
+        if stride == 2:
+            halves, affine = (x, None), self.affine(c, dtype)
+        gammas = [torch.rand(len(b)) + 0.5 for b in betas]
+        weights = [w.to(dtype) for w in weights]
+        rest = (gammas, betas, [eps] * len(weights), k, stride, self.r.choice((0, 1, 2)))
+        return *halves, *affine, weights, *rest
+
 
 DIFFERENTIABLE = ("pointwise_conv", "depthwise_conv", "shuffle_concat", "mixed_sum")
 
