@@ -140,25 +140,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
 }  // namespace
 }  // namespace cpu
 
-// Any device: rarely needed, since convolutions take the gradient of their statistics themselves.
-std::tuple<Tensor, Tensor, Tensor> bn_stats_backward(const Tensor& grad_mean, const Tensor& grad_m2,
-                                                     const Tensor& x, const Tensor& mean,
-                                                     const OptTensor& scale, const OptTensor& shift,
-                                                     bool relu) {
-  const auto type = stats_type(x);
-  const double n = std::max<double>(1, static_cast<double>(x.numel()) / std::max<int64_t>(1, x.size(1)));
-  auto wide = [&](const Tensor& t) { return t.to(type).view({1, -1, 1, 1}); };
-  const Tensor raw = x.to(type);
-  Tensor v = scale ? raw * wide(*scale) + wide(*shift) : raw;
-  const Tensor passed = v;
-  if (relu) v = v.relu();
-  Tensor g = wide(grad_mean) / n + 2 * wide(grad_m2) * (v - wide(mean));
-  if (relu) g = g * (passed > 0);
-  const Tensor none = at::empty({0}, grad_mean.options());
-  if (!scale) return {g.to(x.scalar_type()), none, none};
-  return {(g * wide(*scale)).to(x.scalar_type()), (g * raw).sum({0, 2, 3}), g.sum({0, 2, 3})};
-}
-
 }  // namespace detnas
 
 TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) {
@@ -166,7 +147,4 @@ TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) {
   m.impl("bn_stats_list", &detnas::cpu::bn_stats_list);
   m.impl("bn_fold", &detnas::cpu::bn_fold);
   m.impl("bn_fold_backward", &detnas::cpu::bn_fold_backward);
-}
-TORCH_LIBRARY_IMPL(detnas_d2, CompositeExplicitAutograd, m) {
-  m.impl("bn_stats_backward", &detnas::bn_stats_backward);
 }

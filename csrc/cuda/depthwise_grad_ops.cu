@@ -184,7 +184,7 @@ Lists mixed_depthwise_backward(at::TensorList grad_y, at::TensorList grad_mean, 
 }  // namespace cuda
 }  // namespace detnas
 
-TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
+TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("depthwise_conv_backward", &detnas::cuda::depthwise_conv_backward);
   m.impl("mixed_depthwise_backward", &detnas::cuda::mixed_depthwise_backward);
 }

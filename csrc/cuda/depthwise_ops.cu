@@ -127,7 +127,7 @@ Lists mixed_depthwise(at::TensorList x, at::TensorList weight, at::TensorList sc
 }  // namespace cuda
 }  // namespace detnas
 
-TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
+TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("depthwise_conv", &detnas::cuda::depthwise_conv);
   m.impl("mixed_depthwise", &detnas::cuda::mixed_depthwise);
 }

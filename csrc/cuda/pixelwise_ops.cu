@@ -292,7 +292,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor
 }  // namespace cuda
 }  // namespace detnas
 
-TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
+TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("bn_stats", &detnas::cuda::bn_stats);
   m.impl("bn_stats_list", &detnas::cuda::bn_stats_list);
   m.impl("bn_fold", &detnas::cuda::bn_fold);

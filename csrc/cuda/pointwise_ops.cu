@@ -8,6 +8,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -68,8 +69,8 @@ Stats product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, 
   const Tensor weight = weight_in.contiguous();
   const int64_t rows = pixel_count(x), n = weight.size(0), ng = n / groups, kg = weight.size(1);
   Tensor mean = floats(want_stats ? n : 0, x), m2 = floats(want_stats ? n : 0, x);
-  const Tensor count = count_of(x, want_stats ? rows : 0);
-  if (rows == 0 || n == 0) return {count, mean.zero_(), m2.zero_()};
+  if (rows == 0 || n == 0) return {count_of(x, want_stats ? rows : 0), mean.zero_(), m2.zero_()};
+  const Tensor count = empty_count(x);
   DETNAS_DISPATCH(x, "pointwise_conv", [&] {
     const int64_t tiles = gemm_row_tiles(rows, ng);
     Tensor partial;
@@ -99,7 +100,7 @@ Stats product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, 
     }
     if (want_stats)
       launch_merge_moments(moments, tiles, static_cast<int>(n), mean.data_ptr<float>(), m2.data_ptr<float>(),
-                           stream());
+                           count.data_ptr<double>(), stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {count, mean, m2};
@@ -113,7 +114,8 @@ ConvResult pointwise_conv(const Tensor& x_in, const Tensor& weight, const OptTen
   check_pointwise(x_in, weight, scale, shift, bias, out_relu, want_stats, groups);
   const c10::cuda::CUDAGuard guard(x_in.device());
   const Tensor x = as_map(x_in);
-  if ((scale || relu || out_relu || want_stats) && weight.size(1) > 0 && on_tensor_cores(x)) {
+  const bool fused = (scale || relu || out_relu || want_stats) && weight.size(1) > 0 && on_tensor_cores(x);
+  if (fused || pixel_count(x) == 0) {  // the library refuses empty maps
     Tensor y = empty_map({x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
     auto [count, mean, m2] = product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu,
                                      want_stats, groups, y, 0);
@@ -197,7 +199,12 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
   const GradArgs grad(grad_y, grad_mean, grad_m2, y, mean, out_relu);
   const int64_t rows = pixel_count(x), c = x.size(1);
   Tensor dx, dw, da, db, dbias;
-  if (!(scale || relu || grad.y.defined()) || x.numel() == 0 || weight.numel() == 0 || !on_tensor_cores(x)) {
+  if (x.numel() == 0 || weight.numel() == 0) {
+    const auto wide = x.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous);
+    const Tensor none = at::zeros({mask[0] && scale ? c : 0}, wide);
+    return {at::zeros_like(x), at::zeros_like(weight), none, none.clone(), at::zeros({weight.size(0)}, wide)};
+  }
+  if (!(scale || relu || grad.y.defined()) || !on_tensor_cores(x)) {
     const Tensor g = materialise(grad), z = materialise(x, scale, shift, relu);
     const int64_t out_channels[] = {weight.size(0)};
     std::tie(dx, dw, dbias) = at::convolution_backward(g, z, weight, at::IntArrayRef(out_channels), {1, 1},
@@ -233,7 +240,7 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
 }  // namespace cuda
 }  // namespace detnas
 
-TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
+TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("pointwise_conv", &detnas::cuda::pointwise_conv);
   m.impl("pointwise_conv_backward", &detnas::cuda::pointwise_conv_backward);
 }

@@ -62,6 +62,6 @@ Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList bia
 }  // namespace cuda
 }  // namespace detnas
 
-TORCH_LIBRARY_IMPL(detnas_d2, CUDA, m) {
+TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("shuffle_block", &detnas::cuda::shuffle_block);
 }

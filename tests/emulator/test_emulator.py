@@ -1,23 +1,17 @@
-"""The CUDA kernels on the host emulator, under AddressSanitizer and UBSan."""
+"""The operators for CUDA on the host emulator, under AddressSanitizer and UBSan."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ops.sanitized import SANITIZERS, run_checked
+from tests.ops.sanitized import EMULATED, SANITIZERS, compiler, run_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-BUILD = ROOT / "build" / "emulator"
-GROUPS = ("depthwise", "pixelwise", "pointwise")
-HEADERS = [*HERE.glob("*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
 
 
 def compile_library(target: Path, source: Path) -> None:
@@ -28,28 +22,23 @@ def compile_library(target: Path, source: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def library(group: str) -> Path:
-    """The emulated kernels of a group, compiled anew where a source is newer."""
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    target, source = BUILD / f"lib{group}.so", HERE / f"emulated_{group}.cpp"
-    newest = max(s.stat().st_mtime for s in [source, *HEADERS])
-    if not target.exists() or newest > target.stat().st_mtime:
-        BUILD.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}.tmp")
-        compile_library(partial, source)
-        os.replace(partial, target)
-    return target
+@pytest.fixture(scope="module")
+def library() -> str:
+    """The operators for CUDA, their kernels emulated, in the place of detnas_d2._C."""
+    if compiler() is None:
+        pytest.skip("needs g++ on x86-64")
+    return str(EMULATED.build())
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_kernels_equal_their_references(group: str) -> None:
-    result = run_checked(f"tests/emulator/checks_{group}.py", str(library(group)))
+def test_random_cases_equal_their_references(library: str) -> None:
+    result = run_checked("tests/ops/fuzz.py", library, "12")
     assert result.returncode == 0, result.stdout + result.stderr[-6000:]
-    checks = len(
-        re.findall(r"^def check_", (HERE / f"checks_{group}.py").read_text(), re.MULTILINE)
-    )
-    assert result.stdout.count(": ok") == 3 * checks
+    assert "of 7 operators: ok" in result.stdout
+
+
+def test_checks_for_a_gpu_pass(library: str) -> None:
+    result = run_checked("tests/emulator/run_checks.py", library)
+    assert result.returncode == 0, result.stdout + result.stderr[-6000:]
 
 
 FAULTS = {

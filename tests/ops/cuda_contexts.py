@@ -96,15 +96,16 @@ def check_autocast(device: str) -> None:
 def check_tf32(device: str) -> None:
     """float32 products with 10 bits of mantissa, where the user allows them."""
     arguments = inputs(device)
-    expected = with_gradients([t.cpu().double() for t in arguments])
     previous = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
     try:
+        torch.backends.cudnn.allow_tf32 = False
+        expected = with_gradients(arguments)
+        torch.backends.cudnn.allow_tf32 = True
         actual = with_gradients(arguments)
     finally:
         torch.backends.cudnn.allow_tf32 = previous
     for i, (a, e) in enumerate(zip(actual[:3], expected[:3], strict=True)):
-        assert_near(a.cpu(), e, 1e-2, f"TF32, result {i}")
+        assert_near(a.cpu(), e.cpu(), 1e-2, f"TF32, result {i}")
     assert all(a.isfinite().all() for a in actual[3:]), "TF32, gradients"
 
 
