@@ -28,7 +28,9 @@ def kernel_of(block: ShuffleBlock) -> int:
 def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution with the running statistics folded in.
 
-    Kept with the layer until a tensor it is made of is replaced or written to.
+    Kept with the layer until a tensor it is made of is replaced or written to in place (writes
+    through ``.data`` go unseen). Tensors made under inference_mode, which count no writes, are
+    folded at every call.
     """
     conv, norm = layer._modules["conv"]._parameters, layer._modules["norm"]
     affine, running = norm._parameters, norm._buffers
@@ -36,18 +38,20 @@ def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
         conv["weight"], conv["bias"], affine["weight"], affine["bias"],
         running["running_mean"], running["running_var"],
     )  # fmt: skip
-    key = [(id(t), t.data_ptr(), t._version) for t in parts if t is not None]
-    cached = layer.__dict__.get("_folded")
-    if cached is not None and cached[0] == key:
-        return cached[1]
+    counted = not any(t.is_inference() for t in parts if t is not None)
+    if counted:
+        key = [(id(t), t.data_ptr(), t._version) for t in parts if t is not None]
+        cached = layer.__dict__.get("_folded")
+        if cached is not None and cached[0] == key:
+            return cached[1]
     conv = layer.conv
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         bias = bias + conv.bias * scale
     result = ((conv.weight * scale.view(-1, 1, 1, 1)).detach(), bias.detach())
-    # The tensors are held too, so that none of the ids in the key can be given to another.
-    layer.__dict__["_folded"] = (key, result, parts)
+    if counted:  # the tensors are held too: none of their ids can be given to another
+        layer.__dict__["_folded"] = (key, result, parts)
     return result
 
 

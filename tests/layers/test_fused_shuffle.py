@@ -117,6 +117,20 @@ def test_evaluation_agrees_and_follows_changes(used: list[str]) -> None:
     assert used == ["eval_block"] * 2 * TINY.num_layers
 
 
+def test_networks_made_in_inference_mode(used: list[str]) -> None:
+    """Their tensors count no changes: nothing is kept of them, in any mode."""
+    with torch.inference_mode():
+        fused, modules = pair(backbone().eval())
+        x = torch.randn(1, 3, 65, 70)
+        for training in (False, True, False):
+            a, b = fused.train(training)(x), modules.train(training)(x)
+            for name in b:
+                assert_close(a[name], b[name], 1e-4, name)
+            for net in (fused, modules):
+                net.get_parameter("stem.conv.weight").mul_(2)
+    assert set(used) == {"eval_block", "run_blocks"}
+
+
 def test_modules_run_themselves_where_the_operators_do_not_apply(used: list[str]) -> None:
     x = torch.rand(1, 3, 64, 64)
     for net in (backbone(norm="GN"), backbone(norm="FrozenBN")):
