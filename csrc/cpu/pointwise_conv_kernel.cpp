@@ -12,21 +12,6 @@ namespace {
 using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-void check(const Tensor& x, const Tensor& w, const OptTensor& scale, const OptTensor& shift,
-           const OptTensor& bias, bool out_relu, bool want_stats, int64_t groups) {
-  check_map(x, "x");
-  check_like(w, x, "weight", "x");
-  TORCH_CHECK(groups >= 1 && x.size(1) % groups == 0, "groups: expected a divisor of ", x.size(1),
-              " channels, got ", groups);
-  TORCH_CHECK(w.dim() == 4 && w.size(2) == 1 && w.size(3) == 1 && w.size(1) * groups == x.size(1) &&
-                  w.size(0) % groups == 0,
-              "weight: expected shape (out_channels, ", x.size(1) / groups,
-              ", 1, 1) with out_channels divisible by ", groups, ", got ", w.sizes());
-  check_affine(scale, shift, x);
-  check_channels(bias, x, w.size(0), "bias");
-  TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
-}
-
 template <typename T>
 ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                    const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
@@ -90,7 +75,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
 ConvResult pointwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t groups) {
-  check(x, weight, scale, shift, bias, out_relu, want_stats, groups);
+  check_pointwise(x, weight, scale, shift, bias, out_relu, want_stats, groups);
   if (is_reduced(x)) {
     auto [y, count, mean, m2] = pointwise_conv(x.to(at::kFloat), weight.to(at::kFloat), scale, shift,
                                                relu, bias, out_relu, want_stats, groups);
@@ -213,7 +198,7 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
                                       const OptTensor& shift, bool relu, const OptTensor& y,
                                       const OptTensor& mean, bool out_relu, int64_t groups,
                                       std::array<bool, 3> mask) {
-  check(x, weight, scale, shift, {}, false, false, groups);
+  check_pointwise(x, weight, scale, shift, {}, false, false, groups);
   check_same_shape(grad_y, {x.size(0), weight.size(0), x.size(2), x.size(3)}, "grad_y");
   if (is_reduced(x)) {
     const auto f = at::kFloat;

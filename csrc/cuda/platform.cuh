@@ -34,14 +34,6 @@ constexpr int kMaxMixed = 8; // maps that mixed_sum takes
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Number of chunks that a reduction over `pixels` is cut into, each a row of partial sums. It
-// follows from the shape alone, so results are reproducible.
-inline int64_t chunk_count(int64_t pixels, int64_t channel_blocks) {
-  const int64_t wanted = 1024 / (channel_blocks > 0 ? channel_blocks : 1) + 1;
-  const int64_t useful = ceil_div(pixels, 64);
-  return wanted < useful ? wanted : (useful > 0 ? useful : 1);
-}
-
 template <typename S, int V>
 struct alignas(sizeof(S) * V) Pack {
   S lane[V];

@@ -10,7 +10,6 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
-#include <torch/version.h>
 
 #include "conv.cuh"
 
@@ -18,12 +17,14 @@ namespace detnas {
 namespace cuda {
 namespace {
 
+// Where cuDNN's settings for convolutions and recurrent networks differ, torch refuses to answer (and
+// how to ask for one of them differs between its versions): exact products then.
 bool allows_tf32() {
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
-  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
-#else
-  return at::globalContext().allowTF32CuDNN();
-#endif
+  try {
+    return at::globalContext().allowTF32CuDNN();
+  } catch (const c10::Error&) {
+    return false;
+  }
 }
 
 // Whether tensor cores compute with this dtype, in the device and in what was compiled for it.

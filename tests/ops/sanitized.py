@@ -109,8 +109,7 @@ def common_flags() -> list[str]:
     python = sysconfig.get_paths()["include"]
     return [
         *("-std=c++20", "-g1", "-fPIC", "-fopenmp", *SANITIZERS, "-Wno-unknown-pragmas"),
-        *(f"-I{folder}" for folder in (CSRC, include, include / "torch/csrc/api/include", python)),
-        '-DDETNAS_D2_VERSION="sanitized"',
+        *(f"-I{CSRC}", f"-I{include}", f"-I{python}", '-DDETNAS_D2_VERSION="sanitized"'),
     ]
 
 
