@@ -135,7 +135,7 @@ def variants() -> Iterator[tuple[str, tuple[torch.dtype, ...], dict[torch.dtype,
         torch.backends.cudnn.allow_tf32 = True
         yield "emulated CUDA with TF32", (torch.float32,), {torch.float32: TF32}
         return
-    for name in ("default", "avx2"):
+    for name in ("default", "avx2", "avx512"):
         try:
             torch.ops.detnas_d2.set_cpu_capability(name)
         except RuntimeError:
