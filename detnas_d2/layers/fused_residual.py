@@ -23,8 +23,11 @@ KERNELS = (3, 5, 7)
 
 
 def can_fuse_mixture(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether :func:`mixture` can stand in for them: see ``fused_shuffle.can_fuse_layers``."""
-    if not modules or torch.is_autocast_enabled(x.device.type):
+    """Whether :func:`mixture` can stand in for them: see ``fused_shuffle.can_fuse_layers``.
+
+    Not on the meta device, where work is counted and the modules are what is counted.
+    """
+    if not modules or x.is_meta or torch.is_autocast_enabled(x.device.type):
         return False
     layers = [layer for module in modules for layer in _layers(module)]
     return all(_fits(m) for m in modules) and can_fuse_layers([*modules, *layers], layers, x)
