@@ -1,7 +1,6 @@
 // What the convolutions share on the torch side: maps through what is pending on them, and back.
 #pragma once
 #include "common.cuh"
-#include "pending.cuh"
 
 namespace detnas {
 namespace cuda {

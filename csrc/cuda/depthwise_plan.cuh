@@ -24,7 +24,6 @@ __device__ inline void opaque(int& x) {
 #endif
 }
 
-constexpr int64_t kFill = 264;     // blocks that fill a GPU: two for each multiprocessor of an H100
 constexpr int kNowhere = 1 << 29;  // an offset outside of every map
 
 enum TileMode { kLarge, kSmall, kStrided };
@@ -93,10 +92,10 @@ static_assert(LargeTile<7>::floats + 49 * kLanes <= 12288 && DownTile<7>::floats
 
 // Fills in how the outputs are cut. Set before: in, other, channels, kernel; sizes are x's. At most
 // `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there
-// would be less than `fill` large ones.
+// would be less than kFill large ones.
 template <typename S>
 void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int stride, int dilation,
-          bool gradient, int64_t blocks, int64_t fill = kFill) {
+          bool gradient, int64_t blocks) {
   const int64_t oh = (height - 1) / stride + 1, ow = (width - 1) / stride + 1;
   const int common = stride == 2 && dilation == 2 ? 2 : 1, step = dilation / common;
   const bool strided = stride / common == 2;
@@ -118,7 +117,7 @@ void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int st
   const int64_t rows = ceil_div(a.out_height, a.out_step) - a.origin;
   const int64_t cols = ceil_div(a.out_width, a.out_step) - a.origin;
   const int64_t maps = images * a.phases * a.phases;
-  const bool large = strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= fill;
+  const bool large = strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= kFill;
   a.mode = strided ? kStrided : large ? kLarge : kSmall;
   a.tiles_y = static_cast<int>(ceil_div(rows, large ? 8 : 4));
   a.tiles_x = static_cast<int>(ceil_div(cols, large ? 16 : 8));

@@ -30,6 +30,11 @@ namespace cuda {
 
 constexpr int kLanes = 32;   // threads of a block along channels
 constexpr int kRows = 8;     // threads of a block along pixels
+#ifdef DETNAS_EMULATE
+constexpr int64_t kFill = 3; // the emulator's small maps meet the forms for small and for large ones
+#else
+constexpr int64_t kFill = 264; // blocks that fill a GPU: two for each multiprocessor of an H100
+#endif
 constexpr int kMaxMixed = 8; // maps that mixed_sum takes
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

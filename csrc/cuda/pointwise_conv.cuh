@@ -318,10 +318,9 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
   }
 }
 
-// Rows of a block's results: fewer where there would be less than two blocks for each of a large
-// GPU's multiprocessors. Follows from the shape alone.
+// Rows of a block's results: fewer where blocks would not fill a GPU. Follows from the shape alone.
 inline int gemm_rows(int64_t rows, int64_t cols) {
-  return ceil_div(rows, 128) * ceil_div(cols, kGemmCols) >= 256 ? 128 : 64;
+  return ceil_div(rows, 128) * ceil_div(cols, kGemmCols) >= kFill ? 128 : 64;
 }
 inline int64_t gemm_row_tiles(int64_t rows, int64_t cols) { return ceil_div(rows, gemm_rows(rows, cols)); }
 
