@@ -68,6 +68,29 @@ def test_iterations(names: str, iterations: int, steps: tuple[int, ...]) -> None
         assert solver.IMS_PER_BATCH == 16
 
 
+def test_released_two_stage_detector() -> None:
+    files = [f for f in CONFIGS.glob("*_fpn_*.yaml") if f not in PIPELINES]
+    assert len(files) > 20
+    for file in files:
+        model = load_config(str(file)).MODEL
+        assert (model.RPN.SMOOTH_L1_BETA, model.RPN.BOUNDARY_THRESH) == (pytest.approx(1 / 9), 0)
+        head = model.ROI_BOX_HEAD
+        assert (head.SMOOTH_L1_BETA, head.POOLER_TYPE) == (1.0, "ROIAlign")
+
+
+def test_released_retinanet() -> None:
+    files = [f for f in CONFIGS.glob("*_retinanet_*.yaml") if f not in PIPELINES]
+    assert len(files) > 10
+    for file in files:
+        node = load_config(str(file)).MODEL.RETINANET
+        assert (node.SMOOTH_L1_LOSS_BETA, node.NMS_THRESH_TEST) == (0.11, 0.4)
+        assert (node.FOCAL_LOSS_ALPHA, node.FOCAL_LOSS_GAMMA, node.SCORE_THRESH_TEST) == (
+            0.25,
+            2.0,
+            0.05,
+        )
+
+
 @pytest.mark.parametrize("head", ["fpn", "retinanet"])
 def test_voc(head: str) -> None:
     for kind in ("supernet", "search", "retrain"):
@@ -112,6 +135,8 @@ def test_from_scratch_starts_from_nothing() -> None:
     for file in files:
         cfg = load_config(str(file))
         assert (cfg.MODEL.WEIGHTS, cfg.MODEL.DETNAS.INIT) == ("", "default")
+    own = load("own_data/supernet.yaml")
+    assert (own.MODEL.WEIGHTS, own.MODEL.DETNAS.INIT) == ("", "default")
 
 
 @pytest.mark.parametrize("space", ["300M", "1.3G"])
