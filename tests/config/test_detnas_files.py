@@ -73,7 +73,7 @@ def test_released_two_stage_detector() -> None:
     assert len(files) > 20
     for file in files:
         model = load_config(str(file)).MODEL
-        assert (model.RPN.SMOOTH_L1_BETA, model.RPN.BOUNDARY_THRESH) == (pytest.approx(1 / 9), 0)
+        assert model.RPN.SMOOTH_L1_BETA == pytest.approx(1 / 9) and model.RPN.BOUNDARY_THRESH == 0
         head = model.ROI_BOX_HEAD
         assert (head.SMOOTH_L1_BETA, head.POOLER_TYPE) == (1.0, "ROIAlign")
 
