@@ -73,7 +73,8 @@ def test_released_two_stage_detector() -> None:
     assert len(files) > 20
     for file in files:
         model = load_config(str(file)).MODEL
-        assert model.RPN.SMOOTH_L1_BETA == pytest.approx(1 / 9) and model.RPN.BOUNDARY_THRESH == 0
+        beta, boundary = model.RPN.SMOOTH_L1_BETA, model.RPN.BOUNDARY_THRESH
+        assert beta == pytest.approx(1 / 9) and boundary == 0
         head = model.ROI_BOX_HEAD
         assert (head.SMOOTH_L1_BETA, head.POOLER_TYPE) == (1.0, "ROIAlign")
 
