@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
-def broadcast_state(model: nn.Module) -> None:
-    """Gives every rank the parameters and buffers of rank 0."""
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Gives every rank the values of rank 0, in place. All ranks pass the same tensors."""
     if comm.get_world_size() == 1:
         return
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors:
         dist.broadcast(tensor.data, src=0)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 import weakref
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detnas_d2.data import build_test_loader, build_train_loader
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.clipping import build_clipped_optimizer
-from detnas_d2.engine.gradients import average_gradients, broadcast_state
+from detnas_d2.engine.gradients import average_gradients, broadcast
 from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
 from detnas_d2.engine.schedule import build_schedule
 from detnas_d2.modeling import find_supernet
@@ -101,23 +102,31 @@ class PathTrainer(SimpleTrainer):
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
-            _NORMALIZER: {name: float(m.loss_normalizer) for name, m in _normalized(self.model)},
+            _NORMALIZER: loss_normalizers(self.model),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        modules = dict(_inner(self.model).named_modules())
-        for name, value in state_dict.get(_NORMALIZER, {}).items():
-            modules[name].loss_normalizer = value
+        set_loss_normalizers(self.model, state_dict.get(_NORMALIZER, {}))
 
 
 def _inner(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def _normalized(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(n, m) for n, m in _inner(model).named_modules() if hasattr(m, _NORMALIZER)]
+def loss_normalizers(model: nn.Module) -> dict[str, float]:
+    """Module name -> running average that the module divides its losses by."""
+    found = {n: getattr(m, _NORMALIZER, None) for n, m in _inner(model).named_modules()}
+    # Detectron2's keypoint head has a word ("visible") under this name.
+    return {n: float(v) for n, v in found.items() if v is not None and not isinstance(v, str)}
+
+
+def set_loss_normalizers(model: nn.Module, values: Mapping[str, float]) -> None:
+    """Inverse of :func:`loss_normalizers`."""
+    modules = dict(_inner(model).named_modules())
+    for name, value in values.items():
+        setattr(modules[name], _NORMALIZER, value)
 
 
 class Trainer(DefaultTrainer):
@@ -162,10 +171,8 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume=resume)
-        module = self.model
-        if isinstance(module, DistributedDataParallel):
-            module = module.module
-        broadcast_state(module)
+        module = _inner(self.model)
+        broadcast((*module.parameters(), *module.buffers()))
 
     def train(self) -> Any:
         """Trains to ``SOLVER.MAX_ITER``; returns the results of the final evaluation.
@@ -191,6 +198,13 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        # Every rank scores its part of the images with the statistics that the checkpoint holds.
+        # BN, unlike SyncBN, has others on each rank.
+        broadcast(_inner(model).buffers())
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

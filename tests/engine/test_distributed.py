@@ -111,6 +111,16 @@ def test_ranks_train_the_same_weights(kind: str, ranks: Results) -> None:
     assert ("AP50" in results[0]) == (kind == "searched")
 
 
+def test_ranks_evaluate_the_statistics_of_the_checkpoint(ranks: Results, shared: Configs) -> None:
+    saved = torch.load(shared.root / "searched" / "model_final.pth", weights_only=True)["model"]
+    found = [rank["searched"]["buffers"] for rank in ranks]
+    means = [name for name in found[0] if name.endswith("running_mean")]
+    assert means
+    for name in means:  # each rank had its own images
+        assert torch.equal(found[0][name], found[1][name]), name
+        assert torch.equal(found[0][name], saved[name.removeprefix("module.")]), name
+
+
 def test_recalibration_and_fitness_do_not_depend_on_the_number_of_ranks(
     ranks: Results, shared: Configs
 ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import Trainer, prepare
 from detnas_d2.engine.candidate_evaluation import candidate_evaluator
-from detnas_d2.engine.gradients import average_gradients, broadcast_state
+from detnas_d2.engine.gradients import average_gradients, broadcast
 from detnas_d2.engine.search import load_supernet
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
@@ -107,7 +107,9 @@ def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
     trainer.resume_or_load(resume=False)
     results = trainer.train()
     weights = {n: p.detach() for n, p in trainer.model.named_parameters()}
-    return {"paths": paths, "start": start, "weights": weights, "results": str(results)}
+    buffers = dict(trainer.model.named_buffers())
+    found = {"paths": paths, "start": start, "weights": weights, "buffers": buffers}
+    return {**found, "results": str(results)}
 
 
 def evaluation(cfg: CfgNode, kind: str = "population") -> dict[str, Any]:
@@ -158,7 +160,7 @@ def work(cfgs: dict[str, CfgNode], out: str) -> None:
     torch.manual_seed(rank)
     other = nn.BatchNorm1d(3).requires_grad_(False)
     other.running_mean.normal_()
-    broadcast_state(other)
+    broadcast((*other.parameters(), *other.buffers()))
     found["broadcast"] = other.running_mean
     for name in ("supernet", "searched"):
         found[name] = training(cfgs[name], folder / name)
