@@ -205,6 +205,7 @@ class Build(BuildExtension):
 if __name__ == "__main__":  # tests import the functions above
     setup(
         version=version(),
+        license="Apache-2.0",
         packages=find_packages(include=["detnas_d2", "detnas_d2.*"]),
         ext_modules=[extension()],
         cmdclass={"build_ext": Build},
