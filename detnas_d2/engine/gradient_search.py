@@ -8,6 +8,7 @@ the architecture gradient takes the current weights for the best ones.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -15,12 +16,19 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from detnas_d2.data import build_train_loader
+from detnas_d2.data.splits import parent_of
 from detnas_d2.engine.gradients import average_gradients
-from detnas_d2.engine.trainer import PathTrainer, Trainer, iteration_seed
+from detnas_d2.engine.trainer import (
+    PathTrainer,
+    Trainer,
+    iteration_seed,
+    loss_normalizers,
+    set_loss_normalizers,
+)
 from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
 from detnas_d2.search.relaxation import ExpectedCost, group_sparsity
 from detnas_d2.search.screening import RemovalSchedule, Screening
@@ -32,7 +40,10 @@ logger = logging.getLogger("detnas_d2.search")
 class BilevelStep(PathTrainer):
     """One iteration: architecture parameters first (once they learn), then weights.
 
-    Running statistics belong to the weights' step; the architecture step leaves them alone.
+    Running statistics (of BatchNorm, RetinaNet's loss normaliser) and Detectron2's metrics belong
+    to the weights' step; the architecture step leaves them alone. In mixed precision each step has
+    its own loss scale: gradients of architecture parameters, sums over whole feature maps, overflow
+    at other scales than those of weights.
 
     Args:
         model: a model with relaxed parts; not wrapped.
@@ -73,6 +84,8 @@ class BilevelStep(PathTrainer):
         # What average_gradients sees in the weights' step.
         self._parameters = self._weights
         self._arch_iter: Any = None
+        scale = self.grad_scaler.is_enabled()
+        self.arch_grad_scaler = torch.amp.GradScaler("cuda", enabled=scale)
 
     def learns_architecture(self, iteration: int) -> bool:
         return 0 <= self.arch_start <= iteration
@@ -105,24 +118,32 @@ class BilevelStep(PathTrainer):
         self._set_trainable(architecture=True)
         self.arch_optimizer.zero_grad(set_to_none=True)
         dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
-        with frozen_statistics(self.model):
+        normalizers = loss_normalizers(self.model)
+        # Scores that the model notes about this batch go to a storage that nobody reads.
+        with frozen_statistics(self.model), EventStorage(self.iter):
             with torch.autocast(self.device_type, dtype, enabled=self.amp):
-                losses = self.model(data)
+                loss = sum(self.model(data).values())
             # Backward inside the context: recomputed candidates must not move statistics either.
-            scale = self.grad_scaler.get_scale()
-            (scale * sum(losses.values())).backward()
-        average_gradients(self._arch)
-        for p in self._arch:
-            p.grad /= scale
-        if all(torch.isfinite(p.grad).all() for p in self._arch):
-            # The terms on the parameters alone are the same on every rank: after averaging.
-            self.regularizer().backward()
-            self.arch_optimizer.step()
-        elif not self.grad_scaler.is_enabled():
-            # With loss scaling an overflow is ordinary; the weights' step adapts the scale.
-            raise FloatingPointError(f"architecture gradient not finite at iteration {self.iter}")
+            self.arch_grad_scaler.scale(loss).backward()
+        set_loss_normalizers(self.model, normalizers)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"architecture loss {value} at iteration {self.iter}")
+        self._update_architecture()
         get_event_storage().put_scalar("arch/data_time", waited)
-        get_event_storage().put_scalar("arch/loss", float(sum(v.detach() for v in losses.values())))
+        get_event_storage().put_scalar("arch/loss", value)
+
+    def _update_architecture(self) -> None:
+        average_gradients(self._arch)
+        self.arch_grad_scaler.unscale_(self.arch_optimizer)
+        # The terms on the parameters alone are the same on every rank and unscaled: added last.
+        self.regularizer().backward()
+        finite = all(torch.isfinite(p.grad).all() for p in self._arch)
+        if not finite and not self.arch_grad_scaler.is_enabled():
+            raise FloatingPointError(f"architecture gradient not finite at iteration {self.iter}")
+        # With loss scaling an overflow is ordinary: the step is skipped and the scale lowered.
+        self.arch_grad_scaler.step(self.arch_optimizer)
+        self.arch_grad_scaler.update()
 
     def regularizer(self) -> torch.Tensor:
         """lambda * C (eq. 6), and mu * group sparsity (eq. 4) while screening."""
@@ -149,7 +170,11 @@ class BilevelStep(PathTrainer):
             get_event_storage().put_scalar("arch/expected_gmacs", float(self.cost()))
 
     def state_dict(self) -> dict[str, Any]:
-        state = {**super().state_dict(), "arch_optimizer": self.arch_optimizer.state_dict()}
+        state = {
+            **super().state_dict(),
+            "arch_optimizer": self.arch_optimizer.state_dict(),
+            "arch_grad_scaler": self.arch_grad_scaler.state_dict(),
+        }
         if self.screening is not None:
             state["screening"] = self.screening.state_dict()
         return state
@@ -157,6 +182,7 @@ class BilevelStep(PathTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.arch_optimizer.load_state_dict(state_dict["arch_optimizer"])
+        self.arch_grad_scaler.load_state_dict(state_dict["arch_grad_scaler"])
         if self.screening is not None:
             self.screening.load_state_dict(state_dict["screening"])
 
@@ -225,13 +251,21 @@ class GradientSearchTrainer(Trainer):
 
 
 def check_halves(cfg: CfgNode) -> None:
-    """Raises ValueError unless weights and architecture parameters learn from different data."""
-    shared = set(cfg.DATASETS.TRAIN) & set(cfg.HIT_SEARCH.ARCH_TRAIN)
-    if not cfg.HIT_SEARCH.ARCH_TRAIN or shared:
+    """Raises ValueError unless weights and architecture parameters learn from different data.
+
+    It goes by names: a data set overlaps with itself and with both of its halves.
+    """
+    weights, architecture = tuple(cfg.DATASETS.TRAIN), tuple(cfg.HIT_SEARCH.ARCH_TRAIN)
+    shared = [
+        (a, b)
+        for a in weights
+        for b in architecture
+        if a == b or (parent_of(a) == parent_of(b) and ("@" not in a or "@" not in b))
+    ]
+    if not architecture or shared:
         raise ValueError(
-            f"HIT_SEARCH.ARCH_TRAIN {tuple(cfg.HIT_SEARCH.ARCH_TRAIN)} must name data sets that "
-            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} does not, e.g. <name>@search_val beside "
-            "<name>@search_train"
+            f"HIT_SEARCH.ARCH_TRAIN {architecture} must name data sets that share no image with "
+            f"DATASETS.TRAIN {weights}, e.g. <name>@search_val beside <name>@search_train"
         )
 
 

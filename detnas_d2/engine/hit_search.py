@@ -140,7 +140,9 @@ def relaxed_detnas(model: nn.Module) -> RelaxedShuffleNet | None:
 def _decoded_config(cfg: CfgNode, model: nn.Module, genotype: Genotype) -> dict:
     """The keys that make a search's config that of the decoded network."""
     parts = {part.upper(): genotype.part_text(part) for part in genotype.parts}
-    tree: dict = {"MODEL": {"HIT": {"SEARCHED_PARTS": [], "GENOTYPE": parts}}, "VERSION": 2}
+    # The frame belongs to it: operations alone would fit another frame of the same depths too.
+    hit = {"NETWORK": cfg.MODEL.HIT.NETWORK, "SEARCHED_PARTS": [], "GENOTYPE": parts}
+    tree: dict = {"MODEL": {"HIT": hit}, "VERSION": 2}
     backbone = relaxed_detnas(model)
     if backbone is not None:
         tree["MODEL"]["DETNAS"] = {"PATH": str(backbone.space.path(backbone.blocks.decode()))}

@@ -107,9 +107,9 @@ class Pipeline:
         cfg = load_config(self.file_of(stage))
         for name in stage.merge:
             cfg.merge_from_file(os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind]))
+        cfg.merge_from_list([*stage.opts, *self.opts])
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
-        cfg.merge_from_list([*stage.opts, *self.opts])
         cfg.OUTPUT_DIR = self.folder(stage.name)
         if stage.weights:
             known = self.stage(stage.weights)

@@ -144,7 +144,9 @@ class _RecomputedSum(torch.autograd.Function):
             ):
                 y = _run(module, ctx.fused, x_i)
             if needs_weights:
-                grad_weights[i] = (grad * y.detach()).sum()
+                # In the precision of the weights: half precision overflows in such a sum.
+                dtype = weights.dtype
+                grad_weights[i] = (grad.to(dtype) * y.detach().to(dtype)).sum()
             inputs = [p for p in module.parameters() if p.requires_grad]
             if needs_x:
                 inputs.insert(0, x_i)

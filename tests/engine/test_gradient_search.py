@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from detnas_d2.config.tools import load_config
@@ -25,7 +25,7 @@ from detnas_d2.engine.search import search
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space import get_space
-from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_step
+from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_data, toy_step
 
 
 def test_architecture_waits_for_its_iteration_and_is_not_decayed():
@@ -56,6 +56,54 @@ def test_cost_term_makes_the_search_prefer_cheap_operations():
     assert (cheap.argmax(1) == OPS.index("skip")).all()
 
 
+def test_architecture_step_leaves_metrics_and_loss_normalizer_to_the_weights():
+    """Both are running values over the weights' half of the data."""
+    step = toy_step()
+    forward = step.model.forward
+
+    def noting(data):
+        get_event_storage().put_scalar("noted", 1.0)
+        step.model.loss_normalizer = 0.9 * step.model.loss_normalizer + 1
+        return forward(data)
+
+    step.model.forward, step.model.loss_normalizer = noting, 100.0
+    step.model.layers.loss_normalizer = "visible"  # as Detectron2's keypoint head
+    step.iter = 0
+    with EventStorage() as storage:
+        step._arch_step()
+        assert "arch/loss" in storage.latest() and "noted" not in storage.latest()
+        assert step.state_dict()["loss_normalizer"] == {"": 100.0}
+        step.run_step()
+        assert len(storage.history("noted").values()) == 1
+    assert step.model.loss_normalizer == 91
+
+
+def test_overflow_of_the_architecture_gradient_lowers_its_own_loss_scale():
+    step = toy_step()
+    step.arch_grad_scaler = torch.amp.GradScaler(
+        "cpu", init_scale=2.0**127, backoff_factor=2.0**-40
+    )
+    far = [{"image": d["image"], "target": 1e6 * d["target"]} for d in next(toy_data(2, 8))]
+    step.set_arch_data([far] * 8)
+    first = run(step, range(1))["layers.alpha"]
+    assert torch.equal(first, torch.zeros(2, 3))
+    scaled = run(step, range(1, 8))["layers.alpha"]
+    assert step.arch_grad_scaler.get_scale() < 2.0**127
+    assert scaled.abs().min() > 0.03
+    other = toy_step()
+    other.arch_grad_scaler = torch.amp.GradScaler("cpu")
+    other.load_state_dict(step.state_dict())
+    assert other.arch_grad_scaler.get_scale() == step.arch_grad_scaler.get_scale()
+
+
+def test_architecture_loss_that_is_not_finite_stops_the_search():
+    step = toy_step()
+    step.set_arch_data([[{"image": torch.zeros(32, 5, 5), "target": torch.tensor(torch.inf)}]])
+    step.iter = 3
+    with EventStorage(), pytest.raises(FloatingPointError, match="architecture loss inf .* 3"):
+        step._arch_step()
+
+
 def test_full_model_clipping():
     cfg = load_config("")
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
@@ -84,6 +132,8 @@ def test_search_result_is_a_config_that_trains(scenes):
     fragment = "search/genotype.yaml"
     best = load_config("search/best.yaml")
     assert genotype_of(best) == genotype and not best.MODEL.HIT.SEARCHED_PARTS
+    # The genotype brings its frame along: another one may have the same depths.
+    assert yaml.safe_load(Path(fragment).read_text())["MODEL"]["HIT"]["NETWORK"] == "hit_tiny_half"
     cfg = scenes("train.yaml", "train").clone()
     cfg.defrost()
     cfg.HIT_SEARCH.ARCH_START_ITER = -1
@@ -188,6 +238,9 @@ def test_errors_come_before_training(scenes):
     with pytest.raises(ValueError, match="ARCH_TRAIN"):
         same = "('digits_scenes_train@search_train',)"
         GradientSearchTrainer(scenes("search.yaml", "a", "HIT_SEARCH.ARCH_TRAIN", same))
+    with pytest.raises(ValueError, match="share no image"):
+        whole = "('digits_scenes_train',)"
+        GradientSearchTrainer(scenes("search.yaml", "a", "HIT_SEARCH.ARCH_TRAIN", whole))
     with pytest.raises(ValueError, match="ARCH_START_ITER"):
         gradient_search(scenes("search.yaml", "b", "HIT_SEARCH.ARCH_START_ITER", 4), resume=False)
     with pytest.raises(ValueError, match="SCREENING.ENABLED"):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from detnas_d2.engine import run_pipeline
+from detnas_d2.engine.hit_search import genotype_of
 from detnas_d2.engine.pipeline import PipelineError, read_pipeline
 from detnas_d2.engine.pipeline_table import format_table, mean_and_deviation
 from detnas_d2.search import History
@@ -129,6 +130,23 @@ def test_overrides_and_places(folder: Path) -> None:
     assert (search.SEED, search.SEARCH.SEED, search.SOLVER.BASE_LR) == (0, 2, 0.25)
     assert os.path.join("elsewhere", "supernet") == supernet.OUTPUT_DIR
     assert os.path.join("elsewhere", "supernet", "model_final.pth") == search.MODEL.WEIGHTS
+
+
+def test_random_genotype_is_of_the_network_that_overrides_name(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "configs" / "HitDetector" / "demo"
+    ops = {"BACKBONE": "skip / skip / skip / skip", "NECK": " ".join(["skip"] * 8)}
+    genotype = {"MODEL": {"HIT": {"GENOTYPE": {**ops, "HEAD": "skip skip"}}}, "VERSION": 2}
+    (tmp_path / "runs" / "search").mkdir(parents=True)
+    (tmp_path / "runs" / "search" / "genotype.yaml").write_text(yaml.safe_dump(genotype))
+    stages = (
+        {"NAME": "search", "KIND": "gradient", "CONFIG": str(demo / "search.yaml")},
+        {"NAME": "random", "KIND": "train", "CONFIG": str(demo / "train.yaml")},
+    )
+    drawn = {**stages[1], "MERGE": ["search"], "RANDOM": 1}
+    small = ("MODEL.HIT.NETWORK", "hit_tiny_half", "MODEL.HIT.OPS.BACKBONE", ["skip", "conv_k1"])
+    pipeline = read_pipeline(write(tmp_path, stages[0], drawn), small)
+    found = pipeline.config_of(pipeline.stage("random"))
+    assert genotype_of(found).parts["backbone"] == ("skip",) * 4
 
 
 def test_paths_of_stages(folder: Path) -> None:

@@ -125,3 +125,10 @@ def test_no_gradients_no_graph():
     with torch.no_grad():
         out = block(torch.randn(1, 8, 4, 4), torch.ones(len(OPS)))
     assert not out.requires_grad
+
+
+def test_gradient_of_the_weights_does_not_overflow_in_half_precision():
+    block = MixedBlock(("skip",), lambda op: nn.Identity())
+    weights = torch.ones(1, requires_grad=True)
+    block(torch.ones(1, 8, 100, 100, dtype=torch.float16), weights).sum().backward()
+    assert weights.grad.item() == 80000
