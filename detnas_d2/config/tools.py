@@ -53,13 +53,35 @@ def changed_keys(cfg: CfgNode) -> dict[str, Any]:
     return {k: flat[k] for k in sorted(flat) if k not in defaults or defaults[k] != flat[k]}
 
 
+def is_under(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted key is one of ``names`` or below one that is a node."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def differing_keys(old: CfgNode, new: CfgNode, ignore: Iterable[str] = ()) -> list[str]:
+    """Texts "KEY: old -> new", sorted, of the dotted keys in which two configs differ.
+
+    Tuples and lists are the same, as they are in a config that was written and read again.
+    """
+    before, after, ignored = flatten(old), flatten(new), tuple(ignore)
+
+    def plain(value: Any) -> str:
+        return json.dumps(value, default=str)
+
+    return [
+        f"{key}: {before.get(key, 'nothing')!r} -> {after.get(key, 'nothing')!r}"
+        for key in sorted({*before, *after})
+        if plain(before.get(key)) != plain(after.get(key)) and not is_under(key, ignored)
+    ]
+
+
 def fingerprint(cfg: CfgNode, ignore: Iterable[str] = ()) -> str:
-    """SHA-256 of what a config changes, without the dotted keys in ``ignore``.
+    """SHA-256 of what a config changes, without the dotted keys and nodes in ``ignore``.
 
     A key that is new in a later version and left at its default does not alter it.
     """
-    ignored = set(ignore)
-    flat = {k: v for k, v in changed_keys(cfg).items() if k not in ignored}
+    ignored = tuple(ignore)
+    flat = {k: v for k, v in changed_keys(cfg).items() if not is_under(k, ignored)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -85,6 +85,11 @@ def parent_of(name: str) -> str:
     return parent
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether two data sets share images, as far as their names tell."""
+    return one == other or parent_of(one) == other or parent_of(other) == one
+
+
 def choose(keys: Iterable[str], size: int, seed: int) -> set[str]:
     """``size`` of the keys, in the order of SHA-256 of seed and key.
 

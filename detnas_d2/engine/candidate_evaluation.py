@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from detnas_d2.config.tools import flatten
@@ -18,7 +19,7 @@ from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.population import PopulationEvaluator
 from detnas_d2.search.racing import Race, RacingSettings
 from detnas_d2.search.racing_evaluator import RacingEvaluator
-from detnas_d2.search.scoring import build_evaluator, metric_name
+from detnas_d2.search.scoring import build_evaluator, evaluator_type, metric_name
 from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
 from detnas_d2.search.searcher import GenerationSearcher
 
@@ -38,9 +39,8 @@ def candidate_evaluator(
     Raises:
         ValueError: ``SEARCH.EVALUATOR`` or another key is wrong, naming it.
     """
+    check_evaluator(cfg)
     kind, calibration = cfg.SEARCH.EVALUATOR, cfg.SEARCH.CALIBRATION
-    if kind not in EVALUATORS:
-        raise ValueError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
     validation = validation_set(cfg)
     batches = build_calibration_batches(
         cfg,
@@ -74,6 +74,35 @@ def candidate_evaluator(
             yield RacingEvaluator(model, race=race, **common)
 
 
+def check_evaluator(cfg: CfgNode) -> None:
+    """Raises ValueError if ``SEARCH.EVALUATOR`` is none, or one that cannot race."""
+    kind = cfg.SEARCH.EVALUATOR
+    if kind not in EVALUATORS:
+        raise ValueError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
+    if cfg.SEARCH.RACING.ENABLED and kind != "population":
+        raise ValueError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
+
+
+def check_validation_classes(cfg: CfgNode) -> None:
+    """VOC's mean over the classes is NaN where one has no object: no candidate would get a score.
+
+    Raises:
+        ValueError: naming the data set and these classes.
+    """
+    name = validation_set(cfg)
+    if evaluator_type(name) != "pascal_voc":
+        return
+    present = {item["category_id"] for d in DatasetCatalog.get(name) for item in d["annotations"]}
+    classes = MetadataCatalog.get(name).thing_classes
+    absent = [text for number, text in enumerate(classes) if number not in present]
+    if absent:
+        raise ValueError(
+            f"data set {name!r}, which candidates are scored on, has no object of "
+            f"{', '.join(absent)}: VOC's mean over the classes is not defined; choose a larger "
+            "DATASETS.SEARCH_SPLIT, or leave these classes out"
+        )
+
+
 def build_race(
     cfg: CfgNode, records: Iterable[CandidateRecord], searcher: GenerationSearcher
 ) -> Race | None:
@@ -85,8 +114,7 @@ def build_race(
     node = cfg.SEARCH.RACING
     if not node.ENABLED:
         return None
-    if cfg.SEARCH.EVALUATOR != "population":
-        raise ValueError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
+    check_evaluator(cfg)
     settings = RacingSettings(node.SHARDS, node.MIN_SHARDS, node.CONFIDENCE)
     return Race(settings, records, searcher)
 

@@ -41,6 +41,7 @@ from detnas_d2.engine.hit_search import (
     genotype_of,
     random_genotype,
 )
+from detnas_d2.engine.search import check_search
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Path, build_cost_table, get_space
@@ -200,9 +201,10 @@ def _check_config(pipeline: Pipeline, stage: Stage, loaded: dict[str, CfgNode]) 
         cfg.merge_from_list([*stage.opts, *pipeline.opts])
         if stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
-        node = {"search": cfg.SEARCH, "gradient": cfg.HIT_SEARCH}.get(stage.kind)
-        if node is not None and node.RETRAIN_CONFIG:
-            load_config(os.path.join(os.path.dirname(name), node.RETRAIN_CONFIG))
+        if stage.kind == "search" and not stage.merge:
+            check_search(cfg, os.path.dirname(name), pipeline.opts)
+        if stage.kind == "gradient" and cfg.HIT_SEARCH.RETRAIN_CONFIG:
+            load_config(os.path.join(os.path.dirname(name), cfg.HIT_SEARCH.RETRAIN_CONFIG))
     except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 

@@ -15,8 +15,10 @@ from detectron2.config import CfgNode
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from detnas_d2.config.tools import fingerprint
+from detnas_d2.config.tools import differing_keys, fingerprint, load_config
+from detnas_d2.data import register_datasets
 from detnas_d2.engine import pipeline_state
+from detnas_d2.engine.candidate_evaluation import check_validation_classes
 from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
@@ -31,8 +33,10 @@ from detnas_d2.engine.pipeline_state import (
 )
 from detnas_d2.engine.pipeline_table import format_table, table_rows
 from detnas_d2.engine.search import search
-from detnas_d2.engine.setup import prepare
+from detnas_d2.engine.setup import check_class_numbers, prepare
 from detnas_d2.files import write_text
+
+_LISTED = 5
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -41,6 +45,8 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Running it again resumes the stage that was interrupted and skips those that are done.
     """
     pipeline = read_pipeline(args.config_file, tuple(args.opts))
+    if args.machine_rank == 0:
+        check_data(pipeline)
     start = time.monotonic()
     for number, stage in enumerate(pipeline.stages, start=1):
         title = f"[{number}/{len(pipeline.stages)}] {stage.name}"
@@ -61,6 +67,25 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         write_text(os.path.join(pipeline.output_dir, "table.md"), text + "\n")
         write_text(os.path.join(pipeline.output_dir, "table.json"), json.dumps(rows, indent=1))
     return rows
+
+
+def check_data(pipeline: Pipeline) -> None:
+    """Checks the data of all stages that are not done, before the first one has run for days.
+
+    Raises:
+        PipelineError: naming the file and the stage.
+    """
+    for stage in pipeline.stages:
+        if stage_state(pipeline, stage) == DONE:
+            continue
+        cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
+        try:
+            register_datasets(cfg, cfg.HIT_SEARCH.ARCH_TRAIN)
+            check_class_numbers(cfg)
+            if stage.kind == "search":
+                check_validation_classes(cfg)
+        except ValueError as error:
+            raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 
 
 def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> None:
@@ -103,21 +128,39 @@ def _fingerprint_now(pipeline: Pipeline, stage: Stage) -> str:
 
 def outdated(pipeline: Pipeline, stage: Stage) -> PipelineError:
     """The error that explains the state OUTDATED."""
+    keys = changes(pipeline, stage)
+    what = f"another config ({', '.join(keys)})" if keys else "another config of a stage before it"
     return PipelineError(
-        f"stage {stage.name!r} was run with another config, of its own or of a stage before it "
-        f"({pipeline.folder(stage.name)}); use another OUTPUT_DIR or delete the folder of the "
-        "stage to run it again"
+        f"stage {stage.name!r} was run with {what}; use another OUTPUT_DIR, or delete "
+        f"{pipeline.folder(stage.name)} to run it again"
     )
+
+
+def changes(pipeline: Pipeline, stage: Stage) -> list[str]:
+    """Texts "KEY: then -> now", the first of them, of what a stage was begun with and has now."""
+    try:
+        then = load_config(os.path.join(pipeline.folder(stage.name), "config.yaml"))
+        keys = differing_keys(then, pipeline.config_of(stage), _ignored(pipeline, stage))
+    except (AssertionError, KeyError, OSError, ValueError):  # of another version, or incomplete
+        return []
+    return keys[:_LISTED] + (["..."] if len(keys) > _LISTED else [])
 
 
 def stage_fingerprint(pipeline: Pipeline, stage: Stage) -> str:
     """Of a stage's config and those of the stages that it starts from."""
+    own = fingerprint(pipeline.config_of(stage), _ignored(pipeline, stage))
+    sources = [stage_fingerprint(pipeline, source) for source in pipeline.sources_of(stage)]
+    return hashlib.sha256("/".join([own, *sources]).encode()).hexdigest()
+
+
+def _ignored(pipeline: Pipeline, stage: Stage) -> list[str]:
+    """Keys and nodes that do not alter what a stage does."""
     ignored = ["OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
     if pipeline.stage(stage.weights) is not None:
         ignored.append("MODEL.WEIGHTS")
-    own = fingerprint(pipeline.config_of(stage), ignored)
-    sources = [stage_fingerprint(pipeline, source) for source in pipeline.sources_of(stage)]
-    return hashlib.sha256("/".join([own, *sources]).encode()).hexdigest()
+    if stage.kind == "train":  # another search of the same supernet does not train it anew
+        ignored.append("SEARCH")
+    return ignored
 
 
 def _run_stage(args: argparse.Namespace) -> None:
@@ -128,7 +171,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     prepare(cfg, args)
     folder = os.path.dirname(pipeline.file_of(stage))
     if stage.kind == "search":
-        best = search(cfg, resume=True, config_dir=folder)
+        best = search(cfg, resume=True, config_dir=folder, retrain_opts=pipeline.opts)
         results = {"fitness": best.fitness}
     elif stage.kind == "screen":
         results = {"kept": screen(cfg, resume=True)}

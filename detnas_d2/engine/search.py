@@ -6,15 +6,19 @@ import argparse
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.config.tools import base_config, load_config, short_yaml
+from detnas_d2.data.splits import overlap
 from detnas_d2.engine.candidate_evaluation import (
     build_race,
     candidate_evaluator,
+    check_evaluator,
+    check_validation_classes,
     evaluation_fingerprint,
     validation_set,
 )
@@ -38,7 +42,30 @@ def search_main(args: argparse.Namespace) -> CandidateRecord:
     return search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
 
 
-def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateRecord:
+def check_search(cfg: CfgNode, config_dir: str, retrain_opts: Sequence[str] = ()) -> None:
+    """Finds errors in a search's config before there is a supernet to search.
+
+    A latency that is still to be measured is not compared with its limit.
+
+    Args:
+        config_dir, retrain_opts: see :func:`search`.
+
+    Raises:
+        OSError, ValueError: what :func:`search` would raise, without its data.
+    """
+    retrain_config(cfg, config_dir, retrain_opts)
+    check_evaluator(cfg)
+    space, known = searched_space(cfg), cfg.clone()
+    known.defrost()
+    if not cfg.SEARCH.LATENCY_TABLE:
+        known.SEARCH.MAX_LATENCY_MS = 0.0
+    constraint = build_constraint(known, space_costs(cfg, space), load_latency(known, space))
+    build_searcher(known, space, constraint)
+
+
+def search(
+    cfg: CfgNode, *, resume: bool, config_dir: str = "", retrain_opts: Sequence[str] = ()
+) -> CandidateRecord:
     """Runs or resumes a search in ``OUTPUT_DIR``.
 
     Files there: ``history.jsonl`` (every candidate), ``search.json`` (what determines them),
@@ -46,14 +73,19 @@ def search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> CandidateReco
 
     Args:
         config_dir: folder that ``SEARCH.RETRAIN_CONFIG`` is relative to.
+        retrain_opts: KEY, VALUE overrides of that file.
 
     Raises:
-        ValueError: no weights, no supernet, or limits that no path keeps; before anything is
-            computed.
+        ValueError: no weights, no supernet, limits that no path keeps, or validation images on
+            which no score is defined; before anything is computed.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: the search needs the weights of a supernet")
-    retrain = retrain_config(cfg, config_dir)
+    retrain = retrain_config(cfg, config_dir, retrain_opts)
+    check_evaluator(cfg)
+    check_validation_classes(cfg)
+    for warning in leaks(cfg, retrain):
+        logger.warning(warning)
     space = searched_space(cfg)
     latency = load_latency(cfg, space)
     costs = space_costs(cfg, space)
@@ -133,16 +165,36 @@ def latency_digest(latency: LatencyTable | None) -> str:
     return "" if latency is None else hashlib.sha256(latency.to_json().encode()).hexdigest()
 
 
-def retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
+def leaks(cfg: CfgNode, retrain: CfgNode) -> list[str]:
+    """A text for each data set that the candidates' scores must not share images with, but do."""
+    validation = validation_set(cfg)
+    return [
+        f"Candidates are scored on {validation!r}, of which images are in {name!r}, {why}"
+        for names, why in (
+            (
+                cfg.DATASETS.TRAIN,
+                "which the supernet is trained on: scores favour what it memorised",
+            ),
+            (retrain.DATASETS.TEST, "the test set: the searched network's results are biased"),
+        )
+        for name in names
+        if overlap(name, validation)
+    ]
+
+
+def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config that ``best.yaml`` is made of: ``SEARCH.RETRAIN_CONFIG``, or the search's own
     with the supernet replaced by a searched backbone.
+
+    Args:
+        opts: KEY, VALUE overrides of the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it builds another space or a supernet.
     """
     if cfg.SEARCH.RETRAIN_CONFIG:
-        retrain = load_config(os.path.join(config_dir, cfg.SEARCH.RETRAIN_CONFIG))
+        retrain = load_config(os.path.join(config_dir, cfg.SEARCH.RETRAIN_CONFIG), opts)
     else:
         retrain = cfg.clone()
         retrain.defrost()

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import detnas_d2.config.tools as tools
-from detnas_d2.config.tools import base_config, changed_keys, fingerprint
+from detnas_d2.config.tools import base_config, changed_keys, differing_keys, fingerprint
+
+
+def test_differing_keys():
+    old, new = base_config(), base_config()
+    new.merge_from_list(["SEED", 5, "SEARCH.MAX_MACS", 7, "SEARCH.VAL", "x", "MODEL.DEVICE", "cpu"])
+    assert differing_keys(old, new, ["MODEL.DEVICE", "SEARCH"]) == ["SEED: 0 -> 5"]
+    assert differing_keys(new, old, ["SEARCH.M", "SEARCH.MAX_MACS", "MODEL.DEVICE"]) == [
+        "SEARCH.VAL: 'x' -> ''",
+        "SEED: 5 -> 0",
+    ]
+    # "SEARCH" is the node, not every key that begins so.
+    old.SEARCHED = 1
+    assert differing_keys(old, new, ["SEARCH", "SEED", "MODEL"]) == ["SEARCHED: 1 -> 'nothing'"]
+    assert fingerprint(new, ["SEARCH", "SEED", "MODEL"]) == fingerprint(base_config())
 
 
 def test_fingerprint_is_of_what_differs_from_the_defaults(monkeypatch):

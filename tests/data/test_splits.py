@@ -11,7 +11,7 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 
 from detnas_d2.config.data_config import add_data_config
 from detnas_d2.data import DatasetError, register_datasets
-from detnas_d2.data.splits import choose
+from detnas_d2.data.splits import choose, overlap
 
 
 def halves(name):
@@ -35,6 +35,12 @@ def test_choice_is_the_same_everywhere():
     assert choose(reversed(keys), 5, 0) == choose(keys, 5, 0)
     assert choose(keys, 5, 0) < choose(keys, 8, 0)
     assert choose(keys, 5, 1) != choose(keys, 5, 0)
+
+
+def test_overlap_by_name():
+    assert overlap("a", "a") and overlap("a@search_val", "a") and overlap("a", "a@search_train")
+    assert overlap("a@search_val", "a@search_val")
+    assert not overlap("a@search_val", "a@search_train") and not overlap("a", "b@search_val")
 
 
 @pytest.mark.parametrize("format", ["coco", "voc", "toys"])

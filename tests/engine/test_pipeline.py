@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from detnas_d2.config.tools import load_config
 from detnas_d2.engine import run_pipeline
 from detnas_d2.engine.hit_search import genotype_of
 from detnas_d2.engine.pipeline import PipelineError, read_pipeline
@@ -94,6 +95,18 @@ def arguments(file: str, *opts: str) -> argparse.Namespace:
             {},
             "'search': config file '.*nowhere.yaml' does not exist",
         ),
+        (
+            [TRAIN, {**SEARCH, "OPTS": ["SEARCH.MAX_MACS", 1000]}],
+            {},
+            "'search': max_macs is 1000, but the cheapest path",
+        ),
+        ([TRAIN, {**SEARCH, "OPTS": ["SEARCH.PRESET", "best"]}], {}, "'search': .*preset 'best'"),
+        ([TRAIN, {**SEARCH, "OPTS": ["SEARCH.EVALUATOR", "all"]}], {}, "'search': .*EVALUATOR 'al"),
+        (
+            [TRAIN, {**SEARCH, "OPTS": ["MODEL.DETNAS.SPACE", "detnas_small"]}],
+            {},
+            "'search': SEARCH.RETRAIN_CONFIG has MODEL.DETNAS.SPACE detnas_tiny, the search",
+        ),
         ([{**TRAIN, "MERGE": ["other"]}], {}, r"'supernet': MERGE \['other'\]"),
         ([{**TRAIN, "RANDOM": 1}], {}, "'supernet': RANDOM needs one gradient stage"),
         ([TRAIN], {"TABLE": ["winner"]}, r"TABLE names \['winner'\], no stage has it"),
@@ -147,6 +160,24 @@ def test_random_genotype_is_of_the_network_that_overrides_name(tmp_path: Path) -
     pipeline = read_pipeline(write(tmp_path, stages[0], drawn), small)
     found = pipeline.config_of(pipeline.stage("random"))
     assert genotype_of(found).parts["backbone"] == ("skip",) * 4
+
+
+def test_overrides_reach_the_config_that_a_search_completes(folder: Path) -> None:
+    file = write(folder, TRAIN, SEARCH)
+    run_pipeline(arguments(file, "SOLVER.BASE_LR", "0.005"))
+    assert load_config(str(folder / "runs" / "search" / "best.yaml")).SOLVER.BASE_LR == 0.005
+
+
+def test_data_of_later_stages_is_checked_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "_run_stage", lambda args: pytest.fail("a stage ran"))
+    test = retrain("winner", "search", OPTS=["DATASETS.TEST", "('shapes_tset',)"])
+    with pytest.raises(PipelineError, match="stage 'winner': Data set 'shapes_tset' is neither"):
+        run_pipeline(arguments(write(folder, TRAIN, SEARCH, test)))
+    test = retrain("winner", "search", OPTS=["MODEL.ROI_HEADS.NUM_CLASSES", "5"])
+    with pytest.raises(PipelineError, match="stage 'winner': MODEL.ROI_HEADS.NUM_CLASSES is 5"):
+        run_pipeline(arguments(write(folder, TRAIN, SEARCH, test)))
 
 
 def test_paths_of_stages(folder: Path) -> None:
@@ -203,9 +234,9 @@ def test_pipeline_is_resumed_where_it_stopped(
     assert deviation == pytest.approx(abs(values[0] - values[1]) / 2)
     table = (runs / "table.md").read_text()
     assert table.strip() == format_table(rows) and table in out
-    assert json.loads((runs / "table.json").read_text())["random"]["paths"] == rows["random"][
-        "paths"
-    ]
+    assert (
+        json.loads((runs / "table.json").read_text())["random"]["paths"] == rows["random"]["paths"]
+    )
 
     def fail(args: object) -> None:
         raise AssertionError("a finished stage ran again")
@@ -214,8 +245,11 @@ def test_pipeline_is_resumed_where_it_stopped(
     assert run_pipeline(arguments(file)) == rows
     # Another device or number of workers is the same experiment.
     run_pipeline(arguments(file, "DATALOADER.NUM_WORKERS", "1"))
-    with pytest.raises(PipelineError, match="'supernet' was run with another config"):
+    with pytest.raises(PipelineError, match=r"'supernet' was .* \(SOLVER.BASE_LR: 0.01 -> 0.5\)"):
         run_pipeline(arguments(file, "SOLVER.BASE_LR", "0.5"))
+    # Another search does not ask for another supernet.
+    with pytest.raises(PipelineError, match=r"'search' was .* \(SEARCH.SEED: 0 -> 3\); .*runs/sea"):
+        run_pipeline(arguments(file, "SEARCH.SEED", "3"))
     # What starts from a stage is stale when that stage is not the same any more.
     changed = {**TRAIN, "OPTS": ["SOLVER.BASE_LR", 0.5]}
     os.remove(runs / "supernet" / "done.json")
@@ -224,7 +258,7 @@ def test_pipeline_is_resumed_where_it_stopped(
     with pytest.raises(PipelineError, match="'supernet' was run with another config"):
         run_pipeline(arguments(file))
     shutil.rmtree(runs / "supernet")
-    with pytest.raises(PipelineError, match="'search' was run with another config, of its ow"):
+    with pytest.raises(PipelineError, match="'search' was run with another config of a stage bef"):
         run_pipeline(arguments(file))
 
 

@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import prepare, search, train
 from detnas_d2.engine import search as search_function
-from detnas_d2.engine.candidate_evaluation import EVALUATORS, candidate_evaluator
-from detnas_d2.engine.search import load_supernet
+from detnas_d2.engine.candidate_evaluation import (
+    EVALUATORS,
+    candidate_evaluator,
+    check_validation_classes,
+)
+from detnas_d2.engine.search import leaks, load_supernet
 from detnas_d2.modeling import WeightsError
 from detnas_d2.search import FingerprintMismatch, History, UnsatisfiableLimit
 from detnas_d2.search_space import SPACES, LatencyTable
@@ -193,6 +198,27 @@ def test_retrain_config(configs: Configs, tmp_path: Path) -> None:
     found = load_config(str(Path(cfg.OUTPUT_DIR, "best.yaml")))
     retrain.MODEL.DETNAS.PATH = best.path
     assert found == retrain
+
+
+def test_scores_that_would_be_too_good_are_warned_of(configs: Configs) -> None:
+    cfg, retrain = configs.search(), configs("faster")
+    assert leaks(cfg, configs("faster", "DATASETS.TEST", "('other',)")) == []
+    (text,) = leaks(cfg, retrain)  # configs() makes no test set
+    assert "'shapes@search_val'" in text and "the test set" in text
+    retrain.DATASETS.TEST, cfg.DATASETS.TRAIN = ("other", "shapes"), ("shapes",)
+    trained, tested = leaks(cfg, retrain)
+    assert "'shapes', which the supernet is trained on" in trained and "'shapes'" in tested
+
+
+def test_voc_classes_without_object_are_refused(configs: Configs) -> None:
+    cfg = configs.search("SEARCH.VAL", "zoo")
+    objects = [{"annotations": [{"category_id": 1}]}, {"annotations": []}]
+    DatasetCatalog.register("zoo", lambda: objects)
+    MetadataCatalog.get("zoo").set(evaluator_type="pascal_voc", thing_classes=["ape", "bee"])
+    with pytest.raises(ValueError, match="'zoo'.* has no object of ape: VOC's mean"):
+        check_validation_classes(cfg)
+    objects[1]["annotations"] = [{"category_id": 0}]
+    check_validation_classes(cfg)
 
 
 def test_what_cannot_be_searched(configs: Configs, tmp_path: Path) -> None:
