@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from detnas_d2.search.candidate import CandidateRecord
 
+COSTS = ("macs", "params", "latency_ms")
+
 
 def choice_frequencies(
     records: Iterable[CandidateRecord],
@@ -34,6 +36,39 @@ def choice_frequencies(
             layers.append({names[layer][c]: counts[c] / len(column) for c in sorted(names[layer])})
         frequencies[generation] = tuple(layers)
     return frequencies
+
+
+def fitness_by_generation(records: Iterable[CandidateRecord]) -> dict[int, list[float]]:
+    """Generation -> fitness of its candidates that have one, in order of evaluation."""
+    found: dict[int, list[float]] = {}
+    for record in sorted(records, key=lambda record: (record.generation, record.index)):
+        values = found.setdefault(record.generation, [])
+        if record.fitness is not None:
+            values.append(record.fitness)
+    return found
+
+
+def pareto_front(records: Iterable[CandidateRecord], cost: str) -> list[CandidateRecord]:
+    """The evaluated candidates that none is fitter than at the same cost or less, cheapest first.
+
+    Of equally fit ones the cheapest, of equally cheap ones the first is taken.
+
+    Args:
+        cost: one of :data:`COSTS`.
+
+    Raises:
+        ValueError: an unknown cost, or one that the search did not record.
+    """
+    if cost not in COSTS:
+        raise ValueError(f"cost {cost!r}: expected one of {', '.join(COSTS)}")
+    alive = [record for record in records if record.fitness is not None]
+    if any(getattr(record, cost) is None for record in alive):
+        raise ValueError(f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS)")
+    front: list[CandidateRecord] = []
+    for record in sorted(alive, key=lambda r: (getattr(r, cost), -r.fitness, r.index)):
+        if not front or record.fitness > front[-1].fitness:
+            front.append(record)
+    return front
 
 
 def spread_over_fitness(records: Iterable[CandidateRecord], count: int) -> list[CandidateRecord]:

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
-"""Look into a search: what it chose, how well it ranks, how many calibration images it needs.
+"""Look into a search: how it went, what it chose, how well it ranks, how many calibration images
+it needs.
 
+  diagnose.py history output/search
   diagnose.py choices output/search
   diagnose.py standalone --search output/search --config-file retrain.yaml --paths 8 \\
       OUTPUT_DIR output/standalone
@@ -16,6 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,8 +29,15 @@ from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.engine.stability import calibration_stability
 from detnas_d2.engine.standalone import train_standalone
 from detnas_d2.files import write_text
-from detnas_d2.search import History
-from detnas_d2.search.diagnostics import choice_frequencies, paired_scores, rank_correlation
+from detnas_d2.search import CandidateRecord, History
+from detnas_d2.search.diagnostics import (
+    COSTS,
+    choice_frequencies,
+    fitness_by_generation,
+    paired_scores,
+    pareto_front,
+    rank_correlation,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     detectron2 = default_argument_parser()
     subparsers = {
+        "history": commands.add_parser(
+            "history", help="fitness per generation; the fittest candidates at every cost"
+        ),
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
         "ranks": commands.add_parser("ranks", help="supernet fitness against stand-alone scores"),
         "standalone": commands.add_parser(
@@ -51,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             add_help=False,
         ),
     }
-    for name in ("choices", "ranks", "calibration"):
+    for name in ("history", "choices", "ranks", "calibration"):
         subparsers[name].add_argument("--json", metavar="FILE", help="write the numbers")
         subparsers[name].add_argument("--plot", metavar="FILE", help="draw them, .png or .pdf")
     trained = subparsers["standalone"]
@@ -60,8 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     trained.add_argument(
         "--pretrain", default="", metavar="FILE", help="config that each is trained with first"
     )
-    for name in ("choices", "ranks"):
+    for name in ("history", "choices", "ranks"):
         subparsers[name].add_argument("search", help="output folder of the search")
+    subparsers["history"].add_argument("--cost", choices=COSTS, default=COSTS[0])
     subparsers["ranks"].add_argument("--standalone", required=True, metavar="FILE")
     subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
@@ -69,7 +84,57 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "calibration":
         run(calibration, args)
     else:
-        {"choices": choices, "ranks": ranks, "standalone": standalone}[args.command](args)
+        functions = {"history": history, "choices": choices, "ranks": ranks}
+        {**functions, "standalone": standalone}[args.command](args)
+
+
+def history(args: argparse.Namespace) -> None:
+    records = History.read(args.search).records
+    generations = fitness_by_generation(records)
+    front = pareto_front(records, args.cost)
+    if not front:
+        raise SystemExit(f"{args.search}: no candidate has a fitness yet")
+    print(f"{'generation':>10}{'evaluated':>11}{'best':>10}{'mean':>10}{'best so far':>13}")
+    best = -math.inf
+    for number, values in generations.items():
+        best = max(best, *values) if values else best
+        figures = (max(values), statistics.fmean(values)) if values else (math.nan, math.nan)
+        shown = "".join(f"{figure:>10.3f}" for figure in figures)
+        print(f"{number:>10}{len(values):>11}{shown}{best:>13.3f}")
+    print(f"\n{args.cost:>12}{'fitness':>10}  path: none is fitter at this cost or less")
+    for record in front:
+        print(f"{getattr(record, args.cost):>12}{record.fitness:>10.3f}  {record.path}")
+    chosen = [{key: getattr(r, key) for key in (args.cost, "fitness", "path")} for r in front]
+    write(args, {"generations": generations, "front": chosen})
+    if args.plot:
+        draw_history(records, generations, front, args)
+
+
+def draw_history(
+    records: Sequence[CandidateRecord],
+    generations: dict[int, list[float]],
+    front: Sequence[CandidateRecord],
+    args: argparse.Namespace,
+) -> None:
+    """Fitness over the generations, and over the cost with the front as a line."""
+    figure, (left, right) = new_figure(2)
+    told = [(number, values) for number, values in generations.items() if values]
+    numbers = [number for number, _ in told]
+    for number, values in told:
+        left.scatter([number] * len(values), values, s=8, color="tab:gray")
+    left.plot(numbers, [statistics.fmean(values) for _, values in told], label="mean")
+    left.plot(numbers, [max(values) for _, values in told], label="best")
+    left.set(xlabel="generation", ylabel="fitness")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend()
+    alive = [record for record in records if record.fitness is not None]
+    costs, colors = [getattr(r, args.cost) for r in alive], [r.generation for r in alive]
+    points = right.scatter(costs, [r.fitness for r in alive], s=8, c=colors)
+    steps = [getattr(r, args.cost) for r in front], [r.fitness for r in front]
+    right.step(*steps, where="post", color="tab:red")
+    right.set(xlabel=args.cost, ylabel="fitness")
+    figure.colorbar(points, label="generation")
+    figure.savefig(args.plot)
 
 
 def choices(args: argparse.Namespace) -> None:

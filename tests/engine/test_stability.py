@@ -78,6 +78,14 @@ def test_commands(configs: Configs, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(sum(layer.values()) == pytest.approx(1) for layer in frequencies["1"])
     assert plot.read_bytes().startswith(b"\x89PNG")
 
+    capsys.readouterr()
+    diagnose(["history", cfg.OUTPUT_DIR, "--cost", "params", *files])
+    told = json.loads(json_file.read_text())
+    best = History.read(cfg.OUTPUT_DIR).best()[0]
+    assert [len(values) for values in told["generations"].values()] == [4, 4]
+    assert told["front"][-1] == {"params": best.params, "fitness": best.fitness, "path": best.path}
+    assert best.path in capsys.readouterr().out
+
     records = History.read(cfg.OUTPUT_DIR).records[:4]
     scores = {record.path: 10 - i for i, record in enumerate(records)}
     (tmp_path / "scores.json").write_text(json.dumps(scores))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from detnas_d2.search import CandidateRecord
 from detnas_d2.search.diagnostics import (
     choice_frequencies,
+    fitness_by_generation,
     paired_scores,
+    pareto_front,
     rank_correlation,
     spread_over_fitness,
 )
@@ -53,6 +56,28 @@ def test_choice_frequencies() -> None:
     }
     assert list(choice_frequencies(RECORDS)[1][1]) == ["a", "b", "c"]
     assert choice_frequencies([]) == {}
+
+
+def test_fitness_by_generation() -> None:
+    # Evaluated out of order, one failed.
+    assert fitness_by_generation(reversed(RECORDS)) == {0: [1.0, 2.0, 4.0], 1: [5.0, 6.0]}
+    assert fitness_by_generation([record(0, 0, (0, 0), None)]) == {0: []}
+
+
+def test_pareto_front() -> None:
+    # (MACs, fitness): 3 beats 1 at its cost, 2 is beaten by the cheaper 4, 5 only ties with 4.
+    values = [(10, 1.0), (20, 2.0), (30, 2.5), (20, 3.0), (25, 4.0), (40, 4.0), (50, 6.0)]
+    records = [
+        dataclasses.replace(record(i, 0, (0, 0), fitness), macs=macs)
+        for i, (macs, fitness) in enumerate(values)
+    ]
+    failed = record(7, 0, (0, 1), None)
+    assert [r.index for r in pareto_front([*reversed(records), failed], "macs")] == [0, 3, 4, 6]
+    assert pareto_front([failed], "macs") == []
+    with pytest.raises(ValueError, match="did not record latency_ms"):
+        pareto_front(records, "latency_ms")
+    with pytest.raises(ValueError, match="'seconds': expected one of macs, params, latency_ms"):
+        pareto_front(records, "seconds")
 
 
 def test_rank_correlation() -> None:
