@@ -28,7 +28,7 @@ def uses_batch_statistics(norm: _BatchNorm) -> bool:
 def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
     """The BatchNorm with a batch's statistics as (scale, shift); running statistics follow."""
     if COLLECTOR not in norm.__dict__ and over_ranks(norm):
-        stats = merge_over_ranks(stats)
+        stats = reduce_over_ranks(stats)
     take(norm, stats)
     return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
 
@@ -65,7 +65,7 @@ def _update_running(norm: _BatchNorm, stats: BNStats) -> None:
         norm.running_var.lerp_((stats.m2 / n).to(norm.running_var.dtype), momentum)
 
 
-def merge_over_ranks(stats: BNStats) -> BNStats:
+def reduce_over_ranks(stats: BNStats) -> BNStats:
     """Statistics of all ranks' values; ranks may hold different (also zero) numbers of them."""
     n = stats.count.to(stats.mean.dtype)
     count = stats.count.clone()

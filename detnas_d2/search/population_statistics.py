@@ -18,11 +18,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.modeling import PrefixWalk, activate, find_supernet, walking
+from detnas_d2.ops import BNStats
 from detnas_d2.search.candidate import CANDIDATE_FAILURES, CandidateFailed, Choices
+from detnas_d2.search.moments import Moments, moments_of, pool
 from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import (
     BNStatistics,
-    Moments,
     batch_norms,
     calibrating,
     calibration_forward,
@@ -182,9 +183,9 @@ class _NodeCollector:
     def __init__(self, owners: Mapping[str, int], known: Nodes) -> None:
         self.owners = owners
         self.known = known
-        self.nodes: Nodes = {}
+        self._moments: dict[tuple[Choices, str], Moments] = {}
         self._choices: Choices = ()
-        self._pending: list[tuple[Choices, str, Moments]] = []
+        self._pending: list[tuple[tuple[Choices, str], BNStats]] = []
         self._committed: set[Choices] = set()
 
     def begin_batch(self) -> None:
@@ -200,21 +201,24 @@ class _NodeCollector:
     def wants(self, name: str) -> bool:
         return self.node(name) not in self.known
 
-    def add(self, name: str, batch: Moments) -> None:
-        self._pending.append((self.node(name), name, batch))
+    def add(self, name: str, stats: BNStats) -> None:
+        self._pending.append(((self.node(name), name), stats))
 
     def nodes_of(self, paths: Iterable[Path]) -> Nodes:
         """The nodes on these paths; those of a failed path alone lack its last batches."""
         prefixes = {p.choices[:depth] for p in paths for depth in range(len(p.choices) + 1)}
-        return {node: found for node, found in self.nodes.items() if node in prefixes}
+        nodes: Nodes = {}
+        for (node, name), moments in self._moments.items():
+            if node in prefixes:
+                nodes.setdefault(node, BNStatistics()).moments[name] = moments
+        return nodes
 
     def commit(self) -> None:
         """Adds what the forward pass of the entered path saw; after a failure, nothing is."""
-        for node, name, moments in self._pending:
-            # A node that had to be computed again, after a failure, has been counted.
-            if node not in self._committed:
-                self.nodes.setdefault(node, BNStatistics()).add(name, moments)
-        self._committed.update(node for node, _, _ in self._pending)
+        # A node that had to be computed again, after a failure, has been counted.
+        new = [(key, stats) for key, stats in self._pending if key[0] not in self._committed]
+        pool(self._moments, moments_of(new))
+        self._committed.update(node for (node, _), _ in self._pending)
         self._pending.clear()
 
 

@@ -23,47 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2.layers.batch_statistics import COLLECTOR
 from detnas_d2.ops import BNStats, bn_stats
+from detnas_d2.search.moments import Moments, moments_of, pool
 from detnas_d2.search.ranks import all_or_none
-
-
-@dataclass
-class Moments:
-    """Pooled first and second moments of C channels.
-
-    Args:
-        count: number of samples (N * H * W, summed over batches).
-        mean: (C,) float64.
-        m2: (C,) float64, sum of squared deviations from the mean.
-    """
-
-    count: int
-    mean: Tensor
-    m2: Tensor
-
-    @staticmethod
-    def of(stats: BNStats) -> Moments:
-        """Moments of what :func:`detnas_d2.ops.bn_stats` found in one batch."""
-        return Moments(int(stats.count), stats.mean.double(), stats.m2.double())
-
-    def merge(self, other: Moments) -> Moments:
-        """Moments of both sets of samples together (Chan, Golub, LeVeque 1979)."""
-        if other.count == 0:
-            return self
-        if self.count == 0:
-            return other
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        m2 = self.m2 + other.m2 + delta.square() * (self.count * other.count / count)
-        return Moments(count, mean, m2)
-
-    @property
-    def variance(self) -> Tensor:
-        """Unbiased variance (C,), as BatchNorm's running_var; biased for a single sample."""
-        return self.m2 / max(self.count - 1, 1)
-
-    def cpu(self) -> Moments:
-        return Moments(self.count, self.mean.cpu(), self.m2.cpu())
 
 
 @dataclass
@@ -75,16 +36,8 @@ class BNStatistics:
 
     moments: dict[str, Moments] = field(default_factory=dict)
 
-    def add(self, name: str, batch: Moments) -> None:
-        seen = self.moments.get(name)
-        self.moments[name] = batch if seen is None else seen.merge(batch)
-
-    def wants(self, name: str) -> bool:
-        return True
-
     def merge(self, other: BNStatistics) -> None:
-        for name, moments in other.moments.items():
-            self.add(name, moments)
+        pool(self.moments, other.moments.items())
 
     def check_finite(self) -> None:
         """Raises FloatingPointError naming the first module whose statistics are not finite."""
@@ -109,9 +62,31 @@ class Collector(Protocol):
     """Where :func:`collecting` puts what the BatchNorms see."""
 
     def wants(self, name: str) -> bool:
-        """Whether the moments of the module's next batch are needed."""
+        """Whether the statistics of the module's next input are needed."""
 
-    def add(self, name: str, batch: Moments) -> None: ...
+    def add(self, name: str, stats: BNStats) -> None: ...
+
+
+class BatchCollector:
+    """Pools everything that BatchNorms see, a batch at a time.
+
+    Attributes:
+        statistics: of the batches that ended.
+    """
+
+    def __init__(self) -> None:
+        self.statistics = BNStatistics()
+        self._batch: list[tuple[str, BNStats]] = []
+
+    def wants(self, name: str) -> bool:
+        return True
+
+    def add(self, name: str, stats: BNStats) -> None:
+        self._batch.append((name, stats))
+
+    def end_batch(self) -> None:
+        pool(self.statistics.moments, moments_of(self._batch))
+        self._batch.clear()
 
 
 @contextmanager
@@ -137,7 +112,7 @@ def collecting(model: nn.Module, collector: Collector) -> Iterator[None]:
 
 def _collect(collector: Collector, name: str, stats: BNStats) -> None:
     if collector.wants(name):
-        collector.add(name, Moments.of(stats))
+        collector.add(name, stats)
 
 
 def _batch_statistics_forward(
@@ -252,12 +227,13 @@ def recalibrate(
     needs_training = True
     if forward is None:
         forward, needs_training = calibration_forward(model)
-    statistics = BNStatistics()
-    with all_or_none(), calibrating(model, statistics, training=needs_training):
+    collector = BatchCollector()
+    with all_or_none(), calibrating(model, collector, training=needs_training):
         for number, batch in batches:
             seed_batch(seed, number)
             forward(batch)
-    merged = merge_over_ranks(statistics)
+            collector.end_batch()
+    merged = merge_over_ranks(collector.statistics)
     if not merged.moments:
         raise ValueError("no calibration batch: the calibration data set is empty")
     merged.check_finite()

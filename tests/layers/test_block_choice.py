@@ -14,7 +14,7 @@ from torch import nn
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone
 from detnas_d2.ops.choice import Choices
-from detnas_d2.search.recalibration import BNStatistics, collecting
+from detnas_d2.search.recalibration import BatchCollector, collecting
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]
@@ -66,10 +66,11 @@ def test_mixtures_agree(pattern: str) -> None:
         torch.testing.assert_close(net.eval()(x), reference.eval()(x))
         collected = []
         for each in (net, reference):
-            statistics = BNStatistics()
-            with collecting(each, statistics):
+            collector = BatchCollector()
+            with collecting(each, collector):
                 each(x)
-            collected.append(statistics.moments)
+            collector.end_batch()
+            collected.append(collector.statistics.moments)
     assert torch.equal(torch.get_rng_state(), state)
     for name in collected[1]:
         assert collected[0][name].count == collected[1][name].count

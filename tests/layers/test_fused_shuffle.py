@@ -19,7 +19,7 @@ from detnas_d2 import ops
 from detnas_d2.engine import PathTrainer
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone, Supernet
-from detnas_d2.search.recalibration import BNStatistics, collecting
+from detnas_d2.search.recalibration import BatchCollector, collecting
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]
@@ -156,12 +156,13 @@ def test_recalibration_agrees(used: list[str]) -> None:
     before = copy.deepcopy(fused.state_dict())
     collected = []
     for net in (fused, reference):
-        statistics = BNStatistics()
-        with torch.no_grad(), collecting(net, statistics):
+        collector = BatchCollector()
+        with torch.no_grad(), collecting(net, collector):
             for seed in (1, 2):
                 torch.manual_seed(seed)
                 net(torch.rand(2, 3, 64, 48))
-        collected.append(statistics.moments)
+                collector.end_batch()
+        collected.append(collector.statistics.moments)
     assert used == ["run_blocks"] * 2
     a, b = collected
     assert a.keys() == b.keys()
