@@ -86,6 +86,7 @@ class _CocoInspector:
         self._check_images()
         for position, annotation in enumerate(self.data["annotations"]):
             self._check_annotation(position, annotation)
+        self._refuse_shares_of_the_image()
         identifiers = [a.get("id") for a in self.annotations]
         # COCOeval takes a detection matched to annotation 0 for unmatched.
         if None in identifiers or 0 in identifiers or len(set(identifiers)) < len(identifiers):
@@ -182,6 +183,15 @@ class _CocoInspector:
             return None
         x, y, w, h = box
         return box_problem(x, y, x + w, y + h, image["width"], image["height"])
+
+    def _refuse_shares_of_the_image(self) -> None:
+        """Boxes of tools that count in shares of the image, not in pixels, fit every image."""
+        boxes = [annotation["bbox"] for annotation in self.annotations]
+        if boxes and all(x + w <= 1 and y + h <= 1 for x, y, w, h in boxes):
+            raise DatasetError(
+                f"[broken_annotation] {self.source.annotations}: no box reaches beyond the first "
+                f"pixel, e.g. {boxes[0]}; 'bbox' counts in pixels, not in shares of the image"
+            )
 
     def _write_clean(self, folder: str) -> CocoSource:
         data = {k: v for k, v in self.data.items() if k not in ("images", "annotations")}

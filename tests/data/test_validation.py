@@ -83,6 +83,16 @@ def test_coco_annotations(make_cfg, coco, perfect_results):
     assert perfect_results("pets", evaluator)["bbox"]["AP"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("policy", ["error", "drop"])
+def test_boxes_in_shares_of_the_image_are_refused(make_cfg, coco, policy):
+    for annotation in coco.data["annotations"]:
+        annotation["bbox"] = [value / 100 for value in annotation["bbox"]]
+    coco.save()
+    with pytest.raises(DatasetError, match=r"pets\.json: no box reaches beyond the first pixel"):
+        declare(make_cfg, coco)
+        validate_dataset("pets", on_problem=policy)
+
+
 def test_the_error_lists_the_first_problems(make_cfg, coco):
     for _ in range(30):
         coco.add(1, 1, [5, 5, 0, 4])
