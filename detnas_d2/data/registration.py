@@ -26,8 +26,9 @@ _TOLERATED_IF_PUBLISHED = ("empty_box", "box_outside")
 def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     """Registers every data set of DATASETS.REGISTER and readies those in use.
 
-    In use are the names in DATASETS.TRAIN and DATASETS.TEST, the texts below SEARCH that are
-    names of data sets, and ``names``. These are checked (DATASETS.INVALID), the demo is drawn and
+    In use are the names in DATASETS.TRAIN and DATASETS.TEST, in HIT_SEARCH.ARCH_TRAIN if
+    architecture parameters learn, the texts below SEARCH that are names of data sets, and
+    ``names``. These are checked (DATASETS.INVALID), the demo is drawn and
     search splits are carved where they are named; other declarations are not read. Calling it
     again changes nothing. Every process must call it, after ``launch`` has started them: one per
     machine writes files, the others wait.
@@ -46,6 +47,8 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
         declare(name, source)
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
+    if "HIT_SEARCH" in cfg and cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        used += cfg.HIT_SEARCH.ARCH_TRAIN
     used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text)]
     ready: set[str] = set()
     for name in dict.fromkeys(used):

@@ -174,12 +174,28 @@ class BilevelStep(PathTrainer):
             **super().state_dict(),
             "arch_optimizer": self.arch_optimizer.state_dict(),
             "arch_grad_scaler": self.arch_grad_scaler.state_dict(),
+            "candidates": self._candidates,
         }
         if self.screening is not None:
             state["screening"] = self.screening.state_dict()
         return state
 
+    @property
+    def _candidates(self) -> dict[str, list[str]]:
+        return {name: list(layers.ops) for name, layers in self.parts.items()}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the state of both optimizers.
+
+        Raises:
+            ValueError: the state is of a search over other operations.
+        """
+        if state_dict["candidates"] != self._candidates:
+            raise ValueError(
+                f"the checkpoint is of a search over {state_dict['candidates']}, the config "
+                f"(MODEL.HIT.OPS, MODEL.HIT.SEARCHED_PARTS) over {self._candidates}: resume with "
+                "its own config, or start in another OUTPUT_DIR"
+            )
         super().load_state_dict(state_dict)
         self.arch_optimizer.load_state_dict(state_dict["arch_optimizer"])
         self.arch_grad_scaler.load_state_dict(state_dict["arch_grad_scaler"])
@@ -273,11 +289,24 @@ def build_screening(cfg: CfgNode, parts: dict[str, RelaxedLayers]) -> Screening:
     """The screening that the config describes.
 
     Raises:
-        ValueError: not exactly one part is searched.
+        ValueError: not exactly one part is searched, or the iterations of
+            ``HIT_SEARCH.SCREENING`` do not fit together.
     """
     if len(parts) != 1:
         raise ValueError(f"one part is screened at a time, the model relaxes {', '.join(parts)}")
     (layers,) = parts.values()
-    node = cfg.HIT_SEARCH.SCREENING
+    node, start, end = cfg.HIT_SEARCH.SCREENING, cfg.HIT_SEARCH.ARCH_START_ITER, cfg.SOLVER.MAX_ITER
+    if not 0 <= start < node.REMOVE_START <= node.REMOVE_END <= end:
+        # Scores of operations that have not learned are equal; what is never removed is kept.
+        raise ValueError(
+            f"expected 0 <= HIT_SEARCH.ARCH_START_ITER ({start}) < SCREENING.REMOVE_START "
+            f"({node.REMOVE_START}) <= SCREENING.REMOVE_END ({node.REMOVE_END}) <= "
+            f"SOLVER.MAX_ITER ({end})"
+        )
+    if not 1 <= node.KEEP <= len(layers.ops):
+        raise ValueError(
+            f"HIT_SEARCH.SCREENING.KEEP {node.KEEP}: expected 1 to {len(layers.ops)}, the number "
+            f"of operations of the {layers.part}"
+        )
     schedule = RemovalSchedule(len(layers.ops), node.KEEP, node.REMOVE_START, node.REMOVE_END)
     return Screening(layers, schedule)

@@ -238,13 +238,23 @@ def _write_yaml(file: str, tree: dict) -> None:
     write_text(file, yaml.safe_dump(tree, sort_keys=False, width=100))
 
 
+def _refuse_eval_only(args: argparse.Namespace) -> None:
+    if args.eval_only:
+        raise ValueError(
+            "--eval-only: a relaxed network is decoded, not evaluated; give train_net.py the "
+            f"{BEST_FILE} of the search"
+        )
+
+
 def screen_main(args: argparse.Namespace) -> list[str]:
     """Entry point of ``screen_net.py``."""
+    _refuse_eval_only(args)
     return screen(setup(args), resume=args.resume)
 
 
 def gradient_search_main(args: argparse.Namespace) -> Genotype:
     """Entry point of ``search_net.py``."""
+    _refuse_eval_only(args)
     cfg = setup(args)
     return gradient_search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
 

@@ -1,5 +1,6 @@
 """The bi-level step on a toy model and the whole search on small built-in scenes."""
 
+import argparse
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,18 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from detnas_d2.config.tools import load_config
+from detnas_d2.data import DatasetError
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.hit_search import (
     genotype_cost,
     genotype_of,
     gradient_search,
+    gradient_search_main,
     hit_train,
     random_genotype,
     screen,
+    screen_main,
 )
 from detnas_d2.engine.search import search
 from detnas_d2.modeling import find_supernet
@@ -179,7 +183,7 @@ class Interrupted(Exception):
 
 def test_screening_resumes_to_the_same_history(scenes, monkeypatch):
     screening = "HIT_SEARCH.SCREENING."
-    opts = (f"{screening}KEEP", 1, f"{screening}REMOVE_START", 1, f"{screening}REMOVE_END", 4)
+    opts = (f"{screening}KEEP", 1, f"{screening}REMOVE_START", 2, f"{screening}REMOVE_END", 4)
     more = (*opts, f"{screening}RECORD_PERIOD", 1)
     whole = screen(scenes("screen_head.yaml", "whole", *more), resume=False)
     run_step = BilevelStep.run_step
@@ -247,6 +251,28 @@ def test_errors_come_before_training(scenes):
         screen(scenes("search.yaml", "c"), resume=False)
     with pytest.raises(ValueError, match="one part"):
         screen(scenes("search.yaml", "d", "HIT_SEARCH.SCREENING.ENABLED", True), resume=False)
+    with pytest.raises(ValueError, match=r"REMOVE_END \(80\) <= SOLVER.MAX_ITER \(4\)"):
+        screen(scenes("screen_neck.yaml", "e"), resume=False)
+    schedule = ("HIT_SEARCH.SCREENING.REMOVE_START", 1, "HIT_SEARCH.SCREENING.REMOVE_END", 4)
+    with pytest.raises(ValueError, match=r"ARCH_START_ITER \(1\) < SCREENING.REMOVE_START \(1\)"):
+        screen(scenes("screen_neck.yaml", "f", *schedule), resume=False)
+    early = (*schedule, "HIT_SEARCH.ARCH_START_ITER", 0)
+    with pytest.raises(ValueError, match="KEEP 4: expected 1 to 3, .* operations of the neck"):
+        screen(scenes("screen_neck.yaml", "g", *early), resume=False)
+    with pytest.raises(ValueError, match="MODEL.HIT.OPS.HEAD: no operation 'ir_k9'"):
+        gradient_search(scenes("search.yaml", "h", "MODEL.HIT.OPS.HEAD", ["ir_k9"]), resume=False)
+    with pytest.raises(DatasetError, match="'nowhere' is neither"):
+        scenes("search.yaml", "i", "HIT_SEARCH.ARCH_TRAIN", ("nowhere@search_val",))
+    for main in (screen_main, gradient_search_main):
+        with pytest.raises(ValueError, match="--eval-only: .*best.yaml"):
+            main(argparse.Namespace(eval_only=True))
+
+
+def test_state_of_other_operations_is_refused():
+    step = toy_step()
+    state = {**step.state_dict(), "candidates": {"head": ["skip", "conv_k1", "sep_k3_d1"]}}
+    with pytest.raises(ValueError, match="'conv_k1', 'sep_k3_d1'.* MODEL.HIT.SEARCHED_PARTS"):
+        step.load_state_dict(state)
 
 
 def test_random_genotype_costs_what_the_reference_does():

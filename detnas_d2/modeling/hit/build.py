@@ -39,7 +39,7 @@ from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.genotype import GenotypeError, parse_part
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
-from detnas_d2.search_space.operations import CANDIDATES, get_operation
+from detnas_d2.search_space.operations import CANDIDATES, OperationError, get_operation
 
 STRATEGIES = ("gradient", "sampling")
 MIXED_OPS = ("off", "cpu", "on")
@@ -52,12 +52,20 @@ def hit_norm(cfg: CfgNode) -> NormFactory:
 
 
 def candidate_ops(cfg: CfgNode, part: str) -> tuple[str, ...]:
-    """The sub-space of a searched part: ``MODEL.HIT.OPS``, or all 32 operations."""
+    """The sub-space of a searched part: ``MODEL.HIT.OPS``, or all 32 operations.
+
+    Raises:
+        ValueError: an unknown operation, or one named twice; naming the key.
+    """
+    key = f"MODEL.HIT.OPS.{part.upper()}"
     ops = tuple(cfg.MODEL.HIT.OPS[part.upper()]) or CANDIDATES
     for op in ops:
-        get_operation(op)
+        try:
+            get_operation(op)
+        except OperationError as error:
+            raise OperationError(f"{key}: {error}") from None
     if len(set(ops)) != len(ops):
-        raise ValueError(f"MODEL.HIT.OPS.{part.upper()} {list(ops)}: an operation is named twice")
+        raise ValueError(f"{key} {list(ops)}: an operation is named twice")
     return ops
 
 

@@ -142,9 +142,24 @@ def test_a_config_of_each_kind_trains_a_step(name, monkeypatch):
         # 1,281,000; the stem here has a bias of 32.
         ("baselines/faster_rcnn_mobilenetv2_fpn_coco_1x.yaml", "backbone", 1_811_744),
         ("ablations/backbone_only_coco_1x.yaml", "backbone", 13_881_848),
+        # Four convolutions and a fully connected layer, with 4 x 81 regressions 15,621,525.
+        ("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml", "head", 15_621_525 - 4 * 1025),
         ("ablations/head_only_coco_1x.yaml", "head", 9_930_129),
     ],
 )
 def test_parameters(name, part, expected):
     tolerance = 1000 if expected % 1000 == 0 or "r50" in name else 0
     assert abs(costs(name)[part].params - expected) <= tolerance
+
+
+def test_released_training_recipe():
+    """The values of the released configuration files, where Detectron2 has other defaults."""
+    cfg = completed("hitdetector_released_coco_1x.yaml")
+    head, rpn = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RPN
+    assert (head.POOLER_TYPE, head.POOLER_SAMPLING_RATIO, head.SMOOTH_L1_BETA) == ("ROIAlign", 2, 1)
+    assert (rpn.BOUNDARY_THRESH, rpn.SMOOTH_L1_BETA) == (0, pytest.approx(1 / 9))
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_STD) == ("RGB", [58.395, 57.12, 57.375])
+    # DetNASNet's weights are of unnormalised BGR images.
+    other = completed("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml")
+    assert (other.INPUT.FORMAT, other.MODEL.PIXEL_STD) == ("BGR", [1, 1, 1])
+    assert other.MODEL.PIXEL_MEAN == [0, 0, 0]
