@@ -25,7 +25,8 @@ import detnas_d2.modeling  # noqa: F401  (registers the parts)
 from detnas_d2.config.tools import load_config
 from detnas_d2.search_space.mixed_block import MixedBlock
 
-CONFIG = "configs/HitDetector/ablations/search_released_spaces_coco.yaml"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs/HitDetector/ablations/search_released_spaces_coco.yaml"
 MIB = 2**20
 
 
@@ -125,7 +126,7 @@ def _status(key: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", default=CONFIG)
+    parser.add_argument("--config-file", default=str(CONFIG))
     parser.add_argument("--input-size", type=int, nargs=2, default=(800, 1216))
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--rois", type=int, default=512, help="regions per image")

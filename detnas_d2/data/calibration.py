@@ -29,7 +29,7 @@ class CalibrationBatches:
     """The same batches at every iteration; the ranks share them out.
 
     Iterating yields this rank's batches, list[dict], in the order of ``batch_ids``: batches r,
-    r + W, ... of rank r of W. ``num_batches`` counts those of all ranks.
+    r + W, ... of rank r of W.
     """
 
     def __init__(
@@ -51,12 +51,8 @@ class CalibrationBatches:
         return CalibrationBatches(dataset, self._batches, self._num_workers, *self._rank)
 
     @property
-    def num_batches(self) -> int:
-        return len(self._batches)
-
-    @property
     def image_indices(self) -> tuple[tuple[int, ...], ...]:
-        """Places in the filtered data set of the images of every batch."""
+        """Places in the filtered data set of the images of every batch, of all ranks."""
         return tuple(tuple(batch) for batch in self._batches)
 
     def __len__(self) -> int:

@@ -7,13 +7,10 @@ from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_d
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader
 
-from detnas_d2.data.seeded_map import Mapper
 from detnas_d2.data.train_loader import is_classification, mapper_and_collate, own_generator
 
 
-def build_eval_loader(
-    cfg: CfgNode, dataset_name: str, batch_size: int, mapper: Mapper | None = None
-) -> DataLoader:
+def build_eval_loader(cfg: CfgNode, dataset_name: str, batch_size: int) -> DataLoader:
     """Every image once, in order, list[dict] per batch; each rank gets one part of the images.
 
     Like Detectron2's test loader, with a batch size (Detectron2 0.6 has none) and for
@@ -22,7 +19,7 @@ def build_eval_loader(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     dataset_dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    mapper, collate = mapper_and_collate(cfg, dataset_name, mapper, is_train=False)
+    mapper, collate = mapper_and_collate(cfg, dataset_name, is_train=False)
     return DataLoader(
         MapDataset(DatasetFromList(dataset_dicts, copy=False), mapper),
         batch_size=batch_size,

@@ -152,8 +152,6 @@ def build(
         file.write(text)
         start = file.tell() - len(text)
         file.write(_FOOTER.pack(start, len(text), zlib.crc32(text), _LAYOUT))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_index(file: Any, size: int) -> tuple[Mapping[str, Any], int]:

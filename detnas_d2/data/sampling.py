@@ -35,7 +35,6 @@ class TrainingBatchSampler(Sampler):
         rank, world_size: this process takes the rank-th part of each batch.
         start_batch: first batch to yield.
         aspect_grouping: False ignores the flags.
-        shuffle: False keeps the order of the data set.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class TrainingBatchSampler(Sampler):
         world_size: int = 1,
         start_batch: int = 0,
         aspect_grouping: bool = True,
-        shuffle: bool = True,
     ) -> None:
         if len(flags) == 0:
             raise ValueError("TrainingBatchSampler: the data set is empty")
@@ -68,7 +66,6 @@ class TrainingBatchSampler(Sampler):
         self._rank = rank
         self._world_size = world_size
         self._start_batch = start_batch
-        self._shuffle = shuffle
         self._totals = np.bincount(self._flags, minlength=2)  # images per bucket and epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -96,8 +93,6 @@ class TrainingBatchSampler(Sampler):
             epoch += 1
 
     def _order(self, epoch: int) -> np.ndarray:
-        if not self._shuffle:
-            return np.arange(len(self._flags))
         return permutation(len(self._flags), self._seed, epoch)
 
     def _finished(self, epoch: int) -> int:

@@ -30,7 +30,6 @@ def build_train_loader(
     cfg: CfgNode,
     *,
     start_iter: int,
-    mapper: Mapper | None = None,
     dataset_names: Sequence[str] | None = None,
 ) -> DataLoader:
     """Endless training batches, list[dict], SOLVER.IMS_PER_BATCH images over all ranks.
@@ -39,7 +38,6 @@ def build_train_loader(
     settings alone: not on ``start_iter``, where the loader begins, nor on DATALOADER.NUM_WORKERS.
 
     Args:
-        mapper: default Detectron2's ``DatasetMapper`` or :class:`ClassificationMapper`.
         dataset_names: default DATASETS.TRAIN.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
@@ -51,7 +49,7 @@ def build_train_loader(
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
     dataset_dicts = load_training_dicts(cfg, names)
-    mapper, collate = mapper_and_collate(cfg, names[0], mapper, is_train=True)
+    mapper, collate = mapper_and_collate(cfg, names[0], is_train=True)
     seed = max(cfg.SEED, 0)
     sampler = TrainingBatchSampler(
         aspect_flags(dataset_dicts),
@@ -72,12 +70,12 @@ def build_train_loader(
 
 
 def mapper_and_collate(
-    cfg: CfgNode, name: str, mapper: Mapper | None, *, is_train: bool
+    cfg: CfgNode, name: str, *, is_train: bool
 ) -> tuple[Mapper, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]:
-    """``mapper``, or the usual one of the data set ``name``, and how its samples are batched."""
-    if mapper is None and is_classification(name):
+    """What turns the dicts of the data set ``name`` into samples, and how these are batched."""
+    if is_classification(name):
         return ClassificationMapper(cfg, is_train), rows_of_one_tensor
-    return mapper or DatasetMapper(cfg, is_train), list_of_samples
+    return DatasetMapper(cfg, is_train), list_of_samples
 
 
 def own_generator() -> torch.Generator:

@@ -49,7 +49,7 @@ def statistics_distance(statistics: BNStatistics, reference: BNStatistics) -> tu
 
 
 def calibration_stability(
-    cfg: CfgNode, *, sizes: Sequence[int], num_paths: int, seed: int = 0
+    cfg: CfgNode, *, sizes: Sequence[int], num_paths: int
 ) -> list[dict[str, Any]]:
     """Fitness and statistics of random paths for growing numbers of calibration images.
 
@@ -58,8 +58,7 @@ def calibration_stability(
     Args:
         cfg: config of a search, data sets registered; its limits bound the paths.
         sizes: numbers of images, at least two.
-        num_paths: number of distinct random paths, at least two.
-        seed: chooses the paths.
+        num_paths: number of distinct random paths, at least two; chosen by ``SEARCH.SEED``.
 
     Returns:
         one dict for each size, smallest first: "images"; "mean_distance" and "std_distance" of the
@@ -75,7 +74,7 @@ def calibration_stability(
         raise ValueError(f"sizes {sizes}, {num_paths} paths: expected at least two of both")
     space = searched_space(cfg)
     constraint = build_constraint(cfg, space_costs(cfg, space), load_latency(cfg, space))
-    rng = random.Random(f"stability/{seed}")
+    rng = random.Random(f"stability/{cfg.SEARCH.SEED}")
     drawn = (space.random_path(rng) for _ in range(num_paths * cfg.SEARCH.ATTEMPTS))
     kept: dict[Any, None] = {}
     for path in drawn:

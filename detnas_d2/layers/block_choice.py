@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.choice import Choices, size_class
 
-MODES = ("training", "statistics", "evaluation")
 Run = Callable[[ShuffleBlock, Tensor], Tensor]
 
 
@@ -25,7 +24,8 @@ def choose(
 
     Args:
         x: (N, C, H, W), the first block's input; only its shape and dtype count.
-        mode: one of :data:`MODES`; training: forward and backward, with batch statistics.
+        mode: "training" (forward and backward, with batch statistics), "statistics" or
+            "evaluation".
         run: runs a block through the operators in this mode.
     """
     n, _, h, w = x.shape

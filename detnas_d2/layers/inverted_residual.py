@@ -24,7 +24,6 @@ class InvertedResidual(nn.Module):
     Args:
         kernel: side of the depthwise kernel.
         expansion: hidden channels over input channels.
-        residual: add the input if stride is 1 and the channels are equal.
 
     Raises:
         ValueError: channels that ``groups`` does not divide.
@@ -41,7 +40,6 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        residual: bool = True,
     ) -> None:
         super().__init__()
         if in_channels % groups or out_channels % groups:
@@ -55,7 +53,7 @@ class InvertedResidual(nn.Module):
             mid, mid, kernel, norm=norm, stride=stride, dilation=dilation, groups=mid
         )
         self.project = ConvNormAct(mid, out_channels, norm=norm, groups=groups, relu=False)
-        self.residual = residual and stride == 1 and in_channels == out_channels
+        self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = channel_shuffle(self.expand(x), self.groups)

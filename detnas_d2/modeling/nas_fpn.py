@@ -85,7 +85,6 @@ class NASFPN(Backbone):
         *,
         channels: int,
         norm: NormFactory,
-        stacks: int = STACKS,
     ) -> None:
         super().__init__()
         if len(in_features) != 4:
@@ -95,7 +94,7 @@ class NASFPN(Backbone):
         shapes = [body.output_shape()[name] for name in in_features]
         widths = [shape.channels for shape in (*shapes, shapes[-1])]
         self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
-        self.stacks = nn.ModuleList(NASFPNStack(channels, norm) for _ in range(stacks))
+        self.stacks = nn.ModuleList(NASFPNStack(channels, norm) for _ in range(STACKS))
         for part in (self.laterals, self.stacks):
             for m in part.modules():
                 if isinstance(m, nn.Conv2d):

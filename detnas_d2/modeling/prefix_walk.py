@@ -66,15 +66,6 @@ class PrefixWalk:
         for depth in set(self.outputs) - self._reused:
             del self.outputs[depth]
 
-    def computed_layers(self) -> int:
-        """Blocks that a batch costs: the nodes of the trie without its root."""
-        previous: Choices = ()
-        count = 0
-        for path in self.paths:
-            count += len(path.choices) - common_prefix(previous, path.choices)
-            previous = path.choices
-        return count
-
 
 def common_prefix(a: Choices, b: Choices) -> int:
     """Number of leading choices that ``a`` and ``b`` share."""

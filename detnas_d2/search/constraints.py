@@ -133,15 +133,6 @@ class Constraint:
                 return False
         return True
 
-    def why_infeasible(self, choices: Choices) -> str:
-        """Every limit the path breaks, with the path's value; "" if it breaks none."""
-        broken = []
-        for quantity, name, bound, is_max in self._bounds:
-            total = self.tables[quantity].total(choices)
-            if total > bound if is_max else total < bound:
-                broken.append(f"{quantity} {total} {'>' if is_max else '<'} {name} {bound}")
-        return "; ".join(broken)
-
     def costs_of(self, choices: Choices) -> dict[str, int | float | None]:
         """``{"macs", "params", "latency_ms"}`` of the path; None without the table."""
         return {

@@ -43,7 +43,7 @@ class SingleProcess(Ranks):
 
 
 @contextmanager
-def all_or_none(ranks: Ranks | None = None) -> Iterator[None]:
+def all_or_none() -> Iterator[None]:
     """A block without collective calls that succeeds on all ranks or fails on all (collective).
 
     Without it, a rank whose candidate fails would leave the others waiting in the next collective
@@ -55,7 +55,7 @@ def all_or_none(ranks: Ranks | None = None) -> Iterator[None]:
     except CANDIDATE_FAILURES as error:
         failure = error
     text = None if failure is None else str(CandidateFailed.because(failure))
-    texts = (ranks or Ranks()).gather(text)
+    texts = Ranks().gather(text)
     if failure is not None:
         raise failure
     for rank, text in enumerate(texts):

@@ -19,7 +19,6 @@ single operations) are available beside the 32: ``conv_k3_d2``, ``conv_k5_d1`` a
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -95,8 +94,6 @@ DENSE: tuple[str, ...] = ("conv_k3", *(op.name for op in _dense()))
 """Dense convolutions for the study of operation influence."""
 _BY_NAME = {op.name: op for op in (*_table(), *_dense())}
 
-_RELEASED = re.compile(r"^(ir|sd|sep)_k(\d)(?:_e(\d))?(?:_[rd](\d))?$")
-
 
 def get_operation(name: str) -> Operation:
     """The operation called ``name``.
@@ -110,28 +107,6 @@ def get_operation(name: str) -> Operation:
         raise OperationError(
             f"no operation {name!r}; expected one of {', '.join(_BY_NAME)}"
         ) from None
-
-
-def from_released_name(name: str) -> str:
-    """Our name of an operation as the released code calls it (``ir_k5_e6_r2``, ``sd_k3_d1``).
-
-    Raises:
-        OperationError: it has no counterpart here.
-    """
-    plain = {"skip": "skip", "conv1": "conv_k1", "conv_1x1": "conv_k1", "conv3": "conv_k3"}
-    plain |= {"ir_k3_s2": "ir_k3_e1_g2", "ir_k5_s2": "ir_k5_e1_g2", "conv5": "conv_k5_d1"}
-    if name in plain:
-        return plain[name]
-    match = _RELEASED.match(name)
-    if match is None:
-        raise OperationError(f"released operation {name!r} has no counterpart")
-    kind, kernel, expansion, dilation = match.groups()
-    if kind == "ir":
-        suffix = "" if kernel == "7" else f"_d{dilation or 1}"
-        ours = f"ir_k{kernel}_e{expansion}{suffix}"
-    else:
-        ours = f"sep_k{kernel}_d{dilation or 1}"
-    return get_operation(ours).name
 
 
 def build_operation(

@@ -70,12 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--format", choices=list(FORMATS), default="torchscript")
     parser.add_argument(
-        "--export-method",
-        choices=["tracing"],
-        default="tracing",
-        help="Detectron2's scripting cannot compile the backbones, its caffe2 needs an old torch",
-    )
-    parser.add_argument(
         "--part",
         choices=PARTS,
         default="model",

@@ -72,11 +72,6 @@ def test_seeds_and_epochs_differ():
     assert order[:11] != order[11:]
 
 
-def test_without_shuffling():
-    order = [i for b in batches(6, aspect_grouping=False, shuffle=False) for _, i in b]
-    assert order == [i % 11 for i in range(24)]
-
-
 def test_one_image_and_one_aspect():
     assert batches(2, flags=[1]) == [[(i, 0) for i in range(4)], [(i, 0) for i in range(4, 8)]]
     assert all(0 <= i < 3 for b in batches(5, flags=np.ones(3, dtype=int)) for _, i in b)

@@ -5,7 +5,6 @@ from detnas_d2.modeling.hit.layers import (
     FixedLayers,
     PartLayers,
     RelaxedLayers,
-    architecture_parameters,
     relaxed_parts,
 )
 from detnas_d2.modeling.hit.neck import HitPAFPN
@@ -23,6 +22,5 @@ __all__ = [
     "HitSupernet",
     "PartLayers",
     "RelaxedLayers",
-    "architecture_parameters",
     "relaxed_parts",
 ]

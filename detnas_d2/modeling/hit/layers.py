@@ -189,8 +189,3 @@ class ChoiceLayers(PartLayers):
 def relaxed_parts(model: nn.Module) -> dict[str, RelaxedLayers]:
     """Part name -> relaxed layers, of all relaxed parts inside ``model``."""
     return {m.part: m for m in model.modules() if isinstance(m, RelaxedLayers)}
-
-
-def architecture_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Part name -> architecture parameters (layers, candidates)."""
-    return {part: layers.alpha for part, layers in relaxed_parts(model).items()}

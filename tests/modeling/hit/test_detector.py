@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.modeling import WeightsError, adapt_state_dict
-from detnas_d2.modeling.hit import architecture_parameters, relaxed_parts
+from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space.genotype import GenotypeError
 
 OPS = ["skip", "ir_k3_e3_d1", "sep_k3_d1"]
@@ -60,11 +60,11 @@ def test_relaxed_detector_trains_every_candidate_and_choice(retinanet):
     torch.manual_seed(0)
     parts = ["backbone", "neck"] if retinanet else ["backbone", "neck", "head"]
     model = build_model(config(parts, retinanet=retinanet)).train()
-    assert set(architecture_parameters(model)) == set(parts)
+    assert set(relaxed_parts(model)) == set(parts)
     with EventStorage():
         sum(model(images()).values()).backward()
-    for name, alpha in architecture_parameters(model).items():
-        assert alpha.grad.abs().sum(1).gt(0).all(), name
+    for name, layers in relaxed_parts(model).items():
+        assert layers.alpha.grad.abs().sum(1).gt(0).all(), name
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert not missing
 
