@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook
@@ -97,6 +98,7 @@ class PathTrainer(SimpleTrainer):
         self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        share_loss_normalizers(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -127,6 +129,21 @@ def set_loss_normalizers(model: nn.Module, values: Mapping[str, float]) -> None:
     modules = dict(_inner(model).named_modules())
     for name, value in values.items():
         setattr(modules[name], _NORMALIZER, value)
+
+
+def share_loss_normalizers(model: nn.Module) -> None:
+    """Gives every rank the mean of the ranks' running averages.
+
+    A checkpoint holds rank 0's; a resumed training is the same only if they are all alike.
+    """
+    values = loss_normalizers(model) if comm.get_world_size() > 1 else {}
+    if not values:
+        return
+    device = next(model.parameters()).device
+    mean = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(mean)
+    mean /= comm.get_world_size()
+    set_loss_normalizers(model, dict(zip(values, mean.tolist(), strict=True)))
 
 
 class Trainer(DefaultTrainer):

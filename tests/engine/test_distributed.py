@@ -40,6 +40,7 @@ def ranks(shared: Configs) -> Results:
     searched.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
     searched.MODEL.DETNAS.PATH = str(work.PATH)
     cfgs = {"supernet": supernet, "searched": searched}
+    cfgs["retinanet"] = shared("retinanet", "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
     cfgs |= {"classifier": shared("classifier"), "search": shared.search()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -119,6 +120,14 @@ def test_ranks_evaluate_the_statistics_of_the_checkpoint(ranks: Results, shared:
     for name in means:  # each rank had its own images
         assert torch.equal(found[0][name], found[1][name]), name
         assert torch.equal(found[0][name], saved[name.removeprefix("module.")]), name
+
+
+def test_ranks_share_what_divides_their_losses(ranks: Results) -> None:
+    """Their images have different numbers of positive anchors."""
+    first, second = (rank["retinanet"]["normalizers"] for rank in ranks)
+    assert first == second
+    ((name, value),) = first.items()
+    assert name == "" and value != 100  # where it starts
 
 
 def test_recalibration_and_fitness_do_not_depend_on_the_number_of_ranks(

@@ -18,6 +18,7 @@ from detnas_d2.engine import Trainer, prepare
 from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.gradients import average_gradients, broadcast
 from detnas_d2.engine.search import load_supernet
+from detnas_d2.engine.trainer import loss_normalizers
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
 from detnas_d2.search.ranks import all_or_none
@@ -109,7 +110,7 @@ def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
     weights = {n: p.detach() for n, p in trainer.model.named_parameters()}
     buffers = dict(trainer.model.named_buffers())
     found = {"paths": paths, "start": start, "weights": weights, "buffers": buffers}
-    return {**found, "results": str(results)}
+    return {**found, "results": str(results), "normalizers": loss_normalizers(trainer.model)}
 
 
 def evaluation(cfg: CfgNode, kind: str = "population") -> dict[str, Any]:
@@ -162,7 +163,7 @@ def work(cfgs: dict[str, CfgNode], out: str) -> None:
     other.running_mean.normal_()
     broadcast((*other.parameters(), *other.buffers()))
     found["broadcast"] = other.running_mean
-    for name in ("supernet", "searched"):
+    for name in ("supernet", "searched", "retinanet"):
         found[name] = training(cfgs[name], folder / name)
     found["evaluation"] = evaluation(cfgs["search"])
     found["failure"] = failure(rank)
