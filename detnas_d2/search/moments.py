@@ -24,8 +24,8 @@ class Moments:
 
     Args:
         count: number of samples (N * H * W, summed over batches).
-        mean: (C,) float64.
-        m2: (C,) float64, sum of squared deviations from the mean.
+        mean: (C,) float64; of a single batch, as the operator made it.
+        m2: (C,) as mean, sum of squared deviations from the mean.
     """
 
     count: int
@@ -41,49 +41,53 @@ class Moments:
         """Unbiased variance (C,), as BatchNorm's running_var; biased for a single sample."""
         return self.m2 / max(self.count - 1, 1)
 
+    def double(self) -> Moments:
+        return Moments(self.count, self.mean.double(), self.m2.double())
+
     def cpu(self) -> Moments:
         """On the CPU, in memory of its own: vectors may be views of those of many BatchNorms."""
         return Moments(self.count, self.mean.clone().cpu(), self.m2.clone().cpu())
 
 
 def moments_of(batch: Sequence[tuple[K, BNStats]]) -> list[tuple[K, Moments]]:
-    """Moments of what :func:`detnas_d2.ops.bn_stats` found. Waits for a GPU only once."""
+    """What :func:`detnas_d2.ops.bn_stats` found, as it is. Waits for a GPU only once."""
     if not batch:
         return []
-    keys, stats = zip(*batch, strict=True)
-    counts = torch.stack([s.count for s in stats]).tolist()
-    sizes = [s.mean.numel() for s in stats]
-    means = torch.cat([s.mean for s in stats]).double().split(sizes)
-    m2s = torch.cat([s.m2 for s in stats]).double().split(sizes)
-    moments = zip(map(int, counts), means, m2s, strict=True)
-    return [(key, Moments(*of_key)) for key, of_key in zip(keys, moments, strict=True)]
+    counts = torch.stack([stats.count for _, stats in batch]).tolist()
+    both = zip(batch, counts, strict=True)
+    return [(key, Moments(int(count), stats.mean, stats.m2)) for (key, stats), count in both]
 
 
 def merge_pairs(pairs: Sequence[tuple[Moments, Moments]]) -> list[Moments]:
-    """The moments of each pair's samples together (Chan, Golub, LeVeque 1979)."""
-    merged = [b if a.count == 0 else a for a, b in pairs]
-    both = [i for i, (a, b) in enumerate(pairs) if a.count and b.count]
-    if not both:
+    """The moments of each pair's samples together (Chan, Golub, LeVeque 1979), in float64."""
+    where = [i for i, (first, second) in enumerate(pairs) if first.count and second.count]
+    merged = [first for first, _ in pairs]
+    for i in set(range(len(pairs))).difference(where):
+        first, second = pairs[i]
+        merged[i] = (first if first.count else second).double()
+    if not where:
         return merged
-    firsts, seconds = zip(*(pairs[i] for i in both), strict=True)
-    sizes = [a.mean.numel() for a in firsts]
+    firsts, seconds = zip(*(pairs[i] for i in where), strict=True)
     counts = [a.count + b.count for a, b in zip(firsts, seconds, strict=True)]
-
-    def per_channel(factors: Iterable[float]) -> Tensor:
-        repeated = torch.tensor([*factors], dtype=torch.float64)
-        return repeated.repeat_interleave(torch.tensor(sizes)).to(firsts[0].mean.device)
-
+    sizes = [a.mean.numel() for a in firsts]
     triples = list(zip(firsts, seconds, counts, strict=True))
-    share = per_channel(b.count / n for _, b, n in triples)
-    between = per_channel(a.count * b.count / n for a, b, n in triples)
-    mean = torch.cat([a.mean for a in firsts])
-    delta = torch.cat([b.mean for b in seconds]) - mean
-    m2 = torch.cat([a.m2 for a in firsts]) + torch.cat([b.m2 for b in seconds])
-    means = (mean + delta * share).split(sizes)
-    m2s = (m2 + delta.square() * between).split(sizes)
-    for i, *moments in zip(both, counts, means, m2s, strict=True):
+    shares = [b.count / n for _, b, n in triples]
+    between = [a.count * b.count / n for a, b, n in triples]
+    factors = torch.tensor([shares, between], dtype=torch.float64)
+    factors = factors.repeat_interleave(torch.tensor(sizes), dim=1).to(firsts[0].mean.device)
+    a, b = _joined(firsts), _joined(seconds)
+    delta = b[0] - a[0]
+    means = (a[0] + delta * factors[0]).split(sizes)
+    m2s = (a[1] + b[1] + delta.square() * factors[1]).split(sizes)
+    for i, *moments in zip(where, counts, means, m2s, strict=True):
         merged[i] = Moments(*moments)
     return merged
+
+
+def _joined(moments: Sequence[Moments]) -> Tensor:
+    """Means and m2s of all, (2, sum of C) float64."""
+    vectors = [m.mean for m in moments] + [m.m2 for m in moments]
+    return torch.cat(vectors).double().view(2, -1)
 
 
 def pool(seen: dict[K, Moments], new: Iterable[tuple[K, Moments]]) -> None:
@@ -99,5 +103,6 @@ def pool(seen: dict[K, Moments], new: Iterable[tuple[K, Moments]]) -> None:
                 first[key] = moments
         known = [key for key in first if key in seen]
         merged = merge_pairs([(seen[key], first[key]) for key in known])
-        seen |= first | dict(zip(known, merged, strict=True))
+        seen |= {key: moments.double() for key, moments in first.items() if key not in seen}
+        seen |= zip(known, merged, strict=True)
         rest = again
