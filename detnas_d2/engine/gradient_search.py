@@ -20,7 +20,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from detnas_d2.data import build_train_loader
-from detnas_d2.data.splits import parent_of
+from detnas_d2.data.splits import overlap
 from detnas_d2.engine.gradients import average_gradients
 from detnas_d2.engine.trainer import (
     PathTrainer,
@@ -267,18 +267,9 @@ class GradientSearchTrainer(Trainer):
 
 
 def check_halves(cfg: CfgNode) -> None:
-    """Raises ValueError unless weights and architecture parameters learn from different data.
-
-    It goes by names: a data set overlaps with itself and with both of its halves.
-    """
+    """Raises ValueError unless weights and architecture parameters learn from different data."""
     weights, architecture = tuple(cfg.DATASETS.TRAIN), tuple(cfg.HIT_SEARCH.ARCH_TRAIN)
-    shared = [
-        (a, b)
-        for a in weights
-        for b in architecture
-        if a == b or (parent_of(a) == parent_of(b) and ("@" not in a or "@" not in b))
-    ]
-    if not architecture or shared:
+    if not architecture or any(overlap(a, b) for a in weights for b in architecture):
         raise ValueError(
             f"HIT_SEARCH.ARCH_TRAIN {architecture} must name data sets that share no image with "
             f"DATASETS.TRAIN {weights}, e.g. <name>@search_val beside <name>@search_train"

@@ -15,7 +15,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.config.tools import base_config, load_config, short_yaml
+from detnas_d2.data.splits import overlap
 from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
@@ -106,6 +107,13 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
             f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
         )
     retrain = _retrain_config(cfg, config_dir)
+    for name in retrain.DATASETS.TEST:
+        if any(overlap(name, used) for used in (*cfg.DATASETS.TRAIN, *cfg.HIT_SEARCH.ARCH_TRAIN)):
+            logger.warning(
+                "The search learns from images of %r, the test set: the searched network's "
+                "results are biased",
+                name,
+            )
     step = train_relaxed(cfg, resume=resume)._trainer
     genotype = decode(cfg, step.model)
     if comm.is_main_process():
@@ -230,6 +238,7 @@ def _retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
     retrain = cfg.clone()
     retrain.defrost()
     retrain.MODEL.WEIGHTS = ""
+    retrain.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
     retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
     return retrain
 

@@ -131,8 +131,12 @@ def scenes(tmp_path):
     return partial(scene_config, tmp_path)
 
 
-def test_search_result_is_a_config_that_trains(scenes):
-    genotype = gradient_search(scenes("search.yaml", "search"), resume=False)
+def test_search_result_is_a_config_that_trains(scenes, caplog):
+    tested = ("DATASETS.TEST", ("digits_scenes_train",), "SOLVER.MAX_ITER", 2)
+    with caplog.at_level("WARNING", "detnas_d2.search"):
+        cfg = scenes("search.yaml", "search", *tested)
+        genotype = gradient_search(cfg, resume=False)
+    assert "images of 'digits_scenes_train', the test set" in caplog.text
     fragment = "search/genotype.yaml"
     best = load_config("search/best.yaml")
     assert genotype_of(best) == genotype and not best.MODEL.HIT.SEARCHED_PARTS
