@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
@@ -40,22 +41,28 @@ PROGRESS_PERIOD = 100
 
 
 class GenotypeProgress(HookBase):
-    """Logs the entropy of each part's choices, the cost and the current genotype."""
+    """Logs the entropy of each part's choices, the cost and the current genotype.
 
+    Only once architecture parameters learn: until then all choices are equal.
+    """
+
+    @torch.no_grad()
     def after_step(self) -> None:
-        if (self.trainer.iter + 1) % PROGRESS_PERIOD == 0 and comm.is_main_process():
-            step = self.trainer._trainer
-            texts = [
-                f"{name} (entropy {float(layers.entropy()):.3f}): {' '.join(layers.decode())}"
-                for name, layers in step.parts.items()
-            ]
-            logger.info(
-                "Iteration %d: expected %.3f, decoded %.3f GMACs; %s",
-                self.trainer.iter + 1,
-                float(step.cost()),
-                step.cost.decoded_gmacs(),
-                "; ".join(texts),
-            )
+        step, iteration = self.trainer._trainer, self.trainer.iter
+        due = (iteration + 1) % PROGRESS_PERIOD == 0 and step.learns_architecture(iteration)
+        if not due or not comm.is_main_process():
+            return
+        texts = [
+            f"{name} (entropy {float(layers.entropy()):.3f}): {' '.join(layers.decode())}"
+            for name, layers in step.parts.items()
+        ]
+        logger.info(
+            "Iteration %d: expected %.3f, decoded %.3f GMACs; %s",
+            iteration + 1,
+            float(step.cost()),
+            step.cost.decoded_gmacs(),
+            "; ".join(texts),
+        )
 
 
 def train_relaxed(cfg: CfgNode, *, resume: bool) -> GradientSearchTrainer:

@@ -3,6 +3,7 @@
 import argparse
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from detnas_d2.data import DatasetError
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.hit_search import (
+    GenotypeProgress,
     genotype_cost,
     genotype_of,
     gradient_search,
@@ -270,6 +272,16 @@ def test_errors_come_before_training(scenes):
     for main in (screen_main, gradient_search_main):
         with pytest.raises(ValueError, match="--eval-only: .*best.yaml"):
             main(argparse.Namespace(eval_only=True))
+
+
+def test_genotypes_are_logged_once_the_architecture_learns(caplog):
+    hook = GenotypeProgress()
+    with caplog.at_level("INFO", "detnas_d2.search"):
+        for arch_start, iteration in ((200, 99), (-1, 299), (200, 298), (200, 299)):
+            hook.trainer = SimpleNamespace(iter=iteration, _trainer=toy_step(arch_start=arch_start))
+            hook.after_step()
+    (line,) = caplog.messages
+    assert line.startswith("Iteration 300: expected") and "head (entropy 1.099): skip skip" in line
 
 
 def test_state_of_other_operations_is_refused():
