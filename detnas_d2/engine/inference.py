@@ -76,6 +76,7 @@ def test_metadata(cfg: CfgNode) -> Metadata:
     only.defrost()
     only.DATASETS.TRAIN, only.DATASETS.TEST, only.DATASETS.INVALID = (), (name,), "ignore"
     only.SEARCH.VAL = only.SEARCH.CALIBRATION.DATASET = ""
+    only.HIT_SEARCH.ARCH_TRAIN = ()
     register_datasets(only)
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:

@@ -43,7 +43,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detnas_d2")
     if on_cpu:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
-    register_datasets(cfg, cfg.HIT_SEARCH.ARCH_TRAIN)
+    register_datasets(cfg)
     check_class_numbers(cfg)
 
 
@@ -71,7 +71,10 @@ def check_class_numbers(cfg: CfgNode) -> None:
     if key is None:
         return
     expected = cfg.MODEL[key].NUM_CLASSES
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.HIT_SEARCH.ARCH_TRAIN):
+    used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        used += cfg.HIT_SEARCH.ARCH_TRAIN
+    for name in used:
         classes = MetadataCatalog.get(name).get("thing_classes")
         if classes is not None and len(classes) != expected:
             raise ValueError(

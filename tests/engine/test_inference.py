@@ -60,6 +60,8 @@ def test_predictor_names_the_classes_without_the_images(trained) -> None:
 def test_class_names_that_are_nowhere(trained) -> None:
     cfg = trained()
     cfg.DATASETS.REGISTER[0]["ANNOTATIONS"] = "/nowhere.json"
+    # As in a config that a search wrote.
+    cfg.HIT_SEARCH.ARCH_START_ITER, cfg.HIT_SEARCH.ARCH_TRAIN = 0, ("shapes@search_val",)
     assert Predictor(cfg).metadata.get("thing_classes") is None
 
 

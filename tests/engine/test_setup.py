@@ -23,6 +23,7 @@ def short_setup(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_data_of_architecture_parameters_is_checked_too(configs: Configs) -> None:
     cfg = configs()
+    cfg.HIT_SEARCH.ARCH_START_ITER = 0
     (shapes,) = cfg.DATASETS.REGISTER
     more = {**shapes, "NAME": "more", "CLASSES": ["a", "b", "c", "d"]}
     cfg.DATASETS.REGISTER = [shapes, {**shapes, "NAME": "others"}, more]
