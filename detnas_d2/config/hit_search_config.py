@@ -23,7 +23,7 @@ def add_hit_search_config(cfg: CN) -> None:
     cfg.HIT_SEARCH.COST_INPUT = [800, 1216]
     cfg.HIT_SEARCH.COST_PROPOSALS = 1000
     # Config file of the searched network for best.yaml, relative to this config's file; "": this
-    # config with the searched parts fixed.
+    # config with the searched parts fixed, which trains on its DATASETS.TRAIN (one half).
     cfg.HIT_SEARCH.RETRAIN_CONFIG = ""
 
     cfg.HIT_SEARCH.SCREENING = CN()
@@ -33,7 +33,8 @@ def add_hit_search_config(cfg: CN) -> None:
     cfg.HIT_SEARCH.SCREENING.GROUP_SPARSITY = 0.1
     # Operations to keep (N = 8 of 32).
     cfg.HIT_SEARCH.SCREENING.KEEP = 8
-    # Iterations between which operations are removed one after the other.
+    # Iterations between which operations are removed one after the other:
+    # ARCH_START_ITER < REMOVE_START <= REMOVE_END <= SOLVER.MAX_ITER.
     cfg.HIT_SEARCH.SCREENING.REMOVE_START = 0
     cfg.HIT_SEARCH.SCREENING.REMOVE_END = 0
     # Iterations between two records of the scores.
