@@ -204,7 +204,20 @@ class BilevelStep(PathTrainer):
 
 
 class GradientSearchTrainer(Trainer):
-    """Trains a relaxed model: pre-training, screening or search, by ``cfg.HIT_SEARCH``."""
+    """Trains a relaxed model: pre-training, screening or search, by ``cfg.HIT_SEARCH``.
+
+    Raises:
+        ValueError: Detectron2 would rescale the iterations of ``cfg.SOLVER`` alone.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference not in (0, comm.get_world_size()):
+            raise ValueError(
+                f"SOLVER.REFERENCE_WORLD_SIZE {reference}: the iterations of HIT_SEARCH are not "
+                "rescaled with the number of processes; expected 0"
+            )
+        super().__init__(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

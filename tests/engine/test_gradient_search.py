@@ -269,6 +269,8 @@ def test_errors_come_before_training(scenes):
         gradient_search(scenes("search.yaml", "h", "MODEL.HIT.OPS.HEAD", ["ir_k9"]), resume=False)
     with pytest.raises(DatasetError, match="'nowhere' is neither"):
         scenes("search.yaml", "i", "HIT_SEARCH.ARCH_TRAIN", ("nowhere@search_val",))
+    with pytest.raises(ValueError, match="REFERENCE_WORLD_SIZE 8: .* expected 0"):
+        GradientSearchTrainer(scenes("search.yaml", "j", "SOLVER.REFERENCE_WORLD_SIZE", 8))
     for main in (screen_main, gradient_search_main):
         with pytest.raises(ValueError, match="--eval-only: .*best.yaml"):
             main(argparse.Namespace(eval_only=True))
