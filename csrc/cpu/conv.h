@@ -12,7 +12,7 @@ void pack(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int64_t k, 
 }
 template <typename T>
 int64_t packed_size(int64_t n, int64_t k) {
-  return round_up(n, 32) * k;
+  return round_up(n, kPanel) * k;
 }
 
 // (C, 1, k, k) to [k * k][round_up(C, 16)].

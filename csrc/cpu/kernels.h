@@ -97,9 +97,11 @@ struct DepthwiseArgs {
   int64_t pad() const { return (kernel - 1) / 2 * dilation; }
 };
 
-constexpr int64_t kPanel = 32;      // columns of a panel of a packed matrix: [panel][k][kPanel]
-constexpr int64_t kSlab = 16;       // channels a depthwise task handles at once
-constexpr int64_t kMaxSums = 32;    // tensors mixed_sum takes
+// Columns of a panel of a packed matrix: [panel][k][kPanel]. A register tile of AVX2 reads whole
+// lines, one after the other; with wider panels it would use half of the first-level cache's sets.
+constexpr int64_t kPanel = 16;
+constexpr int64_t kSlab = 16;     // channels a depthwise task handles at once
+constexpr int64_t kMaxSums = 32;  // tensors mixed_sum takes
 
 template <typename T>
 struct ShuffleArgs {

@@ -8,10 +8,11 @@ constexpr int64_t panel_size() {
   return kCols * Vec<T>::size;
 }
 
-// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j], j over kCols vectors.
+// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over kCols vectors.
 template <typename T, int R>
 DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
-                                 int64_t depth, typename Vec<T>::type (&tile)[R][kCols]) {
+                                 int64_t b_next, int64_t depth,
+                                 typename Vec<T>::type (&tile)[R][kCols]) {
   using V = typename Vec<T>::type;
   V c[R][kCols];
 #pragma GCC unroll 16
@@ -21,7 +22,7 @@ DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const
   for (int64_t k = 0; k < depth; ++k) {
     V bv[kCols];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) bv[j] = load(b + k * ldb + j * Vec<T>::size);
+    for (int j = 0; j < kCols; ++j) bv[j] = load(b + k * ldb + j * b_next);
     const T* ak = a + k * a_col;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -125,10 +126,12 @@ void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
       SinkLane<T, M> lane1(g.sink, p + L < g.n ? p + L : p, g.n - p - L);
       const bool two = p + L < g.n;
       const T* b = g.packed + p / kPanel * kPanel * g.k + p % kPanel;
+      // The second vector's columns: beside the first's, in the next panel, or nowhere.
+      const int64_t b_next = L < kPanel ? L : two ? kPanel * g.k : 0;
       for_tiles(rows, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
         constexpr int R = decltype(tag)::value;
         V tile[R][kCols];
-        register_tile<T, R>(a + r0 * lda, lda, 1, b, kPanel, g.k, tile);
+        register_tile<T, R>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile);
         if (M == Mode::kStats && first && r0 == 0) {
           lane0.set_reference(tile[0][0]);
           if (two) lane1.set_reference(tile[0][1]);
@@ -192,7 +195,7 @@ void gemm_grad_weight(const GemmGradArgs<T>& g, int64_t begin, int64_t end, T* a
       for_tiles(g.n, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
         constexpr int R = decltype(tag)::value;
         V tile[R][kCols];
-        register_tile<T, R>(dy + r0, 1, lddy, x + p, ldx, rows, tile);
+        register_tile<T, R>(dy + r0, 1, lddy, x + p, ldx, L, rows, tile);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4

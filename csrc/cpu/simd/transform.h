@@ -72,9 +72,11 @@ inline void transform(const Source<T>& s, int64_t pixel, int64_t count, int64_t 
                       T* out, int64_t ld_out) {
   constexpr int64_t L = Vec<T>::size;
   if (s.order != Order::kPlain) {
+    const bool nothing_pending = !s.scale && !s.relu && !s.y;
     for (int64_t p = 0; p < count; ++p) {
       T* o = out + p * ld_out;
       gather(s, s.data + (pixel + p) * s.ld, c, channels, o);
+      if (nothing_pending) continue;
       for (int64_t j = 0; j < channels; j += L)
         store(o + j, apply(s, load(o + j), pixel + p, c + j, channels - j));
     }
