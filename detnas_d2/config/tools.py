@@ -61,12 +61,13 @@ def is_under(key: str, names: Iterable[str]) -> bool:
 def differing_keys(old: CfgNode, new: CfgNode, ignore: Iterable[str] = ()) -> list[str]:
     """Texts "KEY: old -> new", sorted, of the dotted keys in which two configs differ.
 
-    Tuples and lists are the same, as they are in a config that was written and read again.
+    Tuples and lists are the same, and so is any order of a mapping's keys, as they are in a config
+    that was written and read again.
     """
     before, after, ignored = flatten(old), flatten(new), tuple(ignore)
 
     def plain(value: Any) -> str:
-        return json.dumps(value, default=str)
+        return json.dumps(value, default=str, sort_keys=True)
 
     return [
         f"{key}: {before.get(key, 'nothing')!r} -> {after.get(key, 'nothing')!r}"

@@ -13,13 +13,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from detnas_d2.config.tools import flatten
-from detnas_d2.data import build_calibration_batches, build_test_loader, cached_loaders
+from detnas_d2.data import (
+    build_calibration_batches,
+    build_test_loader,
+    cached_loaders,
+    register_datasets,
+)
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.population import PopulationEvaluator
 from detnas_d2.search.racing import Race, RacingSettings
 from detnas_d2.search.racing_evaluator import RacingEvaluator
-from detnas_d2.search.scoring import build_evaluator, evaluator_type, metric_name
+from detnas_d2.search.scoring import build_evaluator, check_metric, evaluator_type, metric_name
 from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
 from detnas_d2.search.searcher import GenerationSearcher
 
@@ -83,13 +88,17 @@ def check_evaluator(cfg: CfgNode) -> None:
         raise ValueError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
 
 
-def check_validation_classes(cfg: CfgNode) -> None:
-    """VOC's mean over the classes is NaN where one has no object: no candidate would get a score.
+def check_validation(cfg: CfgNode) -> None:
+    """Readies the data sets of a search, and checks that candidates can get a score on them.
+
+    VOC's mean over the classes is NaN where one has no object.
 
     Raises:
-        ValueError: naming the data set and these classes.
+        ValueError: naming the data set, and what is unknown or the classes without object.
     """
     name = validation_set(cfg)
+    register_datasets(cfg, (name, calibration_set(cfg)))
+    check_metric(cfg, name)
     if evaluator_type(name) != "pascal_voc":
         return
     present = {item["category_id"] for d in DatasetCatalog.get(name) for item in d["annotations"]}

@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from detnas_d2.files import new_file, write_text
-from detnas_d2.modeling import WeightsError, adapt_state_dict
+from detnas_d2.modeling import WeightsError, adapt_state_dict, is_supernet
 
 
 class DetNASCheckpointer(DetectionCheckpointer):
@@ -20,7 +20,12 @@ class DetNASCheckpointer(DetectionCheckpointer):
     backbone weights are adapted to the model (:func:`detnas_d2.modeling.adapt_state_dict`), which
     makes a classification supernet load into a detection supernet, and a supernet into a path;
     pickled files (``.pkl``) may contain nothing but containers and NumPy arrays.
+
+    Attributes:
+        loaded_supernet: whether the weights loaded last were those of a DetNAS supernet.
     """
+
+    loaded_supernet = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -65,6 +70,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
             )
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self.loaded_supernet = is_supernet(checkpoint["model"])
         if not checkpoint.get("matching_heuristics", False):
             checkpoint["model"] = adapt_state_dict(checkpoint["model"], self.model)
         incompatible = super()._load_model(checkpoint)

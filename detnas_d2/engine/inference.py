@@ -15,6 +15,7 @@ from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import parent_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.modeling import find_supernet
+from detnas_d2.search.recalibration import batch_norms
 from detnas_d2.search_space.mixed_block import MixedBlock
 
 logger = logging.getLogger("detnas_d2")
@@ -24,8 +25,9 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     """The model of ``cfg`` with the weights ``MODEL.WEIGHTS``, in eval mode.
 
     Raises:
-        ValueError: the config names no weights, or builds a supernet or a relaxed network, which
-            is no network to evaluate before a path is chosen.
+        ValueError: the config names no weights, or those of a supernet, whose BatchNorm statistics
+            are no path's; or it builds a supernet or a relaxed network, which is no network to
+            evaluate before a path is chosen.
         WeightsError: the weights are not those of the whole model.
     """
     if not cfg.MODEL.WEIGHTS:
@@ -41,7 +43,14 @@ def load_trained(cfg: CfgNode) -> nn.Module:
             f"{cfg.MODEL.BACKBONE.NAME}: the network holds all candidates at once; use the config "
             "that the search wrote (best.yaml)"
         )
-    DetNASCheckpointer(model).load_all(cfg.MODEL.WEIGHTS)
+    checkpointer = DetNASCheckpointer(model)
+    checkpointer.load_all(cfg.MODEL.WEIGHTS)
+    if checkpointer.loaded_supernet and batch_norms(model):
+        raise ValueError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} are a supernet's: its BatchNorm statistics mix all "
+            "paths, so results of one path would mean nothing; train the path from these weights "
+            "(train_net.py) and take its model_final.pth"
+        )
     return model.eval()
 
 
@@ -56,9 +65,7 @@ class Predictor(DefaultPredictor):
         self.cfg = cfg.clone()
         self.model = load_trained(cfg)
         self.metadata = test_metadata(cfg)
-        self.aug = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST
-        )
+        self.aug = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
 
 

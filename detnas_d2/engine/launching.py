@@ -6,19 +6,24 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 
 
 def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Calls ``main(args)`` on ``--num-gpus`` processes of each machine.
 
-    On a machine without GPU they are CPU processes that talk through gloo.
+    On a machine without GPU they are CPU processes that talk through gloo. On one machine they
+    meet at a free port unless ``--dist-url`` names another: Detectron2's default is the same for
+    all runs of a user, of which then only one can start.
     """
+    url = args.dist_url
+    if args.num_machines == 1 and url == default_argument_parser().get_default("dist_url"):
+        url = "auto"
     launch(
         main,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
+        dist_url=url,
         args=(args,),
     )

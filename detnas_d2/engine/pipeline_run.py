@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from detnas_d2.config.tools import differing_keys, fingerprint, load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import pipeline_state
-from detnas_d2.engine.candidate_evaluation import check_validation_classes
+from detnas_d2.engine.candidate_evaluation import check_validation
 from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
@@ -83,7 +83,7 @@ def check_data(pipeline: Pipeline) -> None:
             register_datasets(cfg, cfg.HIT_SEARCH.ARCH_TRAIN)
             check_class_numbers(cfg)
             if stage.kind == "search":
-                check_validation_classes(cfg)
+                check_validation(cfg)
         except ValueError as error:
             raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 

@@ -18,7 +18,7 @@ from detnas_d2.engine.candidate_evaluation import (
     build_race,
     candidate_evaluator,
     check_evaluator,
-    check_validation_classes,
+    check_validation,
     evaluation_fingerprint,
     validation_set,
 )
@@ -83,7 +83,7 @@ def search(
         raise ValueError("MODEL.WEIGHTS is empty: the search needs the weights of a supernet")
     retrain = retrain_config(cfg, config_dir, retrain_opts)
     check_evaluator(cfg)
-    check_validation_classes(cfg)
+    check_validation(cfg)
     for warning in leaks(cfg, retrain):
         logger.warning(warning)
     space = searched_space(cfg)

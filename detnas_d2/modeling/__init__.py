@@ -14,7 +14,7 @@ from detnas_d2.modeling.shufflenet import (
     find_supernet,
     walking,
 )
-from detnas_d2.modeling.weights import adapt_state_dict
+from detnas_d2.modeling.weights import adapt_state_dict, is_supernet
 from detnas_d2.modeling.weights_error import WeightsError
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "adapt_state_dict",
     "backbone_from_config",
     "find_supernet",
+    "is_supernet",
     "norm_factory",
     "walking",
 ]

@@ -20,6 +20,7 @@ from detnas_d2.modeling.weights_error import WeightsError
 from detnas_d2.search_space import Path
 
 _BLOCK = re.compile(r"^(?P<prefix>(?:.*\.)?)blocks\.0\.(?P<rest>.*)$")
+_CANDIDATE_INSIDE = re.compile(r"(^|\.)blocks\.\d+\.candidates\.")
 _CANDIDATE = re.compile(r"^blocks\.(\d+)\.candidates\.([^.]+)\.(.*)$")
 
 
@@ -51,6 +52,11 @@ def adapt_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
     _check(inner, expected)
     adapted.update({target + key: value for key, value in inner.items() if key in expected})
     return adapted
+
+
+def is_supernet(state: Mapping[str, Tensor]) -> bool:
+    """Whether a model's state holds a DetNAS supernet."""
+    return any(_CANDIDATE_INSIDE.search(key) for key in state)
 
 
 def select_path(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

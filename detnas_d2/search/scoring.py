@@ -82,6 +82,30 @@ def metric_name(cfg: CfgNode, dataset_name: str) -> str:
     return cfg.SEARCH.METRIC or DEFAULT_METRICS[evaluator_type(dataset_name)]
 
 
+def check_metric(cfg: CfgNode, dataset_name: str) -> None:
+    """Compares ``SEARCH.METRIC`` with what the evaluator of a data set will report.
+
+    Raises:
+        ValueError: it will not; lists what it will.
+    """
+    kind = evaluator_type(dataset_name)
+    if kind == "image_classification":
+        known = [f"classification/{name}" for name in ("top1", "top5")]
+    elif kind == "pascal_voc":
+        known = [f"bbox/{name}" for name in ("AP", "AP50", "AP75")]
+    else:
+        classes = MetadataCatalog.get(dataset_name).get("thing_classes", ())
+        names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+        names += [f"AP-{name}" for name in classes if len(classes) > 1]
+        tasks = ["bbox"] + ["segm"] * cfg.MODEL.MASK_ON + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
+        known = [f"{task}/{name}" for task in tasks for name in names]
+    metric = metric_name(cfg, dataset_name)
+    if metric not in known:
+        raise ValueError(
+            f"SEARCH.METRIC {metric!r}: data set {dataset_name!r} is scored by {', '.join(known)}"
+        )
+
+
 def flat_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """An evaluator's nested results as ``{"task/metric": value}``."""
     return {f"{t}/{m}": float(v) for t, values in results.items() for m, v in values.items()}

@@ -14,6 +14,12 @@ def test_differing_keys():
         "SEARCH.VAL: 'x' -> ''",
         "SEED: 5 -> 0",
     ]
+    # What writing and reading a config changes.
+    old.DATASETS.REGISTER, old.SOLVER.STEPS = [{"NAME": "a", "FORMAT": "coco"}], (1, 2)
+    again = old.clone()
+    again.DATASETS.REGISTER, again.SOLVER.STEPS = [{"FORMAT": "coco", "NAME": "a"}], [1, 2]
+    assert differing_keys(old, again) == []
+    old = base_config()
     # "SEARCH" is the node, not every key that begins so.
     old.SEARCHED = 1
     assert differing_keys(old, new, ["SEARCH", "SEED", "MODEL"]) == ["SEARCHED: 1 -> 'nothing'"]

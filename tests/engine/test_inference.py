@@ -77,6 +77,13 @@ def test_networks_without_a_path_are_refused(trained, configs: Configs) -> None:
         load_trained(cfg)
 
 
+def test_weights_of_a_supernet_are_refused(trained, configs: Configs, tmp_path: Path) -> None:
+    cfg, search = trained(), configs.search()
+    cfg.MODEL.WEIGHTS = search.MODEL.WEIGHTS
+    with pytest.raises(ValueError, match=r"fasterBN.pth are a supernet's: .*mix all paths"):
+        load_trained(cfg)
+
+
 def test_demo_writes_pictures(trained, tmp_path: Path) -> None:
     cfg = trained()
     write_images(tmp_path / "images", "one.png", "two.jpg", "deep/one.png")
@@ -108,9 +115,7 @@ def test_demo_skips_what_it_cannot_read(
     (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     out = tmp_path / "pictures"
     with pytest.raises(SystemExit, match="1 of 2 files could not be read"):
-        run_demo(
-            trained(), tmp_path, "--input", str(tmp_path / "images"), "--output", str(out)
-        )
+        run_demo(trained(), tmp_path, "--input", str(tmp_path / "images"), "--output", str(out))
     assert [path.name for path in out.iterdir()] == ["good.png"]
     assert "images/broken.jpg: " in capsys.readouterr().err
 

@@ -15,13 +15,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.data import register_datasets
+from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.engine import prepare, search, train
 from detnas_d2.engine import search as search_function
 from detnas_d2.engine.candidate_evaluation import (
     EVALUATORS,
     candidate_evaluator,
-    check_validation_classes,
+    check_validation,
 )
 from detnas_d2.engine.search import leaks, load_supernet
 from detnas_d2.modeling import WeightsError
@@ -211,14 +211,24 @@ def test_scores_that_would_be_too_good_are_warned_of(configs: Configs) -> None:
 
 
 def test_voc_classes_without_object_are_refused(configs: Configs) -> None:
-    cfg = configs.search("SEARCH.VAL", "zoo")
+    cfg = configs.search("SEARCH.VAL", "zoo", "DATASETS.INVALID", "ignore")
     objects = [{"annotations": [{"category_id": 1}]}, {"annotations": []}]
     DatasetCatalog.register("zoo", lambda: objects)
     MetadataCatalog.get("zoo").set(evaluator_type="pascal_voc", thing_classes=["ape", "bee"])
     with pytest.raises(ValueError, match="'zoo'.* has no object of ape: VOC's mean"):
-        check_validation_classes(cfg)
+        check_validation(cfg)
     objects[1]["annotations"] = [{"category_id": 0}]
-    check_validation_classes(cfg)
+    check_validation(cfg)
+
+
+def test_what_scores_candidates_is_checked_first(configs: Configs) -> None:
+    with pytest.raises(ValueError, match=r"'bbox/mAP': .* by bbox/AP, .*APl, bbox/AP-a, bbox/AP-b"):
+        check_validation(configs.search("SEARCH.METRIC", "bbox/mAP"))
+    check_validation(configs.search("SEARCH.METRIC", "bbox/AP-c"))
+    with pytest.raises(DatasetError, match="'shaeps' is neither .* did you mean shapes"):
+        check_validation(configs.search("SEARCH.VAL", "shaeps"))
+    with pytest.raises(DatasetError, match="'shaeps' is neither"):
+        check_validation(configs.search("SEARCH.CALIBRATION.DATASET", "shaeps"))
 
 
 def test_what_cannot_be_searched(configs: Configs, tmp_path: Path) -> None:
