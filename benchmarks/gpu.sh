@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Builds, tests and measures the CUDA operators on a machine with a GPU, in one command and about
 # ten minutes. Results: benchmarks/results/<gpu>.json. Ends with an error if a check failed, but
-# measures nevertheless. Environment: PYTHON (default python3).
+# measures nevertheless. Environment: PYTHON (default python3); BUDGET, seconds for all of it
+# (default 590); CUDA_HOME.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin # nvcc and compute-sanitizer, where nothing else is said
 gpu=$($python -c 'import re, torch; print(re.sub(r"\W+", "-", torch.cuda.get_device_name()).lower())')
 arch=$($python -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
 out=benchmarks/results/$gpu.json
-budget=590 # seconds for all of it
+budget=${BUDGET:-590}
 export PYTHONPATH=$PWD
 failures=()
 
@@ -22,22 +24,23 @@ run() {
     say "$what: left out, no time"
     return
   fi
-  timeout "$limit" "$@" || status=$?
+  timeout -k 5 "$limit" "$@" || status=$?
   case $status in
     0) say "$what: done" ;;
-    124) say "$what: stopped after $limit s" ;;
+    124 | 137) say "$what: stopped after $limit s" ;;
     *) say "$what: FAILED ($status)" && failures+=("$what") ;;
   esac
 }
 
 mkdir -p build
-if ! FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch $python setup.py build_ext --inplace >build/gpu.log 2>&1; then
+if ! FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch timeout -k 5 "$budget" \
+  $python setup.py build_ext --inplace >build/gpu.log 2>&1; then
   tail -n 40 build/gpu.log
   say "the build failed; all of its output: build/gpu.log"
   exit 1
 fi
 say "built for $arch"
-run "kernels against their references" 150 $python tests/ops/cuda_checks.py
+run "kernels against their references" 180 $python tests/ops/cuda_checks.py
 
 rm -f "$out"
 run "operators" 240 $python benchmarks/ops.py --device cuda --quick --compile --output "$out"

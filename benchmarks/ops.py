@@ -223,6 +223,7 @@ def main() -> None:
     quick = "800x1216" if args.device == "cuda" else "320x480"
     sizes = [quick] if args.quick else list(STAGES)
     repetitions = 10 if args.quick else 30
+    failures: list[str] = []
     for threads in args.threads if args.device == "cpu" else [1]:
         torch.set_num_threads(threads)
         limits = measure.roofline(args.device, threads)
@@ -232,7 +233,12 @@ def main() -> None:
                 shape = (BATCHES[args.device][size], *stage)
                 with torch.no_grad():
                     for case in cases_of(shape, args.device, dtype, args.compile):
-                        compare(report, threads, shape, case, limits, repetitions)
+                        try:
+                            compare(report, threads, shape, case, limits, repetitions)
+                        except RuntimeError as error:  # the other cases are worth measuring
+                            failures.append(f"{case[0]}, {shape}: {error}")
+    if failures:
+        raise SystemExit("\n".join(failures))
 
 
 def compare(
