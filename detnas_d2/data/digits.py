@@ -77,7 +77,7 @@ def draw_scene(
     return _finish(canvas, random), objects
 
 
-def draw_patch(image: np.ndarray, digits: Digits, size: int, random: RandomState) -> np.ndarray:
+def draw_patch(image: np.ndarray, size: int, random: RandomState) -> np.ndarray:
     """One digit, most of the image, on a little clutter: uint8[size, size, 3]."""
     canvas = _background(size, random, strokes=1)
     ink = _ink(image, size * random.uniform(0.75, 1.0), random)[:size, :size]

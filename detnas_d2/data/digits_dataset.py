@@ -120,7 +120,7 @@ def _write_patches(folder: str, name: str, settings: DigitsSettings) -> None:
     repeats = settings.patches_per_digit if part == "train" else 1
     labels = np.repeat(digits.labels, repeats)
     images = [
-        draw_patch(digit, digits, settings.patch_size, random)
+        draw_patch(digit, settings.patch_size, random)
         for digit in np.repeat(digits.images, repeats, axis=0)
     ]
     np.save(os.path.join(folder, "images.npy"), np.stack(images), allow_pickle=False)

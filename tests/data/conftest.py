@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from detnas_d2.config.data_config import add_data_config
-from detnas_d2.data import catalog
+from detnas_d2.data import catalog, register_datasets
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -107,6 +107,14 @@ class CocoFiles:
 @pytest.fixture
 def coco(tmp_path: Path) -> CocoFiles:
     return CocoFiles(tmp_path)
+
+
+@pytest.fixture
+def cfg(make_cfg: Callable[..., CfgNode], coco: CocoFiles) -> CfgNode:
+    """Trains on the images of ``coco``, which are registered."""
+    cfg = make_cfg(coco.declaration, train=["pets"])
+    register_datasets(cfg)
+    return cfg
 
 
 class VocFiles:

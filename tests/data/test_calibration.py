@@ -8,13 +8,6 @@ import torch
 from detnas_d2.data import CalibrationBatches, build_calibration_batches, register_datasets
 
 
-@pytest.fixture
-def cfg(make_cfg, coco):
-    cfg = make_cfg(coco.declaration, train=["pets"])
-    register_datasets(cfg)
-    return cfg
-
-
 def test_batches_are_fixed(cfg):
     batches = build_calibration_batches(cfg, "pets", 5, 2, seed=1)
     first, again = list(batches), list(batches)

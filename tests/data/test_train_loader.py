@@ -24,13 +24,6 @@ def assert_same(left, right):
                 assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
 
 
-@pytest.fixture
-def cfg(make_cfg, coco):
-    cfg = make_cfg(coco.declaration, train=["pets"])
-    register_datasets(cfg)
-    return cfg
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_and_resuming_change_nothing(cfg, workers):
     whole = take(build_train_loader(cfg, start_iter=0), 6)
@@ -92,7 +85,7 @@ def test_classification(make_cfg, toys):
     assert_same(take(build_train_loader(cfg, start_iter=2), 2), whole[2:])
 
 
-def test_refusals(make_cfg, cfg, toys):
+def test_refusals(cfg, toys):
     cfg.DATASETS.REGISTER = [*cfg.DATASETS.REGISTER, toys.declaration]
     register_datasets(cfg, ["toys"])
     with pytest.raises(ValueError, match="cannot be mixed"):

@@ -256,7 +256,7 @@ def test_folder_problems(make_cfg, toys):
     ]
 
 
-def test_the_second_check_is_remembered(make_cfg, coco, voc, toys, touch, monkeypatch):
+def test_the_second_check_is_remembered(make_cfg, coco, voc, toys, touch):
     changed = {
         "pets": [coco.root / "pets.json", coco.root / "pets" / "5.png"],
         "zoo": [voc.root / "Annotations" / "img_2.xml", voc.root / "ImageSets/Main/train.txt"],
@@ -290,7 +290,7 @@ def test_mended_data_are_checked_anew(make_cfg, coco):
     assert MetadataCatalog.get("pets").json_file == str(coco.root / "pets.json")
 
 
-def test_a_lost_cleaned_copy_is_written_again(make_cfg, coco, tmp_path):
+def test_a_lost_cleaned_copy_is_written_again(make_cfg, coco):
     import shutil
 
     coco.add(1, 1, [5, 5, 0, 4])

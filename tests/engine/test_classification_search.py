@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -11,9 +10,9 @@ from detectron2.modeling import build_model
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine import prepare, search, train
 from detnas_d2.search import History
-from tests.engine.tiny_runs import Configs
+from tests.engine.tiny_runs import Configs, arguments
 
-ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
+ARGS = arguments()
 HITS = (0, 25, 50, 75, 100)  # of the four images of search_val
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from detnas_d2.engine.pipeline_table import format_table, mean_and_deviation
 from detnas_d2.search import History
 from detnas_d2.search_space import SPACES, build_cost_table
 from tests.engine.hit_runs import scene_config
-from tests.engine.tiny_runs import Configs, write_config
+from tests.engine.tiny_runs import Configs, arguments, write_config
 
 TINY = SPACES["detnas_tiny"]
 MODULE = sys.modules[run_pipeline.__module__]
@@ -59,19 +58,6 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
     file = folder / "pipeline.yaml"
     file.write_text(yaml.safe_dump({"OUTPUT_DIR": str(folder / "runs"), "STAGES": stages, **keys}))
     return str(file)
-
-
-def arguments(file: str, *opts: str) -> argparse.Namespace:
-    return argparse.Namespace(
-        config_file=file,
-        opts=list(opts),
-        num_gpus=1,
-        num_machines=1,
-        machine_rank=0,
-        dist_url="auto",
-        eval_only=False,
-        resume=False,
-    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ from detectron2.data import DatasetCatalog
 
 from detnas_d2.data import DatasetError
 from detnas_d2.engine import prepare
-from tests.engine.tiny_runs import Configs
+from tests.engine.tiny_runs import Configs, arguments
 
-ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
+ARGS = arguments()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import runpy
@@ -15,9 +14,9 @@ from detnas_d2.engine import prepare, search
 from detnas_d2.engine.stability import calibration_stability, statistics_distance
 from detnas_d2.search import History
 from detnas_d2.search.recalibration import BNStatistics, Moments
-from tests.engine.tiny_runs import Configs, write_config
+from tests.engine.tiny_runs import Configs, arguments, write_config
 
-ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
+ARGS = arguments()
 COMMAND = str(Path(__file__).parents[2] / "projects" / "DetNAS" / "diagnose.py")
 
 

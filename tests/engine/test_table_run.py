@@ -17,8 +17,8 @@ from detnas_d2.engine.pipeline_run import stage_state
 from detnas_d2.engine.pipeline_state import DONE, STOPPED
 from detnas_d2.engine.table_run import list_runs, run_table
 from detnas_d2.engine.tables import read_table
-from tests.engine.test_tables import arguments, write_table
-from tests.engine.tiny_runs import Configs
+from tests.engine.test_tables import write_table
+from tests.engine.tiny_runs import Configs, arguments
 
 MODULE = sys.modules[run_pipeline.__module__]
 

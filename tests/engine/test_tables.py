@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from detnas_d2.engine.pipeline_run import stage_fingerprint
 from detnas_d2.engine.table_run import format_cell, format_table, run_table
 from detnas_d2.engine.tables import Cell, Table, TableError, read_table
-from tests.engine.tiny_runs import Configs, write_config
+from tests.engine.tiny_runs import Configs, arguments, write_config
 
 TABLES = sorted(
     (Path(__file__).resolve().parents[2] / "configs" / "DetNAS" / "tables").glob("*.yaml")
@@ -32,20 +31,6 @@ CONTENT = {
         {"NAME": "all", "ROW": "other", "PAPER": [None, 36.4, 300]},
     ],
 }
-
-
-def arguments(file: str, *opts: str, dry_run: bool = False) -> argparse.Namespace:
-    return argparse.Namespace(
-        config_file=file,
-        opts=list(opts),
-        num_gpus=1,
-        num_machines=1,
-        machine_rank=0,
-        dist_url="auto",
-        eval_only=False,
-        resume=False,
-        dry_run=dry_run,
-    )
 
 
 def write_table(folder: Path, configs: Configs, stages: int = 4, **content: object) -> str:

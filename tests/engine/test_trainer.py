@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import signal
 import subprocess
@@ -24,12 +23,12 @@ from detnas_d2.engine.trainer import iteration_seed
 from detnas_d2.modeling import WeightsError, find_supernet
 from detnas_d2.search_space import SPACES
 from detnas_d2.search_space import Path as NetworkPath
-from tests.engine.tiny_runs import Configs, write_config
+from tests.engine.tiny_runs import Configs, arguments, write_config
 from tests.helpers import changed, classification_batch, snapshot, training_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SPACES["detnas_tiny"]
-ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
+ARGS = arguments()
 
 
 def disjoint_paths() -> list[NetworkPath]:

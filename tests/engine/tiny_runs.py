@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -147,3 +148,18 @@ def write_config(cfg: CfgNode, file: Path) -> str:
     """Writes a config as short YAML; returns the file's name."""
     file.write_text(short_yaml(cfg))
     return str(file)
+
+
+def arguments(file: str = "", *opts: str, dry_run: bool = False) -> argparse.Namespace:
+    """What the commands' parsers give for a run in one process."""
+    return argparse.Namespace(
+        config_file=file,
+        opts=list(opts),
+        num_gpus=1,
+        num_machines=1,
+        machine_rank=0,
+        dist_url="auto",
+        eval_only=False,
+        resume=False,
+        dry_run=dry_run,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
 from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search_space import SPACES
+from tests.engine.tiny_runs import arguments
 from tests.helpers import classification_batch
 
 TINY = SPACES["detnas_tiny"]
 PATH = TINY.path([(layer + 1) % 4 for layer in range(TINY.num_layers)])
 POPULATION = [PATH, *(TINY.path([*PATH.choices[:3], a, b]) for a, b in ((0, 0), (0, 1)))]
-ARGS = argparse.Namespace(eval_only=False, config_file="", opts=[])
+ARGS = arguments()
 COUNTS = ((3, 1), (2, 0), (0, 0), (1, 2))
 """Images of rank 0 and rank 1 in the batches of :func:`sync_bn`."""
 
