@@ -168,7 +168,7 @@ def read_pipeline(
     Raises:
         PipelineError: naming the file, the stage and the key.
     """
-    with open(file) as text:
+    with open(file, encoding="utf-8") as text:
         data = yaml.safe_load(text)
     if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list):
         raise PipelineError(f"{file}: expected a mapping with OUTPUT_DIR and a list STAGES")

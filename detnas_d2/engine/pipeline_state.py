@@ -93,7 +93,7 @@ def is_running(folder: str) -> bool:
 def read_json(folder: str, name: str) -> dict[str, Any] | None:
     """A state file of a stage, None if there is none (or a lock that is just being written)."""
     try:
-        with open(os.path.join(folder, name)) as text:
+        with open(os.path.join(folder, name), encoding="utf-8") as text:
             return json.load(text)
     except (FileNotFoundError, json.JSONDecodeError):
         return None

@@ -57,7 +57,8 @@ def measured(pipeline: Pipeline, stage: Stage, metric: str) -> float | None:
 
 
 def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
-    with open(os.path.join(pipeline.folder(stage.name), DONE_FILE)) as text:
+    file = os.path.join(pipeline.folder(stage.name), DONE_FILE)
+    with open(file, encoding="utf-8") as text:
         return json.load(text)
 
 

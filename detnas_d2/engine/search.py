@@ -156,7 +156,7 @@ def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
         )
         write_text(file, table.to_json())
     comm.synchronize()
-    with open(file) as text:
+    with open(file, encoding="utf-8") as text:
         return LatencyTable.from_json(text.read(), space)
 
 

@@ -141,7 +141,7 @@ def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
     Raises:
         TableError, PipelineError: naming the file and the key.
     """
-    with open(file) as text:
+    with open(file, encoding="utf-8") as text:
         data = yaml.safe_load(text)
     if not isinstance(data, dict) or not {"PIPELINES", "COLUMNS", "ROWS"} <= set(data) <= _KEYS:
         raise TableError(f"{file}: expected PIPELINES, COLUMNS, ROWS and no others of {_KEYS}")

@@ -32,7 +32,8 @@ def new_file(path: str | Path) -> Iterator[str]:
         os.replace(temporary, path)
         sync(folder)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):  # it has its name already
+            os.unlink(temporary)
         raise
 
 

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from detnas_d2 import files
 from detnas_d2.files import new_directory, write_json, write_text
 
 
@@ -21,6 +22,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_text(str(path), "\ud800")
     assert json.loads(path.read_text()) == [1]
     assert os.listdir(tmp_path / "a") == ["x.json"]
+
+
+def test_a_folder_that_cannot_be_synced_is_what_the_error_tells(tmp_path, monkeypatch):
+    def sync(path):
+        if os.path.isdir(path):
+            raise OSError("stale file handle")
+
+    monkeypatch.setattr(files, "sync", sync)
+    with pytest.raises(OSError, match="stale file handle"):
+        write_text(tmp_path / "x", "1")
+    assert os.listdir(tmp_path) == ["x"]
 
 
 def test_new_directory(tmp_path):
