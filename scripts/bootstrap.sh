@@ -28,7 +28,10 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     die "$("$python" --version) is too old; set PYTHON to a Python >= 3.10"
   say "creating .venv with $("$python" --version)"
-  "$python" -m venv .venv
+  "$python" -m venv .venv || {
+    rm -rf .venv # half of one would be taken for a whole one
+    die "$python cannot make .venv (Debian and Ubuntu: apt install python3-venv)"
+  }
 fi
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 # ninja is found on PATH
 unset PYTHONHOME PYTHONPATH
