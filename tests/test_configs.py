@@ -22,6 +22,7 @@ from detnas_d2.data import DIGITS_NAMES
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.pipeline import read_pipeline
 from detnas_d2.engine.search import retrain_config
+from detnas_d2.engine.setup import training_images_tested
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.build import build_constraint, build_searcher
 from detnas_d2.search_space import build_cost_table, get_space
@@ -98,6 +99,7 @@ def test_data_sets_are_known(name: str) -> None:
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.SEARCH.VAL, cfg.SEARCH.CALIBRATION.DATASET]
     assert {text.partition("@")[0] for text in used if text} <= known
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+    assert training_images_tested(cfg) == []
 
 
 @pytest.mark.parametrize("name", SEARCHES)

@@ -80,7 +80,7 @@ def check_data(pipeline: Pipeline) -> None:
             continue
         cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
         try:
-            register_datasets(cfg, cfg.HIT_SEARCH.ARCH_TRAIN)
+            register_datasets(cfg)
             check_class_numbers(cfg)
             if stage.kind == "search":
                 check_validation(cfg)

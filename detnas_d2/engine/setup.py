@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
+from detnas_d2.data.splits import overlap
 
 _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
@@ -45,6 +46,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)
     check_class_numbers(cfg)
+    for warning in training_images_tested(cfg):
+        logging.getLogger("detnas_d2").warning(warning)
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> bool:
@@ -53,6 +56,17 @@ def fall_back_to_cpu(cfg: CfgNode) -> bool:
     if on_cpu:
         cfg.MODEL.DEVICE = "cpu"
     return on_cpu
+
+
+def training_images_tested(cfg: CfgNode) -> list[str]:
+    """A text for each data set of DATASETS.TEST that shares images with one of DATASETS.TRAIN."""
+    return [
+        f"DATASETS.TEST {test!r} shares images with DATASETS.TRAIN {train!r}: its scores do not "
+        "tell how the network does on new images"
+        for test in cfg.DATASETS.TEST
+        for train in cfg.DATASETS.TRAIN
+        if overlap(test, train)
+    ]
 
 
 def check_class_numbers(cfg: CfgNode) -> None:

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog
 
 from detnas_d2.data import DatasetError
 from detnas_d2.engine import prepare
+from detnas_d2.engine.setup import training_images_tested
 from tests.engine.tiny_runs import Configs, arguments
 
 ARGS = arguments()
@@ -49,3 +50,12 @@ def test_class_numbers_are_compared(configs: Configs, kind: str) -> None:
     cfg.MODEL[node].NUM_CLASSES = 4
     with pytest.raises(ValueError, match=f"MODEL.{node}.NUM_CLASSES is 4.*has 3 classes: a, b, c"):
         prepare(cfg, ARGS)
+
+
+def test_training_images_among_those_of_the_test_are_warned_of(configs: Configs) -> None:
+    assert training_images_tested(configs()) == []  # two halves
+    for train, test in (("shapes", "shapes"), ("shapes@search_train", "shapes")):
+        (text,) = training_images_tested(
+            configs("faster", "DATASETS.TRAIN", (train,), "DATASETS.TEST", ("other", test))
+        )
+        assert f"DATASETS.TEST {test!r} shares images with DATASETS.TRAIN {train!r}" in text
