@@ -163,6 +163,8 @@ def test_one_stage_detector_is_searched_and_trained(scenes):
     genotype = gradient_search(cfg, resume=False)
     best = load_config("one/best.yaml")
     assert genotype_of(best) == genotype and list(map(len, genotype.parts.values())) == [4, 6, 2]
+    assert best.MODEL.DEVICE == "cuda"  # the default, not this machine's
+    best.MODEL.DEVICE = "cpu"
     best.HIT_SEARCH.ARCH_START_ITER = -1
     best.SOLVER.MAX_ITER = 1
     assert "bbox" in hit_train(best, resume=False)
@@ -223,6 +225,7 @@ def test_choice_blocks_of_detnas_searched_by_gradient(scenes):
     chosen = alpha[range(len(path)), path.choices]
     torch.testing.assert_close(chosen, alpha.max(1).values)
     assert best.MODEL.HIT.BOTTOM_UP == "build_detnas_backbone"
+    best.MODEL.DEVICE = "cpu"
     model = build_model(best)
     assert not relaxed_parts(model) and find_supernet(model) is None
 
