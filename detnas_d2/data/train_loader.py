@@ -45,6 +45,12 @@ def build_train_loader(
             "DATALOADER.SAMPLER_TRAIN must be 'TrainingSampler' (the resumable order of this "
             f"project), got {cfg.DATALOADER.SAMPLER_TRAIN!r}"
         )
+    images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if images < 1 or images % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {images}: expected a positive multiple of the number of "
+            f"processes, {processes}"
+        )
     names = list(cfg.DATASETS.TRAIN if dataset_names is None else dataset_names)
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
@@ -53,10 +59,10 @@ def build_train_loader(
     seed = max(cfg.SEED, 0)
     sampler = TrainingBatchSampler(
         aspect_flags(dataset_dicts),
-        cfg.SOLVER.IMS_PER_BATCH,
+        images,
         seed,
         rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
+        world_size=processes,
         start_batch=start_iter,
         aspect_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )

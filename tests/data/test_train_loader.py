@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from detnas_d2.data import build_train_loader, register_datasets
 
@@ -83,6 +84,15 @@ def test_classification(make_cfg, toys):
     assert sorted(d["label"] for batch in whole[:2] for d in batch) == [0] * 4 + [1] * 4
     cfg.DATALOADER.NUM_WORKERS = 2
     assert_same(take(build_train_loader(cfg, start_iter=2), 2), whole[2:])
+
+
+def test_images_are_shared_out_evenly(cfg, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="IMS_PER_BATCH 4: .* multiple of .* processes, 3"):
+        build_train_loader(cfg, start_iter=0)
+    cfg.SOLVER.IMS_PER_BATCH = 0
+    with pytest.raises(ValueError, match="IMS_PER_BATCH 0: expected a positive"):
+        build_train_loader(cfg, start_iter=0)
 
 
 def test_refusals(cfg, toys):
