@@ -1,4 +1,4 @@
-"""Tiny detectors, batches and comparisons that several tests share."""
+"""Tiny detectors, batches, records and comparisons that several tests share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
 from detnas_d2.config.tools import base_config
+from detnas_d2.search import CandidateRecord
 
 
 def detector_config(kind: str = "faster") -> CfgNode:
@@ -93,6 +94,26 @@ def classification_batch(size: int, labels: list[int], *, seed: int = 0) -> list
         0, 255, (len(labels), 3, size, size), dtype=torch.uint8, generator=generator
     )
     return [{"image": i, "label": label} for i, label in zip(images, labels, strict=True)]
+
+
+def candidate_record(index: int = 0, **fields: object) -> CandidateRecord:
+    """A record of a search's first generation with other ``fields``."""
+    values = {
+        "generation": 0,
+        "position": index,
+        "origin": "random",
+        "path": f"path {index}",
+        "choices": (index,),
+        "fitness": 1.0,
+        "metrics": {},
+        "macs": None,
+        "params": None,
+        "latency_ms": None,
+        "error": None,
+        "seconds": {},
+        "finished": "",
+    }
+    return CandidateRecord(index, **{**values, **fields})
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-from detnas_d2.search import CandidateRecord
 from detnas_d2.search.diagnostics import (
     choice_frequencies,
     fitness_by_generation,
@@ -16,26 +15,19 @@ from detnas_d2.search.diagnostics import (
     rank_correlation,
     spread_over_fitness,
 )
+from tests.helpers import candidate_record
 
 OPS = ("a", "b", "c")
 
 
 def record(index: int, generation: int, choices: tuple[int, ...], fitness: float | None):
-    return CandidateRecord(
-        index=index,
+    return candidate_record(
+        index,
         generation=generation,
-        position=index,
-        origin="random",
         path=f"{OPS[choices[0]]} / {OPS[choices[1]]}",
         choices=choices,
         fitness=fitness,
-        metrics={},
-        macs=None,
-        params=None,
-        latency_ms=None,
         error=None if fitness is not None else "RuntimeError: out of memory",
-        seconds={},
-        finished="2026-01-01T00:00:00+00:00",
     )
 
 

@@ -7,30 +7,24 @@ import json
 
 import pytest
 
-from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.history import FingerprintMismatch, History, HistoryError
+from tests.helpers import candidate_record
 
 FINGERPRINT = {"seed": 1, "searcher": {"population": 50, "probability": 0.1}, "sizes": (224, 224)}
 
 
 def record(index, **changes):
     values = {
-        "index": index,
-        "generation": 0,
-        "position": index,
-        "origin": "random",
         "path": f"3x3 {index}",
         "choices": (0, index),
         "fitness": 0.1 + index / 3,
         "metrics": {"bbox/AP": 0.1, "bbox/APl": None},
         "macs": 5,
         "params": 6,
-        "latency_ms": None,
-        "error": None,
         "seconds": {"infer": 1.5},
         "finished": "2026-01-01",
     }
-    return CandidateRecord(**{**values, **changes})
+    return candidate_record(index, **{**values, **changes})
 
 
 def failed(index):

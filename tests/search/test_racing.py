@@ -20,27 +20,12 @@ from detnas_d2.search.racing import (
     shard_scores,
     student_quantile,
 )
+from tests.helpers import candidate_record
 
 
 def record(index: int, generation: int, scores: list[float], **changes: object) -> CandidateRecord:
-    values = {
-        "index": index,
-        "generation": generation,
-        "position": index,
-        "origin": "random",
-        "path": f"path {index}",
-        "choices": (index,),
-        "fitness": sum(scores) / len(scores),
-        "metrics": shard_metrics(scores),
-        "macs": None,
-        "params": None,
-        "latency_ms": None,
-        "error": None,
-        "finished": "",
-        "seconds": {},
-        **changes,
-    }
-    return CandidateRecord(**values)
+    values = {"fitness": sum(scores) / len(scores), "metrics": shard_metrics(scores), **changes}
+    return candidate_record(index, generation=generation, **values)
 
 
 @pytest.mark.parametrize(
