@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
@@ -78,18 +77,6 @@ class ShuffleNetBackbone(Backbone):
             )
         self._out_features = list(out_features)
         init_shufflenet(self, init)
-
-    @property
-    def size_divisibility(self) -> int:
-        return 0
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
-            for name in self._out_features
-        }
 
     def run_layer(self, index: int, x: Tensor) -> Tensor:
         """Output of layer ``index`` for its input ``x``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
@@ -54,18 +53,6 @@ class HitBackbone(Backbone):
             )
         self._out_features = list(out_features)
         init_convolutions(self)
-
-    @property
-    def size_divisibility(self) -> int:
-        return 0
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
-            for name in self._out_features
-        }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if x.dim() != 4:
