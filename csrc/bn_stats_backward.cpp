@@ -1,4 +1,4 @@
-// The gradient of statistics, on any device.
+// The gradient of statistics, on devices without a kernel for it (CUDA has one: cuda/bn_ops.cu).
 #include <ATen/ATen.h>
 #include <torch/library.h>
 

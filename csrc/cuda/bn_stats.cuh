@@ -143,8 +143,9 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, MomentsOut out) {
 
 // Blocks of kLanes channels, rows of threads along chunks. Sums of differences from the first
 // chunk's mean, in double: no divisions in the loop, no cancellation, exact for constant channels.
-static __global__ void merge_moments_kernel(const float* mean, const float* m2, const float* count,
-                                            int64_t chunks, int channels, MomentsOut out) {
+static __global__ void __launch_bounds__(kMostThreads)
+merge_moments_kernel(const float* mean, const float* m2, const float* count, int64_t chunks, int channels,
+                     MomentsOut out) {
   DETNAS_SHARED(double, shared);  // [4][rows][kLanes]
   const int c = blockIdx.x * kLanes + threadIdx.x, threads = blockDim.y * kLanes;
   const int thread = threadIdx.y * kLanes + threadIdx.x;

@@ -116,8 +116,7 @@ struct GradArgs {
     TORCH_CHECK(y_in.has_value(), "y: expected the output, for the gradient of statistics or ReLU");
     y = as_map(*y_in);
     if (!stats) return;
-    add = vector(*grad_mean / static_cast<double>(std::max<int64_t>(1, pixel_count(grad))));
-    mul = vector(*grad_m2 * 2);
+    add = vector(grad_mean), mul = vector(grad_m2);
     mean = vector(mean_in);
   }
   template <typename S>
@@ -129,6 +128,8 @@ struct GradArgs {
     s.add = pointer(add);
     s.mul = pointer(mul);
     s.mean = pointer(mean);
+    s.add_factor = static_cast<float>(1. / static_cast<double>(pixel_count(grad)));
+    s.mul_factor = 2.f;
     return s;
   }
 };

@@ -241,7 +241,8 @@ struct MomentsBatch {
 constexpr int kMergeRows = 32;  // threads along the rows of partial results
 
 // A block merges kLanes channels. Sums of differences from the first row's mean, in double.
-static __global__ void depthwise_moments_kernel(const __grid_constant__ MomentsBatch batch) {
+static __global__ void __launch_bounds__(kMostThreads)
+    depthwise_moments_kernel(const __grid_constant__ MomentsBatch batch) {
   DETNAS_SHARED(double, shared);  // [3][kMergeRows][kLanes]
   constexpr int kPlane = kMergeRows * kLanes;
   int block = blockIdx.x, e = 0;

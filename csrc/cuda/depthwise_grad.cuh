@@ -7,6 +7,15 @@ namespace cuda {
 
 constexpr int kSumsAtOnce = kRows;  // sums that a block's warps exchange at a time
 
+// A gradient through what is pending on it: of statistics, or of a ReLU.
+template <typename S>
+__device__ float through(const Source<S>& from, float grad, S y, const float (&add)[3]) {
+  if (!from.y) return grad;
+  const float o = static_cast<float>(y);
+  if (from.add) return grad + add[0] + add[1] * (o - add[2]);
+  return o <= 0.f ? 0.f : grad;
+}
+
 // The thread's gradients of outputs at `at` (zero outside), from `a.other`, added to `total`.
 template <class T, typename S>
 __device__ void read_gradients(const Depthwise<S>& a, const Place& at, int c, const float (&add)[3],
@@ -28,16 +37,11 @@ __device__ void read_gradients(const Depthwise<S>& a, const Place& at, int c, co
     for (int q = 0; q < T::Q; ++q) {
       const bool in = row_in && x0 + q * out_step < a.out_width;
       grad[q] = in ? from.data[first + q * step] : S(0.f);
-      if (from.y) y[q] = in ? from.y[first_y + q * step_y] : S(0.f);
+      y[q] = in && from.y ? from.y[first_y + q * step_y] : S(0.f);
     }
 #pragma unroll
     for (int q = 0; q < T::Q; ++q) {
-      float v = static_cast<float>(grad[q]);
-      if (from.y) {
-        const float o = static_cast<float>(y[q]);
-        if (from.add) v += add[0] + add[1] * (o - add[2]);
-        else v = o <= 0.f ? 0.f : v;
-      }
+      const float v = through(from, static_cast<float>(grad[q]), y[q], add);
       g[r][q] = row_in && x0 + q * out_step < a.out_width ? v : 0.f;
       total += g[r][q];
     }
@@ -64,26 +68,64 @@ __device__ void write_block_sums(const float (&sum)[Sums], int c, int channels, 
   }
 }
 
+// The products of a tile, one output after the other, of outputs and inputs inside their maps alone.
+// Slow: for_taps multiplies what lies beside a map by zero, which is right but for NaN and infinity.
+template <class T, typename S>
+__device__ void add_inside(const Depthwise<S>& a, const Place& at, int c, const float (&add)[3],
+                           const float* tile, float (&sum)[T::taps + 1]) {
+  if (c >= a.channels) return;
+  const Source<S>& from = a.other;
+#pragma unroll 1
+  for (int o = 0; o < T::R * T::Q; ++o) {
+    const int row = tile_row<T>() + o / T::Q, col = tile_col<T>() + o % T::Q;
+    const int out_y = at.out_y + row * a.out_step, out_x = at.out_x + col * a.out_step;
+    if (out_y >= a.out_height || out_x >= a.out_width) continue;
+    const int64_t pixel = (at.image * a.out_height + out_y) * a.out_width + out_x;
+    const S y = from.y ? from.y[pixel * from.ld_y + c] : S(0.f);
+    const float g = through(from, static_cast<float>(from.data[pixel * from.ld + c]), y, add);
+    sum[T::taps] += g;
+#pragma unroll
+    for (int tap = 0; tap < T::taps; ++tap) {
+      const int i = row * T::Down + tap / T::K, j = col * T::Down + tap % T::K;
+      const int in_y = at.in_y + i * a.in_step, in_x = at.in_x + j * a.in_step;
+      if (in_y >= 0 && in_y < a.in_height && in_x >= 0 && in_x < a.in_width)
+        sum[tap] += g * tile[(i * T::in_cols + j) * kLanes + threadIdx.x];
+    }
+  }
+}
+
 template <class T, typename S>
 __device__ void correlate(const Depthwise<S>& a, int slab, int row, float* tile) {
   const int c = slab * kLanes + threadIdx.x;
   float sum[T::taps + 1], add[3] = {0.f, 0.f, 0.f};
-#pragma unroll
-  for (int i = 0; i <= T::taps; ++i) sum[i] = 0.f;
   if (c < a.channels && a.other.add) {
-    add[0] = a.other.add[c] * a.add_factor;
-    add[1] = a.other.mul[c] * a.mul_factor;
+    add[0] = a.other.add[c] * a.other.add_factor;
+    add[1] = a.other.mul[c] * a.other.mul_factor;
     add[2] = a.other.mean[c];
   }
 #pragma unroll 1
-  for (int t = row; t < a.tiles; t += a.rows) {
-    const Place at = place<T>(a, t);
-    if (t != row) __syncthreads();
-    load_tile<T, 2, false>(a, at, slab, tile);
-    float g[T::R][T::Q];
-    read_gradients<T>(a, at, c, add, g, sum[T::taps]);
-    __syncthreads();
-    for_taps<T>(window<T>(tile), [&](int r, int q, int tap, float value) { sum[tap] += g[r][q] * value; });
+  for (bool again = false;; again = true) {  // where a sum is not finite, once more
+#pragma unroll
+    for (int i = 0; i <= T::taps; ++i) sum[i] = 0.f;
+#pragma unroll 1
+    for (int t = row; t < a.tiles; t += a.rows) {
+      const Place at = place<T>(a, t);
+      if (t != row) __syncthreads();
+      load_tile<T, 2, false>(a, at, slab, tile);
+      if (again) {
+        __syncthreads();
+        add_inside<T>(a, at, c, add, tile, sum);
+        continue;
+      }
+      float g[T::R][T::Q];
+      read_gradients<T>(a, at, c, add, g, sum[T::taps]);
+      __syncthreads();
+      for_taps<T>(window<T>(tile), [&](int r, int q, int tap, float value) { sum[tap] += g[r][q] * value; });
+    }
+    bool bad = false;
+#pragma unroll
+    for (int i = 0; i < T::taps; ++i) bad = bad || !(sum[i] - sum[i] == 0.f);
+    if (again || !__syncthreads_or(bad)) break;
   }
   write_block_sums<T::taps + 1>(sum, c, a.channels, tile, a.partial, row);
 }
@@ -146,7 +188,8 @@ struct SumsBatch {
 };
 
 template <typename S>
-__global__ void depthwise_sums_kernel(const __grid_constant__ SumsBatch<S> batch) {
+__global__ void __launch_bounds__(kMostThreads)
+    depthwise_sums_kernel(const __grid_constant__ SumsBatch<S> batch) {
   DETNAS_SHARED(double, shared);  // [rows of threads][kLanes]
   int block = blockIdx.x, e = 0;
   while (block >= (batch.entry[e].columns() + kLanes - 1) / kLanes)

@@ -60,6 +60,8 @@ struct Call {
     s.y = y.const_data_ptr<S>();
     s.ld_y = pixel_stride(y, 1);
     s.add = pointer(grad_mean), s.mul = pointer(grad_m2), s.mean = pointer(mean);
+    s.add_factor = static_cast<float>(1. / static_cast<double>(pixel_count(grad)));
+    s.mul_factor = 2.f;
     return s;
   }
 
@@ -70,8 +72,6 @@ struct Call {
     a.other = source<S>(x, scale, shift, relu);
     if (input && !scale && !relu) a.other.data = nullptr;  // nothing is pending
     if (!input) std::swap(a.in, a.other);
-    a.add_factor = static_cast<float>(1. / static_cast<double>(pixel_count(grad)));
-    a.mul_factor = 2.f;
     a.channels = static_cast<int>(x.size(1));
     a.kernel = static_cast<int>(weight.size(2));
     a.weight = weight.const_data_ptr<S>();

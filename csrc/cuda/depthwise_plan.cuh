@@ -34,7 +34,6 @@ struct Depthwise {
   Source<S> in;
   Source<S> other;  // for grad_input x, pending on which is what the gradient goes back through; for
                     // grad_weight the gradient of the output
-  float add_factor, mul_factor;  // of the gradient's add and mul
   const S* weight;               // (C, 1, k, k), as it is
   const float* bias;
   S* out;

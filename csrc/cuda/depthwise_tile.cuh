@@ -89,7 +89,7 @@ __device__ void load_tile(const Depthwise<S>& a, const Place& at, int slab, floa
     load_vector<V>(a.in.mul + c, mul);
     load_vector<V>(a.in.mean + c, mean);
 #pragma unroll
-    for (int i = 0; i < V; ++i) add[i] *= a.add_factor, mul[i] *= a.mul_factor;
+    for (int i = 0; i < V; ++i) add[i] *= a.in.add_factor, mul[i] *= a.in.mul_factor;
   }
   if (live && !Grad && a.in.scale) {
     load_vector<V>(a.in.scale + c, mul);

@@ -114,7 +114,7 @@ struct MixedSums {
 };
 
 // Block (x, n): channels of map n; behind them the weight of map n.
-static __global__ void mixed_sum_finish_kernel(MixedSums a) {
+static __global__ void __launch_bounds__(kMostThreads) mixed_sum_finish_kernel(MixedSums a) {
   DETNAS_SHARED(double, shared);
   const int n = blockIdx.y, lane = threadIdx.x;
   if (blockIdx.x + 1 == gridDim.x) {

@@ -19,6 +19,8 @@ struct GradReader {
     load_vector<V>(s.add + c, add);
     load_vector<V>(s.mul + c, mul);
     load_vector<V>(s.mean + c, mean);
+#pragma unroll
+    for (int i = 0; i < V; ++i) add[i] *= s.add_factor, mul[i] *= s.mul_factor;
   }
   struct Raw {
     Pack<S, V> x, y;

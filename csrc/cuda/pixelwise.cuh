@@ -138,14 +138,16 @@ inline dim3 column_block(int64_t chunks) {
 inline int64_t column_shared(dim3 block) { return block.x * block.y * sizeof(double); }
 
 // Where ranges of a row of sums go: index i < end[k] of the first such k to out[k], null to drop.
+template <typename O>
 struct Segments {
-  float* out[4];
+  O* out[4];
   int64_t end[4];
 };
 
 // out[i] = sum over chunks of partial[chunk][i].
-static __global__ void sum_chunks_kernel(const float* partial, int64_t chunks, int64_t size,
-                                         Segments to) {
+template <typename O>
+__global__ void __launch_bounds__(kMostThreads)
+sum_chunks_kernel(const float* partial, int64_t chunks, int64_t size, Segments<O> to) {
   DETNAS_SHARED(double, shared);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kLanes + threadIdx.x;
   const double sum = column_sum(partial + i, i < size ? chunks : 0, size, shared);
@@ -155,23 +157,24 @@ static __global__ void sum_chunks_kernel(const float* partial, int64_t chunks, i
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if (!done && i < to.end[k]) {
-      if (to.out[k]) to.out[k][i - begin] = static_cast<float>(sum);
+      if (to.out[k]) to.out[k][i - begin] = static_cast<O>(static_cast<float>(sum));
       done = true;
     }
     begin = to.end[k];
   }
 }
 
-inline void launch_sum_chunks(const float* partial, int64_t chunks, int64_t size, const Segments& to,
-                              Stream stream) {
-  auto kernel = &sum_chunks_kernel;
+template <typename O>
+void launch_sum_chunks(const float* partial, int64_t chunks, int64_t size, const Segments<O>& to,
+                       Stream stream) {
+  auto kernel = &sum_chunks_kernel<O>;
   const dim3 block = column_block(chunks);
   DETNAS_LAUNCH(kernel, dim3(ceil_div(size, kLanes)), block, column_shared(block), stream, partial,
                 chunks, size, to);
 }
-inline void launch_sum_chunks(const float* partial, int64_t chunks, int64_t size, float* out,
-                              Stream stream) {
-  launch_sum_chunks(partial, chunks, size, Segments{{out}, {size, size, size, size}}, stream);
+template <typename O>
+void launch_sum_chunks(const float* partial, int64_t chunks, int64_t size, O* out, Stream stream) {
+  launch_sum_chunks(partial, chunks, size, Segments<O>{{out}, {size, size, size, size}}, stream);
 }
 
 }  // namespace cuda

@@ -30,6 +30,7 @@ namespace cuda {
 
 constexpr int kLanes = 32;   // threads of a block along channels
 constexpr int kRows = 8;     // threads of a block along pixels
+constexpr int kMostThreads = 1024;  // of a block: kernels that take as many say so, or registers run out
 #ifdef DETNAS_EMULATE
 constexpr int64_t kFill = 3; // the emulator's small maps meet the forms for small and for large ones
 #else
@@ -57,7 +58,8 @@ __device__ inline void load_vector(const float* p, float (&out)[V]) {
 }
 
 // A map of pixels x channels and the per-channel function pending on it:
-// relu?(scale * x + shift), or, for gradients, x + add + mul * (y - mean) or x where y > 0.
+// relu?(scale * x + shift), or, for gradients, x + add + mul * (y - mean) or x where y > 0; add and
+// mul times their factors.
 template <typename S>
 struct Source {
   const S* data = nullptr;
@@ -70,6 +72,7 @@ struct Source {
   const float* add = nullptr;
   const float* mul = nullptr;
   const float* mean = nullptr;
+  float add_factor = 1.f, mul_factor = 1.f;  // of add and mul
 
   template <int V>
   struct Raw {
@@ -104,7 +107,8 @@ struct Source {
       load_vector<V>(mul + c, b);
       load_vector<V>(mean + c, m);
 #pragma unroll
-      for (int i = 0; i < V; ++i) out[i] += a[i] + b[i] * (static_cast<float>(raw.y.lane[i]) - m[i]);
+      for (int i = 0; i < V; ++i)
+        out[i] += a[i] * add_factor + b[i] * mul_factor * (static_cast<float>(raw.y.lane[i]) - m[i]);
     } else if (y) {
 #pragma unroll
       for (int i = 0; i < V; ++i) out[i] = static_cast<float>(raw.y.lane[i]) <= 0.f ? 0.f : out[i];

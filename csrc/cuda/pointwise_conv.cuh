@@ -226,6 +226,7 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
       }
       const S* tile_a = shared + stage * (TileA::kSize + TileB::kSize);
       const S* tile_b = tile_a + TileA::kSize;
+      __syncwarp();  // the products below are the whole warp's; the loads above are not
 #pragma unroll
       for (int k = 0; k < kDepth; k += kStep) {
         wmma::fragment<wmma::matrix_a, 16, 16, kStep, typename Core::Fragment, LayoutA> fa[kDown];

@@ -147,7 +147,7 @@ namespace {
 // grad_x on tensor cores, through the map that is pending on x; gradients of scale and shift.
 template <typename S>
 void grad_x_product(const Source<S>& grad, const Tensor& weight, const Source<S>& x, int64_t rows,
-                    int64_t channels, int64_t groups, S* out, float* partial, float* sums) {
+                    int64_t channels, int64_t groups, S* out, float* partial, float* d_scale, float* d_shift) {
   const int64_t kg = weight.size(1), ng = weight.size(0) / groups;
   for (int64_t i = 0; i < groups; ++i) {
     Gemm<S> g{};
@@ -163,16 +163,19 @@ void grad_x_product(const Source<S>& grad, const Tensor& weight, const Source<S>
     g.sums = partial ? partial + i * kg : nullptr;
     launch_gemm<Product::kGradX>(g, 1, stream());
   }
-  if (partial) launch_sum_chunks(partial, gemm_row_tiles(rows, kg), 2 * channels, sums, stream());
+  if (!partial) return;
+  const int64_t c = channels;
+  const Segments<float> to{{d_scale, d_shift}, {c, 2 * c, 2 * c, 2 * c}};
+  launch_sum_chunks(partial, gemm_row_tiles(rows, kg), 2 * c, to, stream());
 }
 
-// (out channels, channels of a group) in float32.
 template <typename S>
 Tensor grad_weight_product(const Source<S>& grad, const Source<S>& x, const Tensor& weight, int64_t pixels,
                            int64_t groups) {
   const int64_t kg = weight.size(1), ng = weight.size(0) / groups;
   const int64_t splits = gemm_splits(ng, kg, pixels);
-  Tensor sums = floats(weight.numel(), weight), partial = floats(splits * ng * kg, weight);
+  const Tensor out = at::empty_like(weight, at::MemoryFormat::Contiguous);
+  const Tensor partial = floats(splits * ng * kg, weight);
   for (int64_t i = 0; i < groups; ++i) {
     Gemm<S> g{};
     g.a = at_channel(grad, i * ng);
@@ -182,9 +185,9 @@ Tensor grad_weight_product(const Source<S>& grad, const Source<S>& x, const Tens
     g.cols = static_cast<int>(kg);
     g.partial = partial.data_ptr<float>();
     launch_gemm<Product::kGradWeight>(g, splits, stream());
-    launch_sum_chunks(g.partial, splits, ng * kg, sums.data_ptr<float>() + i * ng * kg, stream());
+    launch_sum_chunks(g.partial, splits, ng * kg, out.data_ptr<S>() + i * ng * kg, stream());
   }
-  return sums.view_as(weight);
+  return out;
 }
 
 ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& grad_mean,
@@ -199,7 +202,7 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
   const OptTensor scale = vector(scale_in), shift = vector(shift_in);
   const GradArgs grad(grad_y, grad_mean, grad_m2, y, mean, out_relu);
   const int64_t rows = pixel_count(x), c = x.size(1);
-  Tensor dx, dw, da, db, dbias;
+  Tensor dx, dw, da, db, dbias;  // those that nobody wants stay undefined
   if (x.numel() == 0 || weight.numel() == 0) {
     const auto wide = x.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous);
     const Tensor none = at::zeros({mask[0] && scale ? c : 0}, wide);
@@ -210,27 +213,26 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
     const int64_t out_channels[] = {weight.size(0)};
     std::tie(dx, dw, dbias) = at::convolution_backward(g, z, weight, at::IntArrayRef(out_channels), {1, 1},
                                                        {0, 0}, {1, 1}, false, {0, 0}, groups, mask);
-    if (mask[0]) std::tie(dx, da, db) = through_pending(dx, x, scale, shift, relu);
+    if (mask[0]) std::tie(dx, da, db) = through_pending(as_map(dx), x, scale, shift, relu);
+    if (mask[1]) dw = dw.contiguous();
     if (dbias.defined()) dbias = dbias.to(at::kFloat);
     return {dx, dw, da, db, dbias};
   }
   if (mask[0]) {
     dx = empty_map(x.sizes(), x);
-    Tensor partial, sums = floats(scale ? 2 * c : 0, x);
+    da = floats(scale ? c : 0, x), db = floats(scale ? c : 0, x);
+    Tensor partial;
     if (scale) partial = floats(gemm_row_tiles(rows, c / groups) * 2 * c, x);
     DETNAS_DISPATCH(x, "pointwise_conv_backward", [&] {
       grad_x_product(grad.get<scalar_t>(), weight, source<scalar_t>(x, scale, shift, relu), rows, c, groups,
                      dx.data_ptr<scalar_t>(), scale ? partial.data_ptr<float>() : nullptr,
-                     sums.data_ptr<float>());
+                     da.data_ptr<float>(), db.data_ptr<float>());
     });
-    // Each a tensor of its own: outputs of an operator must not share memory.
-    da = scale ? sums.narrow(0, 0, c).clone() : floats(0, x);
-    db = scale ? sums.narrow(0, c, c).clone() : floats(0, x);
   }
   if (mask[1])
     DETNAS_DISPATCH(x, "pointwise_conv_backward", [&] {
       dw = grad_weight_product(grad.get<scalar_t>(), source<scalar_t>(x, scale, shift, relu), weight, rows,
-                               groups).to(weight.scalar_type());
+                               groups);
     });
   if (mask[2]) dbias = materialise(grad).to(at::kFloat).sum({0, 2, 3});
   C10_CUDA_KERNEL_LAUNCH_CHECK();

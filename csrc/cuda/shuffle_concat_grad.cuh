@@ -112,7 +112,7 @@ void launch_affine_grad(const AffineGrad<S>& a, int64_t pixels, float* const (&s
   DETNAS_LAUNCH(kernel, t.grid(), t.block(), shared, stream, a, pixels, t.per_chunk);
   if (!a.partial) return;
   const int64_t l = a.c_left, c = l + a.c_right;
-  const Segments to{{sums[0], sums[1], sums[2], sums[3]}, {l, c, c + l, 2 * c}};
+  const Segments<float> to{{sums[0], sums[1], sums[2], sums[3]}, {l, c, c + l, 2 * c}};
   launch_sum_chunks(a.partial, t.chunks, 2 * c, to, stream);
 }
 

@@ -3,8 +3,9 @@
 // accesses out of bounds, misaligned vector loads, missing barriers and the use of uninitialised
 // shared memory (it is filled with NaN) without a GPU. Selected by DETNAS_EMULATE.
 //
-// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, dynamic shared memory, and the
-// matrix products of wmma_emulator.h.
+// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncthreads_or, __syncwarp (to no
+// effect), dynamic shared memory, and the matrix products of wmma_emulator.h. Launches keep to what
+// hardware takes.
 #pragma once
 #include <sanitizer/common_interface_defs.h>
 #include <ucontext.h>
@@ -56,6 +57,7 @@ class Scheduler {
   void seed(unsigned value) { random_.seed(value); }
 
   void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
+    check_limits(grid, block, shared);
     grid_dims = grid;
     block_size = block;
     std::vector<unsigned> order(size_t(grid.x) * grid.y * grid.z);
@@ -74,7 +76,28 @@ class Scheduler {
     __sanitizer_finish_switch_fiber(f.fake_stack, nullptr, nullptr);
   }
 
+  // Whether any thread's value is not zero; the barriers keep this vote apart from the next.
+  bool any(bool value) {
+    any_ = any_ || value;
+    barrier();
+    const bool result = any_;
+    barrier();
+    any_ = false;
+    barrier();
+    return result;
+  }
+
  private:
+  static void check_limits(const dim3& grid, const dim3& block, size_t shared) {
+    const size_t blocks = size_t(grid.x) * grid.y * grid.z, threads = size_t(block.x) * block.y * block.z;
+    if (blocks > 0 && grid.x < 1u << 31 && grid.y < 65536 && grid.z < 65536 && threads > 0 &&
+        threads <= 1024 && block.z <= 64 && shared <= 48 * 1024)
+      return;
+    std::fprintf(stderr, "emulator: no GPU launches (%u, %u, %u) blocks of (%u, %u, %u), %zu bytes\n",
+                 grid.x, grid.y, grid.z, block.x, block.y, block.z, shared);
+    std::abort();
+  }
+
   void run_block(dim3 block, size_t shared, const std::function<void()>& body) {
     const unsigned threads = block.x * block.y * block.z;
     // A buffer of its own for every block, so that its end is guarded; NaN in every float.
@@ -134,6 +157,7 @@ class Scheduler {
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;
   unsigned current_ = 0;
+  bool any_ = false;
   const std::function<void()>* body_ = nullptr;
   std::mt19937 random_{0};
 };
@@ -145,6 +169,8 @@ class Scheduler {
 #define blockDim emulator::block_size
 #define gridDim emulator::grid_dims
 inline void __syncthreads() { emulator::Scheduler::get().barrier(); }
+inline int __syncthreads_or(int value) { return emulator::Scheduler::get().any(value != 0); }
+inline void __syncwarp() {}
 
 #include "wmma_emulator.h"
 

@@ -82,7 +82,9 @@ FAULTS = {
         "misaligned address",
     ),
     "barrier in a branch": ("if (threadIdx.x == 0) __syncthreads(); out[0] = 0.f;", "barrier"),
+    "too large a block": ("out[threadIdx.x % 64] = 0.f;", "no GPU launches"),
 }
+THREADS = {"too large a block": 1025}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -94,7 +96,8 @@ def test_emulator_finds(fault: str, tmp_path: Path) -> None:
         f"__global__ void kernel(float* out) {{ {body} }}\n"
         'extern "C" void run(float* out) {\n'
         "  auto k = &kernel;\n"
-        "  DETNAS_LAUNCH(k, dim3(1), dim3(32), 256 * sizeof(float), 0, out);\n}\n"
+        f"  const dim3 block({THREADS.get(fault, 32)});\n"
+        "  DETNAS_LAUNCH(k, dim3(1), block, 256 * sizeof(float), 0, out);\n}\n"
     )
     compile_library(target, source)
     script = (

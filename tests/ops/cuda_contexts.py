@@ -4,6 +4,7 @@ graphs, whole backbones. Part of cuda_checks.py."""
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2 import ops
+from detnas_d2.ops import reference
 from tests.ops.compare import assert_near, channels_last
 
 METHOD = 2
@@ -80,6 +82,26 @@ def check_invalid_values(device: str) -> None:
         assert (~total.isfinite()).sum() == 1, "mixed_sum"
 
 
+def check_invalid_gradients(device: str) -> None:
+    """NaN and infinity reach the taps that meet them, none through the padding."""
+    corners, geometry = ((0, 0), (-1, -1)), ((1, 1), (2, 1), (1, 3))
+    for (row, column), options in itertools.product(corners, geometry):
+        x, _, taps, *_ = inputs(device)
+        x[0, 3, row, column], x[1, 5, row, column] = float("inf"), float("nan")
+
+        def gradient(op: Callable, *leaves: Tensor, options: tuple = options) -> Tensor:
+            y, _ = op(*leaves, None, None, False, None, False, False, *options)
+            return torch.autograd.grad(y.sum(), leaves[1])[0].cpu()
+
+        got = gradient(ops.depthwise_conv, x, taps.detach().requires_grad_())
+        wide = x.cpu().double(), taps.cpu().double().requires_grad_()
+        want = gradient(reference.depthwise_conv, *wide)
+        assert torch.equal(got.isfinite(), want.isfinite()), f"taps, {row}, {options}"
+        good = want.isfinite().all(-1).all(-1).all(-1)
+        assert good.sum() == 30
+        assert_near(got[good], want[good], 1e-4, "gradients of the other channels")
+
+
 def check_autocast(device: str) -> None:
     arguments = inputs(device)
     expected = with_gradients(arguments)
@@ -120,9 +142,14 @@ def check_compile(device: str) -> None:
         assert_near(a.detach().cpu(), e.cpu(), 1e-3, f"torch.compile, result {i}")
 
 
-def check_stream() -> None:
+def on_tensor_cores(arguments: list[Tensor]) -> list[Tensor]:
+    """The arguments of network with maps and convolutions' weights of 16 bits."""
+    return [t.half() for t in arguments[:3]] + arguments[3:]
+
+
+def check_stream(half: bool) -> None:
     """Work is put on the current stream: it waits for what runs there, not for the default one."""
-    arguments = inputs("cuda")
+    arguments = on_tensor_cores(inputs("cuda")) if half else inputs("cuda")
     expected = with_gradients(arguments)
     x = torch.zeros_like(arguments[0])
     stream = torch.cuda.Stream()
@@ -133,12 +160,13 @@ def check_stream() -> None:
         actual = with_gradients([x, *arguments[1:]])
     stream.synchronize()
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
-        assert torch.equal(a, e), f"second stream, result {i} differs"
+        # Not equal to the last bit: of float32 the library's products need not be.
+        assert_near(a.cpu(), e.cpu(), 1e-2 if half else 1e-4, f"second stream, result {i}")
 
 
-def check_graph() -> None:
+def check_graph(half: bool) -> None:
     """A captured graph replays operators and gradients: none of them synchronises."""
-    arguments = inputs("cuda")
+    arguments = on_tensor_cores(inputs("cuda")) if half else inputs("cuda")
 
     def step() -> list[Tensor]:
         x, _, taps, *_ = arguments
@@ -157,7 +185,35 @@ def check_graph() -> None:
     arguments[0].normal_()
     graph.replay()
     for i, (a, e) in enumerate(zip(captured, step(), strict=True)):
-        assert_near(a.cpu(), e.cpu(), 1e-4, f"graph, result {i}")
+        assert_near(a.cpu(), e.cpu(), 1e-2 if half else 1e-4, f"graph, result {i}")
+
+
+def check_second_device() -> None:
+    """Operators run where their arguments are, whichever device is current."""
+    if torch.cuda.device_count() < 2:
+        print("second device: left out, there is one")
+        return
+    for arguments in (inputs("cuda"), on_tensor_cores(inputs("cuda"))):
+        expected = with_gradients(arguments)
+        actual = with_gradients([t.to("cuda:1") for t in arguments])
+        for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+            assert a.device.index == 1, f"second device, result {i}: {a.device}"
+            assert_near(a.cpu(), e.cpu(), 1e-2, f"second device, result {i}")
+
+
+def check_determinism(device: str) -> None:
+    """The library's own kernels give the same bits again."""
+    x, weight, taps, gamma, beta = on_tensor_cores(inputs(device))
+
+    def step() -> list[Tensor]:
+        leaves = [t.detach().requires_grad_() for t in (x, weight, taps, gamma, beta)]
+        y, stats = ops.pointwise_conv(*leaves[:2], *leaves[3:], True, want_stats=True)
+        z, more = ops.depthwise_conv(y, leaves[2], want_stats=True)
+        outputs = [y, z, *stats[1:], *more[1:]]
+        return [*outputs, *torch.autograd.grad([t.float().mean() for t in outputs], leaves)]
+
+    for i, (a, b) in enumerate(zip(step(), step(), strict=True)):
+        assert torch.equal(a, b), f"second run, result {i} differs"
 
 
 def check_backbone(device: str) -> None:
@@ -225,10 +281,13 @@ def run(device: str, small: bool) -> int:
     Returns:
         how many checks failed.
     """
-    checks = [check_empty, check_invalid_values, check_autocast, check_tf32]
+    checks = [check_empty, check_invalid_values, check_invalid_gradients, check_determinism]
+    checks += [check_autocast, check_tf32]
     if not small:
         checks += [check_compile, check_backbone]
     cases = {check.__name__: partial(check, device) for check in checks}
     if device == "cuda":
-        cases |= {check.__name__: check for check in (check_stream, check_graph)}
+        for check, half in itertools.product((check_stream, check_graph), (False, True)):
+            cases[check.__name__ + " of 16 bits" * half] = partial(check, half)
+        cases["check_second_device"] = check_second_device
     return sum(report(name, [case]) for name, case in cases.items())

@@ -1,0 +1,142 @@
+// bn_stats and bn_fold on CUDA, and their gradients.
+#include <torch/library.h>
+
+#include "bn_fold.cuh"
+#include "bn_stats_grad.cuh"
+#include "common.cuh"
+
+namespace detnas {
+namespace cuda {
+namespace {
+
+Stats bn_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu) {
+  check_map(x, "x");
+  check_affine(scale, shift, x);
+  const c10::cuda::CUDAGuard guard(x.device());
+  return stats_of(x, vector(scale), vector(shift), relu);
+}
+
+Stats bn_stats_list(at::TensorList x, const OptTensor& scale, const OptTensor& shift, bool relu) {
+  check_maps(x, "x");
+  check_affine(scale, shift, x[0]);
+  const c10::cuda::CUDAGuard guard(x[0].device());
+  return stats_of(x, vector(scale), vector(shift), relu);
+}
+
+std::tuple<Tensor, Tensor, Tensor> bn_stats_backward(const Tensor& grad_mean, const Tensor& grad_m2,
+                                                     const Tensor& x_in, const Tensor& mean,
+                                                     const OptTensor& scale, const OptTensor& shift,
+                                                     bool relu) {
+  check_map(x_in, "x");
+  check_affine(scale, shift, x_in);
+  const int64_t c = x_in.size(1), pixels = pixel_count(x_in), wanted = scale ? c : 0;
+  check_channels(grad_mean, x_in, c, "grad_mean");
+  check_channels(grad_m2, x_in, c, "grad_m2");
+  check_channels(mean, x_in, c, "mean");
+  const c10::cuda::CUDAGuard guard(x_in.device());
+  const Tensor x = as_source(x_in), dx = at::empty_like(x_in);  // laid out as x is
+  Tensor da = floats(wanted, x), db = floats(wanted, x);
+  if (x.numel() == 0) return {dx, da.zero_(), db.zero_()};
+  const bool direct = dx.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor out = direct ? dx : empty_map(x.sizes(), x);
+  const OptTensor a = vector(scale), b = vector(shift), add = vector(grad_mean), mul = vector(grad_m2),
+                  center = vector(mean);
+  DETNAS_DISPATCH(x, "bn_stats_backward", [&] {
+    Source<scalar_t> s = source<scalar_t>(x, a, b, relu);
+    s.add = pointer(add), s.mul = pointer(mul), s.mean = pointer(center);
+    s.add_factor = static_cast<float>(1. / static_cast<double>(pixels));
+    s.mul_factor = 2.f;
+    const StatsGradPlan plan = plan_stats_grad(s, pixels, static_cast<int>(c), out.data_ptr<scalar_t>());
+    const Tensor partial = floats(scale ? plan.tiling.chunks * 2 * c : 0, x);
+    float* sums[2] = {da.data_ptr<float>(), db.data_ptr<float>()};
+    launch_stats_grad(s, plan, pixels, static_cast<int>(c), out.data_ptr<scalar_t>(),
+                      scale ? partial.data_ptr<float>() : nullptr, sums, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  if (!direct) dx.copy_(out);
+  return {dx, da, db};
+}
+
+// The vectors of a fold in the dtype of the statistics, on their device.
+template <typename T>
+struct FoldArgs {
+  Tensor count, mean, m2, gamma, beta;
+  FoldArgs(const Tensor& n, const Tensor& mean_in, const Tensor& m2_in, const OptTensor& gamma_in,
+           const OptTensor& beta_in) {
+    TORCH_CHECK(mean_in.dim() == 1, "mean: expected shape [C], got ", mean_in.sizes());
+    check_same_shape(m2_in, mean_in.sizes(), "m2");
+    TORCH_CHECK(n.numel() == 1, "count: expected a scalar, got shape ", n.sizes());
+    check_channels(gamma_in, mean_in, mean_in.size(0), "gamma");
+    check_channels(beta_in, mean_in, mean_in.size(0), "beta");
+    count = n.to(mean_in.device(), at::kDouble);
+    mean = mean_in.contiguous();
+    m2 = wide(m2_in);
+    if (gamma_in) gamma = wide(*gamma_in);
+    if (beta_in) beta = wide(*beta_in);
+  }
+  Tensor wide(const Tensor& t) const { return t.to(mean.scalar_type()).contiguous(); }
+  Fold<T> get(double eps) const {
+    Fold<T> a{};
+    a.count = count.const_data_ptr<double>();
+    a.mean = mean.const_data_ptr<T>();
+    a.m2 = m2.const_data_ptr<T>();
+    a.gamma = gamma.defined() ? gamma.const_data_ptr<T>() : nullptr;
+    a.beta = beta.defined() ? beta.const_data_ptr<T>() : nullptr;
+    a.eps = eps;
+    a.channels = static_cast<int>(mean.size(0));
+    return a;
+  }
+};
+
+std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
+                                   const OptTensor& gamma, const OptTensor& beta, double eps) {
+  const c10::cuda::CUDAGuard guard(mean.device());
+  Tensor scale = at::empty_like(mean, at::MemoryFormat::Contiguous), shift = at::empty_like(scale);
+  AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), "bn_fold", [&] {
+    const FoldArgs<scalar_t> args(count, mean, m2, gamma, beta);
+    Fold<scalar_t> a = args.get(eps);
+    if (a.channels == 0) return;
+    a.scale = scale.data_ptr<scalar_t>();
+    a.shift = shift.data_ptr<scalar_t>();
+    launch_fold(a, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {scale, shift};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
+    const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count, const Tensor& mean,
+    const Tensor& m2, const OptTensor& gamma, double eps) {
+  const c10::cuda::CUDAGuard guard(mean.device());
+  Tensor d_mean = at::empty_like(mean, at::MemoryFormat::Contiguous), d_m2 = at::empty_like(d_mean);
+  Tensor d_gamma = at::empty_like(d_mean), d_beta = at::empty_like(d_mean);
+  check_same_shape(grad_scale, mean.sizes(), "grad_scale");
+  check_same_shape(grad_shift, mean.sizes(), "grad_shift");
+  AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), "bn_fold", [&] {
+    const FoldArgs<scalar_t> args(count, mean, m2, gamma, {});
+    const Tensor gs = args.wide(grad_scale), gb = args.wide(grad_shift);
+    Fold<scalar_t> a = args.get(eps);
+    if (a.channels == 0) return;
+    a.grad_scale = gs.const_data_ptr<scalar_t>();
+    a.grad_shift = gb.const_data_ptr<scalar_t>();
+    a.grad_mean = d_mean.data_ptr<scalar_t>();
+    a.grad_m2 = d_m2.data_ptr<scalar_t>();
+    a.grad_gamma = d_gamma.data_ptr<scalar_t>();
+    a.grad_beta = d_beta.data_ptr<scalar_t>();
+    launch_fold(a, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {d_mean, d_m2, d_gamma, d_beta};
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace detnas
+
+TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
+  m.impl("bn_stats", &detnas::cuda::bn_stats);
+  m.impl("bn_stats_list", &detnas::cuda::bn_stats_list);
+  m.impl("bn_stats_backward", &detnas::cuda::bn_stats_backward);
+  m.impl("bn_fold", &detnas::cuda::bn_fold);
+  m.impl("bn_fold_backward", &detnas::cuda::bn_fold_backward);
+}
