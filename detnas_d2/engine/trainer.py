@@ -49,6 +49,7 @@ class PathTrainer(SimpleTrainer):
 
     Args:
         model: the model; may be wrapped in DistributedDataParallel if it holds no supernet.
+            Otherwise the step averages the gradients over the ranks.
         optimizer: its optimizer.
         path_sampler: path of an iteration, or None for a model without supernet.
         seed: seed of the model's random choices.
@@ -173,13 +174,15 @@ class Trainer(DefaultTrainer):
     def build_step(
         cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> PathTrainer:
-        """The step of this model; a supernet is never wrapped in DistributedDataParallel."""
+        """The step of this model.
+
+        A supernet is never wrapped in DistributedDataParallel; nor is a network on CPUs, where
+        that refuses SyncBatchNorm. The step then averages the gradients itself.
+        """
         supernet = find_supernet(model)
         sampler = build_path_sampler(cfg, supernet.space) if supernet else None
-        if supernet is None:
-            on_gpu = next(model.parameters()).is_cuda
-            options = {} if on_gpu else {"device_ids": None}
-            model = create_ddp_model(model, broadcast_buffers=False, **options)
+        if supernet is None and next(model.parameters()).is_cuda:
+            model = create_ddp_model(model, broadcast_buffers=False)
         return PathTrainer(
             model, optimizer, path_sampler=sampler, seed=cfg.SEED, amp=cfg.SOLVER.AMP.ENABLED
         )
