@@ -35,6 +35,7 @@ from detnas_d2.search.population_statistics import (
     shared_preprocessing,
 )
 from detnas_d2.search.predictions import Predictions
+from detnas_d2.search.progress import reported
 from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import BNStatistics, Loan, batch_norms
 from detnas_d2.search.scoring_workers import Score, ScoringPool
@@ -127,7 +128,9 @@ class PopulationEvaluator:
 
         def numbered() -> Iterator[tuple[int, list[dict]]]:
             # Nothing is loaded where everything is remembered.
-            yield from zip(self.calibration.batch_ids, self.calibration, strict=True)
+            what = f"recalibrating {len(paths)} candidates"
+            batches = reported(self.calibration, what)
+            yield from zip(self.calibration.batch_ids, batches, strict=True)
 
         return recalibrate_population(
             self.model, paths, numbered(), seed=self.seed, known=self.memory.nodes
@@ -136,7 +139,8 @@ class PopulationEvaluator:
     def _infer(self, chunk: Chunk, seconds: dict[str, float]) -> Inferred:
         """Infers a chunk and hands it to the scoring workers."""
         start = time.perf_counter()
-        found = chunk.infer(self.data_loader)
+        what = f"inference of {len(chunk.paths)} candidates"
+        found = chunk.infer(reported(self.data_loader, what))
         seconds["inference"] = (time.perf_counter() - start) / len(chunk.paths)
         inferred = Inferred(chunk, seconds)
         for path, predictions in self._shared_out(chunk, found):

@@ -6,16 +6,19 @@ import logging
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detnas_d2.files import write_json
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.searcher import GenerationSearcher
 
 logger = logging.getLogger("detnas_d2.search")
+
+T = TypeVar("T")
 
 SUMMARY_FILE = "generations.json"
 
@@ -121,6 +124,33 @@ class Progress:
                 summary["failed"],
                 _best_text(self._best),
             )
+
+
+def reported(
+    items: Iterable[T],
+    what: str,
+    *,
+    every: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[T]:
+    """Passes items on, and logs from time to time how many are done and how long the rest takes.
+
+    Args:
+        items: their number comes from ``len``, where they have one.
+        what: what is done with them.
+        every: seconds between two messages.
+        clock: seconds, monotonic.
+    """
+    total, start = length_hint(items), clock()
+    last = start
+    for done, item in enumerate(items):
+        now = clock()
+        if done and now - last >= every:
+            last = now
+            rest = round((now - start) / done * (total - done))
+            left = f" of {total}, {timedelta(seconds=rest)} left" if total >= done else ""
+            logger.info("%s: %d batches%s", what, done, left)
+        yield item
 
 
 def _rank(record: CandidateRecord) -> tuple[float, int, int]:

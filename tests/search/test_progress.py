@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
-from detnas_d2.search.progress import Progress
+from detnas_d2.search.progress import Progress, reported
+from tests.helpers import candidate_record
 
 
 class Clock:
@@ -20,21 +20,15 @@ class Clock:
 
 
 def record(generation, position, fitness, macs=250_000_000):
-    return CandidateRecord(
-        index=0,
+    failed = fitness is None
+    return candidate_record(
         generation=generation,
         position=position,
-        origin="random",
         path=f"path {generation} {position}",
-        choices=(0,),
         fitness=fitness,
-        metrics={},
         macs=macs,
-        params=1,
-        latency_ms=None,
-        error=None if fitness is not None else "boom",
-        seconds={"recalibrate": 1.0, "infer": 3.0} if fitness is not None else {},
-        finished="",
+        error="boom" if failed else None,
+        seconds={} if failed else {"recalibrate": 1.0, "infer": 3.0},
     )
 
 
@@ -110,3 +104,24 @@ def test_equal_fitness_keeps_the_earlier_proposal(progress):
     progress(record(0, 1, 2.0), size=2, replayed=False)
     progress(record(0, 0, 2.0), size=2, replayed=False)
     assert progress.summaries[0]["best_path"] == "path 0 0"
+
+
+def test_long_passes_say_how_far_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "detnas_d2.search")
+    # The first item takes 2 s, the others 4 s each; a message every 10 s at most.
+    times = iter([0, 0, *range(2, 100, 4)])
+    found = reported(range(8), "inference", every=10, clock=lambda: next(times))
+    assert list(found) == list(range(8))
+    assert caplog.messages == [
+        "inference: 3 batches of 8, 0:00:17 left",  # 10 s for 3
+        "inference: 6 batches of 8, 0:00:07 left",  # 22 s for 6
+    ]
+    caplog.clear()
+    times = iter([0, 0, 60, 61])
+    assert list(reported(iter("abc"), "x", clock=lambda: next(times))) == ["a", "b", "c"]
+    assert caplog.messages == ["x: 1 batches of 3, 0:02:00 left"]
+    caplog.clear()
+    times = iter([0, 0, 60])
+    letters = (letter for letter in "ab")  # of unknown number
+    assert list(reported(letters, "x", clock=lambda: next(times))) == ["a", "b"]
+    assert caplog.messages == ["x: 1 batches"]
