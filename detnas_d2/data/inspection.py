@@ -39,6 +39,7 @@ class Inspection:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value of a JSON or XML file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -25,6 +25,7 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def split_file(root: str, split: str) -> str:
+    """The file that lists the images of a split."""
     return os.path.join(root, "ImageSets", "Main", f"{split}.txt")
 
 

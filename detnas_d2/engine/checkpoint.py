@@ -28,6 +28,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
     loaded_supernet = False
 
     def save(self, name: str, **kwargs: Any) -> None:
+        """Writes ``name``.pth with the model, the checkpointables and ``kwargs``, on rank 0."""
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
@@ -40,6 +41,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(os.path.basename(target))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Makes the file the one that a resumed run reads."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:

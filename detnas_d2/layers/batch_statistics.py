@@ -22,6 +22,7 @@ COLLECTOR = "collect_statistics"
 
 
 def uses_batch_statistics(norm: _BatchNorm) -> bool:
+    """Whether it normalises with its batch's statistics: in training and in recalibration."""
     return norm.training or COLLECTOR in norm.__dict__
 
 

@@ -12,6 +12,7 @@ from detnas_d2.layers.shuffle_block import ShuffleBlock
 
 
 def conv_norm_acts(module: nn.Module) -> list[ConvNormAct]:
+    """The layers of a block: main branch, then projection; a layer is its own."""
     if isinstance(module, ConvNormAct):
         return [module]
     layers = list(module.main._modules.values())
@@ -56,6 +57,7 @@ def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
 
 
 def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
+    """``layer(x)`` in evaluation, one convolution."""
     weight, bias = folded(layer)
     conv = layer.conv
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -63,6 +65,7 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
 
 
 def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
+    """``block(x)`` in evaluation, one operator."""
     weights, biases = zip(*map(folded, conv_norm_acts(block)), strict=True)
     return ops.shuffle_block(
         x, weights, biases, kernel_of(block), block.stride, block.shuffle_method

@@ -93,6 +93,7 @@ def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
 
 
 def chain(layers: Sequence[ConvNormAct], p: Pending) -> Pending:
+    """The layers one after the other."""
     for layer in layers:
         p = conv_norm(layer, p)
     return p
@@ -114,6 +115,7 @@ class _Split(torch.autograd.Function):
 
 
 def join(left: Pending, right: Pending, method: int, split: bool) -> tuple[Tensor, Tensor] | Tensor:
+    """Both branches concatenated, what is pending applied; see :func:`ops.shuffle_concat`."""
     return ops.shuffle_concat(
         left.x, right.x, left.scale, left.shift, right.scale, right.shift, left.relu, right.relu,
         method, split,

@@ -114,6 +114,7 @@ def mixed_depthwise(
 
 
 def out_size(size: int | torch.SymInt, stride: int) -> int | torch.SymInt:
+    """Height or width of the output of a convolution that keeps it at stride 1."""
     return (size + stride - 1) // stride
 
 

@@ -24,6 +24,7 @@ class BNStats(NamedTuple):
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of statistics and affine maps of ``x``."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

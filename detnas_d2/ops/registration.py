@@ -73,6 +73,7 @@ def wide(like: Tensor, *shape: int | torch.SymInt) -> Tensor:
 
 
 def fake_stats(like: Tensor, want: bool, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and m2 of an output, for fake kernels; empty vectors where none are wanted."""
     c = channels if want else 0
     count = torch.empty((), dtype=torch.float64, device=like.device)
     return count, wide(like, c), wide(like, c)

@@ -4,7 +4,7 @@
 ``MODEL.BACKBONE.NAME``             what it builds
 ==================================  ====================================================
 build_hit_backbone                  the backbone alone
-build_hit_fpn_backbone              Hit backbone, Detectron2's FPN (P2-P6)
+build_hit_fpn_backbone              any backbone (``MODEL.HIT.BOTTOM_UP``), Detectron2's FPN (P2-P6)
 build_hit_pafpn_backbone            any backbone (``MODEL.HIT.BOTTOM_UP``), Hit neck (P2-P6)
 build_hit_retinanet_pafpn_backbone  the same with P6 and P7 convolutions (P3-P7)
 ==================================  ====================================================
@@ -164,11 +164,13 @@ def bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_hit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitBackbone:
+    """The backbone alone, with the features ``MODEL.HIT.OUT_FEATURES``."""
     return hit_backbone(cfg, list(cfg.MODEL.HIT.OUT_FEATURES))
 
 
 @BACKBONE_REGISTRY.register()
 def build_hit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``MODEL.HIT.BOTTOM_UP`` under Detectron2's FPN, P2 to P6."""
     norm = partial(get_norm, cfg.MODEL.FPN.NORM) if cfg.MODEL.FPN.NORM else ""
     return FPN(
         bottom_up=bottom_up(cfg, input_shape),
@@ -202,9 +204,11 @@ def _pafpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> HitPAFPN
 
 @BACKBONE_REGISTRY.register()
 def build_hit_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitPAFPN:
+    """``MODEL.HIT.BOTTOM_UP`` under the Hit neck, P2 to P6."""
     return _pafpn(cfg, input_shape, retinanet=False)
 
 
 @BACKBONE_REGISTRY.register()
 def build_hit_retinanet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitPAFPN:
+    """``MODEL.HIT.BOTTOM_UP`` under the Hit neck, P3 to P7."""
     return _pafpn(cfg, input_shape, retinanet=True)
