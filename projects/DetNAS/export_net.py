@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a trained network as TorchScript or ONNX. Options as Detectron2's export_model.py's.
+"""Writes a trained network as TorchScript or ONNX, by tracing.
 
   export_net.py --config-file output/demo/searched/config.yaml --sample-image image.jpg \\
       --output output/exported MODEL.WEIGHTS output/demo/searched/model_final.pth
