@@ -45,9 +45,9 @@ def _add_model_config(cfg: CN) -> None:
     # only), "on", or "auto" (on CPUs, in one process, every block the way that is faster: measured
     # once for each kind and size of block and kept in OUTPUT_DIR/fused_ops.json, which a resumed
     # run reads). The results are the same but for rounding. Modules that do not fit (other norms
-    # than BN, forward hooks) run themselves. Off until the operators have been run on GPUs
-    # and with AVX-512: so far they are tested with AVX2, and the CUDA kernels on an emulator.
-    cfg.MODEL.DETNAS.FUSED_OPS = "off"
+    # than BN, forward hooks) run themselves. Not "on" until the CUDA kernels have been run on GPUs:
+    # so far they are tested on an emulator.
+    cfg.MODEL.DETNAS.FUSED_OPS = "cpu"
     # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing
     # that the network can compute; the released detectors have them.
     cfg.MODEL.DETNAS.CONV_BIAS_BEFORE_NORM = False

@@ -37,7 +37,7 @@ def _add_model_config(cfg: CN) -> None:
     # of csrc/ in training: "off", "cpu" (on CPUs only) or "on". The same but for rounding.
     # Candidates that do not fit (others, grouped ones, other norms than BN, mixed precision) run
     # their modules.
-    cfg.MODEL.HIT.FUSED_OPS = "off"
+    cfg.MODEL.HIT.FUSED_OPS = "cpu"
     # Operations of the fixed parts, as names, "/" between stages or pyramid steps.
     cfg.MODEL.HIT.GENOTYPE = CN()
     cfg.MODEL.HIT.GENOTYPE.BACKBONE = ""
