@@ -80,9 +80,7 @@ def training_batch(
             for mask, (x0, y0, x1, y1) in zip(bits, boxes.int().tolist(), strict=True):
                 mask[y0:y1, x0:x1] = True
             instances.gt_masks = BitMasks(bits)
-        image = torch.randint(
-            0, 255, (3, height, width), dtype=torch.uint8, generator=generator
-        )
+        image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=generator)
         batch.append({"image": image, "instances": instances, "height": height, "width": width})
     return batch
 

@@ -199,4 +199,3 @@ def _check(file: str, table: Table) -> None:
                 )
             if not pipelines[name].stages_of(row.row):
                 raise TableError(f"{file}: ROWS: {row.name!r}: no stage of {name} is {row.row!r}")
-

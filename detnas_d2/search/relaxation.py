@@ -55,9 +55,7 @@ class ExpectedCost:
         self._macs: dict[str, Tensor] = {}
         self._parts = dict(parts)
         for name, layers in parts.items():
-            table = part_cost_table(
-                name, layers.layers, input_size=input_size, proposals=proposals
-            )
+            table = part_cost_table(name, layers.layers, input_size=input_size, proposals=proposals)
             self.tables[name] = table
             self._macs[name] = torch.tensor(
                 [[cost.macs / GIGA for cost in row] for row in table.entries]
@@ -94,4 +92,3 @@ def scores(layers: RelaxedLayers) -> dict[str, float]:
 def decode_parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Part -> most probable operation of every layer (section 3.4), of all relaxed parts."""
     return {name: layers.decode() for name, layers in relaxed_parts(model).items()}
-

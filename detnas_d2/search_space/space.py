@@ -166,9 +166,7 @@ class SearchSpace(PathSpace):
                 stride = 2 if position == 0 else 1
                 reduction = 4 * 2**stage
                 specs.append(
-                    LayerSpec(
-                        len(specs), stage, in_channels, channels, stride, reduction, self.ops
-                    )
+                    LayerSpec(len(specs), stage, in_channels, channels, stride, reduction, self.ops)
                 )
                 in_channels = channels
         return tuple(specs)

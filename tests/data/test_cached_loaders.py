@@ -62,9 +62,7 @@ def cfg(make_cfg, coco):
     return cfg
 
 
-@pytest.mark.parametrize(
-    ("masks", "workers"), [("", 0), ("", 1), ("polygon", 0), ("bitmask", 0)]
-)
+@pytest.mark.parametrize(("masks", "workers"), [("", 0), ("", 1), ("polygon", 0), ("bitmask", 0)])
 def test_detection(
     cfg: CfgNode, tmp_path: Path, masks: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,9 +32,7 @@ def supernet(**options: object) -> Supernet:
 
 
 def test_parameters_of_the_small_supernet() -> None:
-    net = Supernet(
-        SPACES["detnas_small"], norm=bn, shuffle_method=1, out_features=["stage4"]
-    )
+    net = Supernet(SPACES["detnas_small"], norm=bn, shuffle_method=1, out_features=["stage4"])
     assert sum(p.numel() for p in net.parameters()) == 6_808_256
 
 
@@ -72,8 +70,9 @@ def test_activation_nests_and_checks_the_space() -> None:
         with activate(net, second):
             assert net.active_path == second
         assert net.active_path == first
-    with pytest.raises(ValueError, match="detnas_small"), net.active(
-        SPACES["detnas_small"].uniform_path("3x3")
+    with (
+        pytest.raises(ValueError, match="detnas_small"),
+        net.active(SPACES["detnas_small"].uniform_path("3x3")),
     ):
         pass
     with pytest.raises(ValueError, match="no supernet"), activate(nn.Identity(), first):

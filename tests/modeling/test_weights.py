@@ -94,9 +94,7 @@ def test_supernet_to_path() -> None:
         expected = source.backbone.blocks[index].candidates[op].state_dict()
         for name, value in target.backbone.bottom_up.blocks[index].state_dict().items():
             assert torch.equal(value, expected[name])
-    assert torch.equal(
-        target.backbone.bottom_up.stem.conv.weight, source.backbone.stem.conv.weight
-    )
+    assert torch.equal(target.backbone.bottom_up.stem.conv.weight, source.backbone.stem.conv.weight)
 
 
 def test_whole_detector_supernet_to_path_brings_neck_and_head() -> None:

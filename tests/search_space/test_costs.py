@@ -13,9 +13,7 @@ from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone
 from detnas_d2.search_space import SPACES, build_cost_table
 
-LARGE_PATH = (
-    "0 0 3 1 2 1 0 2 / 0 3 1 2 3 3 2 0 / 2 1 1 3 2 0 2 2 2 1 3 1 0 3 3 3 / 1 3 3 3 3 3 3 3"
-)
+LARGE_PATH = "0 0 3 1 2 1 0 2 / 0 3 1 2 3 3 2 0 / 2 1 1 3 2 0 2 2 2 1 3 1 0 3 3 3 / 1 3 3 3 3 3 3 3"
 # (space, path, parameters, multiply-adds at 224x224): the released classes, run by their authors'
 # code; multiply-adds to the unit where they are known to it, else in units of 10,000.
 RELEASED = [

@@ -70,9 +70,7 @@ class HitBackbone(Backbone):
         return outputs
 
 
-def _fixed_chain(
-    channels: int, ops: Sequence[tuple[str, int]], norm: NormFactory
-) -> nn.Sequential:
+def _fixed_chain(channels: int, ops: Sequence[tuple[str, int]], norm: NormFactory) -> nn.Sequential:
     """Operations one after the other at stride 1, the first with ``channels`` input channels."""
     chain: list[nn.Module] = []
     for op, width in ops:

@@ -55,9 +55,7 @@ def test_tables_differ_between_genotypes_as_the_models_do(costs):
     """Additive tables and the counted network agree on what a change of genotype changes."""
     cfg = load("hitdetector_released_coco_1x.yaml")
     network = get_hit_network("hit")
-    released = Genotype(
-        network, *(cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS)
-    )
+    released = Genotype(network, *(cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS))
     other = Genotype(
         network,
         ["sep_k3_d2", "skip", "conv_k3", "ir_k5_e1_g2"] * 5,
@@ -70,8 +68,6 @@ def test_tables_differ_between_genotypes_as_the_models_do(costs):
     for part in PARTS:
         ops = tuple(sorted({*getattr(released, part), *getattr(other, part)}))
         table = part_cost_table(part, network.layers(part, ops))
-        a, b = (
-            table.cost(ops.index(op) for op in getattr(g, part)) for g in (released, other)
-        )
+        a, b = (table.cost(ops.index(op) for op in getattr(g, part)) for g in (released, other))
         assert b.params - a.params == changed[part].params - costs[part].params
         assert b.macs - a.macs == changed[part].macs - costs[part].macs
