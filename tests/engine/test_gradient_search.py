@@ -62,6 +62,17 @@ def test_cost_term_makes_the_search_prefer_cheap_operations():
     assert (cheap.argmax(1) == OPS.index("skip")).all()
 
 
+def test_metrics_show_the_present_architecture():
+    step = toy_step(cost_weight=1e4)
+    with EventStorage() as storage:
+        for step.iter in range(41):
+            step.run_step()
+    shown = storage.latest_with_smoothing_hint(20)
+    (layers,) = step.parts.values()
+    assert shown["arch/entropy_head"][0] == pytest.approx(float(layers.entropy().detach()), rel=1e-6)
+    assert shown["arch/expected_gmacs"][0] == pytest.approx(float(step.cost().detach()), rel=1e-6)
+
+
 def test_architecture_step_leaves_metrics_and_loss_normalizer_to_the_weights():
     """Both are running values over the weights' half of the data."""
     step = toy_step()
