@@ -19,6 +19,7 @@ from detnas_d2.data import (
     build_train_loader,
     register_datasets,
 )
+from detnas_d2.engine.launching import call_and_leave
 
 
 def _work(cfg: CfgNode, out: str) -> None:
@@ -51,7 +52,7 @@ def test_two_processes(make_cfg, coco, tmp_path):
     cfg = make_cfg(declaration, train=["pets"])
     out = tmp_path / "out"
     out.mkdir()
-    launch(_work, 2, dist_url="auto", args=(cfg, str(out)))
+    launch(call_and_leave, 2, dist_url="auto", args=(_work, cfg, str(out)))
     first, second = (json.loads((out / f"{rank}.json").read_text()) for rank in range(2))
     assert first["val"] == second["val"]
     assert sorted(first["eval"] + second["eval"]) == sorted(first["val"])

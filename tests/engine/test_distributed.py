@@ -15,6 +15,7 @@ import torch
 from detectron2.engine import launch
 
 from detnas_d2.engine import UniformPathSampler, prepare, search
+from detnas_d2.engine.launching import call_and_leave
 from detnas_d2.search import History
 from tests.engine import two_processes as work
 from tests.engine.tiny_runs import Configs, write_config
@@ -46,7 +47,7 @@ def ranks(shared: Configs) -> Results:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        launch(work.work, 2, dist_url="auto", args=(cfgs, str(shared.root)))
+        launch(call_and_leave, 2, dist_url="auto", args=(work.work, cfgs, str(shared.root)))
     files = [shared.root / f"{rank}.pth" for rank in range(2)]
     return [torch.load(file, weights_only=True) for file in files]
 

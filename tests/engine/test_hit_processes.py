@@ -11,6 +11,7 @@ import torch
 from detectron2.engine import launch
 
 from detnas_d2.engine.hit_search import gradient_search
+from detnas_d2.engine.launching import call_and_leave
 from tests.engine import hit_processes as work
 from tests.engine.hit_runs import run, toy_step
 
@@ -43,7 +44,7 @@ def test_search_killed_by_sigkill_resumes_to_the_same_result(tmp_path):
 
 @pytest.mark.xdist_group("two_processes")
 def test_two_processes_search_what_one_does(tmp_path):
-    launch(work.two, 2, dist_url="auto", args=(str(tmp_path),))
+    launch(call_and_leave, 2, dist_url="auto", args=(work.two, str(tmp_path)))
     ranks = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2)]
     toy = run(toy_step("SyncBN"), range(3))
     for name, value in toy.items():
