@@ -29,7 +29,11 @@ def _add_dataset_config(cfg: CN) -> None:
     # Folder of derived files: check stamps, cleaned annotations, search splits, demo scenes.
     cfg.DATASETS.CACHE_DIR = "output/data_cache"
 
-    # "<name>@search_val" and "<name>@search_train" split <name>, a training set, in two.
+    # "<name>@search_val" and "<name>@search_train" split <name>, a training set, in two. <name> may
+    # be a union of data sets of one format and the same classes, "a+b": the images of @search_val
+    # are then chosen from all of them together, e.g. DATASETS.TRAIN
+    # ("voc_2007_trainval+voc_2012_trainval@search_train",) beside SEARCH.VAL
+    # "voc_2007_trainval+voc_2012_trainval@search_val". VOC's AP is that of the first one's year.
     cfg.DATASETS.SEARCH_SPLIT = CN()
     # Images in @search_val. DetNAS, section 4.1: 5,000 of COCO's and of VOC's training images.
     cfg.DATASETS.SEARCH_SPLIT.SIZE = 5000

@@ -15,6 +15,7 @@ from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register
 from detnas_d2.data.report import DatasetError
 from detnas_d2.data.sources import parse_declaration
 from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
+from detnas_d2.data.union import parts_of, register_union
 from detnas_d2.data.validation import ON_PROBLEM, validate_dataset
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,12 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     ready: set[str] = set()
     for name in dict.fromkeys(used):
         parent = parent_of(name)
+        for part in parts_of(parent):
+            if part not in ready:
+                _prepare(cfg, part)
+                ready.add(part)
         if parent not in ready:
-            _prepare(cfg, parent)
+            register_union(parent, cfg.DATASETS.CACHE_DIR)
             ready.add(parent)
         if name != parent and name not in ready:
             split = cfg.DATASETS.SEARCH_SPLIT
@@ -109,4 +114,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _is_dataset_name(text: str) -> bool:
-    return "@search_" in text or text in DIGITS_NAMES or text in DatasetCatalog
+    if "@search_" in text:
+        return True
+    return all(part in DIGITS_NAMES or part in DatasetCatalog for part in parts_of(text))

@@ -72,8 +72,9 @@ def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
     values = dict(entry)
     name = _text(values.pop("NAME", None), f"{place}.NAME")
     place = f"{place} ('{name}')"
-    if "@" in name:
-        raise DatasetError(f"{place}.NAME: '@' is kept for search splits")
+    for sign, use in (("@", "search splits"), ("+", "unions")):
+        if sign in name:
+            raise DatasetError(f"{place}.NAME: '{sign}' is kept for {use} of data sets")
     format = values.pop("FORMAT", None)
     if format not in _FORMATS:
         raise DatasetError(f"{place}.FORMAT must be one of {sorted(_FORMATS)}, got {format!r}")

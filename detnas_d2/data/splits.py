@@ -1,16 +1,15 @@
 """Search splits: two disjoint, seeded halves of a training set.
 
 Scores that choose an architecture come from ``<name>@search_val``, the supernet learns from
-``<name>@search_train`` (DetNAS, section 4.1), so that the test set stays untouched.
+``<name>@search_train`` (DetNAS, section 4.1), so that the test set stays untouched. ``<name>`` may
+be a union, ``a+b``: one choice from the images of several data sets together.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from detectron2.data import MetadataCatalog
 
 from detnas_d2.data.catalog import install
 from detnas_d2.data.coco import read_coco
+from detnas_d2.data.derived import derived_folder, source_state
 from detnas_d2.data.image_folder import list_files, write_listing
 from detnas_d2.data.report import DatasetError
 from detnas_d2.data.sources import (
@@ -27,19 +27,16 @@ from detnas_d2.data.sources import (
     Source,
     VocSource,
     source_of_metadata,
-    source_to_json,
 )
-from detnas_d2.data.validation import tracked_state
-from detnas_d2.data.voc import load_voc, read_split, split_file, write_view
-from detnas_d2.data.writers import writer_first
-from detnas_d2.files import digest, file_name_of, new_directory, write_json
+from detnas_d2.data.union import parts_of
+from detnas_d2.data.voc import load_voc, write_view
+from detnas_d2.files import write_json
 
 logger = logging.getLogger(__name__)
 
 SEARCH_TRAIN, SEARCH_VAL = HALVES = ("search_train", "search_val")
 
 _VERSION = 1
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class SplitSettings:
 
 
 def parent_of(name: str) -> str:
-    """The data set that a search split is carved from; other names are returned as they are.
+    """The data set, or the union "a+b", that a search split is carved from; other names stay.
 
     Raises:
         DatasetError: what follows "@" is not the name of a half.
@@ -86,8 +83,14 @@ def parent_of(name: str) -> str:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two data sets share images, as far as their names tell."""
-    return one == other or parent_of(one) == other or parent_of(other) == one
+    """Whether two data sets share images, as far as their names tell.
+
+    Halves of one data set or union do not; halves of different splits of the same images may.
+    """
+    parents = parent_of(one), parent_of(other)
+    if parents[0] == parents[1]:
+        return one == other or one in parents or other in parents
+    return not set(parts_of(parents[0])).isdisjoint(parts_of(parents[1]))
 
 
 def choose(keys: Iterable[str], size: int, seed: int) -> set[str]:
@@ -114,26 +117,14 @@ def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str)
             f"'{parent}' cannot be split: its format {kind!r} is none of COCO's, PASCAL VOC's "
             "or an image folder"
         )
-    key = digest([_VERSION, parent, source_to_json(source), _state(source), vars(settings)])
-    folder = os.path.abspath(
-        os.path.join(cache_dir, "search_splits", f"{file_name_of(parent)}-{key}")
-    )
-    writer_first(lambda: _write_if_needed(folder, parent, source, settings))
+    splitters = {CocoSource: _CocoSplitter, VocSource: _VocSplitter, FolderSource: _Splitter}
+    splitter = splitters[type(source)](parent, source, settings)
+    key = [_VERSION, parent, *source_state(source), vars(settings)]
+    folder = derived_folder(cache_dir, "search_splits", parent, key, splitter.write)
     extra = MetadataCatalog.get(parent).as_dict()
     extra.pop("name")
     for half in HALVES:
         install(f"{parent}@{half}", _half_source(source, folder, half), extra=extra)
-
-
-def _state(source: Source) -> Any:
-    """What changes when the source's list of images or its annotations change."""
-    if isinstance(source, CocoSource):
-        folder, name = os.path.split(source.annotations)
-        return tracked_state([(folder, [name])])
-    if isinstance(source, FolderSource):
-        return list_files(source)
-    files = [os.path.join("Annotations", f"{i}.xml") for i in read_split(source)]
-    return tracked_state([(source.root, [split_file("", source.split), *files])])
 
 
 def _half_source(source: Source, folder: str, half: str) -> Source:
@@ -143,30 +134,6 @@ def _half_source(source: Source, folder: str, half: str) -> Source:
     if isinstance(source, FolderSource):
         return replace(source, listing=path)
     return replace(source, root=os.path.join(folder, "voc"), split=half)
-
-
-def _write_if_needed(folder: str, parent: str, source: Source, settings: SplitSettings) -> None:
-    manifest = os.path.join(folder, _MANIFEST)
-    try:
-        with open(manifest, encoding="utf-8") as file:
-            sizes = json.load(file)["files"]
-        if all(os.path.getsize(os.path.join(folder, p)) == size for p, size in sizes.items()):
-            return
-        logger.warning("Files of the search split in %s have changed: writing them anew", folder)
-    except (OSError, ValueError, KeyError):
-        pass  # never finished
-    shutil.rmtree(folder, ignore_errors=True)
-    with new_directory(folder) as temporary:
-        splitter = {CocoSource: _CocoSplitter, VocSource: _VocSplitter, FolderSource: _Splitter}
-        splitter[type(source)](parent, source, settings).write(temporary)
-        paths = [
-            os.path.relpath(os.path.join(place, name), temporary)
-            for place, _, names in os.walk(temporary)
-            for name in names
-            if name.endswith((".json", ".txt"))
-        ]
-        sizes = {path: os.path.getsize(os.path.join(temporary, path)) for path in sorted(paths)}
-        write_json(os.path.join(temporary, _MANIFEST), {"files": sizes})
 
 
 class _Splitter:

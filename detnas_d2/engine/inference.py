@@ -13,6 +13,7 @@ from torch import nn
 
 from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import parent_of
+from detnas_d2.data.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.recalibration import batch_norms
@@ -78,7 +79,7 @@ def test_metadata(cfg: CfgNode) -> Metadata:
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     if not names:
         return Metadata(name="no data set")
-    name = parent_of(names[0])
+    name = parts_of(parent_of(names[0]))[0]
     only = cfg.clone()
     only.defrost()
     only.DATASETS.TRAIN, only.DATASETS.TEST, only.DATASETS.INVALID = (), (name,), "ignore"
