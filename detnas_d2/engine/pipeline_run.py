@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from detnas_d2.config.tools import differing_keys, fingerprint, load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.engine import pipeline_state
+from detnas_d2.engine import pipeline_state, stage_time
 from detnas_d2.engine.candidate_evaluation import check_validation
 from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
 from detnas_d2.engine.launching import run
@@ -168,6 +168,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     mark = stage_fingerprint(pipeline, stage)
     cfg = pipeline.config_of(stage)
     start = time.monotonic()
+    before = stage_time.start(cfg.OUTPUT_DIR) if comm.is_main_process() else 0.0
     prepare(cfg, args)
     folder = os.path.dirname(pipeline.file_of(stage))
     if stage.kind == "search":
@@ -184,7 +185,8 @@ def _run_stage(args: argparse.Namespace) -> None:
             "fingerprint": mark,
             "results": results,
             "path": _architecture(cfg, stage),
-            "seconds": round(time.monotonic() - start, 1),
+            "seconds": round(time.monotonic() - start + before, 1),
+            "processes": comm.get_world_size(),
         }
         write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
     comm.synchronize()

@@ -16,12 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detnas_d2.engine.hit_search import genotype_cost, genotype_of
 from detnas_d2.engine.pipeline_state import DONE_FILE
+from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost, build_cost_table, get_space
 
 if TYPE_CHECKING:
     from detnas_d2.engine.pipeline import Pipeline, Stage
 
-COSTS = ("macs", "params")
+COSTS, EFFORT = ("macs", "params"), ("iterations", "gpus", "days")
+METRICS = (*COSTS, *EFFORT)
+"""What a stage has beside its results: cost of its network, and what it took to train or search."""
 
 
 def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
@@ -48,8 +51,14 @@ def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 
 def measured(pipeline: Pipeline, stage: Stage, metric: str) -> float | None:
-    """A metric of a stage that is done, or its network's cost in millions; None if it has none."""
+    """A metric of a stage that is done, or one of METRICS; None if it has none.
+
+    Costs are in millions. ``iterations`` of a search are the candidates that it evaluated, ``gpus``
+    the processes (table 1 of DetNAS).
+    """
     done = _read_done(pipeline, stage)
+    if metric in EFFORT:
+        return _effort(pipeline, stage, done)[metric]
     if metric in COSTS:
         return getattr(_cost_of(pipeline, stage, done), metric) / 1e6
     value = done["results"].get(metric)
@@ -60,6 +69,15 @@ def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
     file = os.path.join(pipeline.folder(stage.name), DONE_FILE)
     with open(file, encoding="utf-8") as text:
         return json.load(text)
+
+
+def _effort(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> dict[str, float | None]:
+    if stage.kind == "search":
+        iterations = len(History.read(pipeline.folder(stage.name)))
+    else:
+        iterations = pipeline.config_of(stage).SOLVER.MAX_ITER
+    days = done["seconds"] / 86400 if "seconds" in done else None
+    return {"iterations": iterations, "gpus": done.get("processes"), "days": days}
 
 
 def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
@@ -112,7 +130,12 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation; NaN, as COCO gives where nothing is detected, makes both NaN."""
+    """Mean and sample standard deviation (n - 1), 0 of one value.
+
+    NaN, as COCO gives where nothing is detected, makes both NaN.
+    """
     mean = statistics.fmean(values)
-    # statistics.pstdev cannot take what is not finite.
-    return mean, math.sqrt(statistics.fmean((value - mean) ** 2 for value in values))
+    if len(values) < 2:
+        return mean, 0.0
+    # statistics.stdev cannot take what is not finite.
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -20,7 +20,7 @@ from detnas_d2.engine.pipeline_state import (
     StageBusy,
     read_json,
 )
-from detnas_d2.engine.tables import Cell, Run, Table, read_table
+from detnas_d2.engine.tables import Cell, Reference, Run, Table, read_table
 from detnas_d2.files import write_text
 
 logger = logging.getLogger("detnas_d2.table")
@@ -105,29 +105,40 @@ def _explanation(run: Run, state: str) -> str:
 
 
 def format_table(table: Table) -> str:
-    """The table in Markdown, the paper's numbers beside the measured ones.
+    """The table in Markdown, the numbers of others beside the measured ones.
 
     ``±`` is the standard deviation over the networks, whose number follows; "2 of 3" tells that
-    some are missing. A cell without measurement is empty.
+    some are missing. A cell without measurement is empty, or "not built".
     """
     cells = [
         [table.cell(row, column, number) for number, column in enumerate(table.columns)]
         for row in table.rows
     ]
-    head, papers = ["network"], []
+    head: list[str] = ["network"]
+    lines = [[row.name] for row in table.rows]
     for number, column in enumerate(table.columns):
-        papers.append(any(row[number].paper is not None for row in cells))
-        measured = f"{column.name}, measured" if papers[-1] else column.name
-        head += [f"{column.name}, paper", measured] if papers[-1] else [measured]
-    lines = [head, ["---"] * len(head)]
-    for row, entries in zip(table.rows, cells, strict=True):
-        line = [row.name]
-        for cell, has_paper in zip(entries, papers, strict=True):
-            if has_paper:
-                line.append("" if cell.paper is None else f"{cell.paper:g}")
-            line.append(format_cell(cell))
-        lines.append(line)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        entries = [row[number] for row in cells]
+        found = [
+            name
+            for name in table.references
+            if any(cell.references.get(name) is not None for cell in entries)
+        ]
+        for name in found:
+            head.append(f"{column.name}, {name.lower()}")
+            for line, cell in zip(lines, entries, strict=True):
+                line.append(_printed(cell.references.get(name)))
+        head.append(f"{column.name}, measured" if found else column.name)
+        for line, row, cell in zip(lines, table.rows, entries, strict=True):
+            line.append(format_cell(cell) if row.row else "not built")
+    body = [head, ["---"] * len(head), *lines]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in body)
+    sources = [f"{name.lower()}: {source}" for name, source in table.references.items()]
+    return "\n\n".join([text, *sources])
+
+
+def _printed(number: Reference) -> str:
+    """As the reference prints it; trailing zeros are lost unless the file has a text."""
+    return number if isinstance(number, str) else "" if number is None else f"{number:.10g}"
 
 
 def format_cell(cell: Cell) -> str:
@@ -137,4 +148,6 @@ def format_cell(cell: Cell) -> str:
     found = len(cell.values)
     count = str(found) if found == cell.networks else f"{found} of {cell.networks}"
     spread = f" ± {cell.deviation:.2f}" if found > 1 else ""
-    return f"{cell.mean:.2f}{spread}" + (f" ({count})" if cell.networks > 1 else "")
+    whole = all(isinstance(value, int) for value in cell.values) and not cell.deviation
+    mean = f"{cell.mean:.0f}" if whole else f"{cell.mean:.2f}{spread}"
+    return mean + (f" ({count})" if cell.networks > 1 else "")

@@ -12,21 +12,27 @@
       - {NAME: "top-1", PIPELINE: fpn, METRIC: classification/top1, OF: weights}
       - {NAME: "FPN AP", PIPELINE: fpn, METRIC: bbox/AP}
       - {NAME: "RetinaNet AP", PIPELINE: retinanet, METRIC: bbox/AP}
+    REFERENCES: {PAPER: "arXiv 1903.10979 v1, table 4"}
     ROWS:
       - {NAME: "DetNAS", ROW: searched, PAPER: [null, 36.4, 33.3]}
+      - {NAME: "another method", PAPER: [null, 35.0, null]}
 
 Every pipeline runs once for each of SEEDS (``SEED`` and ``SEARCH.SEED``), in
 ``OUTPUT_DIR/seed<SEED>/<name>``. A cell is the mean over the networks of a pipeline's ROW and over
-the seeds. PIPELINE stands in the column or in the row. METRIC is a result of the stage, ``params``
-or ``macs`` (of the backbone, in millions); ``OF: weights`` takes it from the stage whose weights
-the network started from. PAPER has a number for each column, null where the paper has none.
+the seeds. PIPELINE stands in the column or in the row. METRIC is a result of the stage, or one of
+``params`` and ``macs`` (of the backbone, in millions), ``iterations`` (of a search: candidates),
+``gpus`` (processes) and ``days``; ``OF: weights`` takes it from the stage whose weights the network
+started from. A row without ROW is one that this project does not build.
+
+REFERENCES names where numbers of others are from. A row has a list under each of these names, with
+an entry for each column: a number or a text as printed there, null where nothing is printed.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -35,9 +41,12 @@ from detectron2.config import CfgNode
 from detnas_d2.engine.pipeline import Pipeline, Stage, read_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
 from detnas_d2.engine.pipeline_state import DONE
-from detnas_d2.engine.pipeline_table import COSTS, mean_and_deviation, measured
+from detnas_d2.engine.pipeline_table import METRICS, mean_and_deviation, measured
 
-_KEYS = {"TITLE", "OUTPUT_DIR", "SEEDS", "PIPELINES", "COLUMNS", "ROWS"}
+_KEYS = {"TITLE", "OUTPUT_DIR", "SEEDS", "PIPELINES", "REFERENCES", "COLUMNS", "ROWS"}
+
+Reference = float | str | None
+"""A number of others, or the text that they print in its place."""
 
 
 class TableError(ValueError):
@@ -56,21 +65,27 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """``row`` names the row of a pipeline; ``paper`` has an entry for each column."""
+    """``row`` names the row of a pipeline, "" for none.
+
+    ``references`` has, for each name of a reference, an entry for each column.
+    """
 
     name: str
-    row: str
+    row: str = ""
     pipeline: str = ""
-    paper: tuple[float | None, ...] = ()
+    references: dict[str, tuple[Reference, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Values measured so far, and how many networks the cell is to be the mean of."""
+    """Values measured so far, and how many networks the cell is to be the mean of.
+
+    ``references`` has the numbers of others, by the name of the reference.
+    """
 
     values: tuple[float, ...]
     networks: int
-    paper: float | None
+    references: dict[str, Reference] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
@@ -104,6 +119,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     pipelines: dict[int, dict[str, Pipeline]]
+    references: dict[str, str] = field(default_factory=dict)
 
     def runs(self) -> list[Run]:
         """Every stage once, each after those that it starts from."""
@@ -123,10 +139,11 @@ class Table:
             if stage is not None and stage_state(pipeline, stage) == DONE:
                 value = measured(pipeline, stage, column.metric)
                 values += [] if value is None else [value]
-        return Cell(tuple(values), networks, row.paper[number] if row.paper else None)
+        found = {name: numbers[number] for name, numbers in row.references.items()}
+        return Cell(tuple(values), networks, found)
 
     def _networks(self, row: Row, column: Column) -> Iterator[tuple[Pipeline, Stage | None]]:
-        for pipelines in self.pipelines.values():
+        for pipelines in self.pipelines.values() if row.row else ():
             pipeline = pipelines[row.pipeline or column.pipeline]
             for stage in pipeline.stages_of(row.row):
                 yield pipeline, pipeline.stage(stage.weights) if column.of else stage
@@ -144,12 +161,18 @@ def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
     with open(file, encoding="utf-8") as text:
         data = yaml.safe_load(text)
     if not isinstance(data, dict) or not {"PIPELINES", "COLUMNS", "ROWS"} <= set(data) <= _KEYS:
-        raise TableError(f"{file}: expected PIPELINES, COLUMNS, ROWS and no others of {_KEYS}")
+        raise TableError(
+            f"{file}: expected PIPELINES, COLUMNS, ROWS and no others of {', '.join(sorted(_KEYS))}"
+        )
+    references = data.get("REFERENCES", {})
+    texts = isinstance(references, dict) and [*references, *references.values()]
+    if texts is False or not all(isinstance(text, str) for text in texts):
+        raise TableError(f"{file}: REFERENCES: expected NAME: where its numbers are from")
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
     output = dict(pairs).get("OUTPUT_DIR", data.get("OUTPUT_DIR", "./output/table"))
     rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
     columns = tuple(_entry(file, "COLUMNS", Column, entry) for entry in data["COLUMNS"])
-    rows = tuple(_entry(file, "ROWS", Row, entry) for entry in data["ROWS"])
+    rows = tuple(_row(file, entry, references, len(columns)) for entry in data["ROWS"])
     pipelines: dict[int, dict[str, Pipeline]] = {}
     loaded: dict[str, CfgNode] = {}
     for seed in data.get("SEEDS", [0]):
@@ -159,19 +182,32 @@ def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
             seeded = ("SEED", str(seed), "SEARCH.SEED", str(seed), "OUTPUT_DIR", place)
             path = os.path.join(os.path.dirname(file), path)
             pipelines[seed][name] = read_pipeline(path, (*rest, *seeded), loaded)
-    table = Table(data.get("TITLE", file), output, columns, rows, pipelines)
+    table = Table(data.get("TITLE", file), output, columns, rows, pipelines, references)
     _check(file, table)
     return table
 
 
 def _entry(file: str, key: str, kind: type, entry: Any) -> Any:
     try:
-        values = {name.lower(): value for name, value in entry.items()}
-        if "paper" in values:
-            values["paper"] = tuple(values["paper"])
-        return kind(**values)
+        return kind(**{name.lower(): value for name, value in entry.items()})
     except (AttributeError, TypeError) as error:
         raise TableError(f"{file}: {key}: {entry!r}: {error}") from error
+
+
+def _row(file: str, entry: Any, references: dict[str, str], columns: int) -> Row:
+    if not isinstance(entry, dict):
+        raise TableError(f"{file}: ROWS: {entry!r}, expected NAME and ROW")
+    found: dict[str, tuple[Reference, ...]] = {}
+    for name in [key for key in entry if key in references]:
+        numbers = entry[name]
+        if not isinstance(numbers, list) or len(numbers) != columns:
+            has = f"has {len(numbers)} numbers" if isinstance(numbers, list) else "is no list"
+            raise TableError(
+                f"{file}: ROWS: {entry.get('NAME')!r}: {name} {has}, the table {columns} columns"
+            )
+        found[name] = tuple(numbers)
+    rest = {key: value for key, value in entry.items() if key not in references}
+    return _entry(file, "ROWS", Row, {**rest, "REFERENCES": found})
 
 
 def _check(file: str, table: Table) -> None:
@@ -179,17 +215,12 @@ def _check(file: str, table: Table) -> None:
     for column in table.columns:
         if column.of not in ("", "weights"):
             raise TableError(f"{file}: COLUMNS: OF {column.of!r}, expected weights or nothing")
-        if "/" not in column.metric and column.metric not in COSTS:
+        if "/" not in column.metric and column.metric not in METRICS:
             raise TableError(
                 f"{file}: COLUMNS: METRIC {column.metric!r}, expected task/metric or one of "
-                f"{', '.join(COSTS)}"
+                f"{', '.join(METRICS)}"
             )
-    for row in table.rows:
-        if row.paper and len(row.paper) != len(table.columns):
-            raise TableError(
-                f"{file}: ROWS: {row.name!r}: PAPER has {len(row.paper)} numbers, the table "
-                f"{len(table.columns)} columns"
-            )
+    for row in (row for row in table.rows if row.row):
         for column in table.columns:
             name = row.pipeline or column.pipeline
             if name not in pipelines:

@@ -53,7 +53,7 @@ def test_failure_holds_up_only_what_starts_from_it(
     assert "seed 0, one: large    not started" in lines
     assert "seed 0, two: small_2  done" in lines
     assert "7 runs: 1 failed, 4 not started, 2 done" in lines
-    assert (tmp_path / "runs" / "table.md").read_text().startswith("| network | top-1 |")
+    assert (tmp_path / "runs" / "table.md").read_text().startswith("| network | top-1, paper |")
     first, started[:] = list(started), ["seed0/shared/base"]
     assert run_table(arguments(file))
     assert sorted(first[1:] + started[1:]) == sorted({*first, *started})

@@ -26,9 +26,11 @@ CONTENT = {
         {"NAME": "AP", "PIPELINE": "two", "METRIC": "bbox/AP"},
         {"NAME": "MACs (M)", "PIPELINE": "one", "METRIC": "macs"},
     ],
+    "REFERENCES": {"PAPER": "the paper, table 1", "REPOSITORY": "the authors' list"},
     "ROWS": [
-        {"NAME": "large", "ROW": "large"},
-        {"NAME": "all", "ROW": "other", "PAPER": [None, 36.4, 300]},
+        {"NAME": "large", "ROW": "large", "REPOSITORY": [None, 37.0, None]},
+        {"NAME": "all", "ROW": "other", "PAPER": [None, "36.4 ± 0.2", 300]},
+        {"NAME": "others' method", "PAPER": [70.5, 20, None]},
     ],
 }
 
@@ -71,10 +73,23 @@ def finish(table: Table, run_name: str, **results: float) -> None:
     [
         ({"COLUMN": []}, "expected PIPELINES, COLUMNS, ROWS and no others"),
         ({"COLUMNS": [{"NAME": "AP", "KEY": "x"}]}, "COLUMNS: .*KEY.*unexpected keyword"),
-        ({"COLUMNS": [{"NAME": "AP", "METRIC": "flops"}]}, "METRIC 'flops', expected task/metric"),
-        ({"COLUMNS": [{"NAME": "AP", "METRIC": "bbox/AP"}]}, "row 'large'.*'AP': PIPELINE '', exp"),
+        (
+            {"COLUMNS": [{"NAME": "AP", "METRIC": "flops"}], "ROWS": []},
+            "METRIC 'flops', expected task/metric or one of macs, params, iterations, gpus, days",
+        ),
+        (
+            {
+                "COLUMNS": [{"NAME": "AP", "METRIC": "bbox/AP"}],
+                "ROWS": [{"NAME": "a", "ROW": "large"}],
+            },
+            "row 'a'.*'AP': PIPELINE '', expected one of one, two",
+        ),
         ({"ROWS": [{"NAME": "a", "ROW": "no"}]}, "'a': no stage of one is 'no'"),
         ({"ROWS": [{"NAME": "a", "ROW": "large", "PAPER": [1]}]}, "PAPER has 1 numbers, the table"),
+        ({"ROWS": [{"NAME": "a", "PAPER": 3}]}, "'a': PAPER is no list, the table 3 columns"),
+        ({"ROWS": [{"NAME": "a", "OTHER": [1, 2, 3]}]}, "ROWS: .*unexpected keyword.*'other'"),
+        ({"ROWS": ["a"]}, "ROWS: 'a', expected NAME and ROW"),
+        ({"REFERENCES": ["PAPER"]}, "REFERENCES: expected NAME: where its numbers are from"),
     ],
 )
 def test_errors_name_the_file_and_the_key(
@@ -107,29 +122,46 @@ def test_seeds_and_shared_stages(configs: Configs, tmp_path: Path) -> None:
 def test_cells_are_means_over_networks_and_seeds(configs: Configs, tmp_path: Path) -> None:
     table = read_table(write_table(tmp_path, configs))
     assert format_table(table).splitlines() == [
-        "| network | top-1 | AP, paper | AP, measured | MACs (M), paper | MACs (M), measured |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| large |  |  |  |  |  |",
-        "| all |  | 36.4 |  | 300 |  |",
+        "| network | top-1, paper | top-1, measured | AP, paper | AP, repository | AP, measured "
+        "| MACs (M), paper | MACs (M), measured |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| large |  |  |  | 37 |  |  |  |",
+        "| all |  |  | 36.4 ± 0.2 |  |  | 300 |  |",
+        "| others' method | 70.5 | not built | 20 |  | not built |  | not built |",
+        "",
+        "paper: the paper, table 1",
+        "",
+        "repository: the authors' list",
     ]
     finish(table, "seed 0, one: base", **{"classification/top1": 90.0})
     finish(table, "seed 0, two: small_1", **{"bbox/AP": 30.0})
     finish(table, "seed 3, two: small_2", **{"bbox/AP": 31.0})
     finish(table, "seed 0, two: small_2", **{"bbox/AP": float("nan")})
     finish(table, "seed 0, one: large", **{"bbox/AP": 5.0})
-    lines = format_table(table).splitlines()[2:]
+    lines = format_table(table).splitlines()[2:4]
     macs = lines[0].split(" | ")[-1].removesuffix(" |")
     assert lines == [
-        f"| large | 90.00 (1 of 2) |  |  |  | {macs} |",
-        "| all | 90.00 (1 of 4) | 36.4 | 30.50 ± 0.50 (2 of 4) | 300 |  |",
+        f"| large |  | 90.00 (1 of 2) |  | 37 |  |  | {macs} |",
+        "| all |  | 90.00 (1 of 4) | 36.4 ± 0.2 |  | 30.50 ± 0.71 (2 of 4) | 300 |  |",
     ]
     assert macs.endswith(" (1 of 2)") and 10 < float(macs.split()[0]) < 20
 
 
 def test_format_of_a_cell() -> None:
-    assert format_cell(Cell((), 3, None)) == ""
-    assert format_cell(Cell((1.0,), 1, None)) == "1.00"
-    assert format_cell(Cell((1.0, 2.0), 2, None)) == "1.50 ± 0.50 (2)"
+    assert format_cell(Cell((), 3)) == ""
+    assert format_cell(Cell((1.0,), 1)) == "1.00"
+    assert format_cell(Cell((1.0, 2.0), 2)) == "1.50 ± 0.71 (2)"
+
+
+def test_effort_of_a_stage(configs: Configs, tmp_path: Path) -> None:
+    columns = [{"NAME": n, "PIPELINE": "one", "METRIC": n} for n in ("iterations", "gpus", "days")]
+    rows = [{"NAME": "base", "ROW": "base", "PAPER": [300000, 8, 1.5]}]
+    table = read_table(write_table(tmp_path, configs, COLUMNS=columns, ROWS=rows, SEEDS=[0]))
+    finish(table, "seed 0, one: base")
+    file = Path(table.runs()[0].folder) / "done.json"
+    done = json.loads(file.read_text())
+    file.write_text(json.dumps({**done, "seconds": 43200, "processes": 2}))
+    assert format_table(table).splitlines()[2] == ("| base | 300000 | 4 | 8 | 2 | 1.5 | 0.50 |")
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
@@ -142,5 +174,5 @@ def test_dry_run_of_every_table(
     data = yaml.safe_load(file.read_text())
     assert all(f"| {row['NAME']} |" in out for row in data["ROWS"])
     total, missing = re.search(r"(\d+) runs: (\d+) not started", out).groups()
-    assert int(total) == int(missing) > len(data["ROWS"])
+    assert int(total) == int(missing) >= sum("ROW" in row for row in data["ROWS"])
     assert not runs.exists()
