@@ -1,0 +1,99 @@
+"""Runs of a pipeline in forked children of one process that has imported the package once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+HANG = "hang"
+
+
+def start(pipeline: Path, log: Path, *opts: str, before: Callable[[], object] | None = None) -> int:
+    """Forks a child, in a session of its own, that runs the pipeline; returns its process id.
+
+    Args:
+        log: its output is appended to this file.
+        opts: KEY VALUE overrides.
+        before: called in the child first, e.g. to set a limit or make a system call fail.
+    """
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_child(pipeline, log, opts, before))
+    return pid
+
+
+def _child(
+    pipeline: Path, log: Path, opts: tuple[str, ...], before: Callable[[], object] | None
+) -> int:
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    from detnas_d2.engine import default_argument_parser, run_pipeline
+
+    words = ["--config-file", str(pipeline), *opts]
+    try:
+        if before is not None:
+            before()
+        run_pipeline(default_argument_parser().parse_args(words))
+    except KeyboardInterrupt:
+        return 130
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def wait(pid: int, limit: float = 240.0) -> int | str:
+    """A child's exit code, -N for signal N, or HANG if it had to be killed after the limit."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    for member in session(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return HANG
+
+
+def run(
+    pipeline: Path, log: Path, *opts: str, before: Callable[[], object] | None = None
+) -> tuple[int | str, str]:
+    """Runs the pipeline to its end; returns the exit code and what it printed."""
+    log.unlink(missing_ok=True)
+    code = wait(start(pipeline, log, *opts, before=before))
+    return code, log.read_text(errors="replace")
+
+
+def session(leader: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(name))
+    return found
+
+
+def message(text: str) -> str:
+    """The last line of an output, without colours: of a run that failed, why."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,120 @@
+"""Pipelines of both methods that run in seconds: ``python tests/campaigns/tiny.py FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import yaml
+
+from detnas_d2.config.tools import base_config
+from detnas_d2.search_space import SPACES, build_cost_table
+from tests.engine.hit_runs import DEMO, OPS
+from tests.engine.tiny_runs import Configs, write_config
+
+TINY = SPACES["detnas_tiny"]
+
+
+def detnas_pipeline(root: Path, *, scoring_workers: int = 2, baseline: bool = True) -> Path:
+    """Writes data, configs and a pipeline of DetNAS below ``root``; returns the pipeline's file.
+
+    A supernet (8 iterations, a checkpoint every 2), a search (3 generations of 4), the searched
+    network and, with ``baseline``, a random one (6 iterations each); OUTPUT_DIR is root/runs.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    configs = Configs(root)
+    write_config(configs("faster", "SOLVER.MAX_ITER", 8, "SOLVER.STEPS", (5,)), root / "train.yaml")
+    retrain = configs("faster")
+    retrain.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
+    retrain.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # an AP above zero
+    write_config(retrain, root / "retrain.yaml")
+    search = configs.search("SEARCH.CHUNK", 2, "SEARCH.SCORING_WORKERS", scoring_workers)
+    search.SEARCH.MAX_MACS = median_macs()
+    search.SEARCH.RETRAIN_CONFIG = "retrain.yaml"
+    search.MODEL.WEIGHTS = ""
+    write_config(search, root / "search.yaml")
+    stages: list[dict[str, Any]] = [
+        {"NAME": "supernet", "KIND": "train", "CONFIG": "train.yaml"},
+        {"NAME": "search", "KIND": "search", "CONFIG": "search.yaml", "WEIGHTS": "supernet"},
+        {"NAME": "searched", "KIND": "train", "CONFIG": "retrain.yaml", "WEIGHTS": "supernet"},
+    ]
+    stages[-1]["PATH"] = "search"
+    table = ["searched"]
+    if baseline:
+        drawn = {"NAME": "random_1", "KIND": "train", "CONFIG": "retrain.yaml"}
+        stages.append({**drawn, "PATH": "random 1", "ROW": "random"})
+        table.append("random")
+    return _write_pipeline(root, stages, table)
+
+
+def median_macs() -> int:
+    """The cost of the middle operation in every block, which a part of the paths keeps."""
+    table = build_cost_table(TINY, (64, 64))
+    return sorted(table.cost(TINY.uniform_path(op)).macs for op in TINY.ops)[2]
+
+
+def hit_pipeline(root: Path) -> Path:
+    """Writes configs and a pipeline of Hit-Detector below ``root``; returns the pipeline's file.
+
+    Two screenings, the search (8 iterations each), the searched detector and a random one of the
+    same cost (6 iterations each), on scenes of digits; OUTPUT_DIR is root/runs.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    screening = {"KEEP": 2, "REMOVE_START": 4, "REMOVE_END": 6, "RECORD_PERIOD": 2}
+    for part in ("backbone", "head"):
+        _write_hit_config(root, f"screen_{part}", {"SCREENING": screening})
+    _write_hit_config(root, "search", {})
+    _write_hit_config(root, "train", {"ARCH_START_ITER": -1}, iterations=6)
+    screens = ["screen_backbone", "screen_head"]
+    train = {"KIND": "train", "CONFIG": "train.yaml", "MERGE": ["search"]}
+    stages = [
+        *({"NAME": name, "KIND": "screen", "CONFIG": f"{name}.yaml"} for name in screens),
+        {"NAME": "search", "KIND": "gradient", "CONFIG": "search.yaml", "MERGE": screens},
+        {"NAME": "searched", **train, "WEIGHTS": "search"},
+        {"NAME": "random_1", **train, "RANDOM": 1, "ROW": "random"},
+    ]
+    return _write_pipeline(root, stages, ["searched", "random"])
+
+
+def _write_hit_config(
+    root: Path, name: str, search_keys: dict[str, Any], iterations: int = 8
+) -> None:
+    data = {
+        "_BASE_": str(DEMO / f"{name}.yaml"),
+        "MODEL": {
+            "HIT": {
+                "NETWORK": "hit_tiny_half",
+                "OPS": dict.fromkeys(("BACKBONE", "NECK", "HEAD"), OPS),
+            }
+        },
+        "DATASETS": {
+            "DIGITS": {"SCENE_SIZE": 64, "NUM_TRAIN": 12, "NUM_TEST": 4},
+            "CACHE_DIR": str(root / "cache"),
+        },
+        "INPUT": {
+            "MIN_SIZE_TRAIN": [64],
+            "MAX_SIZE_TRAIN": 64,
+            "MIN_SIZE_TEST": 64,
+            "MAX_SIZE_TEST": 64,
+        },
+        "SOLVER": {"IMS_PER_BATCH": 2, "CHECKPOINT_PERIOD": 2, "MAX_ITER": iterations},
+        "HIT_SEARCH": {"ARCH_START_ITER": 2, **search_keys},
+        "VERSION": base_config().VERSION,
+    }
+    (root / f"{name}.yaml").write_text(yaml.safe_dump(data))
+
+
+def _write_pipeline(root: Path, stages: list[dict[str, Any]], table: list[str]) -> Path:
+    file = root / "pipeline.yaml"
+    data = {"OUTPUT_DIR": str(root / "runs"), "STAGES": stages, "TABLE": table}
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+    return file
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    print(detnas_pipeline(place / "detnas"), hit_pipeline(place / "hit"), sep="\n")
