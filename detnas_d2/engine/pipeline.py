@@ -14,7 +14,10 @@
 CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
 an earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path
 that keeps the limits of the first search stage; another one for another SEED of the config) or the
-path itself. OPTS is a list of KEY, VALUE.
+path itself. OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW,
+which differ in their SEED (the config's, and a hundred more each time) and start from the stage of
+their own number where WEIGHTS, PATH or MERGE name a repeated one; random networks (PATH, RANDOM)
+differ too.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
 stage share its result, and the first one to need it runs it.
@@ -49,6 +52,8 @@ from detnas_d2.search_space import Path, build_cost_table, get_space
 FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
 """Kind of a stage -> its result as a config fragment."""
 KINDS = ("train", "search", "screen", "gradient")
+SEED_STEP = 100
+"""Between the seeds of repeated stages: the seeds of a table lie between them."""
 
 
 class PipelineError(ValueError):
@@ -69,6 +74,8 @@ class Stage:
     merge: tuple[str, ...] = ()
     random: int | None = None
     folder: str = ""
+    number: int = 0
+    """Of a repeated stage, from 0."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Pipeline:
         for name in stage.merge:
             cfg.merge_from_file(os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind]))
         cfg.merge_from_list([*stage.opts, *self.opts])
+        cfg.SEED += SEED_STEP * stage.number
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
         cfg.OUTPUT_DIR = self.folder(stage.name)
@@ -123,7 +131,8 @@ class Pipeline:
     def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
         sources = [self.stage(name) for name in stage.merge]
         (source,) = [source for source in sources if source.kind == "gradient"]
-        genotype = random_genotype(self.config_of(source), stage.random, genotype_of(cfg).parts)
+        seed = stage.random + SEED_STEP * stage.number
+        genotype = random_genotype(self.config_of(source), seed, genotype_of(cfg).parts)
         for part in genotype.parts:
             cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
 
@@ -177,7 +186,8 @@ def read_pipeline(
         raise PipelineError(f"{file}: unknown keys {sorted(unknown)}")
     stages: list[Stage] = []
     for entry in data["STAGES"]:
-        stages.append(_stage(file, entry, stages))
+        for number, single in enumerate(_repeats(file, entry, stages)):
+            stages.append(_stage(file, single, number, stages))
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
     output = dict(pairs).get("OUTPUT_DIR", data.get("OUTPUT_DIR", "./output/pipeline"))
     rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
@@ -209,15 +219,42 @@ def _check_config(pipeline: Pipeline, stage: Stage, loaded: dict[str, CfgNode]) 
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 
 
-def _stage(file: str, entry: Any, before: list[Stage]) -> Stage:
+def _repeats(file: str, entry: Any, before: list[Stage]) -> list[Any]:
+    """The entries that one with REPEAT stands for."""
+    if not isinstance(entry, dict) or "REPEAT" not in entry:
+        return [entry]
+    count, name = entry["REPEAT"], entry.get("NAME")
+    if type(count) is not int or count < 1:
+        raise PipelineError(f"{file}: stage {name!r}: REPEAT {count!r}, expected 1 or more")
+    known = {stage.name for stage in before}
+
+    def numbered(text: Any, number: int) -> Any:
+        own = f"{text}_{number}"
+        return own if text not in known and own in known else text
+
+    entries = []
+    for number in range(1, count + 1):
+        single = {key: value for key, value in entry.items() if key != "REPEAT"}
+        single["NAME"], single["ROW"] = f"{name}_{number}", entry.get("ROW", name)
+        for key in {"WEIGHTS", "PATH"} & set(entry):
+            single[key] = numbered(entry[key], number)
+        if "MERGE" in entry:
+            single["MERGE"] = [numbered(source, number) for source in entry["MERGE"]]
+        if "FOLDER" in entry:
+            single["FOLDER"] = f"{entry['FOLDER']}_{number}"
+        entries.append(single)
+    return entries
+
+
+def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     required = {"NAME", "KIND", "CONFIG"}
     optional = ("WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
     if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
         raise PipelineError(
             f"{file}: stage {entry!r}: expected NAME, KIND, CONFIG and optionally "
-            f"{', '.join(optional)}"
+            f"{', '.join((*optional, 'REPEAT'))}"
         )
-    values = {key.lower(): entry[key] for key in entry}
+    values = {"number": number, **{key.lower(): entry[key] for key in entry}}
     values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
     values["merge"] = tuple(entry.get("MERGE", ()))
     stage = Stage(**values)

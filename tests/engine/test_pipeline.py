@@ -95,6 +95,9 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
         ),
         ([{**TRAIN, "MERGE": ["other"]}], {}, r"'supernet': MERGE \['other'\]"),
         ([{**TRAIN, "RANDOM": 1}], {}, "'supernet': RANDOM needs one gradient stage"),
+        ([{**TRAIN, "REPEAT": 0}], {}, "stage 'supernet': REPEAT 0, expected 1 or more"),
+        ([{**TRAIN, "REPEAT": "2"}], {}, "stage 'supernet': REPEAT '2', expected 1"),
+        ([{**TRAIN, "REPEAT": 2}, {**SEARCH}], {}, "'search': WEIGHTS 'supernet' is n"),
         ([TRAIN], {"TABLE": ["winner"]}, r"TABLE names \['winner'\], no stage has it"),
         ([TRAIN], {"STEPS": 3}, r"unknown keys \['STEPS'\]"),
     ],
@@ -129,6 +132,27 @@ def test_overrides_and_places(folder: Path) -> None:
     assert (search.SEED, search.SEARCH.SEED, search.SOLVER.BASE_LR) == (0, 2, 0.25)
     assert os.path.join("elsewhere", "supernet") == supernet.OUTPUT_DIR
     assert os.path.join("elsewhere", "supernet", "model_final.pth") == search.MODEL.WEIGHTS
+
+
+def test_repeated_stages_differ_in_seed_and_start_from_their_own(folder: Path) -> None:
+    stages = (
+        {**TRAIN, "REPEAT": 2, "FOLDER": "../shared"},
+        retrain("random", "random 1", WEIGHTS="supernet", REPEAT=2, OPTS=["SEED", 7]),
+        retrain("again", "uniform 3x3", WEIGHTS="supernet_2", REPEAT=1, ROW="random"),
+    )
+    pipeline = read_pipeline(write(folder, *stages, TABLE=["supernet", "random"]))
+    names = [stage.name for stage in pipeline.stages]
+    assert names == ["supernet_1", "supernet_2", "random_1", "random_2", "again_1"]
+    assert [stage.name for stage in pipeline.stages_of("random")] == names[2:]
+    supernets, nets = names[:2], [pipeline.config_of(pipeline.stage(name)) for name in names[2:]]
+    assert [net.SEED for net in nets] == [7, 107, 0]
+    weights = [os.path.join(pipeline.folder(name), "model_final.pth") for name in supernets]
+    assert [net.MODEL.WEIGHTS for net in nets] == [*weights, weights[1]]
+    assert nets[0].MODEL.DETNAS.PATH != nets[1].MODEL.DETNAS.PATH
+    assert pipeline.folder("supernet_2").endswith("shared_2")
+    # The seeds of a table do not make them equal.
+    again = read_pipeline(pipeline.file, ("SEED", "3"))
+    assert [again.config_of(stage).SEED for stage in again.stages[:2]] == [3, 103]
 
 
 def test_random_genotype_is_of_the_network_that_overrides_name(tmp_path: Path) -> None:
@@ -274,7 +298,7 @@ def test_gradient_stage_completes_its_retrain_config(tmp_path: Path) -> None:
 
 
 def test_spread_of_what_is_undefined() -> None:
-    assert mean_and_deviation([1.0, 3.0]) == (2.0, 1.0)
+    assert mean_and_deviation([1.0, 3.0]) == (2.0, math.sqrt(2))
     assert mean_and_deviation([5.0]) == (5.0, 0.0)
     # AP where nothing is detected.
     assert all(math.isnan(value) for value in mean_and_deviation([math.nan, 3.0]))
