@@ -35,6 +35,9 @@ class TrainingBatchSampler(Sampler):
         rank, world_size: this process takes the rank-th part of each batch.
         start_batch: first batch to yield.
         aspect_grouping: False ignores the flags.
+
+    Attributes:
+        start_batch: where the next iteration begins.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class TrainingBatchSampler(Sampler):
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._start_batch = start_batch
+        self.start_batch = start_batch
         self._totals = np.bincount(self._flags, minlength=2)  # images per bucket and epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -86,7 +89,7 @@ class TrainingBatchSampler(Sampler):
                 bucket = buckets[flag]
                 bucket.append(index)
                 if len(bucket) == self._batch_size_total:
-                    if batch_id >= self._start_batch:
+                    if batch_id >= self.start_batch:
                         yield batch_id, bucket
                     buckets[flag] = []
                     batch_id += 1
@@ -102,11 +105,11 @@ class TrainingBatchSampler(Sampler):
     def _start_epoch(self) -> int:
         """The epoch in which ``start_batch`` is completed."""
         low, high = 0, 1
-        while self._finished(high) <= self._start_batch:
+        while self._finished(high) <= self.start_batch:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            if self._finished(middle) <= self._start_batch:
+            if self._finished(middle) <= self.start_batch:
                 low = middle
             else:
                 high = middle

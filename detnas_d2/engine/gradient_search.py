@@ -22,13 +22,9 @@ from torch import nn
 from detnas_d2.data import build_train_loader
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.gradients import average_gradients
-from detnas_d2.engine.trainer import (
-    PathTrainer,
-    Trainer,
-    iteration_seed,
-    loss_normalizers,
-    set_loss_normalizers,
-)
+from detnas_d2.engine.iteration import iteration_seed, loss_normalizers, set_loss_normalizers
+from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.trainer import PathTrainer, Trainer
 from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
 from detnas_d2.search.relaxation import ExpectedCost, group_sparsity
 from detnas_d2.search.screening import RemovalSchedule, Screening
@@ -94,6 +90,7 @@ class BilevelStep(PathTrainer):
         """Sets what the architecture parameters learn from."""
         self._arch_iter = iter(data_loader)
 
+    @plain_torchscript()
     def run_step(self) -> None:
         if self.screening is not None:
             self._screen()

@@ -23,6 +23,7 @@ from detnas_d2.engine.candidate_evaluation import (
     validation_set,
 )
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
 from detnas_d2.engine.trainer import Trainer
@@ -63,6 +64,7 @@ def check_search(cfg: CfgNode, config_dir: str, retrain_opts: Sequence[str] = ()
     build_searcher(known, space, constraint)
 
 
+@plain_torchscript()
 def search(
     cfg: CfgNode, *, resume: bool, config_dir: str = "", retrain_opts: Sequence[str] = ()
 ) -> CandidateRecord:

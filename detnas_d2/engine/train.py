@@ -10,6 +10,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from detnas_d2.engine.inference import load_trained
+from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.trainer import Trainer
 
@@ -27,6 +28,7 @@ def train(cfg: CfgNode, *, resume: bool) -> Any:
     return trainer.train()
 
 
+@plain_torchscript()
 def evaluate(cfg: CfgNode) -> Any:
     """Evaluates the weights ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
 

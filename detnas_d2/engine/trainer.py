@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 import weakref
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PreciseBN
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -25,20 +22,20 @@ from detnas_d2.data import build_test_loader, build_train_loader
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradients import average_gradients, broadcast
+from detnas_d2.engine.iteration import (
+    NORMALIZER,
+    iteration_seed,
+    loss_normalizers,
+    set_loss_normalizers,
+    share_loss_normalizers,
+    unwrapped,
+)
 from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
+from detnas_d2.engine.precise_bn import SeededPreciseBN
 from detnas_d2.engine.schedule import build_schedule
+from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.scoring import build_evaluator
-
-# Running average of the number of foreground anchors, by which RetinaNet and FCOS divide their
-# losses: a plain attribute, which no state dict of Detectron2 holds.
-_NORMALIZER = "loss_normalizer"
-
-
-def iteration_seed(seed: int, iteration: int, rank: int) -> int:
-    """Seed of the model's random choices (proposal sampling, dropout) in one iteration."""
-    digest = hashlib.sha256(f"iteration/{seed}/{iteration}/{rank}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 class PathTrainer(SimpleTrainer):
@@ -79,6 +76,7 @@ class PathTrainer(SimpleTrainer):
         """Sets what the next steps train on."""
         self._batches = iter(data_loader)
 
+    @plain_torchscript()
     def run_step(self) -> None:
         start = time.perf_counter()
         data = next(self._batches)
@@ -105,46 +103,14 @@ class PathTrainer(SimpleTrainer):
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
-            _NORMALIZER: loss_normalizers(self.model),
+            NORMALIZER: loss_normalizers(self.model),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        set_loss_normalizers(self.model, state_dict.get(_NORMALIZER, {}))
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def loss_normalizers(model: nn.Module) -> dict[str, float]:
-    """Module name -> running average that the module divides its losses by."""
-    found = {n: getattr(m, _NORMALIZER, None) for n, m in _inner(model).named_modules()}
-    # Detectron2's keypoint head has a word ("visible") under this name.
-    return {n: float(v) for n, v in found.items() if v is not None and not isinstance(v, str)}
-
-
-def set_loss_normalizers(model: nn.Module, values: Mapping[str, float]) -> None:
-    """Inverse of :func:`loss_normalizers`."""
-    modules = dict(_inner(model).named_modules())
-    for name, value in values.items():
-        setattr(modules[name], _NORMALIZER, value)
-
-
-def share_loss_normalizers(model: nn.Module) -> None:
-    """Gives every rank the mean of the ranks' running averages.
-
-    A checkpoint holds rank 0's; a resumed training is the same only if they are all alike.
-    """
-    values = loss_normalizers(model) if comm.get_world_size() > 1 else {}
-    if not values:
-        return
-    device = next(model.parameters()).device
-    mean = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(mean)
-    mean /= comm.get_world_size()
-    set_loss_normalizers(model, dict(zip(values, mean.tolist(), strict=True)))
+        if NORMALIZER in state_dict:
+            set_loss_normalizers(self.model, state_dict[NORMALIZER])
 
 
 class Trainer(DefaultTrainer):
@@ -189,9 +155,10 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume=resume)
-        module = _inner(self.model)
+        module = unwrapped(self.model)
         broadcast((*module.parameters(), *module.buffers()))
 
+    @plain_torchscript()
     def train(self) -> Any:
         """Trains to ``SOLVER.MAX_ITER``; returns the results of the final evaluation.
 
@@ -221,7 +188,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
         # Every rank scores its part of the images with the statistics that the checkpoint holds.
         # BN, unlike SyncBN, has others on each rank.
-        broadcast(_inner(model).buffers())
+        broadcast(unwrapped(model).buffers())
         return super().test(cfg, model, evaluators)
 
     @classmethod
@@ -245,9 +212,12 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[Any]:
-        if self._trainer.supernet is None:
-            return super().build_hooks()
-        # A supernet has no path to evaluate or to take statistics of; a search does both.
-        if self.cfg.TEST.PRECISE_BN.ENABLED:
+        if self._trainer.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
             raise ValueError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
-        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
+        hooks = [
+            SeededPreciseBN(hook, self.cfg.SEED) if isinstance(hook, PreciseBN) else hook
+            for hook in super().build_hooks()
+        ]
+        # A supernet has no path to evaluate; a search evaluates its paths.
+        searched = self._trainer.supernet is not None
+        return [hook for hook in hooks if not (searched and isinstance(hook, EvalHook))]

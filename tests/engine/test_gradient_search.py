@@ -32,6 +32,7 @@ from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space import get_space
 from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_data, toy_step
+from tests.engine.new_process import resumed
 
 
 def test_architecture_waits_for_its_iteration_and_is_not_decayed():
@@ -170,9 +171,14 @@ def test_one_stage_detector_is_searched_and_trained(scenes):
     backbone = ("MODEL.BACKBONE.NAME", "build_hit_retinanet_pafpn_backbone")
     levels = ("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"])
     features = ("MODEL.FPN.IN_FEATURES", ["stage2", "stage3", "stage4"])
-    more = ("MODEL.RETINANET.NUM_CLASSES", 10, "SOLVER.MAX_ITER", 2)
+    more = ("MODEL.RETINANET.NUM_CLASSES", 10, "SOLVER.MAX_ITER", 4)
+    more = (*more, "SOLVER.STEPS", (3,), "HIT_SEARCH.RETRAIN_CONFIG", "")
     cfg = scenes("search.yaml", "one", *names, *backbone, *levels, *features, *more)
     genotype = gradient_search(cfg, resume=False)
+    # Killed and resumed in a new process it is the same search, to the bit.
+    again = resumed(cfg, "HitDetector/search_net.py", Path("torn"), "model_0000001.pth")
+    ours = torch.load("one/model_final.pth", weights_only=True)
+    assert all(torch.equal(value, again["model"][name]) for name, value in ours["model"].items())
     best = load_config("one/best.yaml")
     assert genotype_of(best) == genotype and list(map(len, genotype.parts.values())) == [4, 6, 2]
     assert best.MODEL.DEVICE == "cuda"  # the default, not this machine's

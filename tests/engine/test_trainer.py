@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from detnas_d2.data import build_train_loader
 from detnas_d2.engine import PathTrainer, Trainer, evaluate, prepare, train
-from detnas_d2.engine.trainer import iteration_seed
+from detnas_d2.engine.iteration import iteration_seed, loss_normalizers
 from detnas_d2.modeling import WeightsError, find_supernet
 from detnas_d2.search_space import SPACES
 from detnas_d2.search_space import Path as NetworkPath
+from tests.engine.new_process import resumed
 from tests.engine.tiny_runs import Configs, arguments, write_config
 from tests.helpers import changed, classification_batch, snapshot, training_batch
 
@@ -184,11 +186,6 @@ def test_resumed_training_is_the_uninterrupted_one(
     torn = whole.clone()
     whole.OUTPUT_DIR, torn.OUTPUT_DIR = str(tmp_path / "whole"), str(tmp_path / "torn")
     prepare(whole, ARGS)
-    if kind == "retinanet":
-        # TorchScript compiles its focal loss after the first calls, which rounds differently.
-        train(whole, resume=False)
-        shutil.rmtree(whole.OUTPUT_DIR)
-        prepare(whole, ARGS)
     results = train(whole, resume=False)
     prepare(torn, ARGS)
     trainer = Trainer(torn)
@@ -212,7 +209,7 @@ def test_resumed_training_is_the_uninterrupted_one(
 
 
 def test_killed_program_resumes_to_the_same_weights(configs: Configs, tmp_path: Path) -> None:
-    cfg = configs("faster", "SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (8,))
+    cfg = configs("retinanet", "SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (8,))
     cfg.OUTPUT_DIR = str(tmp_path / "killed")
     program = str(ROOT / "projects" / "DetNAS" / "train_net.py")
     command = [sys.executable, program, "--config-file", write_config(cfg, tmp_path / "train.yaml")]
@@ -232,6 +229,44 @@ def test_killed_program_resumes_to_the_same_weights(configs: Configs, tmp_path: 
     prepare(whole, ARGS)
     train(whole, resume=False)
     assert same(final(cfg), final(whole))
+
+
+class Normalizers(HookBase):
+    """Notes the model's loss normaliser after each step, where it stands among the hooks."""
+
+    def __init__(self) -> None:
+        self.found = []
+
+    def after_step(self) -> None:
+        self.found.append(loss_normalizers(self.trainer.model))
+
+
+def test_precise_statistics_in_a_new_process(configs: Configs, tmp_path: Path) -> None:
+    keys = ("TEST.EVAL_PERIOD", 2, "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 3)
+    cfg = searched(configs("retinanet", *keys))
+    cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    prepare(cfg, ARGS)
+    trainer = Trainer(cfg)
+    before, after, batches = Normalizers(), Normalizers(), []
+    trainer._hooks = [before, *trainer._hooks, after]
+    before.trainer = after.trainer = weakref.proxy(trainer)
+    forward = trainer.model.forward
+
+    def noted(data: list[dict]) -> object:
+        if trainer.model.training and not torch.is_grad_enabled():
+            batches.append([d["image_id"] for d in data])
+        return forward(data)
+
+    trainer.model.forward = noted
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    sampled = iter(build_train_loader(cfg, start_iter=2))
+    following = [[d["image_id"] for d in next(sampled)] for _ in range(7)]
+    assert batches == [*following[0:3], *following[2:5], *following[4:7]]
+    # The hook between them runs the model but leaves what its losses are divided by.
+    assert before.found == after.found and len(before.found) == 6
+    again = resumed(cfg, "DetNAS/train_net.py", tmp_path / "torn", "model_0000003.pth")
+    assert same(again, final(cfg))
 
 
 def test_what_cannot_be_trained_or_evaluated(configs: Configs) -> None:

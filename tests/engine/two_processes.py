@@ -16,8 +16,8 @@ from detnas_d2.data import register_datasets
 from detnas_d2.engine import Trainer, prepare
 from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.gradients import average_gradients, broadcast
+from detnas_d2.engine.iteration import loss_normalizers
 from detnas_d2.engine.search import load_supernet
-from detnas_d2.engine.trainer import loss_normalizers
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
 from detnas_d2.search.ranks import all_or_none
