@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +11,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from detnas_d2.config.hit_config import add_hit_detector_config
+from detnas_d2.config.merging import COMMAND_LINE, merge_file, merge_overrides
+from detnas_d2.config.values import check_values
 
 
 def base_config() -> CfgNode:
@@ -21,18 +22,29 @@ def base_config() -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str, opts: Iterable[str] = ()) -> CfgNode:
-    """A config from a file and ``KEY VALUE`` overrides.
+def load_config(
+    config_file: str,
+    opts: Iterable[Any] = (),
+    *,
+    fragments: Iterable[str] = (),
+    place: str = COMMAND_LINE,
+) -> CfgNode:
+    """A checked config from a file, from config fragments merged into it, and overrides.
+
+    Args:
+        opts: KEY, VALUE, ...; the last to be merged.
+        place: where they stand, for error messages.
 
     Raises:
-        FileNotFoundError: naming the file.
+        ConfigError: naming the file with its line, or ``place``, the key and the value.
     """
     cfg = base_config()
-    if config_file:
-        if not os.path.isfile(config_file):
-            raise FileNotFoundError(f"config file {config_file!r} does not exist")
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+    places: dict[str, str] = {}
+    for file in (config_file, *fragments):
+        if file:
+            places.update(merge_file(cfg, file).places)
+    places.update(dict.fromkeys(merge_overrides(cfg, opts, place), place))
+    check_values(cfg, places, config_file or place)
     return cfg
 
 

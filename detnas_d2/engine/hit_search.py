@@ -16,6 +16,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from detnas_d2.config.merging import merge_file
 from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.gradient_search import GradientSearchTrainer
@@ -126,7 +127,7 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
     if comm.is_main_process():
         fragment = os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE)
         _write_yaml(fragment, _decoded_config(cfg, step.model, genotype))
-        retrain.merge_from_file(fragment)
+        merge_file(retrain, fragment)
         comment = (
             f"# Decoded from a gradient search: {step.cost.decoded_gmacs():.3f} GMACs in the "
             "searched layers.\n"

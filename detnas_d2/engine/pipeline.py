@@ -34,9 +34,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
+from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.hit_search import (
     GENOTYPE_FILE,
@@ -112,10 +112,16 @@ class Pipeline:
 
     def config_of(self, stage: Stage) -> CfgNode:
         """The stage's config, its file and all overrides merged, paths and weights filled in."""
-        cfg = load_config(self.file_of(stage))
-        for name in stage.merge:
-            cfg.merge_from_file(os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind]))
-        cfg.merge_from_list([*stage.opts, *self.opts])
+        fragments = [
+            os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind])
+            for name in stage.merge
+        ]
+        cfg = load_config(
+            self.file_of(stage),
+            [*stage.opts, *self.opts],
+            fragments=fragments,
+            place=f"{self.file}: stage {stage.name!r}: OPTS or command line",
+        )
         cfg.SEED += SEED_STEP * stage.number
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
@@ -164,21 +170,16 @@ class Pipeline:
         return found
 
 
-def read_pipeline(
-    file: str, opts: tuple[str, ...] = (), loaded: dict[str, CfgNode] | None = None
-) -> Pipeline:
+def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     """Parses and checks a pipeline file.
 
     Args:
         opts: KEY VALUE overrides for every stage; OUTPUT_DIR is the pipeline's own.
-        loaded: config files read before, by name, and to be added to, for many pipelines of the
-            same files.
 
     Raises:
         PipelineError: naming the file, the stage and the key.
     """
-    with open(file, encoding="utf-8") as text:
-        data = yaml.safe_load(text)
+    data = read_yaml(file).data
     if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list):
         raise PipelineError(f"{file}: expected a mapping with OUTPUT_DIR and a list STAGES")
     unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE"}
@@ -196,26 +197,23 @@ def read_pipeline(
     if set(table) - rows:
         raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
     pipeline = Pipeline(file, output, tuple(stages), table, rest)
-    loaded = {} if loaded is None else loaded
     for stage in stages:
-        _check_config(pipeline, stage, loaded)
+        _check_config(pipeline, stage)
     return pipeline
 
 
-def _check_config(pipeline: Pipeline, stage: Stage, loaded: dict[str, CfgNode]) -> None:
+def _check_config(pipeline: Pipeline, stage: Stage) -> None:
     """Finds errors in the config of a stage before the first stage has run for days."""
     name = pipeline.file_of(stage)
     try:
-        loaded[name] = loaded.get(name) or load_config(name)
-        cfg = loaded[name].clone()
-        cfg.merge_from_list([*stage.opts, *pipeline.opts])
+        cfg = load_config(name, [*stage.opts, *pipeline.opts], place="OPTS or command line")
         if stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
         if stage.kind == "search" and not stage.merge:
             check_search(cfg, os.path.dirname(name), pipeline.opts)
         if stage.kind == "gradient" and cfg.HIT_SEARCH.RETRAIN_CONFIG:
             load_config(os.path.join(os.path.dirname(name), cfg.HIT_SEARCH.RETRAIN_CONFIG))
-    except (AssertionError, KeyError, ValueError, OSError, yaml.YAMLError) as error:
+    except (KeyError, ValueError, OSError) as error:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 
 

@@ -35,9 +35,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from detectron2.config import CfgNode
-
+from detnas_d2.config.reading import read_yaml
 from detnas_d2.engine.pipeline import Pipeline, Stage, read_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
 from detnas_d2.engine.pipeline_state import DONE
@@ -158,8 +156,7 @@ def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
     Raises:
         TableError, PipelineError: naming the file and the key.
     """
-    with open(file, encoding="utf-8") as text:
-        data = yaml.safe_load(text)
+    data = read_yaml(file).data
     if not isinstance(data, dict) or not {"PIPELINES", "COLUMNS", "ROWS"} <= set(data) <= _KEYS:
         raise TableError(
             f"{file}: expected PIPELINES, COLUMNS, ROWS and no others of {', '.join(sorted(_KEYS))}"
@@ -174,14 +171,13 @@ def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
     columns = tuple(_entry(file, "COLUMNS", Column, entry) for entry in data["COLUMNS"])
     rows = tuple(_row(file, entry, references, len(columns)) for entry in data["ROWS"])
     pipelines: dict[int, dict[str, Pipeline]] = {}
-    loaded: dict[str, CfgNode] = {}
     for seed in data.get("SEEDS", [0]):
         pipelines[seed] = {}
         for name, path in data["PIPELINES"].items():
             place = os.path.join(output, f"seed{seed}", name)
             seeded = ("SEED", str(seed), "SEARCH.SEED", str(seed), "OUTPUT_DIR", place)
             path = os.path.join(os.path.dirname(file), path)
-            pipelines[seed][name] = read_pipeline(path, (*rest, *seeded), loaded)
+            pipelines[seed][name] = read_pipeline(path, (*rest, *seeded))
     table = Table(data.get("TITLE", file), output, columns, rows, pipelines, references)
     _check(file, table)
     return table
