@@ -12,6 +12,9 @@ def add_detnas_config(cfg: CN) -> None:
     """Adds the keys of DetNAS models, data and search to a Detectron2 config, in place."""
     # One seed for weights, data order, augmentation, paths and proposal sampling.
     cfg.SEED = 0
+    # Of the periodic checkpoints (SOLVER.CHECKPOINT_PERIOD) the newest two are kept, and every n-th
+    # for good; 0: the newest two alone.
+    cfg.SOLVER.CHECKPOINT_KEEP_EVERY = 0
     _add_model_config(cfg)
     _add_supernet_config(cfg)
     add_data_config(cfg)

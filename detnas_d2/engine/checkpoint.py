@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import os
-import pickle
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
+from detnas_d2.engine.checkpoint_files import damage, read_checkpoint
 from detnas_d2.files import new_file, write_text
 from detnas_d2.modeling import WeightsError, adapt_state_dict, is_supernet
 
+FINAL = "model_final"
+"""Name of the checkpoint at the end of a training, without the extension."""
+_PERIODIC = re.compile(r"model_(\d+)\.pth")
+_KEPT = 2  # the newest, and one to go back to
+
 
 class DetNASCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with three differences.
+    """Detectron2's checkpointer with five differences.
 
-    Files appear whole or not at all, so that a killed process never leaves a broken one behind;
-    backbone weights are adapted to the model (:func:`detnas_d2.modeling.adapt_state_dict`), which
-    makes a classification supernet load into a detection supernet, and a supernet into a path;
-    pickled files (``.pkl``) may contain nothing but containers and NumPy arrays.
+    Files appear whole or not at all, so that a killed process never leaves a broken one behind.
+    Of the periodic checkpoints the newest two stay, and those of every ``keep_every`` iterations.
+    A file that is damaged all the same does not end a run: it goes on from the one before.
+    Backbone weights are adapted to the model (:func:`detnas_d2.modeling.adapt_state_dict`), which
+    makes a classification supernet load into a detection supernet, and a supernet into a path.
+    Pickled files (``.pkl``) may contain nothing but containers and NumPy arrays.
 
     Attributes:
         loaded_supernet: whether the weights loaded last were those of a DetNAS supernet.
+        keep_every: iterations between two periodic checkpoints that stay for good; 0: none do.
     """
 
     loaded_supernet = False
+    keep_every = 0
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``name``.pth with the model, the checkpointables and ``kwargs``, on rank 0."""
@@ -39,23 +51,84 @@ class DetNASCheckpointer(DetectionCheckpointer):
         with new_file(target) as temporary, open(temporary, "wb") as file:
             torch.save(data, file)
         self.tag_last_checkpoint(os.path.basename(target))
+        self._remove_older(os.path.basename(target))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes the file the one that a resumed run reads."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
+    def _remove_older(self, name: str) -> None:
+        """Removes the periodic checkpoints that the one just written makes superfluous."""
+        if not _PERIODIC.fullmatch(name):
+            return
+        older = sorted(number for number in self._periodic() if number <= _number(name))
+        for number in older[:-_KEPT]:
+            if not self.keep_every or (number + 1) % self.keep_every:
+                os.remove(os.path.join(self.save_dir, self._periodic()[number]))
+
+    def _periodic(self) -> dict[int, str]:
+        """Iteration -> name of the periodic checkpoints in the folder."""
+        names = os.listdir(self.save_dir) if os.path.isdir(self.save_dir) else []
+        return {_number(name): name for name in names if _PERIODIC.fullmatch(name)}
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a whole checkpoint to resume from. Collective, like the next one."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint to resume from, "" if there is none.
+
+        The one that ``last_checkpoint`` names or, with a warning, the newest before it that is
+        whole. Rank 0 decides.
+        """
+        found = self._newest() if comm.is_main_process() else ""
+        return comm.all_gather(found)[0]
+
+    def _newest(self) -> str:
+        candidates = list(self._candidates())
+        for name in candidates:
+            path = os.path.join(self.save_dir, name)
+            problem = damage(path)
+            if not problem:
+                if name != candidates[0]:
+                    self.logger.warning("%s: resuming from %s instead", self.save_dir, name)
+                return path
+            self.logger.warning("Checkpoint %s cannot be used: %s", path, problem)
+        if candidates:
+            self.logger.warning("%s: no checkpoint is whole, starting anew", self.save_dir)
+        return ""
+
+    def _candidates(self) -> Iterator[str]:
+        """Names of what may be resumed from: the last one, then those before it, newest first."""
+        try:
+            with open(os.path.join(self.save_dir, "last_checkpoint"), encoding="utf-8") as file:
+                last = file.read().strip()
+        except (OSError, UnicodeDecodeError):
+            last = ""
+        before, final = sorted(self._periodic().items(), reverse=True), f"{FINAL}.pth"
+        if last and last == os.path.basename(last):
+            yield last
+            if _PERIODIC.fullmatch(last):
+                before = [(number, name) for number, name in before if number < _number(last)]
+        elif os.path.exists(os.path.join(self.save_dir, final)) or before:
+            self.logger.warning(
+                "%s: last_checkpoint is missing or names no file: taking the newest checkpoint",
+                self.save_dir,
+            )
+            if os.path.exists(os.path.join(self.save_dir, final)):
+                yield final
+        yield from (name for _, name in before)
+
+    def save_final(self, iteration: int) -> None:
+        """Writes ``model_final.pth`` unless the run was resumed from it.
+
+        For a training that was ended between its last periodic checkpoint and the final one.
+        """
+        if os.path.basename(self.get_checkpoint_file()) != f"{FINAL}.pth":
+            self.save(FINAL, iteration=iteration)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith(".pkl"):
-            return super()._load_file(filename)
-        with open(filename, "rb") as file:
-            data = _ArrayUnpickler(file, encoding="latin1").load()
-        if "model" in data and "__author__" in data:
-            return data
-        return {
-            "model": {k: v for k, v in data.get("blobs", data).items() if "_momentum" not in k},
-            "__author__": "Caffe2",
-            "matching_heuristics": True,
-        }
+        return read_checkpoint(filename, others=super()._load_file)
 
     def load_all(self, path: str) -> None:
         """Loads weights for the whole model; other states in the file are left alone.
@@ -80,23 +153,6 @@ class DetNASCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads containers, numbers and NumPy arrays; anything else is refused."""
-
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-        ("collections", "OrderedDict"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name} from a .pkl checkpoint")
-        return super().find_class(module, name)
+def _number(name: str) -> int:
+    """Iteration in the name of a periodic checkpoint."""
+    return int(_PERIODIC.fullmatch(name)[1])

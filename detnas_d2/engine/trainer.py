@@ -131,6 +131,8 @@ class Trainer(DefaultTrainer):
         self._trainer = self.build_step(cfg, model, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetNASCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        solver = cfg.SOLVER
+        self.checkpointer.keep_every = solver.CHECKPOINT_KEEP_EVERY * solver.CHECKPOINT_PERIOD
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -162,8 +164,9 @@ class Trainer(DefaultTrainer):
     def train(self) -> Any:
         """Trains to ``SOLVER.MAX_ITER``; returns the results of the final evaluation.
 
-        A training that was finished before is only evaluated. None for a model that is not
-        evaluated, like a supernet; an empty dict without ``DATASETS.TEST``.
+        A training that was finished before is only evaluated; its ``model_final.pth`` is written if
+        it was ended before that was. None for a model that is not evaluated, like a supernet; an
+        empty dict without ``DATASETS.TEST``.
         """
         if self.start_iter < self.max_iter:
             self._trainer.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
@@ -172,6 +175,7 @@ class Trainer(DefaultTrainer):
             logging.getLogger(__name__).info(
                 "Training is finished (iteration %d of %d).", self.start_iter, self.max_iter
             )
+            self.checkpointer.save_final(self.start_iter - 1)
             if any(isinstance(hook, EvalHook) for hook in self._hooks):
                 self._last_eval_results = self.test(self.cfg, self.model)
         return getattr(self, "_last_eval_results", None)

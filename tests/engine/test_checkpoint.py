@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from detnas_d2.engine import DetNASCheckpointer
+from detnas_d2.modeling import WeightsError
 
 
 def test_a_failing_save_leaves_the_old_checkpoint(
@@ -66,7 +67,7 @@ class Malicious:
 def test_pickled_code_is_refused(wrap: object, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(wrap(Malicious())))
-    with pytest.raises(pickle.UnpicklingError, match=r"refused to load (posix|nt)\.system"):
+    with pytest.raises(WeightsError, match=r"bad.pkl is no .*refused to load (posix|nt)\.system"):
         DetNASCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / "bad.pkl"))
     assert not (tmp_path / "hacked").exists()
 
@@ -92,7 +93,7 @@ def test_caffe2_blobs_match_by_name(tmp_path: Path) -> None:
 
 def test_code_in_a_torch_file_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}, "extra": Malicious()}, tmp_path / "bad.pth")
-    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
+    with pytest.raises(WeightsError, match=r"bad.pth is no .*[Ww]eights.only"):
         DetNASCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / "bad.pth"))
     assert not os.path.exists("hacked")
 
@@ -108,3 +109,94 @@ def test_weights_for_every_part(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(ValueError, match=r"part\.pth.* 2 tensors of the model: 0\.weight, 1\.run"):
         DetNASCheckpointer(model).load_all(str(tmp_path / "part.pth"))
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_file_that_was_cut_off_is_named(size: int, tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    torch.save(model.state_dict(), tmp_path / "cut.pth")
+    os.truncate(tmp_path / "cut.pth", size)
+    with pytest.raises(WeightsError, match=r"cut\.pth is no checkpoint that can be read: \w"):
+        DetNASCheckpointer(model).load(str(tmp_path / "cut.pth"))
+
+
+def saved(folder: Path, *iterations: int, keep_every: int = 0) -> DetNASCheckpointer:
+    """The checkpointer of a run whose weights are the iteration."""
+    model = nn.Linear(1, 1, bias=False)
+    checkpointer = DetNASCheckpointer(model, str(folder))
+    checkpointer.keep_every = keep_every
+    for iteration in iterations:
+        nn.init.constant_(model.weight, iteration)
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    return checkpointer
+
+
+def numbers(folder: Path) -> list[int]:
+    return sorted(int(file.stem[6:]) for file in folder.glob("model_0*.pth"))
+
+
+def test_newest_two_and_every_nth_checkpoint_stay(tmp_path: Path) -> None:
+    saved(tmp_path, *range(1, 16, 2))
+    assert numbers(tmp_path) == [13, 15]
+    saved(tmp_path, *range(17, 32, 2), keep_every=6)
+    assert numbers(tmp_path) == [17, 23, 29, 31]
+    saved(tmp_path, 1, 3, 5)  # a run that starts anew in the folder
+    assert numbers(tmp_path) == [3, 5, 17, 23, 29, 31]
+
+
+def damage_in_place(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "bit":
+        place = content.index(b"\x00\x00\x80@") if b"\x00\x00\x80@" in content else 100
+        content[place] ^= 1
+        file.write_bytes(content)
+    elif how == "gone":
+        file.unlink()
+    else:
+        os.truncate(file, {"empty": 0, "cut": len(content) // 2}[how])
+
+
+@pytest.mark.parametrize("how", ["bit", "gone", "empty", "cut"])
+def test_resumes_from_the_checkpoint_before_a_damaged_one(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpointer = saved(tmp_path, 2, 4)
+    damage_in_place(tmp_path / "model_0000004.pth", how)
+    assert checkpointer.has_checkpoint()
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 2
+    assert float(checkpointer.model.weight) == 2
+    assert "model_0000004.pth cannot be used" in caplog.text
+    assert "resuming from model_0000002.pth instead" in caplog.text
+
+
+@pytest.mark.parametrize("text", [None, "", "../other/model_0000004.pth"])
+def test_lost_last_checkpoint(text: str | None, tmp_path: Path, caplog) -> None:
+    checkpointer = saved(tmp_path, 2, 4)
+    if text is None:
+        (tmp_path / "last_checkpoint").unlink()
+    else:
+        (tmp_path / "last_checkpoint").write_text(text)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 4
+    assert "last_checkpoint is missing or names no file" in caplog.text
+
+
+def test_no_whole_checkpoint_starts_anew(tmp_path: Path, caplog) -> None:
+    checkpointer = saved(tmp_path, 2)
+    damage_in_place(tmp_path / "model_0000002.pth", "cut")
+    assert not checkpointer.has_checkpoint()
+    assert checkpointer.resume_or_load("", resume=True) == {}
+    assert "no checkpoint is whole, starting anew" in caplog.text
+
+
+def test_final_checkpoint_is_written_unless_resumed_from_it(tmp_path: Path) -> None:
+    checkpointer = saved(tmp_path, 2, 4)
+    checkpointer.save_final(4)
+    final = tmp_path / "model_final.pth"
+    assert torch.load(final, weights_only=True)["iteration"] == 4
+    assert checkpointer.get_checkpoint_file() == str(final)
+    before = os.stat(final).st_mtime_ns
+    checkpointer.save_final(4)
+    assert os.stat(final).st_mtime_ns == before
+    damage_in_place(final, "cut")  # a stale or damaged one is written anew
+    checkpointer.save_final(4)
+    assert torch.load(final, weights_only=True)["iteration"] == 4
