@@ -16,13 +16,17 @@ def _add_dataset_config(cfg: CN) -> None:
     # $DETECTRON2_DATASETS (default "datasets"). Per FORMAT:
     #   {NAME: n, FORMAT: coco, IMAGES: folder, ANNOTATIONS: file.json}, CLASSES: [a, b] optional
     #     (then the category names ordered by id);
-    #   {NAME: n, FORMAT: voc, ROOT: folder, SPLIT: train, CLASSES: [a, b]}, YEAR: 2007 | 2012
-    #     optional (AP of 11 points | area under the curve; default 2012);
+    #   {NAME: n, FORMAT: voc, ROOT: folder, CLASSES: [a, b]}, optionally SPLIT: train (a name of
+    #     ImageSets/Main, or the path of a .txt below ROOT; without it every annotation file),
+    #     IMAGES, ANNOTATIONS: folders below ROOT (default JPEGImages, Annotations; both "." where
+    #     XML files lie beside images), YEAR: 2007 | 2012 (AP of 11 points | area under the curve;
+    #     default 2012);
     #   {NAME: n, FORMAT: image_folder, ROOT: folder}, CLASSES optional (then the sorted folders).
     cfg.DATASETS.REGISTER = []
     # What register_datasets does about bad images and annotations of the data sets in use:
     # "error" stops and lists them, "drop" leaves them out of training and of the evaluation's
-    # ground truth with one warning, "ignore" does not look.
+    # ground truth with one warning, "ignore" does not look (but what Detectron2 cannot read, like
+    # VOC files in other folders, is checked as it is converted).
     cfg.DATASETS.INVALID = "error"
     # Decode every image in that check (finds truncated files; slow) instead of its header only.
     cfg.DATASETS.DECODE_CHECK = False

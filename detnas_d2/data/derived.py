@@ -12,7 +12,7 @@ from typing import Any
 from detnas_d2.data.image_folder import list_files
 from detnas_d2.data.sources import CocoSource, FolderSource, Source, source_to_json
 from detnas_d2.data.validation import tracked_state
-from detnas_d2.data.voc import read_split, split_file
+from detnas_d2.data.voc_lists import split_file, strict_split
 from detnas_d2.data.writers import writer_first
 from detnas_d2.files import digest, file_name_of, new_directory, write_json
 
@@ -54,7 +54,7 @@ def _files_state(source: Source) -> Any:
         return tracked_state([(folder, [name])])
     if isinstance(source, FolderSource):
         return list_files(source)
-    files = [os.path.join("Annotations", f"{i}.xml") for i in read_split(source)]
+    files = [os.path.join("Annotations", f"{i}.xml") for i in strict_split(source)]
     return tracked_state([(source.root, [split_file("", source.split), *files])])
 
 

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detnas_d2.data.catalog import declare, is_declared, original_source
 from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
 from detnas_d2.data.report import DatasetError
-from detnas_d2.data.sources import parse_declaration
+from detnas_d2.data.sources import needs_conversion, parse_declaration
 from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
 from detnas_d2.data.union import parts_of, register_union
 from detnas_d2.data.validation import ON_PROBLEM, validate_dataset
@@ -86,15 +86,18 @@ def _prepare(cfg: CfgNode, name: str) -> None:
         raise DatasetError(
             f"Data set '{name}' is neither in DATASETS.REGISTER nor known to Detectron2{hint}"
         )
-    if cfg.DATASETS.INVALID == "ignore":
-        return
-    if original_source(name) is None:
+    source, policy = original_source(name), cfg.DATASETS.INVALID
+    if policy == "ignore":
+        if source is None or not needs_conversion(source):
+            return
+        policy = "error"  # reading such a data set is its check
+    if source is None:
         kind = MetadataCatalog.get(name).get("evaluator_type")
         logger.info("Data set '%s' (evaluator_type %s) is used unchecked", name, kind)
         return
     validate_dataset(
         name,
-        on_problem=cfg.DATASETS.INVALID,
+        on_problem=policy,
         cache_dir=cfg.DATASETS.CACHE_DIR,
         decode=cfg.DATASETS.DECODE_CHECK,
         tolerate=() if is_declared(name) else _TOLERATED_IF_PUBLISHED,

@@ -25,13 +25,18 @@ class CocoSource:
 class VocSource:
     """PASCAL VOC folder with Annotations/, ImageSets/Main/<split>.txt and JPEGImages/.
 
-    ``year`` selects the AP of the evaluation: 2007 eleven points, 2012 area under the curve.
+    ``split`` may also be the path of a .txt file below the root, or "" for every annotation file;
+    ``images`` and ``annotations`` are other folders below the root. Such a folder is read through
+    a view in the strict layout. ``year`` selects the AP of the evaluation: 2007 eleven points, 2012
+    area under the curve.
     """
 
     root: str
     split: str
     classes: tuple[str, ...]
     year: int = 2012
+    images: str = "JPEGImages"
+    annotations: str = "Annotations"
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,17 @@ _FORMATS = {"coco": CocoSource, "voc": VocSource, "image_folder": FolderSource}
 # FORMAT -> (required keys, optional keys), beside NAME and FORMAT.
 _KEYS = {
     "coco": (("IMAGES", "ANNOTATIONS"), ("CLASSES",)),
-    "voc": (("ROOT", "SPLIT", "CLASSES"), ("YEAR",)),
+    "voc": (("ROOT", "CLASSES"), ("SPLIT", "IMAGES", "ANNOTATIONS", "YEAR")),
     "image_folder": (("ROOT",), ("CLASSES",)),
 }
+
+
+def needs_conversion(source: Source) -> bool:
+    """Whether Detectron2 can read the source only after its check has written another form."""
+    if not isinstance(source, VocSource):
+        return False
+    usual = (source.images, source.annotations) == ("JPEGImages", "Annotations")
+    return not usual or not source.split or source.split.endswith(".txt")
 
 
 def resolve_path(path: str) -> str:
@@ -96,10 +109,12 @@ def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
             if value not in (2007, 2012):
                 raise DatasetError(f"{place}.YEAR must be 2007 or 2012, got {value!r}")
             arguments["year"] = value
-        elif key == "SPLIT":
-            arguments["split"] = _text(value, f"{place}.SPLIT")
+        elif key == "SPLIT" or (format == "voc" and key in ("IMAGES", "ANNOTATIONS")):
+            arguments[key.lower()] = _text(value, f"{place}.{key}")
         else:
             arguments[key.lower()] = resolve_path(_text(value, f"{place}.{key}"))
+    if format == "voc":
+        _check_split(arguments.setdefault("split", ""), f"{place}.SPLIT")
     return name, _FORMATS[format](**arguments)
 
 
@@ -107,6 +122,13 @@ def _text(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DatasetError(f"{place} must be a non-empty text, got {value!r}")
     return value
+
+
+def _check_split(split: str, place: str) -> None:
+    if os.path.isabs(split) or ".." in split.split("/") or not split.isprintable():
+        raise DatasetError(
+            f"{place} must be the name of a split file or its path below ROOT, got {split!r}"
+        )
 
 
 def _classes(value: Any, place: str) -> tuple[str, ...]:

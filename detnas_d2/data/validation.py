@@ -27,7 +27,7 @@ from detnas_d2.data.sources import (
     source_from_json,
     source_to_json,
 )
-from detnas_d2.data.voc import inspect_voc
+from detnas_d2.data.voc_inspection import inspect_voc
 from detnas_d2.data.writers import writer_first
 from detnas_d2.files import digest, file_name_of, new_directory, write_json
 

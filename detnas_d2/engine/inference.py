@@ -11,7 +11,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from torch import nn
 
-from detnas_d2.data import register_datasets
+from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.data.splits import parent_of
 from detnas_d2.data.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
@@ -85,7 +85,13 @@ def test_metadata(cfg: CfgNode) -> Metadata:
     only.DATASETS.TRAIN, only.DATASETS.TEST, only.DATASETS.INVALID = (), (name,), "ignore"
     only.SEARCH.VAL = only.SEARCH.CALIBRATION.DATASET = ""
     only.HIT_SEARCH.ARCH_TRAIN = ()
-    register_datasets(only)
+    try:
+        register_datasets(only)
+    except DatasetError as error:
+        if name not in DatasetCatalog:
+            raise
+        logger.warning("No class names, the data set is not here: %s", error)
+        return MetadataCatalog.get(name)
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:
         try:

@@ -108,7 +108,7 @@ def test_conflicting_declaration(make_cfg, coco):
     [
         ({"IMAGE": "x"}, r"REGISTER\[0\] \('pets'\): unknown key 'IMAGE'"),
         ({"FORMAT": "yolo"}, r"FORMAT must be one of .*'coco'.* got 'yolo'"),
-        ({"FORMAT": "voc"}, "unknown key 'IMAGES'"),
+        ({"FORMAT": "voc"}, "key ROOT is missing; FORMAT voc needs it"),
         ({"NAME": ""}, r"REGISTER\[0\]\.NAME must be a non-empty text"),
         ({"NAME": "a@b"}, "'@' is kept"),
         ({"NAME": "digits_train"}, "demo"),
@@ -124,7 +124,7 @@ def test_malformed_declarations(make_cfg, coco, change, message):
 
 
 def test_missing_keys(make_cfg, voc):
-    for key in ("ROOT", "SPLIT", "CLASSES"):
+    for key in ("ROOT", "CLASSES"):
         declaration = {k: v for k, v in voc.declaration.items() if k != key}
         with pytest.raises(DatasetError, match=f"key {key} is missing"):
             register_datasets(make_cfg(declaration))

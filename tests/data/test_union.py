@@ -98,8 +98,9 @@ def test_folders(make_cfg, toys):
     train, val = halves("toys+more")
     assert len(set(train + val)) == 16
     for record in DatasetCatalog.get("toys+more"):
-        assert os.path.basename(os.path.dirname(record["file_name"])) == (
-            ["ball", "kite"][record["label"]]
+        assert (
+            os.path.basename(os.path.dirname(record["file_name"]))
+            == (["ball", "kite"][record["label"]])
         )
         assert os.path.isfile(record["file_name"])
 
