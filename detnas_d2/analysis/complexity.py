@@ -9,7 +9,8 @@ modules run on the meta device, so no weights are needed and any size takes seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
@@ -17,13 +18,21 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 import detnas_d2.modeling  # noqa: F401  (registers the backbones that configs name)
+from detnas_d2.analysis.mmdet_flops import ExtraCosts
 from detnas_d2.search_space import Cost
 
 PARTS = ("backbone", "neck", "proposal_generator", "head")
 
 
+CONVENTIONS = ("macs", "mmdet")
+
+
 def analyze(
-    cfg: CfgNode, *, input_size: tuple[int, int] = (800, 1200), proposals: int = 1000
+    cfg: CfgNode,
+    *,
+    input_size: tuple[int, int] = (800, 1200),
+    proposals: int = 1000,
+    convention: str = "macs",
 ) -> dict[str, Cost]:
     """Cost of each part and of the whole detector that ``cfg`` describes.
 
@@ -32,9 +41,13 @@ def analyze(
         input_size: (height, width) of the image; padded to what the backbone divides evenly.
         proposals: regions that the box head runs on (mask and keypoint heads run on
             ``TEST.DETECTIONS_PER_IMAGE`` of them at most).
+        convention: "macs", or "mmdet" for what :mod:`mmdet_flops` describes.
 
     Returns:
         ``PARTS`` and "total" -> cost.
+
+    Raises:
+        ValueError: an unknown convention, or a model of another kind.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -43,7 +56,13 @@ def analyze(
         model = build_model(cfg)
     model.eval()
     detections = min(proposals, cfg.TEST.DETECTIONS_PER_IMAGE)
-    return analyze_model(model, input_size=input_size, proposals=proposals, detections=detections)
+    return analyze_model(
+        model,
+        input_size=input_size,
+        proposals=proposals,
+        detections=detections,
+        convention=convention,
+    )
 
 
 @torch.no_grad()
@@ -53,14 +72,19 @@ def analyze_model(
     input_size: tuple[int, int],
     proposals: int,
     detections: int = 100,
+    convention: str = "macs",
 ) -> dict[str, Cost]:
     """Cost of a model on the meta device; see :func:`analyze`. Run it in eval mode."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention {convention!r}: expected one of {', '.join(CONVENTIONS)}")
     parts = {part: list(_modules_of(model, part)) for part in PARTS}
     macs = dict.fromkeys(PARTS, 0)
-    with _counting(parts, macs):
+    extra = ExtraCosts(model, partial(part_of, has_bottom_up=hasattr(model.backbone, "bottom_up")))
+    with _counting(parts, macs), extra.counting() if convention == "mmdet" else nullcontext():
         _run(model, _padded(model, input_size), proposals, detections)
     costs = {
         part: Cost(sum(p.numel() for p in _unique_parameters(modules)), macs[part])
+        + extra.cost(part)
         for part, modules in parts.items()
     }
     return {**costs, "total": sum(costs.values(), Cost())}
@@ -73,10 +97,10 @@ def as_json(costs: dict[str, Cost]) -> dict[str, dict[str, int]]:
 
 def part_of(name: str, has_bottom_up: bool) -> str:
     """The part that a module called ``name`` in the model belongs to."""
-    if name.startswith("backbone."):
-        in_backbone = not has_bottom_up or name.startswith("backbone.bottom_up.")
-        return "backbone" if in_backbone else "neck"
-    return "proposal_generator" if name.startswith("proposal_generator.") else "head"
+    first, second = (*name.split(".", 2), "")[:2]
+    if first == "backbone":
+        return "backbone" if not has_bottom_up or second == "bottom_up" else "neck"
+    return "proposal_generator" if first == "proposal_generator" else "head"
 
 
 def _modules_of(model: nn.Module, part: str) -> Iterator[nn.Module]:

@@ -37,10 +37,16 @@ def add(a: Tensor, b: Tensor, size: tuple[int, int]) -> Tensor:
     return resize(a, size) + resize(b, size)
 
 
-def attend(a: Tensor, b: Tensor, size: tuple[int, int]) -> Tensor:
+class Attend(nn.Module):
     """``b`` plus ``a`` scaled per channel by the sigmoid of the mean of ``b``, at ``size``."""
-    a, b = resize(a, size), resize(b, size)
-    return b + b.mean((2, 3), keepdim=True).sigmoid() * a
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, a: Tensor, b: Tensor, size: tuple[int, int]) -> Tensor:
+        a, b = resize(a, size), resize(b, size)
+        return b + self.pool(b).sigmoid() * a
 
 
 class OutConv(nn.Sequential):
@@ -56,18 +62,19 @@ class NASFPNStack(nn.Module):
     def __init__(self, channels: int, norm: NormFactory) -> None:
         super().__init__()
         self.out = nn.ModuleList(OutConv(channels, norm) for _ in range(7))
+        self.attend = Attend()
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         # Names as published (p3 finest to p7 coarsest).
         p3, p4, p5, p6, p7 = levels
         s3, s4, s5, s6, s7 = (level.shape[-2:] for level in levels)
-        a4 = self.out[0](attend(p6, p4, s4))
+        a4 = self.out[0](self.attend(p6, p4, s4))
         b4 = self.out[1](add(a4, p4, s4))
         n3 = self.out[2](add(b4, p3, s3))
         n4 = self.out[3](add(n3, b4, s4))
-        n5 = self.out[4](add(p5, attend(n4, n3, s5), s5))
-        n7 = self.out[5](add(p7, attend(n5, b4, s7), s7))
-        n6 = self.out[6](attend(n7, n5, s6))
+        n5 = self.out[4](add(p5, self.attend(n4, n3, s5), s5))
+        n7 = self.out[5](add(p7, self.attend(n5, b4, s7), s7))
+        n6 = self.out[6](self.attend(n7, n5, s6))
         return [n3, n4, n5, n6, n7]
 
 
@@ -93,6 +100,7 @@ class NASFPN(Backbone):
         self.in_features = list(in_features)
         shapes = [body.output_shape()[name] for name in in_features]
         widths = [shape.channels for shape in (*shapes, shapes[-1])]
+        self.coarsest = nn.MaxPool2d(2, 2)
         self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         self.stacks = nn.ModuleList(NASFPNStack(channels, norm) for _ in range(STACKS))
         for part in (self.laterals, self.stacks):
@@ -114,7 +122,7 @@ class NASFPN(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.bottom_up(x)
         levels = [features[name] for name in self.in_features]
-        levels.append(F.max_pool2d(levels[-1], 2, 2))
+        levels.append(self.coarsest(levels[-1]))
         levels = [conv(level) for conv, level in zip(self.laterals, levels, strict=True)]
         for stack in self.stacks:
             levels = stack(levels)

@@ -168,9 +168,19 @@ def test_program_prints_json_or_a_table(
     command = [program, "--config-file", file, "--input-size", "64", "96", "--proposals", "2"]
     expected = analyze(released("detnasnet_300M_fpn_coco"), input_size=(64, 96), proposals=2)
     run = subprocess.run(
-        [sys.executable, *command, "--json"], capture_output=True, text=True, check=True
+        [sys.executable, *command, "--json", "--convention", "mmdet"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert json.loads(run.stdout) == as_json(expected)
+    mmdet = analyze(
+        released("detnasnet_300M_fpn_coco"),
+        input_size=(64, 96),
+        proposals=2,
+        convention="mmdet",
+    )
+    assert json.loads(run.stdout) == as_json(mmdet)
+    assert mmdet["head"].params - expected["head"].params == 4 * 1025
     monkeypatch.setattr(sys, "argv", [*command, "MODEL.ROI_BOX_HEAD.NUM_FC", "2"])
     runpy.run_path(program, run_name="__main__")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -5,6 +5,7 @@
 ==================================  ====================================================
 build_hit_backbone                  the backbone alone
 build_hit_fpn_backbone              any backbone (``MODEL.HIT.BOTTOM_UP``), Detectron2's FPN (P2-P6)
+build_hit_retinanet_fpn_backbone    the same, P3-P7, P6 made from the last feature
 build_hit_pafpn_backbone            any backbone (``MODEL.HIT.BOTTOM_UP``), Hit neck (P2-P6)
 build_hit_retinanet_pafpn_backbone  the same with P6 and P7 convolutions (P3-P7)
 ==================================  ====================================================
@@ -168,18 +169,34 @@ def build_hit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitBackbone:
     return hit_backbone(cfg, list(cfg.MODEL.HIT.OUT_FEATURES))
 
 
+def _fpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> FPN:
+    features, width = list(cfg.MODEL.FPN.IN_FEATURES), cfg.MODEL.FPN.OUT_CHANNELS
+    body = bottom_up(cfg, input_shape)
+    if retinanet:
+        last = features[-1]
+        top = LastLevelP6P7(body.output_shape()[last].channels, width, in_feature=last)
+    else:
+        top = LastLevelMaxPool()
+    return FPN(
+        bottom_up=body,
+        in_features=features,
+        out_channels=width,
+        norm=partial(get_norm, cfg.MODEL.FPN.NORM) if cfg.MODEL.FPN.NORM else "",
+        top_block=top,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
 @BACKBONE_REGISTRY.register()
 def build_hit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """``MODEL.HIT.BOTTOM_UP`` under Detectron2's FPN, P2 to P6."""
-    norm = partial(get_norm, cfg.MODEL.FPN.NORM) if cfg.MODEL.FPN.NORM else ""
-    return FPN(
-        bottom_up=bottom_up(cfg, input_shape),
-        in_features=list(cfg.MODEL.FPN.IN_FEATURES),
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=norm,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return _fpn(cfg, input_shape, retinanet=False)
+
+
+@BACKBONE_REGISTRY.register()
+def build_hit_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``MODEL.HIT.BOTTOM_UP`` under Detectron2's FPN, P3 to P7; P6 made from the last feature."""
+    return _fpn(cfg, input_shape, retinanet=True)
 
 
 def _pafpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> HitPAFPN:

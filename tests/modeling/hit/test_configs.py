@@ -141,6 +141,8 @@ def test_a_config_of_each_kind_trains_a_step(name, monkeypatch):
         # MobileNetV2 is 3,504,872 with a last convolution of 412,160 and a classifier of
         # 1,281,000; the stem here has a bias of 32.
         ("baselines/faster_rcnn_mobilenetv2_fpn_coco_1x.yaml", "backbone", 1_811_744),
+        # FBNet-C's last convolution is its C5; its body alone is 2,884,880 (with the stem's bias).
+        ("baselines/faster_rcnn_fbnetc_fpn_coco_1x.yaml", "backbone", 3_587_216),
         ("ablations/backbone_only_coco_1x.yaml", "backbone", 13_881_848),
         # Four convolutions and a fully connected layer, with 4 x 81 regressions 15,621,525.
         ("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml", "head", 15_621_525 - 4 * 1025),
