@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections import Counter
 from typing import Any
 
-from detnas_d2.data.image_check import ImageHeader, read_headers
-from detnas_d2.data.inspection import Inspection, box_problem, is_number
+from detnas_d2.data.coco_fields import (
+    amend_keypoints,
+    amend_segmentation,
+    crowd_flag,
+    distinct,
+    identifier,
+    is_plain,
+    shortened,
+)
+from detnas_d2.data.coco_file import CocoFile, category_names, read_file
+from detnas_d2.data.coco_images import CocoImages
+from detnas_d2.data.inspection import BOXES_ONLY, Inspection, Targets, box_problem, is_number
 from detnas_d2.data.report import DatasetError, Problem
 from detnas_d2.data.sources import CocoSource
 from detnas_d2.files import write_json
@@ -15,84 +25,72 @@ from detnas_d2.files import write_json
 CLEANED_FILE = "annotations.json"
 
 
-def read_coco(path: str) -> dict[str, Any]:
-    """The content of an annotation file; "annotations" is empty where there is none.
-
-    Raises:
-        DatasetError: the file is absent, no JSON, or not of COCO's layout.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except OSError as error:
-        raise DatasetError(f"[missing_annotation_file] {path}: {error.strerror}") from error
-    except ValueError as error:  # broken JSON or broken UTF-8
-        raise DatasetError(f"[broken_annotation_file] {path}: {error}") from error
-    for key in ("images", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise DatasetError(
-                f"[broken_annotation_file] {path}: COCO format needs a list '{key}' at the top"
-            )
-    data.setdefault("annotations", [])
-    return data
-
-
-def category_names(data: dict[str, Any], path: str) -> dict[int, str]:
-    """Category id -> name, ordered by id."""
-    names: dict[int, str] = {}
-    for position, category in enumerate(data["categories"]):
-        place = f"[broken_annotation_file] {path}, categories[{position}]"
-        if not isinstance(category, dict) or "id" not in category or "name" not in category:
-            raise DatasetError(f"{place}: 'id' and 'name' expected, got {category!r}")
-        if category["id"] in names or category["name"] in names.values():
-            raise DatasetError(f"{place}: {category!r} occurs twice")
-        names[category["id"]] = category["name"]
-    if not names:
-        raise DatasetError(f"[broken_annotation_file] {path}: 'categories' is empty")
-    return dict(sorted(names.items()))
-
-
 def inspect_coco(
-    source: CocoSource, decode: bool = False, tolerate: frozenset[str] = frozenset()
+    source: CocoSource,
+    decode: bool = False,
+    tolerate: frozenset[str] = frozenset(),
+    targets: Targets = BOXES_ONLY,
 ) -> Inspection:
     """Reads annotations and image headers; problems of a kind in ``tolerate`` are kept for use."""
-    return _CocoInspector(source, decode, tolerate).run()
+    return _CocoInspector(source, decode, tolerate, targets).run()
 
 
 class _CocoInspector:
-    def __init__(self, source: CocoSource, decode: bool, tolerate: frozenset[str]) -> None:
+    """What is checked is what Detectron2's loader and pycocotools read, in the types they need."""
+
+    def __init__(
+        self, source: CocoSource, decode: bool, tolerate: frozenset[str], targets: Targets
+    ) -> None:
         self.source = source
         self.decode = decode
         self.tolerate = tolerate
-        self.data = read_coco(source.annotations)
-        names = category_names(self.data, source.annotations)
-        classes = source.classes or tuple(names.values())
-        self.result = Inspection(classes, self._write_clean)
-        # Category ids keep their values unless the declared classes say otherwise.
-        self.category_ids = {i: i for i in names}
-        if classes != tuple(names.values()):
-            positions = {name: i + 1 for i, name in enumerate(classes)}
-            self.category_ids = {i: positions[n] for i, n in names.items() if n in positions}
-            self.result.fixes.add("classes ordered as declared")
-            self.result.category_ids = list(positions.values())
-        else:
-            self.result.category_ids = list(names)
-        self.names = names
-        self.images: dict[Any, dict[str, Any]] = {}
-        self.all_ids: set[Any] = set()
+        self.targets = targets
+        self.file: CocoFile = read_file(source.annotations)
+        self.names = category_names(self.file)
+        self.result = Inspection(
+            source.classes or tuple(self.names.values()), self._write_clean, notes=self.file.notes
+        )
+        self.result.fixes |= self.file.fixes
+        self.amended: Counter[str] = Counter()
+        self.category_ids = self._category_ids()
+        self.images = CocoImages(source.images, self._problem)
         self.annotations: list[dict[str, Any]] = []
 
+    def _category_ids(self) -> dict[int | str, int]:
+        """Id in the file -> id in the cleaned copy; ids keep their values where they can."""
+        classes = self.result.classes
+        if classes != tuple(self.names.values()):
+            positions = {name: i for i, name in enumerate(classes, start=1)}
+            self.result.fixes.add("classes ordered as declared")
+            self.result.category_ids = list(positions.values())
+            return {i: positions[n] for i, n in self.names.items() if n in positions}
+        ids = {i: i for i in self.names}
+        if not all(map(is_plain, self.names)):
+            ids = {i: position for position, i in enumerate(self.names, start=1)}
+            self.result.fixes.add("category ids renumbered from 1")
+        self.result.category_ids = list(ids.values())
+        return ids
+
     def run(self) -> Inspection:
-        self._check_images()
-        for position, annotation in enumerate(self.data["annotations"]):
+        self.images.check(self.file.images, self.decode)
+        for position, annotation in enumerate(self.file.annotations):
             self._check_annotation(position, annotation)
         self._refuse_shares_of_the_image()
-        identifiers = [a.get("id") for a in self.annotations]
+        identifiers = [a["id"] for a in self.annotations]
         # COCOeval takes a detection matched to annotation 0 for unmatched.
-        if None in identifiers or 0 in identifiers or len(set(identifiers)) < len(identifiers):
+        if not all(is_plain(i) and i for i in identifiers) or not distinct(identifiers):
             self.result.fixes.add("annotation ids renumbered from 1")
-        self.result.num_images = len(self.images)
+        self.result.fixes |= self.images.fixes
+        self.result.fixes |= {f"{what} ({n} annotations)" for what, n in self.amended.items()}
+        self.result.notes += self.images.notes
+        self.result.num_images = len(self.images.kept)
         self.result.num_annotations = len(self.annotations)
+        self.result.num_crowd = sum(a["iscrowd"] for a in self.annotations)
+        self.result.contents = self.images.contents
+        self.result.tracked = [
+            (os.path.dirname(self.source.annotations), [os.path.basename(self.source.annotations)]),
+            (self.source.images, self.images.files),
+        ]
         return self.result
 
     def _problem(self, kind: str, entry: str, message: str, file: str = "") -> bool:
@@ -100,89 +98,92 @@ class _CocoInspector:
         self.result.problems.append(Problem(kind, file or self.source.annotations, entry, message))
         return kind not in self.tolerate
 
-    def _check_images(self) -> None:
-        entries = []
-        for position, image in enumerate(self.data["images"]):
-            place = f"images[{position}]"
-            if (
-                not isinstance(image, dict)
-                or not isinstance(image.get("file_name"), str)
-                or not isinstance(image.get("id"), (int, str))
-            ):
-                self._problem(
-                    "broken_image_entry", place, f"'id' and 'file_name' expected, got {image!r}"
-                )
-            elif image["id"] in self.all_ids:
-                self._problem("duplicate_image_id", place, f"image id {image['id']!r} occurs twice")
-            else:
-                self.all_ids.add(image["id"])
-                entries.append((place, image))
-        files = [image["file_name"] for _, image in entries]
-        self.result.tracked = [
-            (os.path.dirname(self.source.annotations), [os.path.basename(self.source.annotations)]),
-            (self.source.images, files),
-        ]
-        headers = read_headers([os.path.join(self.source.images, f) for f in files], self.decode)
-        for (place, image), header in zip(entries, headers, strict=True):
-            kept = self._check_image(place, image, header)
-            if kept is not None:
-                self.images[kept["id"]] = kept
-
-    def _check_image(
-        self, place: str, image: dict[str, Any], header: ImageHeader
-    ) -> dict[str, Any] | None:
-        path = os.path.join(self.source.images, image["file_name"])
-        entry = f"{place} (id {image['id']!r})"
-        if header.kind:
-            if self._problem(header.kind, "", f"{header.message} ({entry})", path):
-                return None
-            return image
-        stated = (image.get("width"), image.get("height"))
-        if stated == (None, None):
-            self.result.fixes.add("image sizes filled in")
-            return {**image, "width": header.width, "height": header.height}
-        if stated != (header.width, header.height) and self._problem(
-            "size_mismatch",
-            entry,
-            f"width, height {stated[0]!r} x {stated[1]!r}, but {path} has "
-            f"{header.width} x {header.height}",
-        ):
-            return None
-        return image
-
     def _check_annotation(self, position: int, annotation: Any) -> None:
+        entry = f"annotations[{position}]"
         if not isinstance(annotation, dict):
-            self._problem("broken_annotation", f"annotations[{position}]", f"got {annotation!r}")
+            message = f"a mapping expected, got {shortened(annotation)}"
+            self._problem("broken_annotation", entry, message)
             return
-        entry = f"annotations[{position}] (id {annotation.get('id')!r})"
-        found = self._annotation_problem(annotation)
+        entry += f" (id {shortened(annotation.get('id'))})"
+        found = self._reference_problem(annotation)
+        if found is not None:
+            self._problem(found[0], entry, found[1])
+            return
+        image = self.images.kept.get(identifier(annotation["image_id"]))
+        found = self._box_problem(annotation, image)
         if found is not None and self._problem(found[0], entry, found[1]):
             return
-        if annotation["image_id"] not in self.images:
-            return  # its image was left out
-        x, y, w, h = annotation["bbox"]
-        if "area" not in annotation or "iscrowd" not in annotation:
-            self.result.fixes.add("'area' and 'iscrowd' filled in")
-            annotation = {"area": w * h, "iscrowd": 0, **annotation}
+        if image is None:
+            return  # it was left out
+        annotation, message = self._amended(annotation, image)
+        if message and self._problem("broken_annotation", entry, message):
+            return
         self.annotations.append(annotation)
 
-    def _annotation_problem(self, annotation: dict[str, Any]) -> tuple[str, str] | None:
-        image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if image_id not in self.all_ids:
-            return "absent_image", f"image_id {image_id!r} is not in 'images'"
+    def _reference_problem(self, annotation: dict[str, Any]) -> tuple[str, str] | None:
+        """What is wrong with the ids of the image and of the category."""
+        for key in ("image_id", "category_id"):
+            if identifier(annotation.get(key)) is None:
+                value = shortened(annotation.get(key))
+                return "broken_annotation", f"'{key}' must be a number or a text, got {value}"
+        image, category = identifier(annotation["image_id"]), identifier(annotation["category_id"])
+        if image not in self.images.ids:
+            hint = _other_type(image, self.images.ids)
+            return "absent_image", f"image_id {shortened(image)} is not in 'images'{hint}"
         if category not in self.category_ids:
             label = f"'{self.names[category]}'" if category in self.names else repr(category)
-            return "unknown_class", f"category {label} is not one of {list(self.result.classes)}"
+            hint = _other_type(category, self.names)
+            names = list(self.result.classes)
+            return "unknown_class", f"category {label} is not one of {names}{hint}"
+        return None
+
+    def _box_problem(
+        self, annotation: dict[str, Any], image: dict[str, Any] | None
+    ) -> tuple[str, str] | None:
         box = annotation.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            return "broken_annotation", f"'bbox' must be [x, y, width, height], got {box!r}"
+            message = f"'bbox' must be [x, y, width, height], got {shortened(box)}"
+            return "broken_annotation", message
         if annotation.get("ignore"):
             return "broken_annotation", "'ignore' is not supported by Detectron2"
-        image = self.images.get(image_id)
         if image is None:
             return None
         x, y, w, h = box
         return box_problem(x, y, x + w, y + h, image["width"], image["height"])
+
+    def _amended(
+        self, annotation: dict[str, Any], image: dict[str, Any]
+    ) -> tuple[dict[str, Any], str]:
+        """The annotation as its readers need it, and why it cannot be used or ""."""
+        changes: dict[str, Any] = {}
+        for key in ("image_id", "category_id"):
+            if isinstance(annotation[key], float):
+                changes[key] = int(annotation[key])
+                self.amended[f"'{key}' written as a whole number"] += 1
+        crowd, area = annotation.get("iscrowd"), annotation.get("area")
+        if type(crowd) is not int or crowd not in (0, 1):
+            changes["iscrowd"] = crowd_flag(crowd)
+            if changes["iscrowd"] is None:
+                return annotation, f"'iscrowd' must be 0 or 1, got {shortened(crowd)}"
+            self.amended["'iscrowd' written as 0 or 1"] += 1
+        if not is_number(area) or area < 0:
+            changes["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+            self.amended["'area' taken from the box"] += 1
+        if "id" not in annotation:
+            changes["id"] = None
+        if changes:
+            annotation = {**annotation, **changes}
+        for key, amend in (("segmentation", amend_segmentation), ("keypoints", amend_keypoints)):
+            if key not in annotation and not self.targets.masks and not self.targets.keypoints:
+                continue
+            changes, message = amend(annotation, image, self.targets)
+            if message:
+                return annotation, message
+            if changes:
+                verb = "left out" if changes.get(key, "") is None else "amended"
+                self.amended[f"'{key}' {verb}"] += 1
+                annotation = {k: v for k, v in {**annotation, **changes}.items() if v is not None}
+        return annotation, ""
 
     def _refuse_shares_of_the_image(self) -> None:
         """Boxes of tools that count in shares of the image, not in pixels, fit every image."""
@@ -194,18 +195,41 @@ class _CocoInspector:
             )
 
     def _write_clean(self, folder: str) -> CocoSource:
-        data = {k: v for k, v in self.data.items() if k not in ("images", "annotations")}
-        data["images"] = list(self.images.values())
-        data["annotations"] = [
-            {**a, "category_id": self.category_ids[a["category_id"]]} for a in self.annotations
+        """Writes the fields that somebody reads, of which each was checked."""
+        image_ids = self.images.new_ids()
+        renumber = "annotation ids renumbered from 1" in self.result.fixes
+        fields = ["bbox", *["segmentation"] * self.targets.masks]
+        fields += ["keypoints", "num_keypoints"] * (self.targets.keypoints > 0)
+        annotations = [
+            {
+                "id": i if renumber else a["id"],
+                "image_id": image_ids[a["image_id"]],
+                "category_id": self.category_ids[a["category_id"]],
+                "iscrowd": a["iscrowd"],
+                "area": a["area"],
+                **{key: a[key] for key in fields},
+            }
+            for i, a in enumerate(self.annotations, start=1)
         ]
-        if "annotation ids renumbered from 1" in self.result.fixes:
-            data["annotations"] = [
-                {**a, "id": i} for i, a in enumerate(data["annotations"], start=1)
-            ]
-        if "classes ordered as declared" in self.result.fixes:
-            data["categories"] = [
-                {"id": i, "name": name} for i, name in enumerate(self.result.classes, start=1)
-            ]
+        categories = [
+            {"id": i, "name": name}
+            for i, name in zip(self.result.category_ids, self.result.classes, strict=True)
+        ]
+        data = {
+            "info": {"description": f"cleaned copy of {self.source.annotations}"},
+            "images": self.images.entries(image_ids),
+            "annotations": annotations,
+            "categories": categories,
+        }
         write_json(os.path.join(folder, CLEANED_FILE), data)
         return CocoSource(CLEANED_FILE, os.path.abspath(self.source.images))
+
+
+def _other_type(value: int | str, known: Any) -> str:
+    """A hint where an id is there as a text instead of a number, or the other way round."""
+    other: int | str | None = str(value) if isinstance(value, int) else None
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        other = int(value)
+    if other is None or other not in known:
+        return ""
+    return f" (but {other!r}, a {'text' if isinstance(other, str) else 'number'}, is)"

@@ -66,7 +66,7 @@ def load_image_folder(source: FolderSource) -> list[dict[str, Any]]:
 def inspect_image_folder(
     source: FolderSource, decode: bool = False, tolerate: frozenset[str] = frozenset()
 ) -> Inspection:
-    """Reads image headers; problems of a kind in ``tolerate`` are kept for use."""
+    """Reads image headers; there are no boxes, whose problems ``tolerate`` could name."""
     classes = class_names(source)
     files = list_files(source)
     problems: list[Problem] = []
@@ -80,14 +80,15 @@ def inspect_image_folder(
             if label not in used:
                 folder = os.path.join(source.root, name)
                 problems.append(Problem("empty_class", folder, "", "no image of this class"))
-    kept = []
+    kept, contents = [], {}
     headers = read_headers([os.path.join(source.root, path) for path, _ in files], decode)
     for (path, label), header in zip(files, headers, strict=True):
+        full = os.path.join(source.root, path)
         if header.kind:
-            full = os.path.join(source.root, path)
             problems.append(Problem(header.kind, full, "", header.message))
-        if not header.kind or header.kind in tolerate:
-            kept.append((path, label))
+            continue
+        kept.append((path, label))
+        contents[full] = header.content
 
     def write_clean(folder: str) -> FolderSource:
         info = {"source": source.root, "left_out": len(files) - len(kept)}
@@ -96,4 +97,12 @@ def inspect_image_folder(
 
     folders = {os.path.dirname(path) for path, _ in files} | set(classes) | {"."}
     tracked = [(source.root, sorted(folders) + [path for path, _ in files])]
-    return Inspection(classes, write_clean, problems, len(kept), len(kept), tracked)
+    return Inspection(
+        classes,
+        write_clean,
+        problems,
+        num_images=len(kept),
+        num_annotations=len(kept),
+        tracked=tracked,
+        contents=contents,
+    )

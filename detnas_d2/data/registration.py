@@ -12,7 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.catalog import declare, is_declared, original_source
 from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
-from detnas_d2.data.report import DatasetError
+from detnas_d2.data.inspection import Targets
+from detnas_d2.data.report import DatasetError, DatasetReport
 from detnas_d2.data.sources import needs_conversion, parse_declaration
 from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
 from detnas_d2.data.union import parts_of, register_union
@@ -35,7 +36,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     machine writes files, the others wait.
 
     Raises:
-        DatasetError: a malformed declaration, an unknown name, or bad data.
+        DatasetError: a malformed declaration, an unknown name, bad data, or nothing to learn from.
     """
     policy = cfg.DATASETS.INVALID
     if policy not in (*ON_PROBLEM, "ignore"):
@@ -48,15 +49,15 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
         declare(name, source)
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
-    if "HIT_SEARCH" in cfg and cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
-        used += cfg.HIT_SEARCH.ARCH_TRAIN
+    used += _architecture_sets(cfg)
     used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text)]
     ready: set[str] = set()
+    reports: dict[str, DatasetReport | None] = {}
     for name in dict.fromkeys(used):
         parent = parent_of(name)
         for part in parts_of(parent):
             if part not in ready:
-                _prepare(cfg, part)
+                reports[part] = _prepare(cfg, part)
                 ready.add(part)
         if parent not in ready:
             register_union(parent, cfg.DATASETS.CACHE_DIR)
@@ -66,9 +67,31 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             settings = SplitSettings(split.SIZE, split.FRACTION, split.SEED)
             register_search_splits(parent, settings, cfg.DATASETS.CACHE_DIR)
             ready.update(f"{parent}@{half}" for half in HALVES)
+    learned = [parent_of(name) for name in (*cfg.DATASETS.TRAIN, *_architecture_sets(cfg))]
+    parts = {part for name in learned for part in parts_of(name)}
+    for name, report in reports.items():
+        _check_objects(name, report, learned=name in parts)
 
 
-def _prepare(cfg: CfgNode, name: str) -> None:
+def _architecture_sets(cfg: CfgNode) -> tuple[str, ...]:
+    """What architecture parameters learn from, if they learn."""
+    learn = "HIT_SEARCH" in cfg and cfg.HIT_SEARCH.ARCH_START_ITER >= 0
+    return tuple(cfg.HIT_SEARCH.ARCH_TRAIN) if learn else ()
+
+
+def _check_objects(name: str, report: DatasetReport | None, *, learned: bool) -> None:
+    if report is None or report.num_annotations > report.num_crowd:
+        return
+    what = "it has no annotation"
+    if report.num_crowd:
+        what = f"its {report.num_crowd} annotations are crowd regions ('iscrowd' 1)"
+    if learned:
+        raise DatasetError(f"Data set '{name}' has no object to learn from: {what}")
+    logger.warning("Data set '%s' has no object, so its scores are not defined: %s", name, what)
+
+
+def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
+    """The report on a data set that is checked."""
     if name in DIGITS_NAMES:
         digits = cfg.DATASETS.DIGITS
         settings = DigitsSettings(
@@ -79,7 +102,7 @@ def _prepare(cfg: CfgNode, name: str) -> None:
             digits.PATCHES_PER_DIGIT,
         )
         register_digits(name, settings, cfg.DATASETS.CACHE_DIR)
-        return
+        return None
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, [*DatasetCatalog.list(), *DIGITS_NAMES])
         hint = f"; did you mean {', '.join(close)}?" if close else ""
@@ -89,18 +112,27 @@ def _prepare(cfg: CfgNode, name: str) -> None:
     source, policy = original_source(name), cfg.DATASETS.INVALID
     if policy == "ignore":
         if source is None or not needs_conversion(source):
-            return
+            return None
         policy = "error"  # reading such a data set is its check
     if source is None:
         kind = MetadataCatalog.get(name).get("evaluator_type")
         logger.info("Data set '%s' (evaluator_type %s) is used unchecked", name, kind)
-        return
-    validate_dataset(
+        return None
+    return validate_dataset(
         name,
         on_problem=policy,
         cache_dir=cfg.DATASETS.CACHE_DIR,
         decode=cfg.DATASETS.DECODE_CHECK,
         tolerate=() if is_declared(name) else _TOLERATED_IF_PUBLISHED,
+        targets=_targets(cfg),
+    )
+
+
+def _targets(cfg: CfgNode) -> Targets:
+    return Targets(
+        masks=cfg.MODEL.MASK_ON,
+        polygons=cfg.INPUT.MASK_FORMAT == "polygon",
+        keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0,
     )
 
 

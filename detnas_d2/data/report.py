@@ -29,6 +29,7 @@ class Problem:
 KINDS = (
     "missing_image",
     "unreadable_image",
+    "deep_image",
     "size_mismatch",
     "duplicate_image_id",
     "broken_image_entry",
@@ -51,8 +52,10 @@ class DatasetError(ValueError):
 class DatasetReport:
     """Outcome of the check of one data set.
 
-    ``num_images`` and ``num_annotations`` count what is left for use, ``dropped`` tells whether
-    the problems were taken out, ``cached`` whether an earlier check of the same files answered.
+    ``num_images`` and ``num_annotations`` count what is left for use, ``num_crowd`` the crowd
+    regions among the annotations, which nothing learns from. ``dropped`` tells whether the
+    problems were taken out, ``cached`` whether an earlier check of the same files answered.
+    ``listing`` is the file that lists all problems.
     """
 
     name: str
@@ -61,6 +64,8 @@ class DatasetReport:
     problems: tuple[Problem, ...] = ()
     dropped: bool = False
     cached: bool = False
+    num_crowd: int = 0
+    listing: str = ""
 
     @property
     def ok(self) -> bool:
@@ -72,19 +77,32 @@ class DatasetReport:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{kind} {number}" for kind, number in self.counts().items())
+        crowd = f" ({self.num_crowd} of them crowd regions)" if self.num_crowd else ""
         return (
             f"data set '{self.name}': {self.num_images} images, {self.num_annotations} "
-            f"annotations, {'problems: ' + counts if counts else 'no problem'}"
+            f"annotations{crowd}, {'problems: ' + counts if counts else 'no problem'}"
         )
 
 
-def problems_error(name: str, problems: Sequence[Problem]) -> DatasetError:
-    """One error that lists the first problems and the total."""
+def listed(problems: Sequence[Problem], listing: str) -> str:
+    """The first problems, one a line, and the file that lists all of them."""
     lines = [f"  {problem}" for problem in problems[:_LISTED]]
     if len(problems) > _LISTED:
-        lines.append(f"  ... and {len(problems) - _LISTED} more")
+        lines.append(f"  ... and {len(problems) - _LISTED} more, all listed in {listing}")
+    return "\n".join(lines)
+
+
+def problems_error(name: str, problems: Sequence[Problem], listing: str) -> DatasetError:
+    """One error that lists the first problems and the total."""
     return DatasetError(
-        f"Data set '{name}' has {len(problems)} problem(s):\n"
-        + "\n".join(lines)
-        + "\nMend the files, or set DATASETS.INVALID to 'drop' to leave these entries out."
+        f"Data set '{name}' has {len(problems)} problem(s):\n{listed(problems, listing)}\n"
+        "Mend the files, or set DATASETS.INVALID to 'drop' to leave these entries out."
+    )
+
+
+def nothing_left_error(name: str, problems: Sequence[Problem], listing: str) -> DatasetError:
+    """The same where nothing to learn from would be left without those entries."""
+    return DatasetError(
+        f"Data set '{name}' has {len(problems)} problem(s), and without these entries no object "
+        f"is left:\n{listed(problems, listing)}\nMend the files."
     )

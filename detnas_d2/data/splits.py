@@ -17,7 +17,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from detnas_d2.data.catalog import install
-from detnas_d2.data.coco import read_coco
+from detnas_d2.data.coco_file import read_coco
 from detnas_d2.data.derived import derived_folder, source_state
 from detnas_d2.data.image_folder import list_files, write_listing
 from detnas_d2.data.report import DatasetError

@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.catalog import install
-from detnas_d2.data.coco import category_names, read_coco
+from detnas_d2.data.coco_file import category_names, read_file
 from detnas_d2.data.derived import derived_folder, source_state
 from detnas_d2.data.image_folder import LISTING_FILE, class_names, list_files, write_listing
 from detnas_d2.data.report import DatasetError
@@ -73,8 +73,7 @@ def register_union(name: str, cache_dir: str) -> None:
     for own in ("name", "thing_classes", "thing_dataset_id_to_contiguous_id"):
         extra.pop(own, None)
     if isinstance(source, CocoSource):
-        data = read_coco(source.annotations)
-        classes = tuple(category_names(data, source.annotations).values())
+        classes = tuple(category_names(read_file(source.annotations)).values())
         extra["thing_dataset_id_to_contiguous_id"] = {i + 1: i for i in range(len(classes))}
     install(name, source, classes, extra)
 
@@ -128,27 +127,27 @@ def _check_files(name: str, files: dict[str, list[str]]) -> None:
 
 
 def _join_coco(folder: str, sources: dict[str, CocoSource], name: str) -> None:
-    data = {part: read_coco(source.annotations) for part, source in sources.items()}
-    names = {p: category_names(content, sources[p].annotations) for p, content in data.items()}
+    data = {part: read_file(source.annotations) for part, source in sources.items()}
+    names = {part: category_names(content) for part, content in data.items()}
     _check_classes(name, {part: list(found.values()) for part, found in names.items()})
     paths = {
-        part: [os.path.join(sources[part].images, i["file_name"]) for i in content["images"]]
+        part: [os.path.join(sources[part].images, i["file_name"]) for i in content.images]
         for part, content in data.items()
     }
     _check_files(name, paths)
     classes = list(next(iter(names.values())).values())
     numbers = {label: number for number, label in enumerate(classes, start=1)}
     root = _common([source.images for source in sources.values()])
-    ids = Counter(image["id"] for content in data.values() for image in content["images"])
+    ids = Counter(image["id"] for content in data.values() for image in content.images)
     images, annotations = [], []
     for part, content in data.items():
         new_ids = {}
-        for image, path in zip(content["images"], paths[part], strict=True):
+        for image, path in zip(content.images, paths[part], strict=True):
             number = image["id"] if max(ids.values()) == 1 else len(images) + 1
             new_ids[image["id"]] = number
             place = os.path.relpath(os.path.abspath(path), root)
             images.append({**image, "id": number, "file_name": place})
-        for position, annotation in enumerate(content["annotations"]):
+        for position, annotation in enumerate(content.annotations):
             if annotation["image_id"] not in new_ids:
                 raise DatasetError(
                     f"[absent_image] {sources[part].annotations}, annotations[{position}]: no "

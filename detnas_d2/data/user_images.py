@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
+from PIL import Image
 
-from detnas_d2.data.image_check import IMAGE_EXTENSIONS
+from detnas_d2.data.image_check import IMAGE_EXTENSIONS, depth_problem
 
 
 class UnreadableImage(ValueError):
@@ -50,12 +51,16 @@ def read_bgr(path: str) -> np.ndarray:
     """uint8[H, W, 3], BGR, turned as its EXIF data say.
 
     Raises:
-        UnreadableImage: naming the file and what its decoder said.
+        UnreadableImage: naming the file and what its decoder said, or that it has more than 8 bits.
     """
     try:
-        return read_image(path, format="BGR")
+        with Image.open(path) as image:
+            problem = depth_problem(image)
+        if not problem:
+            return read_image(path, format="BGR")
     except Exception as error:  # Pillow's decoders raise many types
         raise UnreadableImage(f"{path}: {type(error).__name__}: {error}") from error
+    raise UnreadableImage(f"{path}: {problem}")
 
 
 def output_names(files: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -17,8 +18,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detnas_d2.data.catalog import install, is_declared, original_source
 from detnas_d2.data.coco import inspect_coco
 from detnas_d2.data.image_folder import inspect_image_folder
-from detnas_d2.data.inspection import Inspection
-from detnas_d2.data.report import DatasetError, DatasetReport, Problem, problems_error
+from detnas_d2.data.inspection import BOXES_ONLY, Inspection, Targets
+from detnas_d2.data.report import (
+    DatasetError,
+    DatasetReport,
+    Problem,
+    listed,
+    nothing_left_error,
+    problems_error,
+)
 from detnas_d2.data.sources import (
     CocoSource,
     FolderSource,
@@ -29,20 +37,25 @@ from detnas_d2.data.sources import (
 )
 from detnas_d2.data.voc_inspection import inspect_voc
 from detnas_d2.data.writers import writer_first
-from detnas_d2.files import digest, file_name_of, new_directory, write_json
+from detnas_d2.files import digest, file_name_of, new_directory, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_DIR = "output/data_cache"
 ON_PROBLEM = ("error", "drop")
 
-_STAMP_VERSION = 1
+_STAMP_VERSION = 2
+_STAMP = "stamp.json"
+_CONTENTS = "contents.json"
+_LISTING = "problems.txt"
 _STAT_CHUNK = 1000
 _INSPECTORS = {
     CocoSource: inspect_coco,
     VocSource: inspect_voc,
     FolderSource: inspect_image_folder,
 }
+# Data set -> the file of its images' contents, as the last check in this process left it.
+_CONTENT_FILES: dict[str, str] = {}
 
 
 def validate_dataset(
@@ -52,6 +65,7 @@ def validate_dataset(
     cache_dir: str = DEFAULT_CACHE_DIR,
     decode: bool = False,
     tolerate: Sequence[str] = (),
+    targets: Targets = BOXES_ONLY,
 ) -> DatasetReport:
     """Checks images and annotations of a registered data set, and readies it for use.
 
@@ -63,7 +77,8 @@ def validate_dataset(
     Args:
         on_problem: "error" raises, "drop" leaves bad entries out with one warning.
         decode: decode every image instead of reading its header.
-        tolerate: kinds of problems that are reported only.
+        tolerate: kinds of problems of boxes that are reported only.
+        targets: what beside boxes the annotations of COCO's format must hold.
 
     Raises:
         DatasetError: the list of problems, or a file without which nothing can be used.
@@ -75,9 +90,11 @@ def validate_dataset(
     source = original_source(name)
     if source is None:
         raise DatasetError(f"Data set '{name}' is of no format that can be checked")
-    key = digest([source_to_json(source), on_problem, sorted(tolerate), os.getcwd()])
+    key = digest(
+        [source_to_json(source), on_problem, sorted(tolerate), asdict(targets), os.getcwd()]
+    )
     folder = os.path.join(cache_dir, "checked", f"{file_name_of(name)}-{key}")
-    check = _Check(name, source, folder, on_problem, decode, frozenset(tolerate))
+    check = _Check(name, source, folder, on_problem, decode, frozenset(tolerate), targets)
     stamp = writer_first(check.run)
     report = DatasetReport(
         name,
@@ -86,13 +103,27 @@ def validate_dataset(
         tuple(Problem(**problem) for problem in stamp["problems"]),
         on_problem == "drop",
         check.cached,
+        stamp["num_crowd"],
+        os.path.join(folder, _LISTING),
     )
     if report.problems:
-        logger.warning("%s %s", "Left out of" if report.dropped else "Kept in", report)
-    elif stamp["fixes"]:
+        verb = "Left out of" if report.dropped else "Kept in"
+        logger.warning("%s %s\n%s", verb, report, listed(report.problems, report.listing))
+    if stamp["fixes"]:
         logger.info("Amended in %s: %s", report, ", ".join(stamp["fixes"]))
+    for note in stamp["notes"]:
+        logger.warning("Data set '%s': %s", name, note)
     _install(name, source, stamp)
+    _CONTENT_FILES[name] = os.path.join(folder, _CONTENTS)
     return report
+
+
+def contents_of(name: str) -> dict[str, str]:
+    """Image file -> what tells its content (``ImageHeader.content``), of a checked data set."""
+    if name not in _CONTENT_FILES:
+        return {}
+    with open(_CONTENT_FILES[name], encoding="utf-8") as file:
+        return json.load(file)
 
 
 def _install(name: str, source: Source, stamp: dict[str, Any]) -> None:
@@ -119,6 +150,7 @@ class _Check:
         on_problem: str,
         decode: bool,
         tolerate: frozenset[str],
+        targets: Targets,
     ) -> None:
         self.name = name
         self.source = source
@@ -126,6 +158,7 @@ class _Check:
         self.on_problem = on_problem
         self.decode = decode
         self.tolerate = tolerate
+        self.targets = targets
         self.cached = False
 
     def run(self) -> dict[str, Any]:
@@ -134,10 +167,16 @@ class _Check:
             self.cached = True
             return stamp
         logger.info("Checking the images and annotations of data set '%s'", self.name)
-        inspection = _INSPECTORS[type(self.source)](self.source, self.decode, self.tolerate)
+        inspection = self._inspect()
+        listing = os.path.join(self.folder, _LISTING)
+        if inspection.problems:
+            text = "".join(f"{problem}\n" for problem in inspection.problems)
+            write_text(listing, text.encode("utf-8", "backslashreplace").decode())
         fatal = [p for p in inspection.problems if p.kind not in self.tolerate]
-        if fatal and (self.on_problem == "error" or not inspection.num_images):
-            raise problems_error(self.name, fatal)
+        if fatal and self.on_problem == "error":
+            raise problems_error(self.name, fatal, listing)
+        if fatal and not inspection.num_annotations:
+            raise nothing_left_error(self.name, fatal, listing)
         if not inspection.num_images:
             raise DatasetError(f"Data set '{self.name}' holds no image")
         state = tracked_state(inspection.tracked)
@@ -149,15 +188,24 @@ class _Check:
             "category_ids": inspection.category_ids,
             "num_images": inspection.num_images,
             "num_annotations": inspection.num_annotations,
+            "num_crowd": inspection.num_crowd,
             "problems": [asdict(p) for p in inspection.problems],
             "fixes": sorted(inspection.fixes),
+            "notes": inspection.notes,
             "source": None,
             "tracked": inspection.tracked,
         }
         if fatal or inspection.fixes:
             stamp["source"] = self._write_clean(inspection, state)
-        write_json(os.path.join(self.folder, "stamp.json"), stamp)
+        write_json(os.path.join(self.folder, _CONTENTS), inspection.contents)
+        write_json(os.path.join(self.folder, _STAMP), stamp)
         return stamp
+
+    def _inspect(self) -> Inspection:
+        inspect = _INSPECTORS[type(self.source)]
+        if isinstance(self.source, CocoSource):
+            inspect = partial(inspect, targets=self.targets)
+        return inspect(self.source, self.decode, self.tolerate)
 
     def _write_clean(self, inspection: Inspection, state: str) -> dict[str, Any]:
         # A new state gets a new folder: Detectron2 remembers VOC files by their path.
@@ -171,7 +219,7 @@ class _Check:
 
     def _read_stamp(self) -> dict[str, Any] | None:
         try:
-            with open(os.path.join(self.folder, "stamp.json"), encoding="utf-8") as file:
+            with open(os.path.join(self.folder, _STAMP), encoding="utf-8") as file:
                 stamp = json.load(file)
         except (OSError, ValueError):
             return None
@@ -189,7 +237,7 @@ def tracked_state(tracked: Sequence[tuple[str, Sequence[str]]]) -> str:
         for base, paths in tracked:
             chunks = [paths[i : i + _STAT_CHUNK] for i in range(0, len(paths), _STAT_CHUNK)]
             for text in pool.map(_file_states, [base] * len(chunks), chunks):
-                hasher.update(text.encode())
+                hasher.update(text.encode("utf-8", "surrogatepass"))
     return hasher.hexdigest()
 
 
@@ -198,7 +246,7 @@ def _file_states(base: str, paths: Sequence[str]) -> str:
     for path in paths:
         try:
             status = os.stat(os.path.join(base, path))
-        except OSError:
+        except (OSError, ValueError):  # absent, or a name that no file can have
             lines.append(f"{path} absent\n")
             continue
         size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size

@@ -146,6 +146,7 @@ class _VocInspector:
             self.result.fixes.add("VOC files normalised")
         self.result.num_annotations += len(record.objects)
         self.kept.append(record)
+        self.result.contents[record.image] = header.content
 
     def _check_size(self, record: _Record, root: ET.Element, header: ImageHeader) -> bool:
         """Compares the sizes of file and image; returns whether the image can be used."""

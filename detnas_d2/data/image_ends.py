@@ -1,0 +1,53 @@
+"""Whether image files are cut off, told without decoding them."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+from PIL import Image
+
+TAIL = 2048
+"""Bytes at the end of a file that are looked at."""
+
+
+def png_chunks(file: BinaryIO, size: int) -> tuple[bool, frozenset[bytes]]:
+    """(Whether the file has all chunks up to IEND, the types of those after the first IDAT)."""
+    offset, pixels, late = 8, False, set()
+    while offset + 12 <= size:  # length, type and checksum
+        head = os.pread(file.fileno(), 8, offset)
+        kind = head[4:]
+        if kind == b"IEND":
+            return True, frozenset(late)
+        if kind == b"IDAT":
+            pixels = True
+        elif pixels:
+            late.add(kind)
+        offset += 12 + int.from_bytes(head[:4], "big")
+    return False, frozenset(late)
+
+
+def is_whole(image: Image.Image, file: BinaryIO, size: int) -> bool:
+    """Whether an opened file of ``size`` bytes reaches to the end of its image.
+
+    False also for formats of which only decoding can tell.
+    """
+    if image.format in ("JPEG", "MPO"):
+        start = max(file.tell(), size - TAIL)  # the header may hold a preview with an end
+        return b"\xff\xd9" in os.pread(file.fileno(), TAIL, start)
+    if image.format == "GIF":
+        tail = os.pread(file.fileno(), TAIL, max(0, size - TAIL))
+        return tail.rstrip(b"\0").endswith(b";")
+    if image.format == "WEBP":
+        return int.from_bytes(os.pread(file.fileno(), 4, 4), "little") + 8 <= size
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        for offsets, counts in ((273, 279), (324, 325)):  # of strips, of tiles
+            if offsets in tags and len(tags[offsets]) == len(tags.get(counts, ())):
+                ends = map(sum, zip(tags[offsets], tags[counts], strict=True))
+                return max(ends) <= size
+        return False
+    if image.format == "BMP":
+        strides = [(tile[2], tile[3][1]) for tile in image.tile if tile[0] == "raw"]
+        return bool(strides) and all(o + s * image.height <= size for o, s in strides)
+    return False
