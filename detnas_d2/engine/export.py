@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -73,8 +74,8 @@ def export_network(
 ) -> Exported:
     """Writes a network of ``cfg`` with ``MODEL.WEIGHTS``; beside it ``export.json``, its outputs.
 
-    The file is loaded again and compared with the eager model on the image and on the image with
-    height and width exchanged, before it gets its name.
+    The file is loaded again and compared with the eager model on the image and on another of it
+    of a different shape (:func:`other_shape`), before it gets its name.
 
     Args:
         image: (3, H, W) as the model's loader gives it, see :func:`sample_image`.
@@ -100,14 +101,21 @@ def export_network(
     with new_file(target) as temporary:
         try:
             if format == "onnx":
-                _write_onnx(adapter, inputs[0], names, temporary)
+                write_onnx(adapter, inputs[0], names, temporary)
             else:
                 trace(adapter, inputs[0]).save(temporary)
         except RuntimeError as error:
             raise ExportError(f"the {part} cannot be written as {format}: {error}") from error
         run = load_exported(temporary, inputs[0].device)
-        with torch.jit.optimized_execution(False):  # compiling for two runs does not pay
-            found = [tuple(run(x)) for x in inputs]
+        try:
+            with torch.jit.optimized_execution(False):  # compiling for two runs does not pay
+                found = [tuple(run(x)) for x in inputs]
+        except Exception as error:  # onnxruntime's have no common base
+            shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+            raise ExportError(
+                f"the {format} network does not run on inputs of shapes {shapes}: {error}; "
+                f"nothing was written to {target}"
+            ) from error
         differences = [difference(names, *pair) for pair in zip(expected, found, strict=True)]
         if not all(value <= tolerance for value in differences):
             raise ExportError(
@@ -135,7 +143,8 @@ def sample_image(cfg: CfgNode, file: str = "") -> Tensor:
 
 def traceable(model: nn.Module, image: Tensor, part: str) -> tuple[TracingAdapter, list[Tensor]]:
     """What is traced, and the inputs to trace and to compare it with."""
-    images = [image.to(model.device), image.to(model.device).transpose(1, 2).contiguous()]
+    image = image.to(model.device)
+    images = [image, other_shape(image, max(model.backbone.size_divisibility, 32))]
     if part == "backbone":
         body = getattr(model.backbone, "bottom_up", model.backbone)
         batches = [model.preprocess_image([{"image": x}]) for x in images]
@@ -143,6 +152,19 @@ def traceable(model: nn.Module, image: Tensor, part: str) -> tuple[TracingAdapte
         return TracingAdapter(body, inputs[0]).eval(), inputs
     inference = _without_resizing if isinstance(model, GeneralizedRCNN) else None
     return TracingAdapter(model, [{"image": image}], inference).eval(), images
+
+
+def other_shape(image: Tensor, divisor: int) -> Tensor:
+    """Of an image (3, H, W) one with height and width exchanged, its longer side repeated if short.
+
+    It shows what tracing has made a constant of a height or a width: padded to multiples of
+    ``divisor`` its sides differ from each other, and not both are those of the image.
+    """
+    turned = image.transpose(1, 2)
+    longer, shorter = (1, 2) if turned.shape[1] >= turned.shape[2] else (2, 1)
+    length = max(turned.shape[longer], math.ceil(turned.shape[shorter] / divisor) * divisor + 1)
+    lines = torch.arange(length, device=image.device) % turned.shape[longer]
+    return turned.index_select(longer, lines)
 
 
 def _without_resizing(model: GeneralizedRCNN, inputs: list[dict]) -> list[dict]:
@@ -157,7 +179,8 @@ def trace(adapter: TracingAdapter, example: Tensor) -> torch.jit.ScriptModule:
         return torch.jit.trace(adapter, (example,), check_trace=False)
 
 
-def _write_onnx(adapter: nn.Module, example: Tensor, names: tuple[str, ...], file: str) -> None:
+def write_onnx(adapter: nn.Module, example: Tensor, names: tuple[str, ...], file: str) -> None:
+    """ONNX of an adapter; images of any size, backbones with any batch too."""
     axes: dict[str, dict[int, str]] = {"image": {1: "height", 2: "width"}}
     if "pred_boxes" in names:
         axes.update({name: {0: "detections"} for name in names if name != "image_size"})

@@ -11,7 +11,9 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleaves the channels of ``groups`` equal groups of (N, C, H, W)."""
     if groups == 1:
         return x
-    return x.unflatten(1, (groups, x.shape[1] // groups)).transpose(1, 2).flatten(1, 2)
+    # Not unflatten: torch's ONNX exporter makes constants of its height and width.
+    n, c, h, w = x.shape
+    return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
 class InvertedResidual(nn.Module):

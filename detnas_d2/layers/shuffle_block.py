@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2.layers.conv import ConvNormAct, NormFactory
+from detnas_d2.layers.inverted_residual import channel_shuffle
 
 SHUFFLE_METHODS = (1, 2)
 
@@ -20,12 +21,9 @@ def shuffle_split(x: Tensor, method: int) -> tuple[Tensor, Tensor]:
     ImageNet and search code); method 2 takes even and odd channels (the released single-path
     detectors). Weights trained with one are useless with the other.
     """
-    c = x.shape[1]
     if method == 2:
-        pairs = x.unflatten(1, (c // 2, 2))
-        return pairs[:, :, 0], pairs[:, :, 1]
-    mixed = x.unflatten(1, (2, c // 2)).transpose(1, 2).flatten(1, 2)
-    return mixed[:, : c // 2], mixed[:, c // 2 :]
+        return x[:, 0::2], x[:, 1::2]
+    return channel_shuffle(x, 2).chunk(2, dim=1)
 
 
 class ShuffleBlock(nn.Module):

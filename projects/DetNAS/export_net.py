@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{exported.file}: outputs {', '.join(exported.outputs)}")
     found = "" if exported.detections is None else f" ({exported.detections} detections)"
     print(
-        "largest difference from the eager network, image and turned image: "
+        "largest difference from the eager network, image and one of another shape: "
         f"{', '.join(f'{value:.2g}' for value in exported.differences)}{found}; "
         f"tolerance {args.tolerance:.2g}"
     )
