@@ -85,19 +85,26 @@ DETNAS_INLINE T finite_or_zero(T x) {
   return x - x == T(0) ? x : T(0);  // inf - inf and NaN - NaN are NaN
 }
 
+// The lanes of a and b, counted through, in the given order.
+#if defined(__clang__) || __GNUC__ >= 12
+#define DETNAS_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC 11, whose builtin takes the order as a vector
+#define DETNAS_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype((a) < (b)){__VA_ARGS__})
+#endif
+
 // Lanes 0, 2, ... (Odd: 1, 3, ...) of a followed by those of b.
 template <typename T, bool Odd>
 DETNAS_INLINE typename Vec<T>::type every_second(typename Vec<T>::type a, typename Vec<T>::type b) {
   constexpr int L = Vec<T>::size, o = Odd;
   if constexpr (L == 2) {
-    return __builtin_shufflevector(a, b, o, o + 2);
+    return DETNAS_SHUFFLE(a, b, o, o + 2);
   } else if constexpr (L == 4) {
-    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6);
+    return DETNAS_SHUFFLE(a, b, o, o + 2, o + 4, o + 6);
   } else if constexpr (L == 8) {
-    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14);
+    return DETNAS_SHUFFLE(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14);
   } else {
     static_assert(L == 16);
-    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16,
-                                   o + 18, o + 20, o + 22, o + 24, o + 26, o + 28, o + 30);
+    return DETNAS_SHUFFLE(a, b, o, o + 2, o + 4, o + 6, o + 8, o + 10, o + 12, o + 14, o + 16, o + 18,
+                          o + 20, o + 22, o + 24, o + 26, o + 28, o + 30);
   }
 }
