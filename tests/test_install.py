@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
+import shutil
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -218,6 +220,79 @@ class TestBuild:
         with pytest.raises(RuntimeError, match="FORCE_CUDA=yes: expected 0 or 1"):
             setup_py.with_cuda()
 
+    @pytest.mark.parametrize(
+        ("asked", "gpu", "known", "expected", "printed"),
+        [
+            ("8.6", False, "", "8.6", "architectures: 8.6 (TORCH_CUDA_ARCH_LIST)"),
+            ("", True, "", "", "architectures: those of the visible GPUs"),
+            ("", False, "50 75 80 90 100", "7.5;8.0;9.0+PTX", "7.5;8.0;9.0+PTX (no GPU is"),
+            ("", False, "50 70 75 80 86", "7.5;8.0+PTX", "7.5;8.0+PTX (no GPU is"),
+        ],
+    )
+    def test_architectures(
+        self, setup_py, monkeypatch, capsys, tmp_path, asked, gpu, known, expected, printed
+    ) -> None:
+        self._pretend(setup_py, monkeypatch, "1", gpu, str(tmp_path))
+        self._nvcc(tmp_path, *(f"compute_{arch}" for arch in known.split()))
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
+        assert setup_py.choose_archs() == expected
+        assert os.environ["TORCH_CUDA_ARCH_LIST"] == expected  # where torch looks
+        assert printed in capsys.readouterr().out
+
+    def test_nvcc_that_knows_no_default_architecture(self, setup_py, monkeypatch, tmp_path) -> None:
+        monkeypatch.setattr(setup_py, "CUDA_HOME", str(tmp_path))
+        self._nvcc(tmp_path, "compute_120")
+        with pytest.raises(RuntimeError, match="nvcc knows none of .* set TORCH_CUDA_ARCH_LIST"):
+            setup_py.default_archs()
+
+    @pytest.mark.parametrize(
+        ("archs", "jobs", "expected"),
+        [
+            ("7.5;8.0;9.0+PTX", "16", ["--threads", "2"]),
+            ("7.5 8.0 9.0", "64", ["--threads", "3"]),
+            ("7.5;8.0;9.0+PTX", "2", []),
+            ("9.0", "64", []),
+            ("", "64", []),
+        ],
+    )
+    def test_threads_of_nvcc(self, setup_py, monkeypatch, archs, jobs, expected) -> None:
+        monkeypatch.setenv("MAX_JOBS", jobs)
+        assert setup_py.nvcc_threads(archs, 6) == expected
+
+    def test_openmp_is_used_where_it_runs_beside_torch(self, setup_py, monkeypatch, capsys) -> None:
+        if (compiler := shutil.which("g++")) is None:
+            pytest.skip("no g++")
+        monkeypatch.setenv("CXX", compiler)
+        assert setup_py.openmp_flags() == ["-fopenmp"]
+        assert "OpenMP: yes" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("probe", "reason"),
+        [
+            ("#error no OpenMP", "no OpenMP"),  # as -fopenmp and omp.h of a compiler without
+            # As clang's, whose runtime torch has not loaded; the linker cannot know.
+            ('int kmp(); extern "C" int detnas_d2_threads() { return kmp(); }', "kmp"),
+            ('extern "C" int detnas_d2_threads() { return 0; }', "no thread ran"),
+        ],
+    )
+    def test_openmp_that_does_not_work_is_left_out(
+        self, setup_py, monkeypatch, capsys, probe, reason
+    ) -> None:
+        monkeypatch.setattr(setup_py, "OPENMP_PROBE", probe)
+        assert setup_py.openmp_flags() == []
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "OpenMP: no, operators on the CPU use one thread (" in line and reason in line
+
+    def test_an_old_torch_is_refused(self, setup_py, monkeypatch) -> None:
+        setup_py.check_torch()
+        for version, fits in (("2.5.1+cu124", False), ("1.13.1", False), ("2.6.0a0+git", True)):
+            monkeypatch.setattr(torch, "__version__", version)
+            if fits:
+                setup_py.check_torch()
+            else:
+                with pytest.raises(RuntimeError, match=rf"torch {re.escape(version)} .*>= 2\.6"):
+                    setup_py.check_torch()
+
     def test_toolkit_behind_a_wrapper_of_nvcc(self, setup_py, monkeypatch, tmp_path) -> None:
         nvcc = tmp_path / "bin" / "nvcc"
         nvcc.parent.mkdir()
@@ -229,6 +304,13 @@ class TestBuild:
         (tmp_path / "include").mkdir()
         (tmp_path / "include" / "cuda_runtime.h").touch()
         assert setup_py.toolkit_behind_nvcc() is None
+
+    @staticmethod
+    def _nvcc(toolkit: Path, *archs: str) -> None:
+        nvcc = toolkit / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text("#!/bin/sh\necho '" + "\n".join(archs) + "'\n")
+        nvcc.chmod(0o755)
 
     @staticmethod
     def _pretend(setup_py, monkeypatch, force, gpu, toolkit) -> None:
