@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,13 @@ class CocoImages:
                 turned.append(image["file_name"])
         if not all(map(is_plain, self.kept)):
             self.fixes.add("image ids renumbered from 1")
+        repeated = [file for file, number in Counter(self.files).items() if number > 1]
+        if repeated:
+            self.notes.append(
+                f"{len(repeated)} image files have several ids, e.g. {', '.join(repeated[:_NAMED])}"
+                ": the objects of one id are missing under the other, and search splits may part "
+                "them"
+            )
         if turned:
             self.notes.append(
                 f"{len(turned)} images are turned as their EXIF orientation says, e.g. "

@@ -19,6 +19,7 @@ from detnas_d2.config.tools import differing_keys, fingerprint, load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import pipeline_state, stage_time
 from detnas_d2.engine.candidate_evaluation import check_validation
+from detnas_d2.engine.data_checks import check_classes
 from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
@@ -33,7 +34,7 @@ from detnas_d2.engine.pipeline_state import (
 )
 from detnas_d2.engine.pipeline_table import format_table, table_rows
 from detnas_d2.engine.search import search
-from detnas_d2.engine.setup import check_class_numbers, prepare
+from detnas_d2.engine.setup import prepare
 from detnas_d2.files import write_text
 
 _LISTED = 5
@@ -81,7 +82,7 @@ def check_data(pipeline: Pipeline) -> None:
         cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
         try:
             register_datasets(cfg)
-            check_class_numbers(cfg)
+            check_classes(cfg)
             if stage.kind == "search":
                 check_validation(cfg)
         except ValueError as error:

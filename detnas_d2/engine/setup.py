@@ -7,7 +7,6 @@ import logging
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -15,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import overlap
+from detnas_d2.engine.data_checks import check_classes, identical_image_warnings
 
 _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
@@ -45,9 +45,10 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     if on_cpu:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)
-    check_class_numbers(cfg)
-    for warning in training_images_tested(cfg):
-        logging.getLogger("detnas_d2").warning(warning)
+    check_classes(cfg)
+    if comm.is_main_process():
+        for warning in (*training_images_tested(cfg), *identical_image_warnings(cfg)):
+            logging.getLogger("detnas_d2").warning(warning)
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> bool:
@@ -67,31 +68,3 @@ def training_images_tested(cfg: CfgNode) -> list[str]:
         for train in cfg.DATASETS.TRAIN
         if overlap(test, train)
     ]
-
-
-def check_class_numbers(cfg: CfgNode) -> None:
-    """Compares the classes of the data sets with the ones the model predicts.
-
-    Raises:
-        ValueError: naming the key of the model, the data set and both numbers.
-    """
-    keys = {
-        "GeneralizedRCNN": "ROI_HEADS",
-        "RetinaNet": "RETINANET",
-        "HitRetinaNet": "RETINANET",
-        "ImageClassifier": "CLASSIFIER",
-    }
-    key = keys.get(cfg.MODEL.META_ARCHITECTURE)
-    if key is None:
-        return
-    expected = cfg.MODEL[key].NUM_CLASSES
-    used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
-        used += cfg.HIT_SEARCH.ARCH_TRAIN
-    for name in used:
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes is not None and len(classes) != expected:
-            raise ValueError(
-                f"MODEL.{key}.NUM_CLASSES is {expected}, data set {name!r} has {len(classes)} "
-                f"classes: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
-            )

@@ -1,0 +1,118 @@
+"""Checks of the data sets of a run against the model and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from detnas_d2.data.duplicates import LIMIT, identical_images
+from detnas_d2.data.splits import overlap
+
+_MODEL_KEYS = {
+    "GeneralizedRCNN": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
+    "HitRetinaNet": "RETINANET",
+    "ImageClassifier": "CLASSIFIER",
+}
+_NAMED = 3  # pairs of files in a warning
+_LISTED = 12  # classes in an error
+
+
+def check_classes(cfg: CfgNode) -> None:
+    """Compares the classes of the data sets in use with the model's number and with each other.
+
+    A label is a position in a data set's list of classes, so the lists must be the same: a detector
+    that learned [cat, dog] calls every cat a dog where the test set lists [dog, cat].
+
+    Raises:
+        ValueError: naming the keys, the data sets and both numbers or lists.
+    """
+    key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    reference: tuple[str, str, Sequence[str]] | None = None
+    for setting, name in _in_use(cfg):
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes is None:
+            continue
+        if key is not None and len(classes) != cfg.MODEL[key].NUM_CLASSES:
+            raise ValueError(
+                f"MODEL.{key}.NUM_CLASSES is {cfg.MODEL[key].NUM_CLASSES}, data set {name!r} has "
+                f"{len(classes)} classes: {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}"
+            )
+        if reference is None:
+            reference = setting, name, classes
+        elif list(classes) != list(reference[2]):
+            raise ValueError(_difference((setting, name, classes), reference))
+
+
+def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
+    """(key, name) of every data set whose labels a model learns or is scored by."""
+    yield from (("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN)
+    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        yield from (("HIT_SEARCH.ARCH_TRAIN", name) for name in cfg.HIT_SEARCH.ARCH_TRAIN)
+    yield from (("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)
+    if cfg.SEARCH.VAL:
+        yield "SEARCH.VAL", cfg.SEARCH.VAL
+    if cfg.SEARCH.CALIBRATION.DATASET:
+        yield "SEARCH.CALIBRATION.DATASET", cfg.SEARCH.CALIBRATION.DATASET
+
+
+def _difference(one: tuple[str, str, Sequence[str]], other: tuple[str, str, Sequence[str]]) -> str:
+    place = next(
+        (i for i, (a, b) in enumerate(zip(one[2], other[2], strict=False)) if a != b),
+        min(len(one[2]), len(other[2])),
+    )
+    texts = [
+        f"{setting} {name!r} has the classes {_shortened(classes, place)}"
+        for setting, name, classes in (one, other)
+    ]
+    return (
+        f"{', but '.join(texts)}: labels are positions in these lists, so they must be the same; "
+        "write the same CLASSES into both declarations in DATASETS.REGISTER"
+    )
+
+
+def _shortened(classes: Sequence[str], place: int) -> str:
+    """All names, or those around the first that differs."""
+    start = 0 if len(classes) <= _LISTED else max(0, place - 2)
+    text = ", ".join(classes[start : start + _LISTED])
+    end = ", ..." if start + _LISTED < len(classes) else ""
+    return f"[{'..., ' if start else ''}{text}{end}] ({len(classes)})"
+
+
+def identical_image_warnings(cfg: CfgNode) -> list[str]:
+    """A text for every two data sets that should have different images but share some.
+
+    Data sets that share images by their names (:func:`overlap`) have warnings of their own.
+    """
+    roles: dict[str, Sequence[str]] = {
+        "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
+        "HIT_SEARCH.ARCH_TRAIN": (),
+        "SEARCH.VAL": [cfg.SEARCH.VAL] if cfg.SEARCH.VAL else [],
+        "DATASETS.TEST": cfg.DATASETS.TEST,
+    }
+    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        roles["HIT_SEARCH.ARCH_TRAIN"] = cfg.HIT_SEARCH.ARCH_TRAIN
+    settings = list(roles)
+    found: dict[tuple[str, str], str] = {}
+    for position, learned in enumerate(settings):
+        for scored in settings[position + 1 :]:
+            for one in roles[learned]:
+                for other in roles[scored]:
+                    if not overlap(one, other) and (one, other) not in found:
+                        found[one, other] = _shared(learned, one, scored, other)
+    return [text for text in found.values() if text]
+
+
+def _shared(learned: str, one: str, scored: str, other: str) -> str:
+    pairs = identical_images(one, other)
+    if not pairs:
+        return ""
+    number = len({file for _, file in pairs})
+    examples = ", ".join(f"{b} = {a}" for a, b in pairs[:_NAMED])
+    return (
+        f"{number}{' or more' * (len(pairs) >= LIMIT)} image(s) of {scored} {other!r} are byte by "
+        f"byte those of {learned} {one!r}, so that scores favour what was memorised: {examples}"
+        f"{', ...' * (len(pairs) > _NAMED)}"
+    )
