@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from detnas_d2.files.errors import InputError
+
 _LISTED = 20
 
 
@@ -44,7 +46,7 @@ KINDS = (
 )
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """A data set cannot be used as it is."""
 
 

@@ -11,9 +11,10 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from detnas_d2.data.image_check import IMAGE_EXTENSIONS, depth_problem
+from detnas_d2.files.errors import InputError
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(InputError):
     """A file that is no image; the message names it."""
 
 
@@ -39,7 +40,7 @@ def find_images(inputs: Iterable[str]) -> list[str]:
             ]
         if not files:
             kinds = ", ".join(IMAGE_EXTENSIONS)
-            raise FileNotFoundError(
+            raise InputError(
                 f"{text!r}: no image found; expected a file, or a folder or a pattern of files "
                 f"that end with {kinds}"
             )

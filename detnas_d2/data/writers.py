@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from detectron2.utils import comm
 
+from detnas_d2.files.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -23,12 +25,15 @@ def writer_first(work: Callable[[], T]) -> T:
             result = work()
         except Exception as raised:  # held until every process knows, or the others would hang
             error = raised
-    message = None if error is None else f"{type(error).__name__}: {error}"
+    message = None if error is None else (type(error), str(error))
     messages = [m for m in comm.all_gather(message) if m is not None]
     if error is not None:
         raise error
     if messages:
-        raise RuntimeError(f"The process that prepares data sets failed: {messages[0]}")
+        kind, text = messages[0]
+        if issubclass(kind, InputError):
+            raise InputError(text)
+        raise RuntimeError(f"The process that prepares data sets failed: {kind.__name__}: {text}")
     return result if writer else work()
 
 

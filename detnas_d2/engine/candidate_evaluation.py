@@ -19,6 +19,7 @@ from detnas_d2.data import (
     cached_loaders,
     register_datasets,
 )
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.population import PopulationEvaluator
@@ -83,9 +84,9 @@ def check_evaluator(cfg: CfgNode) -> None:
     """Raises ValueError if ``SEARCH.EVALUATOR`` is none, or one that cannot race."""
     kind = cfg.SEARCH.EVALUATOR
     if kind not in EVALUATORS:
-        raise ValueError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
+        raise InputError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
     if cfg.SEARCH.RACING.ENABLED and kind != "population":
-        raise ValueError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
+        raise InputError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
 
 
 def check_validation(cfg: CfgNode) -> None:
@@ -105,7 +106,7 @@ def check_validation(cfg: CfgNode) -> None:
     classes = MetadataCatalog.get(name).thing_classes
     absent = [text for number, text in enumerate(classes) if number not in present]
     if absent:
-        raise ValueError(
+        raise InputError(
             f"data set {name!r}, which candidates are scored on, has no object of "
             f"{', '.join(absent)}: VOC's mean over the classes is not defined; choose a larger "
             "DATASETS.SEARCH_SPLIT, or leave these classes out"

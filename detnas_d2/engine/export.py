@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from detnas_d2.data import ClassificationMapper, build_test_loader
 from detnas_d2.engine.inference import load_trained, test_metadata
 from detnas_d2.files import new_file, write_text
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.scoring import build_evaluator
 
 logger = logging.getLogger("detnas_d2")
@@ -40,7 +41,7 @@ _OPSET = 17
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-class ExportError(RuntimeError):
+class ExportError(InputError):
     """A network that cannot be exported, or whose file computes something else."""
 
 

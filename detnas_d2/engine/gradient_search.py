@@ -25,6 +25,7 @@ from detnas_d2.engine.gradients import average_gradients
 from detnas_d2.engine.iteration import iteration_seed, loss_normalizers, set_loss_normalizers
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import PathTrainer, Trainer
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
 from detnas_d2.search.relaxation import ExpectedCost, group_sparsity
 from detnas_d2.search.screening import RemovalSchedule, Screening
@@ -190,7 +191,7 @@ class BilevelStep(PathTrainer):
             ValueError: the state is of a search over other operations.
         """
         if state_dict["candidates"] != self._candidates:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint is of a search over {state_dict['candidates']}, the config "
                 f"(MODEL.HIT.OPS, MODEL.HIT.SEARCHED_PARTS) over {self._candidates}: resume with "
                 "its own config, or start in another OUTPUT_DIR"
@@ -212,7 +213,7 @@ class GradientSearchTrainer(Trainer):
     def __init__(self, cfg: CfgNode) -> None:
         reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference not in (0, comm.get_world_size()):
-            raise ValueError(
+            raise InputError(
                 f"SOLVER.REFERENCE_WORLD_SIZE {reference}: the iterations of HIT_SEARCH are not "
                 "rescaled with the number of processes; expected 0"
             )
@@ -235,7 +236,7 @@ class GradientSearchTrainer(Trainer):
     ) -> BilevelStep:
         parts = relaxed_parts(model)
         if not parts:
-            raise ValueError(
+            raise InputError(
                 "the model has no relaxed part: set MODEL.HIT.SEARCHED_PARTS and "
                 "MODEL.HIT.STRATEGY 'gradient'"
             )
@@ -282,7 +283,7 @@ def check_halves(cfg: CfgNode) -> None:
     """Raises ValueError unless weights and architecture parameters learn from different data."""
     weights, architecture = tuple(cfg.DATASETS.TRAIN), tuple(cfg.HIT_SEARCH.ARCH_TRAIN)
     if not architecture or any(overlap(a, b) for a in weights for b in architecture):
-        raise ValueError(
+        raise InputError(
             f"HIT_SEARCH.ARCH_TRAIN {architecture} must name data sets that share no image with "
             f"DATASETS.TRAIN {weights}, e.g. <name>@search_val beside <name>@search_train"
         )
@@ -296,18 +297,18 @@ def build_screening(cfg: CfgNode, parts: dict[str, RelaxedLayers]) -> Screening:
             ``HIT_SEARCH.SCREENING`` do not fit together.
     """
     if len(parts) != 1:
-        raise ValueError(f"one part is screened at a time, the model relaxes {', '.join(parts)}")
+        raise InputError(f"one part is screened at a time, the model relaxes {', '.join(parts)}")
     (layers,) = parts.values()
     node, start, end = cfg.HIT_SEARCH.SCREENING, cfg.HIT_SEARCH.ARCH_START_ITER, cfg.SOLVER.MAX_ITER
     if not 0 <= start < node.REMOVE_START <= node.REMOVE_END <= end:
         # Scores of operations that have not learned are equal; what is never removed is kept.
-        raise ValueError(
+        raise InputError(
             f"expected 0 <= HIT_SEARCH.ARCH_START_ITER ({start}) < SCREENING.REMOVE_START "
             f"({node.REMOVE_START}) <= SCREENING.REMOVE_END ({node.REMOVE_END}) <= "
             f"SOLVER.MAX_ITER ({end})"
         )
     if not 1 <= node.KEEP <= len(layers.ops):
-        raise ValueError(
+        raise InputError(
             f"HIT_SEARCH.SCREENING.KEEP {node.KEEP}: expected 1 to {len(layers.ops)}, the number "
             f"of operations of the {layers.part}"
         )

@@ -23,6 +23,7 @@ from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
 from detnas_d2.files import write_text
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
 from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.search.relaxation import decode_parts
@@ -85,7 +86,7 @@ def screen(cfg: CfgNode, *, resume: bool) -> list[str]:
         ValueError: ``HIT_SEARCH.SCREENING.ENABLED`` is not set.
     """
     if not cfg.HIT_SEARCH.SCREENING.ENABLED:
-        raise ValueError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
+        raise InputError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
     screening = train_relaxed(cfg, resume=resume)._trainer.screening
     report = screening.report()
     if comm.is_main_process():
@@ -110,7 +111,7 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
         ValueError: architecture parameters never learn (``HIT_SEARCH.ARCH_START_ITER``).
     """
     if not 0 <= cfg.HIT_SEARCH.ARCH_START_ITER < cfg.SOLVER.MAX_ITER:
-        raise ValueError(
+        raise InputError(
             f"HIT_SEARCH.ARCH_START_ITER {cfg.HIT_SEARCH.ARCH_START_ITER}: a search needs one "
             f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
         )
@@ -257,7 +258,7 @@ def _write_yaml(file: str, tree: dict) -> None:
 
 def _refuse_eval_only(args: argparse.Namespace) -> None:
     if args.eval_only:
-        raise ValueError(
+        raise InputError(
             "--eval-only: a relaxed network is decoded, not evaluated; give train_net.py the "
             f"{BEST_FILE} of the search"
         )
@@ -290,9 +291,9 @@ def hit_train(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> object:
     if not is_relaxed(cfg):
         return evaluate(cfg) if eval_only else train(cfg, resume=resume)
     if eval_only:
-        raise ValueError("MODEL.HIT.SEARCHED_PARTS: a relaxed network is decoded, not evaluated")
+        raise InputError("MODEL.HIT.SEARCHED_PARTS: a relaxed network is decoded, not evaluated")
     if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
-        raise ValueError("HIT_SEARCH.ARCH_START_ITER is set: use search_net.py or screen_net.py")
+        raise InputError("HIT_SEARCH.ARCH_START_ITER is set: use search_net.py or screen_net.py")
     train_relaxed(cfg, resume=resume)
     return None
 

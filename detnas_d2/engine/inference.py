@@ -15,6 +15,7 @@ from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.data.splits import parent_of
 from detnas_d2.data.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.recalibration import batch_norms
 from detnas_d2.search_space.mixed_block import MixedBlock
@@ -32,22 +33,22 @@ def load_trained(cfg: CfgNode) -> nn.Module:
         WeightsError: the weights are not those of the whole model.
     """
     if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS is empty: expected the file of trained weights")
+        raise InputError("MODEL.WEIGHTS is empty: expected the file of trained weights")
     model = build_model(cfg)
     if find_supernet(model) is not None:
-        raise ValueError(
+        raise InputError(
             f"{cfg.MODEL.BACKBONE.NAME} is a supernet and has no path to evaluate: use "
             "search_net.py, or a searched backbone with MODEL.DETNAS.PATH"
         )
     if any(isinstance(module, MixedBlock) for module in model.modules()):
-        raise ValueError(
+        raise InputError(
             f"{cfg.MODEL.BACKBONE.NAME}: the network holds all candidates at once; use the config "
             "that the search wrote (best.yaml)"
         )
     checkpointer = DetNASCheckpointer(model)
     checkpointer.load_all(cfg.MODEL.WEIGHTS)
     if checkpointer.loaded_supernet and batch_norms(model):
-        raise ValueError(
+        raise InputError(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} are a supernet's: its BatchNorm statistics mix all "
             "paths, so results of one path would mean nothing; train the path from these weights "
             "(train_net.py) and take its model_final.pth"

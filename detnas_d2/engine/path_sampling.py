@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from detectron2.config import CfgNode
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search_space import Path, SearchSpace, build_cost_table
 
 PathSampler = Callable[[int], Path]
@@ -53,7 +54,7 @@ class FlopsBinnedPathSampler:
         attempts: int = 500,
     ) -> None:
         if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
-            raise ValueError(f"edges {list(edges)}: expected at least two, each above the last")
+            raise InputError(f"edges {list(edges)}: expected at least two, each above the last")
         self.space, self.seed, self.attempts = space, seed, attempts
         self.bins = tuple(pairwise(edges))
         table = build_cost_table(space, (224, 224))
@@ -63,7 +64,7 @@ class FlopsBinnedPathSampler:
         most = self._base + sum(max(row) for row in self._macs)
         empty = [b for b in self.bins if b[1] <= least or b[0] > most]
         if empty:
-            raise ValueError(
+            raise InputError(
                 f"bins {empty} hold no path of space {space.name!r}, whose classifiers take "
                 f"{least} to {most} multiply-adds"
             )
@@ -92,9 +93,9 @@ def build_path_sampler(cfg: CfgNode, space: SearchSpace) -> PathSampler:
     if kind == "uniform":
         return UniformPathSampler(space, cfg.SEED)
     if kind != "flops_bins":
-        raise ValueError(f"SUPERNET.PATH_SAMPLING {kind!r}: expected 'uniform' or 'flops_bins'")
+        raise InputError(f"SUPERNET.PATH_SAMPLING {kind!r}: expected 'uniform' or 'flops_bins'")
     if not isinstance(space, SearchSpace):
-        raise ValueError("SUPERNET.PATH_SAMPLING 'flops_bins': only DetNAS spaces have bins")
+        raise InputError("SUPERNET.PATH_SAMPLING 'flops_bins': only DetNAS spaces have bins")
     try:
         return FlopsBinnedPathSampler(
             space,
@@ -103,7 +104,7 @@ def build_path_sampler(cfg: CfgNode, space: SearchSpace) -> PathSampler:
             num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
         )
     except ValueError as error:
-        raise ValueError(f"SUPERNET.FLOPS_BINS: {error}") from None
+        raise InputError(f"SUPERNET.FLOPS_BINS: {error}") from None
 
 
 def _classifier_macs(space: SearchSpace, num_classes: int) -> int:

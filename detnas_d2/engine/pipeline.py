@@ -45,6 +45,7 @@ from detnas_d2.engine.hit_search import (
     random_genotype,
 )
 from detnas_d2.engine.search import check_search
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Path, build_cost_table, get_space
@@ -56,7 +57,7 @@ SEED_STEP = 100
 """Between the seeds of repeated stages: the seeds of a table lie between them."""
 
 
-class PipelineError(ValueError):
+class PipelineError(InputError):
     """A pipeline file that does not say what it should, or disagrees with what is on disk."""
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from detnas_d2.files import write_text
+from detnas_d2.files.errors import InputError
 
 logger = logging.getLogger("detnas_d2.pipeline")
 
@@ -31,7 +32,7 @@ FAILED, DONE, OUTDATED = "failed", "done", "outdated"
 _ATTEMPTS, _PAUSE = 20, 0.05
 
 
-class StageBusy(RuntimeError):
+class StageBusy(InputError):
     """Another process runs the stage."""
 
 

@@ -28,6 +28,7 @@ from detnas_d2.engine.setup import setup
 from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
 from detnas_d2.engine.trainer import Trainer
 from detnas_d2.files import sha256_of, write_text
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
 from detnas_d2.search.build import build_constraint, build_searcher, search_fingerprint
@@ -82,7 +83,7 @@ def search(
             which no score is defined; before anything is computed.
     """
     if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS is empty: the search needs the weights of a supernet")
+        raise InputError("MODEL.WEIGHTS is empty: the search needs the weights of a supernet")
     retrain = retrain_config(cfg, config_dir, retrain_opts)
     check_evaluator(cfg)
     check_validation(cfg)
@@ -136,7 +137,7 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
     """
     model = Trainer.build_model(cfg)
     if find_supernet(model) is None:
-        raise ValueError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}: no supernet to search")
+        raise InputError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME}: no supernet to search")
     DetNASCheckpointer(model).load_all(cfg.MODEL.WEIGHTS)
     return model.eval()
 
@@ -148,7 +149,7 @@ def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
     file = cfg.SEARCH.LATENCY_TABLE or os.path.join(cfg.OUTPUT_DIR, "latency.json")
     if comm.is_main_process() and not os.path.exists(file):
         if cfg.SEARCH.LATENCY_TABLE:
-            raise FileNotFoundError(f"SEARCH.LATENCY_TABLE: {file!r} does not exist")
+            raise InputError(f"SEARCH.LATENCY_TABLE: {file!r} does not exist")
         logger.info("Measuring latency on %s; kept in %s", cfg.MODEL.DEVICE, file)
         table = measure_latency(
             space,
@@ -205,12 +206,12 @@ def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> C
         retrain.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
         retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
     if retrain.MODEL.DETNAS.SPACE != cfg.MODEL.DETNAS.SPACE:
-        raise ValueError(
+        raise InputError(
             f"SEARCH.RETRAIN_CONFIG has MODEL.DETNAS.SPACE {retrain.MODEL.DETNAS.SPACE}, the "
             f"search {cfg.MODEL.DETNAS.SPACE}"
         )
     if "_supernet" in retrain.MODEL.BACKBONE.NAME:
-        raise ValueError(
+        raise InputError(
             f"SEARCH.RETRAIN_CONFIG has the backbone {retrain.MODEL.BACKBONE.NAME}, expected a "
             "searched backbone, e.g. build_detnas_fpn_backbone"
         )

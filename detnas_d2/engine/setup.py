@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 
 import torch
 from detectron2.config import CfgNode
@@ -11,6 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from detnas_d2.command import HideExpected
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import overlap
@@ -42,6 +44,10 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     setup_logger.cache_clear()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detnas_d2")
+    for name in _LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.addFilter(HideExpected())
     if on_cpu:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)

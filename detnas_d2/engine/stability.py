@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.search import load_latency, load_supernet
 from detnas_d2.engine.spaces import searched_space, space_costs
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.candidate import CandidateFailed
 from detnas_d2.search.diagnostics import rank_correlation
@@ -71,7 +72,7 @@ def calibration_stability(
     """
     sizes = sorted(set(sizes))
     if len(sizes) < 2 or num_paths < 2:
-        raise ValueError(f"sizes {sizes}, {num_paths} paths: expected at least two of both")
+        raise InputError(f"sizes {sizes}, {num_paths} paths: expected at least two of both")
     space = searched_space(cfg)
     constraint = build_constraint(cfg, space_costs(cfg, space), load_latency(cfg, space))
     rng = random.Random(f"stability/{cfg.SEARCH.SEED}")
@@ -83,7 +84,7 @@ def calibration_stability(
         if len(kept) == num_paths:
             break
     else:
-        raise ValueError(f"only {len(kept)} distinct random paths keep {constraint}")
+        raise InputError(f"only {len(kept)} distinct random paths keep {constraint}")
     model = load_supernet(cfg)
     runs = [_evaluate(cfg, model, list(kept), size) for size in sizes]
     return [_compare(run, runs[-1]) for run in runs]

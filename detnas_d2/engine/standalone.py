@@ -12,6 +12,7 @@ from detnas_d2.engine.pipeline import read_pipeline
 from detnas_d2.engine.pipeline_run import run_pipeline
 from detnas_d2.engine.pipeline_table import measured
 from detnas_d2.files import write_text
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.diagnostics import spread_over_fitness
 from detnas_d2.search.history import HEADER_FILE, History
@@ -57,7 +58,7 @@ def train_standalone(
     for record in records:
         score = measured(pipeline, pipeline.stage(_name(record)), metric)
         if score is None:
-            raise KeyError(f"{args.config_file} does not evaluate {metric}, which the search used")
+            raise InputError(f"{args.config_file} does not evaluate {metric}, the search's metric")
         scores[record.path] = score
     write_text(os.path.join(output_dir, SCORES_FILE), json.dumps(scores, indent=1) + "\n")
     return scores

@@ -22,6 +22,7 @@ from detnas_d2.engine.pipeline_state import (
 )
 from detnas_d2.engine.tables import Cell, Reference, Run, Table, read_table
 from detnas_d2.files import write_text
+from detnas_d2.files.errors import InputError
 
 logger = logging.getLogger("detnas_d2.table")
 
@@ -39,7 +40,7 @@ def run_table(args: argparse.Namespace) -> bool:
         ValueError: several machines, which could not agree on what to start.
     """
     if args.num_machines > 1:
-        raise ValueError(
+        raise InputError(
             "--num-machines: a table runs on one machine; start its pipelines with run_pipeline.py "
             "and OUTPUT_DIR <that of the table>/seed<SEED>/<name> to use several"
         )

@@ -40,6 +40,7 @@ from detnas_d2.engine.pipeline import Pipeline, Stage, read_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
 from detnas_d2.engine.pipeline_state import DONE
 from detnas_d2.engine.pipeline_table import METRICS, mean_and_deviation, measured
+from detnas_d2.files.errors import InputError
 
 _KEYS = {"TITLE", "OUTPUT_DIR", "SEEDS", "PIPELINES", "REFERENCES", "COLUMNS", "ROWS"}
 
@@ -47,7 +48,7 @@ Reference = float | str | None
 """A number of others, or the text that they print in its place."""
 
 
-class TableError(ValueError):
+class TableError(InputError):
     """A table file that does not say what it should."""
 
 

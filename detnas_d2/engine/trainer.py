@@ -34,6 +34,7 @@ from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
 from detnas_d2.engine.precise_bn import SeededPreciseBN
 from detnas_d2.engine.schedule import build_schedule
 from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.scoring import build_evaluator
 
@@ -125,7 +126,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         if cfg.SEED < 0:
-            raise ValueError(f"SEED {cfg.SEED}: expected a number >= 0, training is reproducible")
+            raise InputError(f"SEED {cfg.SEED}: expected a number >= 0, training is reproducible")
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = self.build_step(cfg, model, optimizer)
@@ -217,7 +218,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[Any]:
         if self._trainer.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
-            raise ValueError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
+            raise InputError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
         hooks = [
             SeededPreciseBN(hook, self.cfg.SEED) if isinstance(hook, PreciseBN) else hook
             for hook in super().build_hooks()

@@ -124,7 +124,7 @@ def released_names(model: str) -> dict[str, Entry]:
         KeyError: an unknown model; lists the ones there are.
     """
     if model not in RELEASES:
-        raise KeyError(f"no released model {model!r}; expected one of {', '.join(RELEASES)}")
+        raise WeightsError(f"no released model {model!r}; expected one of {', '.join(RELEASES)}")
     release = RELEASES[model]
     if release.part == "head":
         return dict(_head())

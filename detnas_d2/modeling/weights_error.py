@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from detnas_d2.files.errors import InputError
 
-class WeightsError(ValueError):
+
+class WeightsError(InputError):
     """Weights that do not fit the model they are loaded into."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.constraints import Constraint, CostTableLike, LatencyTableLike, Limits
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
 from detnas_d2.search.random_search import RandomSearch
@@ -29,7 +30,7 @@ def settings_from_config(cfg: CfgNode) -> EvolutionSettings:
     try:
         return EvolutionSettings.preset(search.PRESET, **overrides)
     except ValueError as error:
-        raise ValueError(f"cfg.SEARCH: {error}") from None
+        raise InputError(f"cfg.SEARCH: {error}") from None
 
 
 def build_constraint(
@@ -68,7 +69,7 @@ def build_searcher(cfg: CfgNode, space: Any, feasible: Feasible) -> GenerationSe
     """
     search = cfg.SEARCH
     if search.STRATEGY not in STRATEGIES:
-        raise ValueError(f"cfg.SEARCH.STRATEGY is {search.STRATEGY!r}, not one of {STRATEGIES}")
+        raise InputError(f"cfg.SEARCH.STRATEGY is {search.STRATEGY!r}, not one of {STRATEGIES}")
     settings = settings_from_config(cfg)
     common = {"seed": search.SEED, "feasible": feasible, "constraint": str(feasible)}
     if search.STRATEGY == "evolution":

@@ -22,6 +22,8 @@ from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detnas_d2.files.errors import InputError
+
 COCO_EVALS = ("auto", "pycocotools", "faster")
 
 # tp / (fp + tp + np.spacing(1)) for the first of all detections, a true positive.
@@ -35,7 +37,7 @@ def coco_eval_name(setting: str) -> str:
         ValueError: an unknown setting, or "faster" without a faster-coco-eval that agrees.
     """
     if setting not in COCO_EVALS:
-        raise ValueError(f"SEARCH.COCO_EVAL must be one of {COCO_EVALS}, got {setting!r}")
+        raise InputError(f"SEARCH.COCO_EVAL must be one of {COCO_EVALS}, got {setting!r}")
     if setting == "pycocotools":
         return setting
     if importlib.util.find_spec("faster_coco_eval") is None:
@@ -43,7 +45,7 @@ def coco_eval_name(setting: str) -> str:
     else:
         problem = disagreement()
     if problem and setting == "faster":
-        raise ValueError(f"SEARCH.COCO_EVAL is 'faster': {problem}, or set 'auto'")
+        raise InputError(f"SEARCH.COCO_EVAL is 'faster': {problem}, or set 'auto'")
     return "pycocotools" if problem else "faster"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import Choices
 
 
@@ -29,7 +30,7 @@ class LatencyTableLike(Protocol):
     entries: Sequence[Sequence[float]]
 
 
-class UnsatisfiableLimit(ValueError):
+class UnsatisfiableLimit(InputError):
     """A limit that not even the cheapest (or dearest) path keeps."""
 
 

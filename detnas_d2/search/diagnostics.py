@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import CandidateRecord
 
 COSTS = ("macs", "params", "latency_ms")
@@ -60,10 +61,10 @@ def pareto_front(records: Iterable[CandidateRecord], cost: str) -> list[Candidat
         ValueError: an unknown cost, or one that the search did not record.
     """
     if cost not in COSTS:
-        raise ValueError(f"cost {cost!r}: expected one of {', '.join(COSTS)}")
+        raise InputError(f"cost {cost!r}: expected one of {', '.join(COSTS)}")
     alive = [record for record in records if record.fitness is not None]
     if any(getattr(record, cost) is None for record in alive):
-        raise ValueError(f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS)")
+        raise InputError(f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS)")
     front: list[CandidateRecord] = []
     for record in sorted(alive, key=lambda r: (getattr(r, cost), -r.fitness, r.index)):
         if not front or record.fitness > front[-1].fitness:
@@ -82,7 +83,7 @@ def spread_over_fitness(records: Iterable[CandidateRecord], count: int) -> list[
         key=lambda record: (-record.fitness, record.index),
     )
     if not 2 <= count <= len(ranked):
-        raise ValueError(f"{count} candidates: expected 2 to {len(ranked)}, as many have a fitness")
+        raise InputError(f"{count} candidates: expected 2 to {len(ranked)}, as many have a fitness")
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
 
 
@@ -113,12 +114,12 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> RankCor
     from scipy import stats  # here, so that a search does not need it
 
     if len(first) != len(second) or len(first) < 2:
-        raise ValueError(
+        raise InputError(
             f"{len(first)} and {len(second)} scores: expected those of the same networks, "
             "two or more"
         )
     if any(math.isnan(value) for value in (*first, *second)):
-        raise ValueError("a score is NaN: leave failed networks out")
+        raise InputError("a score is NaN: leave failed networks out")
     if len(set(first)) == 1 or len(set(second)) == 1:
         return RankCorrelation(len(first), *[math.nan] * 4)
     kendall, spearman = stats.kendalltau(first, second), stats.spearmanr(first, second)
@@ -142,7 +143,7 @@ def paired_scores(
     fitness = {_key(r.path): r.fitness for r in records if r.fitness is not None}
     unknown = [path for path in standalone if _key(path) not in fitness]
     if unknown:
-        raise KeyError(f"{len(unknown)} paths have no fitness in the history: {unknown}")
+        raise InputError(f"{len(unknown)} paths have no fitness in the history: {unknown}")
     return {path: (fitness[_key(path)], float(score)) for path, score in standalone.items()}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from detnas_d2.files import sync, write_json
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import CandidateRecord, Choices
 
 logger = logging.getLogger("detnas_d2.search")
@@ -25,7 +26,7 @@ RECORDS_FILE = "history.jsonl"
 VERSION = 1
 
 
-class HistoryError(ValueError):
+class HistoryError(InputError):
     """The files do not hold what they should; the message names file and line or key."""
 
 

@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from detnas_d2.data.classification_evaluation import ClassificationEvaluator
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.coco_eval import FastCOCOEvaluator
 
 _CHATTY = ("detectron2.evaluation", "detectron2.data", "fvcore")
@@ -70,7 +71,7 @@ def evaluator_type(dataset_name: str) -> str:
     """ "coco", "pascal_voc" or "image_classification"; ``ValueError`` names any other."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     if kind not in DEFAULT_METRICS:
-        raise ValueError(
+        raise InputError(
             f"data set {dataset_name!r} has evaluator_type {kind!r}; expected one of "
             f"{', '.join(DEFAULT_METRICS)}"
         )
@@ -101,7 +102,7 @@ def check_metric(cfg: CfgNode, dataset_name: str) -> None:
         known = [f"{task}/{name}" for task in tasks for name in names]
     metric = metric_name(cfg, dataset_name)
     if metric not in known:
-        raise ValueError(
+        raise InputError(
             f"SEARCH.METRIC {metric!r}: data set {dataset_name!r} is scored by {', '.join(known)}"
         )
 

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import Choices
 
 logger = logging.getLogger("detnas_d2.search")
@@ -26,7 +27,7 @@ ENUMERABLE = 100_000
 Feasible = Callable[[Choices], bool]
 
 
-class SearchSpaceExhausted(ValueError):
+class SearchSpaceExhausted(InputError):
     """The constraint admits no path, or too few to be found by drawing."""
 
 

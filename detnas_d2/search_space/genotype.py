@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search_space.hit_network import PARTS, HitNetwork
 from detnas_d2.search_space.operations import OperationError, get_operation
 
 
-class GenotypeError(ValueError):
+class GenotypeError(InputError):
     """A genotype that its network cannot have."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.search_space.operations import BODY_RULES, NECK_RULES, OpRules
 from detnas_d2.search_space.space import LayerSpec
 
@@ -174,10 +175,10 @@ HIT_NETWORKS: dict[str, HitNetwork] = {
 
 
 def get_hit_network(name: str) -> HitNetwork:
-    """The network frame called ``name``; ``KeyError`` lists the names there are."""
+    """The network frame called ``name``; ``InputError`` lists the names there are."""
     try:
         return HIT_NETWORKS[name]
     except KeyError:
-        raise KeyError(
+        raise InputError(
             f"no Hit-Detector network {name!r}; expected one of {', '.join(HIT_NETWORKS)}"
         ) from None

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from detnas_d2.files.errors import InputError
 from detnas_d2.layers import ConvNormAct, InvertedResidual, NormFactory, SeparableConv
 from detnas_d2.search_space.costs import Cost, conv_cost
 
 
-class OperationError(ValueError):
+class OperationError(InputError):
     """A name that the operation table does not contain."""
 
 

@@ -6,11 +6,13 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from detnas_d2.files.errors import InputError
+
 # DetNAS (arXiv 1903.10979) section 3.2; the order fixes what an index means in released encodings.
 SHUFFLE_OPS = ("3x3", "5x5", "7x7", "xception")
 
 
-class PathError(ValueError):
+class PathError(InputError):
     """A path text or index list that the search space does not contain."""
 
 
@@ -226,8 +228,8 @@ SPACES: dict[str, SearchSpace] = {
 
 
 def get_space(name: str) -> SearchSpace:
-    """The search space called ``name``; ``KeyError`` lists the names there are."""
+    """The search space called ``name``; ``PathError`` lists the names there are."""
     try:
         return SPACES[name]
     except KeyError:
-        raise KeyError(f"no search space {name!r}; expected one of {', '.join(SPACES)}") from None
+        raise PathError(f"no search space {name!r}; expected one of {', '.join(SPACES)}") from None

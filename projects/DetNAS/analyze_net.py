@@ -6,6 +6,7 @@ import json
 import logging
 
 from detnas_d2.analysis.complexity import CONVENTIONS, analyze, as_json
+from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
 
 
@@ -48,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

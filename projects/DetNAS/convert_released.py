@@ -10,7 +10,9 @@ import argparse
 
 import torch
 
+from detnas_d2.command import run_command
 from detnas_d2.files import new_file
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.released import RELEASES, convert
 
 
@@ -22,7 +24,7 @@ def read_state(file: str, prefix: str) -> dict[str, torch.Tensor]:
             checkpoint = checkpoint[wrapper]
     found = {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
     if not found:
-        raise SystemExit(
+        raise InputError(
             f"{file}: no name starts with {prefix!r}; the first names are {list(checkpoint)[:3]}"
         )
     return found
@@ -46,4 +48,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

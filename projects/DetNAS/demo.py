@@ -22,12 +22,14 @@ from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.image_check import IMAGE_EXTENSIONS
 from detnas_d2.data.user_images import UnreadableImage, find_images, output_names, read_bgr
 from detnas_d2.engine.inference import Predictor
 from detnas_d2.engine.setup import fall_back_to_cpu
 from detnas_d2.files import new_file
+from detnas_d2.files.errors import InputError
 
 try:
     from detectron2.utils.visualizer import Visualizer
@@ -43,11 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     setup_logger(name="fvcore")
     setup_logger(name="detnas_d2")
-    try:
-        files = find_images(args.input)
-        targets = target_files(files, args.output)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    files = find_images(args.input)
+    targets = target_files(files, args.output)
     predictor = Predictor(demo_config(args))
     unreadable = 0
     for file, target in zip(files, targets, strict=True):
@@ -66,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         with new_file(target) as temporary:
             Image.fromarray(picture).save(temporary, quality=95)  # of JPEG
     if unreadable:
-        raise SystemExit(f"{unreadable} of {len(files)} files could not be read")
+        raise InputError(f"{unreadable} of {len(files)} files could not be read")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,7 +95,7 @@ def demo_config(args: argparse.Namespace) -> CfgNode:
     """The config with the score threshold and the device of this machine."""
     cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        raise SystemExit(f"{args.config_file}: a classifier; expected a config of a detector")
+        raise InputError(f"{args.config_file}: a classifier; expected a config of a detector")
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = args.confidence_threshold
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = args.confidence_threshold
     cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = args.confidence_threshold
@@ -109,11 +108,11 @@ def target_files(files: list[str], output: str) -> list[str]:
     """Where the picture of each file goes.
 
     Raises:
-        ValueError: several images, but ``output`` is a file.
+        InputError: several images, but ``output`` is a file.
     """
     is_file = output.lower().endswith(IMAGE_EXTENSIONS) and not os.path.isdir(output)
     if is_file and len(files) > 1:
-        raise ValueError(f"--output {output} is one file, --input has {len(files)} images")
+        raise InputError(f"--output {output} is one file, --input has {len(files)} images")
     if is_file or os.path.isfile(output):
         return [output]
     return [os.path.join(output, name) for name in output_names(files)]
@@ -133,4 +132,4 @@ def draw(image: np.ndarray, predictions: dict[str, Any], metadata: Metadata) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -25,10 +25,12 @@ from typing import Any
 
 from detectron2.utils import comm
 
+from detnas_d2.command import run_command
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.engine.stability import calibration_stability
 from detnas_d2.engine.standalone import train_standalone
 from detnas_d2.files import write_text
+from detnas_d2.files.errors import InputError
 from detnas_d2.search import CandidateRecord, History
 from detnas_d2.search.diagnostics import (
     COSTS,
@@ -93,7 +95,7 @@ def history(args: argparse.Namespace) -> None:
     generations = fitness_by_generation(records)
     front = pareto_front(records, args.cost)
     if not front:
-        raise SystemExit(f"{args.search}: no candidate has a fitness yet")
+        raise InputError(f"{args.search}: no candidate has a fitness yet")
     print(f"{'generation':>10}{'evaluated':>11}{'best':>10}{'mean':>10}{'best so far':>13}")
     best = -math.inf
     for number, values in generations.items():
@@ -140,7 +142,7 @@ def draw_history(
 def choices(args: argparse.Namespace) -> None:
     frequencies = choice_frequencies(History.read(args.search))
     if not frequencies:
-        raise SystemExit(f"{args.search}: no candidate has been evaluated yet")
+        raise InputError(f"{args.search}: no candidate has been evaluated yet")
     first, last = min(frequencies), max(frequencies)
     print(f"{'layer':<7}{'op':<16}{'generation ' + str(first):>14}{'generation ' + str(last):>16}")
     for layer, shares in enumerate(frequencies[last]):
@@ -175,7 +177,7 @@ def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str
 def standalone(args: argparse.Namespace) -> None:
     overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
     if not args.config_file or "OUTPUT_DIR" not in overrides:
-        raise SystemExit("standalone needs --config-file and, among the overrides, OUTPUT_DIR")
+        raise InputError("standalone needs --config-file and, among the overrides, OUTPUT_DIR")
     scores = train_standalone(
         args,
         search=args.search,
@@ -253,4 +255,4 @@ def new_figure(count: int) -> tuple[Any, list[Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

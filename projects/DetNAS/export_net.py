@@ -14,24 +14,24 @@ import argparse
 from detectron2.evaluation import print_csv_format
 from detectron2.utils.logger import setup_logger
 
+from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.export import (
     FORMATS,
     PARTS,
-    ExportError,
     evaluate_exported,
     export_network,
     sample_image,
 )
 from detnas_d2.engine.setup import fall_back_to_cpu
-from detnas_d2.modeling import WeightsError
+from detnas_d2.files.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.run_eval and args.part != "model":
-        raise SystemExit("--run-eval needs --part model: a backbone has nothing to evaluate")
+        raise InputError("--run-eval needs --part model: a backbone has nothing to evaluate")
     for name in ("detectron2", "fvcore", "detnas_d2"):
         setup_logger(name=name)
     cfg = load_config(args.config_file, args.opts)
@@ -39,17 +39,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.run_eval or not args.sample_image:
         register_datasets(cfg)
     image = sample_image(cfg, args.sample_image)
-    try:
-        exported = export_network(
-            cfg,
-            image,
-            args.output,
-            part=args.part,
-            format=args.format,
-            tolerance=args.tolerance,
-        )
-    except (ExportError, ValueError, WeightsError) as error:
-        raise SystemExit(f"{args.config_file}: {error}") from error
+    exported = export_network(
+        cfg,
+        image,
+        args.output,
+        part=args.part,
+        format=args.format,
+        tolerance=args.tolerance,
+    )
     print(f"{exported.file}: outputs {', '.join(exported.outputs)}")
     found = "" if exported.detections is None else f" ({exported.detections} detections)"
     print(
@@ -95,4 +92,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

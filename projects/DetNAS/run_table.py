@@ -8,12 +8,17 @@ missing, resumes what stopped, and prints the table with the paper's numbers bes
 ones. Arguments as train_net.py's.
 """
 
-import sys
+from detnas_d2.command import run_command
 
-from detnas_d2.engine import default_argument_parser
-from detnas_d2.engine.table_run import run_table
 
-if __name__ == "__main__":
+def main() -> int:
+    from detnas_d2.engine import default_argument_parser
+    from detnas_d2.engine.table_run import run_table
+
     parser = default_argument_parser()
     parser.add_argument("--dry-run", action="store_true", help="start nothing, list and print")
-    sys.exit(0 if run_table(parser.parse_args()) else 1)
+    return 0 if run_table(parser.parse_args()) else 1
+
+
+if __name__ == "__main__":
+    run_command(main)

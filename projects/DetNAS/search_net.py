@@ -1,7 +1,14 @@
 #!/usr/bin/env python
 """Search the best path of a trained supernet. Arguments are those of Detectron2's train_net.py."""
 
-from detnas_d2.engine import default_argument_parser, run, search_main
+from detnas_d2.command import run_command
+
+
+def main() -> None:
+    from detnas_d2.engine import default_argument_parser, run, search_main
+
+    run(search_main, default_argument_parser().parse_args())
+
 
 if __name__ == "__main__":
-    run(search_main, default_argument_parser().parse_args())
+    run_command(main)

@@ -1,7 +1,14 @@
 #!/usr/bin/env python
 """Train or evaluate a supernet or a searched network. Used like Detectron2's train_net.py."""
 
-from detnas_d2.engine import default_argument_parser, run, train_main
+from detnas_d2.command import run_command
+
+
+def main() -> None:
+    from detnas_d2.engine import default_argument_parser, run, train_main
+
+    run(train_main, default_argument_parser().parse_args())
+
 
 if __name__ == "__main__":
-    run(train_main, default_argument_parser().parse_args())
+    run_command(main)

@@ -10,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 
 import detnas_d2.modeling  # noqa: F401  (registers the parts)
+from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
 from detnas_d2.files import new_file
 from detnas_d2.modeling.released_hit import convert_released_hit
@@ -35,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -4,8 +4,15 @@
 Arguments are those of Detectron2's train_net.py.
 """
 
-from detnas_d2.engine import default_argument_parser, run
-from detnas_d2.engine.hit_search import screen_main
+from detnas_d2.command import run_command
+
+
+def main() -> None:
+    from detnas_d2.engine import default_argument_parser, run
+    from detnas_d2.engine.hit_search import screen_main
+
+    run(screen_main, default_argument_parser().parse_args())
+
 
 if __name__ == "__main__":
-    run(screen_main, default_argument_parser().parse_args())
+    run_command(main)

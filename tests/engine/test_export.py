@@ -26,6 +26,7 @@ from detnas_d2.engine.export import (
 )
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.engine.trainer import Trainer
+from detnas_d2.files.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
 
 COMMAND = str(Path(__file__).parents[2] / "projects" / "DetNAS" / "export_net.py")
@@ -188,9 +189,9 @@ def test_command(trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert "largest difference from the eager network" in printed
     assert "copypaste: top1,top5" in printed
-    with pytest.raises(SystemExit, match="is a supernet and has no path"):
+    with pytest.raises(InputError, match="is a supernet and has no path"):
         main([*config, *picture, *out, "MODEL.BACKBONE.NAME", "build_detnas_supernet_backbone"])
-    with pytest.raises(SystemExit, match="--run-eval needs --part model"):
+    with pytest.raises(InputError, match="--run-eval needs --part model"):
         main([*config, *out, "--part", "backbone", "--run-eval"])
 
 

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from detnas_d2.engine.inference import Predictor, load_trained
+from detnas_d2.files.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
 
 COMMAND = str(Path(__file__).parents[2] / "projects" / "DetNAS" / "demo.py")
@@ -114,7 +115,7 @@ def test_demo_skips_what_it_cannot_read(
     write_images(tmp_path / "images", "good.png")
     (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     out = tmp_path / "pictures"
-    with pytest.raises(SystemExit, match="1 of 2 files could not be read"):
+    with pytest.raises(InputError, match="1 of 2 files could not be read"):
         run_demo(trained(), tmp_path, "--input", str(tmp_path / "images"), "--output", str(out))
     assert [path.name for path in out.iterdir()] == ["good.png"]
     assert "images/broken.jpg: " in capsys.readouterr().err
@@ -133,11 +134,11 @@ def test_demo_says_what_is_wrong_first(
 ) -> None:
     (tmp_path / "empty").mkdir()
     write_images(tmp_path, "1.png", "2.png")
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(InputError, match=message):
         run_demo(trained(), tmp_path, "--input", *inputs, "--output", output)
 
 
 def test_demo_refuses_a_classifier(configs: Configs, tmp_path: Path) -> None:
     write_images(tmp_path, "1.png")
-    with pytest.raises(SystemExit, match="a classifier; expected a config of a detector"):
+    with pytest.raises(InputError, match="a classifier; expected a config of a detector"):
         run_demo(configs("classifier"), tmp_path, "--input", "1.png", "--output", "out")

@@ -24,6 +24,7 @@ from detnas_d2.engine.candidate_evaluation import (
     check_validation,
 )
 from detnas_d2.engine.search import leaks, load_supernet
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import WeightsError
 from detnas_d2.search import FingerprintMismatch, History, UnsatisfiableLimit
 from detnas_d2.search_space import SPACES, LatencyTable
@@ -164,7 +165,7 @@ def test_latency_is_measured_once(configs: Configs, monkeypatch: pytest.MonkeyPa
 def test_given_latency_table(configs: Configs, tmp_path: Path) -> None:
     file = tmp_path / "table.json"
     keys = ("SEARCH.LATENCY_TABLE", str(file), "SEARCH.MAX_LATENCY_MS")
-    with pytest.raises(FileNotFoundError, match=r"SEARCH\.LATENCY_TABLE: .*table\.json"):
+    with pytest.raises(InputError, match=r"SEARCH\.LATENCY_TABLE: .*table\.json"):
         run(small(configs, *keys, 100.0))
     file.write_text(table(2.0).to_json())
     total = 0.5 + 2 * TINY.num_layers
@@ -179,7 +180,7 @@ def test_retrain_config(configs: Configs, tmp_path: Path) -> None:
     folder = tmp_path / "configs"
     folder.mkdir()
     keys = ("SEARCH.RETRAIN_CONFIG", "retrain.yaml")
-    with pytest.raises(FileNotFoundError, match=r"configs/retrain\.yaml' does not exist"):
+    with pytest.raises(InputError, match=r"configs/retrain\.yaml' does not exist"):
         run(small(configs, *keys), config_dir=str(folder))
     retrain = configs("faster", "OUTPUT_DIR", "elsewhere")
     write_config(retrain, folder / "retrain.yaml")

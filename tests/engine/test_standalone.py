@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detnas_d2.engine import prepare, search
+from detnas_d2.files.errors import InputError
 from detnas_d2.search import History
 from tests.engine.test_stability import ARGS, COMMAND
 from tests.engine.tiny_runs import Configs, write_config
@@ -44,5 +45,5 @@ def test_candidates_are_trained_and_compared(
 
 def test_overrides_are_needed(tmp_path: Path) -> None:
     main = runpy.run_path(COMMAND)["main"]
-    with pytest.raises(SystemExit, match="needs --config-file and, among the overrides, OUTPUT"):
+    with pytest.raises(InputError, match="needs --config-file and, among the overrides, OUTPUT"):
         main(["standalone", "--search", "gone", "--config-file", "retrain.yaml"])

@@ -172,7 +172,7 @@ def test_counters_are_as_strict_as_tensors() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(KeyError, match="detnas_300M_fpn"):
+    with pytest.raises(WeightsError, match="detnas_300M_fpn"):
         convert({}, "300M")
 
 

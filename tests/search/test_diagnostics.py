@@ -105,7 +105,7 @@ def test_paired_scores() -> None:
     pairs = paired_scores(RECORDS, {"c/b": 30, "a  a": 20})
     assert pairs == {"c/b": (5.0, 30.0), "a  a": (1.0, 20.0)}
     # One path failed, the other was never proposed.
-    with pytest.raises(KeyError, match="2 paths.*'a / b', 'b / b'"):
+    with pytest.raises(ValueError, match="2 paths.*'a / b', 'b / b'"):
         paired_scores(RECORDS, {"a / b": 1, "c / a": 2, "b / b": 3})
 
 

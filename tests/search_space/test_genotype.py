@@ -43,7 +43,7 @@ def test_networks():
     assert get_hit_network("hit").feature_channels == (48, 96, 256, 2048)
     assert get_hit_network("hit_paper").feature_channels == (48, 96, 256, 352)
     assert get_hit_network("hit_half").stage_depths == (2, 2, 4, 2)
-    with pytest.raises(KeyError, match="hit_paper"):
+    with pytest.raises(ValueError, match="hit_paper"):
         get_hit_network("nothing")
     for network in HIT_NETWORKS.values():
         assert [s.stride for s in network.backbone_layers(("skip",))].count(2) == 4

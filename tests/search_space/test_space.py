@@ -76,7 +76,7 @@ def test_random_paths_use_every_operation_about_equally() -> None:
 
 
 def test_unknown_names_list_what_there_is() -> None:
-    with pytest.raises(KeyError, match="detnas_small"):
+    with pytest.raises(PathError, match="detnas_small"):
         get_space("small")
     with pytest.raises(PathError, match="no|not an operation"):
         SMALL.uniform_path("4x4")

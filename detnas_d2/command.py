@@ -1,0 +1,134 @@
+"""How every command ends: one line for what a person can put right, a traceback for what not.
+
+Imports nothing large, so that Ctrl-C is answered by one line from the first moment on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from detnas_d2.files.errors import InputError
+
+FAILED, INTERRUPTED = 1, 130
+TRACEBACK = "DETNAS_D2_TRACEBACK"
+"""Environment variable: if it is set, tracebacks are printed for every error."""
+
+LOG_FILE = "log.txt"
+_LOGGER = "detnas_d2"
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Calls ``main``; ends the process with its exit status unless that is 0.
+
+    An :class:`InputError`, a failed system call and other errors that :func:`is_expected` become
+    one line on stderr and status 1; the traceback is in the run's log file, if it has one. Ctrl-C
+    becomes one line and status 130, and the processes that were started end too. Any other error
+    is a mistake of the program: its traceback is shown.
+
+    Args:
+        main: what it returns is the status, None for 0; it may raise SystemExit.
+    """
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        _leave_interrupted()
+    except Exception as error:
+        if not is_expected(error) or os.environ.get(TRACEBACK):
+            raise
+        log = getattr(error, "log_file", None) or log_traceback(error)
+        print(f"error: {text_of(error)}{f' (traceback: {log})' if log else ''}", file=sys.stderr)
+        status = FAILED
+    sys.stdout.flush()
+    if status:
+        sys.exit(status)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error tells of input, data, disk, memory or divergence, not of a bug."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    # Of torch, which is not imported here.
+    return isinstance(error, (InputError, FloatingPointError)) or _is_out_of_memory(error)
+
+
+def text_of(error: BaseException) -> str:
+    """What is told about an expected error."""
+    if isinstance(error, OSError):
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([*names, error.strerror or type(error).__name__])
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, FloatingPointError):
+        return f"{text.splitlines()[0]} (a lower SOLVER.BASE_LR or a longer warm-up may help)"
+    if _is_out_of_memory(error):
+        return f"{text.splitlines()[0]} (a lower SOLVER.IMS_PER_BATCH needs less)"
+    return text
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+def log_traceback(error: BaseException) -> str:
+    """Writes an error's traceback to the log file of the run in this process; returns its name.
+
+    "" if no run has begun.
+    """
+    screens = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    for handler in logging.getLogger(_LOGGER).handlers:
+        stream = getattr(handler, "stream", None)
+        if stream is None or stream in screens or not hasattr(stream, "name"):
+            continue
+        info = (type(error), error, error.__traceback__)
+        arguments = (_LOGGER, logging.ERROR, __file__, 0, "The command failed:", (), info)
+        handler.handle(logging.LogRecord(*arguments))
+        return str(stream.name)
+    return ""
+
+
+@contextmanager
+def tracebacks_in(folder: Callable[[], str]) -> Iterator[None]:
+    """Tracebacks of expected errors in the block are appended to the log file in a folder."""
+    try:
+        yield
+    except Exception as error:
+        if is_expected(error) and not getattr(error, "log_file", None):
+            error.log_file = _append(os.path.join(folder(), LOG_FILE), error)
+        raise
+
+
+def _append(file: str, error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    try:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "a", encoding="utf-8") as log:
+            log.write(text)
+    except OSError:  # what is wrong may be the folder itself
+        return ""
+    return file
+
+
+class HideExpected(logging.Filter):
+    """Keeps tracebacks of expected errors off the screen: the command's last line tells them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or not is_expected(error)
+
+
+def _leave_interrupted() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "multiprocessing.process" in sys.modules:
+        from multiprocessing import active_children
+
+        for child in active_children():
+            child.kill()
+    sys.stdout.flush()
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)  # what would be taken down holds nothing that is not on disk
