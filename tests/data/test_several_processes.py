@@ -13,13 +13,13 @@ from detectron2.utils import comm
 
 from detnas_d2.data import (
     ClassificationEvaluator,
-    DatasetError,
     build_calibration_batches,
     build_eval_loader,
     build_train_loader,
     register_datasets,
 )
 from detnas_d2.engine.launching import call_and_leave
+from detnas_d2.files.errors import InputError
 
 
 def _work(cfg: CfgNode, out: str) -> None:
@@ -42,7 +42,7 @@ def _work(cfg: CfgNode, out: str) -> None:
     try:
         register_datasets(cfg)
         result["error"] = ""
-    except (DatasetError, RuntimeError) as caught:
+    except InputError as caught:
         result["error"] = str(caught)
     Path(out, f"{rank}.json").write_text(json.dumps(result))
 
