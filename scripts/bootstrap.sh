@@ -37,11 +37,11 @@ export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 # ninja is fo
 unset PYTHONHOME PYTHONPATH
 pip=(.venv/bin/python -m pip)
 
-mends=(scripts/detectron2_mends/*.py)
-wanted=$(fingerprint scripts/requirements.txt scripts/install_detectron2.py "${mends[@]}" -- "$PWD")
+patches=(scripts/detectron2_patches/*.py)
+wanted=$(fingerprint scripts/requirements.txt scripts/install_detectron2.py "${patches[@]}" -- "$PWD")
 if ! is_done requirements "$wanted"; then
   # pip 26 refuses the source distribution of Detectron2; its main branch and others of its age
-  # import pkg_resources, which setuptools 81 dropped.
+  # import pkg_resources, which setuptools 82 dropped.
   say "installing PyTorch and the other requirements (a few minutes the first time)"
   "${pip[@]}" install -q 'pip<26' 'setuptools>=77,<81' 'wheel<1'
   "${pip[@]}" install -q --no-build-isolation -r scripts/requirements.txt

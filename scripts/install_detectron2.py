@@ -3,7 +3,7 @@
 
 An importable Detectron2 is used as it is.  Otherwise the official repository is tried, and where
 it cannot be reached or built, the source distribution of v0.6 on the package registry is verified,
-mended (:mod:`detectron2_mends`) and installed.
+patched (:mod:`detectron2_patches`) and installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from detectron2_mends import apply_mends
+from detectron2_patches import apply_patches
 
 OFFICIAL = "https://github.com/facebookresearch/detectron2.git"
 REACH_SECONDS = 15  # to find out whether the official repository answers
@@ -90,7 +90,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     return source
 
 
-def install_mended() -> None:
+def install_patched() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         downloads = Path(scratch, "download")
         pip(
@@ -100,7 +100,7 @@ def install_mended() -> None:
         (archive,) = downloads.iterdir()
         verify(archive, SDIST_SHA256)
         source = unpack(archive, Path(scratch, "source"))
-        say(f"{archive.name} verified, {apply_mends(source)} mends applied")
+        say(f"{archive.name} verified, {apply_patches(source)} patches applied")
         pip("install", "-q", "--no-build-isolation", "--no-deps", str(source))
 
 
@@ -108,7 +108,7 @@ def main() -> int:
     if importable():
         return 0
     if not install_official():
-        install_mended()
+        install_patched()
     if not importable():
         say("installed, but it cannot be imported:")
         return subprocess.run([sys.executable, "-c", "import detectron2"]).returncode

@@ -11,12 +11,12 @@ import tarfile
 from pathlib import Path
 from types import ModuleType
 
-import detectron2_mends
+import detectron2_patches
 import install_detectron2
 import numpy as np
 import pytest
 import torch
-from detectron2_mends import MENDS, NEW_FILES, Mend, MendError, NewFile, apply_mends
+from detectron2_patches import NEW_FILES, PATCHES, NewFile, Patch, PatchError, apply_patches
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,36 +28,36 @@ def _load(name: str, path: Path) -> ModuleType:
     return module
 
 
-class TestMends:
+class TestPatches:
     def test_numpy_aliases_become_builtins_and_nothing_else_changes(self) -> None:
-        mend = detectron2_mends._numpy_aliases("x.py", 3)
+        patch = detectron2_patches._numpy_aliases("x.py", 3)
         text = "np.bool, dtype=np.int) np.float, np.int64 np.bool_ np.float32 xnp.int"
-        assert mend.apply(text) == "bool, dtype=int) float, np.int64 np.bool_ np.float32 xnp.int"
+        assert patch.apply(text) == "bool, dtype=int) float, np.int64 np.bool_ np.float32 xnp.int"
 
     @pytest.mark.parametrize("text", ["", "anchor anchor"])
     def test_wrong_number_of_anchors_is_an_error(self, text: str) -> None:
-        with pytest.raises(MendError, match=r"x\.py: expected 1 match.* found [02].*why"):
-            Mend("x.py", "why", "anchor", "new").apply(text)
+        with pytest.raises(PatchError, match=r"x\.py: expected 1 match.* found [02].*why"):
+            Patch("x.py", "why", "anchor", "new").apply(text)
 
     def test_literal_takes_no_character_for_a_pattern(self) -> None:
-        mend = detectron2_mends._literal("x.py", "why", "f(a.b)\n", "g\\1\n")
-        assert mend.apply("f(a.b)\nf(acb)\n") == "g\\1\nf(acb)\n"
+        patch = detectron2_patches._literal("x.py", "why", "f(a.b)\n", "g\\1\n")
+        assert patch.apply("f(a.b)\nf(acb)\n") == "g\\1\nf(acb)\n"
 
     def test_configs_are_found_in_the_package(self, tmp_path: Path) -> None:
         """The replaced function of setup.py, run on a small tree."""
-        (mend,) = [mend for mend in MENDS if "configs" in mend.reason]
+        (patch,) = [patch for patch in PATCHES if "configs" in patch.reason]
         before = (
             "import glob\nfrom os import path\ndef get_model_zoo_configs():\n"
             "    # Use absolute paths while symlinking.\n    os.symlink()\n    return 0\n\n\n"
             "# For projects that are small\n"
         )
-        script = tmp_path / "setup_mended.py"
-        script.write_text(mend.apply(before))
+        script = tmp_path / "setup_patched.py"
+        script.write_text(patch.apply(before))
         configs = tmp_path / "detectron2" / "model_zoo" / "configs" / "COCO"
         configs.mkdir(parents=True)
         for name in ("a.yaml", "b.py", "c.txt"):
             (configs / name).touch()
-        found = _load("setup_mended", script).get_model_zoo_configs()
+        found = _load("setup_patched", script).get_model_zoo_configs()
         assert found == ["configs/COCO/a.yaml", "configs/COCO/b.py"]
 
     @pytest.mark.parametrize(
@@ -75,25 +75,25 @@ class TestMends:
         if fits:
             new.check(old_text)
         else:
-            with pytest.raises(MendError, match=r"x\.py.*why"):
+            with pytest.raises(PatchError, match=r"x\.py.*why"):
                 new.check(old_text)
 
     def test_nothing_is_written_when_a_mend_fails(self, tmp_path: Path, monkeypatch) -> None:
-        mends = (Mend("a.py", "fits", "old", "new"), Mend("b.py", "does not", "old", "new"))
-        monkeypatch.setattr(detectron2_mends, "MENDS", mends)
-        monkeypatch.setattr(detectron2_mends, "NEW_FILES", ())
+        patches = (Patch("a.py", "fits", "old", "new"), Patch("b.py", "does not", "old", "new"))
+        monkeypatch.setattr(detectron2_patches, "PATCHES", patches)
+        monkeypatch.setattr(detectron2_patches, "NEW_FILES", ())
         (tmp_path / "a.py").write_text("old")
         (tmp_path / "b.py").write_text("other")
-        with pytest.raises(MendError, match=r"b\.py"):
-            apply_mends(tmp_path)
+        with pytest.raises(PatchError, match=r"b\.py"):
+            apply_patches(tmp_path)
         assert (tmp_path / "a.py").read_text() == "old"
         (tmp_path / "b.py").write_text("old")
-        assert apply_mends(tmp_path) == 2
+        assert apply_patches(tmp_path) == 2
         assert [(tmp_path / name).read_text() for name in ("a.py", "b.py")] == ["new", "new"]
 
     def test_another_distribution_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(MendError, match=r"setup\.py does not exist"):
-            apply_mends(tmp_path)
+        with pytest.raises(PatchError, match=r"setup\.py does not exist"):
+            apply_patches(tmp_path)
 
     def test_new_files_compile(self) -> None:
         for new in NEW_FILES:
@@ -105,7 +105,7 @@ class TestStandIn:
 
     @pytest.fixture
     def stand_in(self) -> ModuleType:
-        return _load("stand_in", ROOT / "scripts" / "detectron2_mends" / "_C.py")
+        return _load("stand_in", ROOT / "scripts" / "detectron2_patches" / "_C.py")
 
     def test_environment_report(self, stand_in: ModuleType) -> None:
         assert stand_in.has_cuda() is False

@@ -1,8 +1,8 @@
 """What Detectron2 v0.6 (2021) needs to run on today's PyTorch, NumPy, Pillow and setuptools.
 
-Each :class:`Mend` rewrites one file of the unpacked source distribution and names the text it
-expects there.  A mend whose text is missing, or found another number of times than stated, raises
-:class:`MendError`: a changed source must be looked at, never half mended.
+Each :class:`Patch` rewrites one file of the unpacked source distribution and names the text it
+expects there.  A patch whose text is missing, or found another number of times than stated, raises
+:class:`PatchError`: a changed source must be looked at, never half patched.
 
 The distribution lacks the C++ sources of ``detectron2._C``; ``_C.py`` beside this file stands in
 for it, and ``fast_eval_api.py`` for the COCO evaluation that needed it.  The official main branch
@@ -18,12 +18,12 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 
 
-class MendError(RuntimeError):
-    """The source is not the one that the mends were written for."""
+class PatchError(RuntimeError):
+    """The source is not the one that the patches were written for."""
 
 
 @dataclass(frozen=True)
-class Mend:
+class Patch:
     """A rewrite of one file.
 
     ``pattern`` is a regular expression (multi-line mode) that must match exactly ``count`` times;
@@ -37,13 +37,13 @@ class Mend:
     count: int = 1
 
     def apply(self, text: str) -> str:
-        mended, found = re.subn(self.pattern, self.replacement, text, flags=re.MULTILINE)
+        patched, found = re.subn(self.pattern, self.replacement, text, flags=re.MULTILINE)
         if found != self.count:
-            raise MendError(
+            raise PatchError(
                 f"{self.file}: expected {self.count} match(es) of {self.pattern!r}, found {found}"
-                f" (mend: {self.reason})"
+                f" (patch: {self.reason})"
             )
-        return mended
+        return patched
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,18 @@ class NewFile:
     def check(self, old_text: str | None) -> None:
         if self.replaces is None:
             if old_text is not None:
-                raise MendError(f"{self.file}: exists already (mend: {self.reason})")
+                raise PatchError(f"{self.file}: exists already (patch: {self.reason})")
         elif old_text is None or self.replaces not in old_text:
-            raise MendError(f"{self.file}: {self.replaces!r} not found (mend: {self.reason})")
+            raise PatchError(f"{self.file}: {self.replaces!r} not found (patch: {self.reason})")
 
 
-def _literal(file: str, reason: str, old: str, new: str, count: int = 1) -> Mend:
-    return Mend(file, reason, re.escape(old), new.replace("\\", r"\\"), count)
+def _literal(file: str, reason: str, old: str, new: str, count: int = 1) -> Patch:
+    return Patch(file, reason, re.escape(old), new.replace("\\", r"\\"), count)
 
 
-def _numpy_aliases(file: str, count: int) -> Mend:
+def _numpy_aliases(file: str, count: int) -> Patch:
     # \b after the name keeps np.int64, np.bool_ and np.float32 as they are.
-    return Mend(
+    return Patch(
         f"detectron2/{file}",
         "NumPy 1.24 removed the aliases of the builtin types",
         r"\bnp\.(bool|int|float|object)\b",
@@ -92,8 +92,8 @@ _CONFIGS_WITHOUT_SYMLINK = """\
 
 # For projects"""
 
-MENDS: tuple[Mend, ...] = (
-    # 1. A pure Python wheel that carries the model-zoo configs.
+PATCHES: tuple[Patch, ...] = (
+    # A pure Python wheel that carries the model-zoo configs.
     _literal("setup.py", "no C++ sources to build", "    ext_modules=get_extensions(),\n", ""),
     _literal(
         "setup.py",
@@ -101,7 +101,7 @@ MENDS: tuple[Mend, ...] = (
         '    cmdclass={"build_ext": torch.utils.cpp_extension.BuildExtension},\n',
         "",
     ),
-    Mend(
+    Patch(
         "setup.py",
         "ship the configs that lie inside the package",
         r"    # Use absolute paths while symlinking\.\n(?:.*\n)*?# For projects",
@@ -109,37 +109,34 @@ MENDS: tuple[Mend, ...] = (
     ),
     # The pins of 2021 conflict with today's versions; scripts/requirements.txt lists what is
     # needed, so that an installed detectron2 passes `pip check`.
-    Mend("setup.py", "outdated pin", r'"black==21\.4b2",', '"black",'),
-    Mend("setup.py", "was for caffe2", r'^ *"future", .*\n', ""),
-    # 4. NumPy's removed aliases.
+    Patch("setup.py", "outdated pin", r'"black==21\.4b2",', '"black",'),
+    Patch("setup.py", "was for caffe2", r'^ *"future", .*\n', ""),
     _numpy_aliases("data/build.py", 2),
     _numpy_aliases("evaluation/pascal_voc_evaluation.py", 2),
     _numpy_aliases("evaluation/sem_seg_evaluation.py", 7),
     _numpy_aliases("structures/masks.py", 3),
     _numpy_aliases("utils/video_visualizer.py", 1),
     _numpy_aliases("utils/visualizer.py", 3),
-    # 5. Pillow.
     _literal(
         "detectron2/data/transforms/transform.py",
         "Pillow 10 removed Image.LINEAR",
         "interp=Image.LINEAR",
         "interp=Image.BILINEAR",
     ),
-    # 6. setuptools.
     _literal(
         "detectron2/model_zoo/model_zoo.py",
-        "setuptools 81 removed pkg_resources",
+        "setuptools 82 removed pkg_resources",
         "import pkg_resources\n",
         "from importlib import resources\n",
     ),
     _literal(
         "detectron2/model_zoo/model_zoo.py",
-        "setuptools 81 removed pkg_resources",
+        "setuptools 82 removed pkg_resources",
         'pkg_resources.resource_filename(\n        "detectron2.model_zoo", '
         'os.path.join("configs", config_path)\n    )',
         'str(resources.files("detectron2.model_zoo").joinpath("configs", config_path))',
     ),
-    # 7. Without this the state of a plain torch scheduler is silently not saved.
+    # Without this the state of a plain torch scheduler is silently not saved.
     _literal(
         "detectron2/engine/hooks.py",
         "torch 2 schedulers derive from LRScheduler",
@@ -147,14 +144,14 @@ MENDS: tuple[Mend, ...] = (
         "torch.optim.lr_scheduler.LRScheduler",
         count=2,
     ),
-    # 8. detectron2.utils.analysis imports this package.
+    # detectron2.utils.analysis imports this package.
     _literal(
         "detectron2/export/__init__.py",
         "torch 2 has no caffe2",
         "from .api import *\n",
         "try:\n    from .api import *  # needs caffe2\nexcept ImportError:\n    pass\n",
     ),
-    # 9. Several CPU processes, as on the official main branch.
+    # Several CPU processes, as on the official main branch.
     _literal(
         "detectron2/engine/launch.py",
         "launch without a GPU",
@@ -180,9 +177,7 @@ MENDS: tuple[Mend, ...] = (
 )
 
 NEW_FILES: tuple[NewFile, ...] = (
-    # 2.
     NewFile("detectron2/_C.py", "stand-in for the compiled module", _HERE / "_C.py"),
-    # 3.
     NewFile(
         "detectron2/evaluation/fast_eval_api.py",
         "COCOeval_opt without detectron2._C",
@@ -192,29 +187,29 @@ NEW_FILES: tuple[NewFile, ...] = (
 )
 
 
-def apply_mends(source: Path) -> int:
-    """Mend the unpacked source distribution in ``source``, in place; the number of mends applied.
+def apply_patches(source: Path) -> int:
+    """Patch the unpacked source distribution in ``source``, in place; how many were applied.
 
-    Every mend is checked before the first file is written.
+    Every patch is checked before the first file is written.
 
     Raises:
-        MendError: a text that a mend expects is not there.
+        PatchError: a text that a patch expects is not there.
     """
     texts: dict[str, str] = {}
-    for mend in MENDS:
-        if mend.file not in texts:
-            texts[mend.file] = _read(source / mend.file, mend.reason)
-        texts[mend.file] = mend.apply(texts[mend.file])
+    for patch in PATCHES:
+        if patch.file not in texts:
+            texts[patch.file] = _read(source / patch.file, patch.reason)
+        texts[patch.file] = patch.apply(texts[patch.file])
     for new in NEW_FILES:
         target = source / new.file
         new.check(target.read_text(encoding="utf-8") if target.exists() else None)
         texts[new.file] = new.source.read_text(encoding="utf-8")
     for file, text in texts.items():
         (source / file).write_text(text, encoding="utf-8")
-    return len(MENDS) + len(NEW_FILES)
+    return len(PATCHES) + len(NEW_FILES)
 
 
 def _read(path: Path, reason: str) -> str:
     if not path.is_file():
-        raise MendError(f"{path} does not exist (mend: {reason})")
+        raise PatchError(f"{path} does not exist (patch: {reason})")
     return path.read_text(encoding="utf-8")
