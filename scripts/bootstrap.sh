@@ -2,7 +2,9 @@
 # Makes .venv in the repository with everything that the project needs, and builds the project in
 # it. Run it again at any time: it does only what has changed since, in no time if nothing has.
 #
-# Needs Python >= 3.10, a C++ compiler and a package registry. PYTHON names the interpreter to use.
+# Needs Python >= 3.10, a C++ compiler (GCC >= 11 or clang) and a package registry. What it downloads
+# must have the hashes of scripts/requirements*.txt. PYTHON names the interpreter to use, CC and CXX
+# the compiler.
 # FORCE_CUDA, TORCH_CUDA_ARCH_LIST, DEBUG, NVCC_FLAGS and MAX_JOBS are explained in setup.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,14 +39,15 @@ export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 # ninja is fo
 unset PYTHONHOME PYTHONPATH
 pip=(.venv/bin/python -m pip)
 
-patches=(scripts/detectron2_patches/*.py)
-wanted=$(fingerprint scripts/requirements.txt scripts/install_detectron2.py "${patches[@]}" -- "$PWD")
+wanted=$(fingerprint scripts/requirements*.txt scripts/install_detectron2.py \
+  scripts/detectron2_patches/*.py -- "$PWD")
 if ! is_done requirements "$wanted"; then
-  # pip 26 refuses the source distribution of Detectron2; its main branch and others of its age
-  # import pkg_resources, which setuptools 82 dropped.
+  # Versions and hashes of everything; requirements.in says how they are made. Without isolation no
+  # source distribution fetches anything else to be built.
   say "installing PyTorch and the other requirements (a few minutes the first time)"
-  "${pip[@]}" install -q 'pip<26' 'setuptools>=77,<81' 'wheel<1'
-  "${pip[@]}" install -q --no-build-isolation -r scripts/requirements.txt
+  for file in scripts/requirements-build.txt scripts/requirements.txt; do
+    "${pip[@]}" install -q --require-hashes --no-build-isolation -r "$file"
+  done
   say "installing Detectron2"
   .venv/bin/python scripts/install_detectron2.py
   mark_done requirements "$wanted"

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Install Detectron2 into the running Python, which must have torch and pip < 26.
 
-An importable Detectron2 is used as it is.  Otherwise the official repository is tried, and where
-it cannot be reached or built, the source distribution of v0.6 on the package registry is verified,
-patched (:mod:`detectron2_patches`) and installed.
+An importable Detectron2 is used as it is.  Otherwise a commit of the official repository is tried,
+and where it cannot be reached or built, the source distribution of v0.6 on the package registry is
+patched (:mod:`detectron2_patches`) and installed.  Nothing of a download runs before its hash was
+compared with the one here, and nothing comes with it: its requirements must be installed already.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -19,9 +19,12 @@ from pathlib import Path
 from detectron2_patches import apply_patches
 
 OFFICIAL = "https://github.com/facebookresearch/detectron2.git"
+COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # of its main branch
 REACH_SECONDS = 15  # to find out whether the official repository answers
-SDIST = "pb1-detectron2==0.6"
-SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+SDIST = (
+    "pb1-detectron2==0.6"
+    " --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+)
 
 
 def say(message: str) -> None:
@@ -63,20 +66,32 @@ def install_official() -> bool:
     if not official_answers():
         say("the official repository does not answer")
         return False
-    say("building the official main branch (several minutes)")
+    say(f"building commit {COMMIT} of the official repository (several minutes)")
     try:
-        pip("install", "-q", "--no-build-isolation", f"git+{OFFICIAL}")
+        pip("install", "-q", "--no-build-isolation", "--no-deps", f"git+{OFFICIAL}@{COMMIT}")
     except subprocess.CalledProcessError:
-        say("the official main branch did not build (messages above)")
+        say("the official repository did not build (messages above)")
         return False
     return True
 
 
-def verify(archive: Path, sha256: str) -> None:
-    """Raise ValueError unless the file has this checksum."""
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{archive.name}: sha256 is {found}, expected {sha256}")
+def download(requirement: str, scratch: Path) -> Path:
+    """Download a source distribution, given with its hash; the file.
+
+    pip runs its setup.py to learn its name and version, but not before it has compared the hash,
+    which it takes from a file of requirements only.
+
+    Raises:
+        subprocess.CalledProcessError: there is none, or its hash is another; pip has said so.
+    """
+    requirements, folder = scratch / "requirements.txt", scratch / "download"
+    requirements.write_text(requirement + "\n")
+    pip(
+        *("download", "-q", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"),
+        *("--require-hashes", "-r", str(requirements), "-d", str(folder)),
+    )
+    (archive,) = folder.iterdir()
+    return archive
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -84,7 +99,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, "data_filter"):
             tar.extractall(folder, filter="data")
-        else:  # Python 3.10 and 3.11 before their security releases; the checksum was verified
+        else:  # Python 3.10 and 3.11 before their security releases; the hash was compared
             tar.extractall(folder)
     (source,) = (entry for entry in folder.iterdir() if entry.is_dir())
     return source
@@ -92,13 +107,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 def install_patched() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        downloads = Path(scratch, "download")
-        pip(
-            "download", "-q", "--no-deps", "--no-build-isolation",
-            "--no-binary=pb1-detectron2", "-d", str(downloads), SDIST,
-        )  # fmt: skip
-        (archive,) = downloads.iterdir()
-        verify(archive, SDIST_SHA256)
+        archive = download(SDIST, Path(scratch))
         source = unpack(archive, Path(scratch, "source"))
         say(f"{archive.name} verified, {apply_patches(source)} patches applied")
         pip("install", "-q", "--no-build-isolation", "--no-deps", str(source))

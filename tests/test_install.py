@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2_patches import NEW_FILES, PATCHES, NewFile, Patch, PatchError, apply_patches
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -119,12 +121,58 @@ class TestStandIn:
 
 
 class TestInstaller:
-    def test_checksum(self, tmp_path: Path) -> None:
-        archive = tmp_path / "a.tar.gz"
-        archive.write_bytes(b"content")
-        install_detectron2.verify(archive, hashlib.sha256(b"content").hexdigest())
-        with pytest.raises(ValueError, match=r"a\.tar\.gz: sha256 is .*, expected 00"):
-            install_detectron2.verify(archive, "00")
+    @pytest.fixture
+    def registry(self, tmp_path: Path, monkeypatch) -> Path:
+        """The only place that pip looks at: a package whose setup.py leaves a trace."""
+        source = tmp_path / "in" / "honest-1.0"
+        source.mkdir(parents=True)
+        (source / "setup.py").write_text(
+            f"open({str(tmp_path / 'EXECUTED')!r}, 'w').close()\n"
+            "from setuptools import setup\nsetup(name='honest', version='1.0')\n"
+        )
+        registry = tmp_path / "registry"
+        registry.mkdir()
+        with tarfile.open(registry / "honest-1.0.tar.gz", "w:gz") as tar:
+            tar.add(source, "honest-1.0")
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(registry))
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        return registry / "honest-1.0.tar.gz"
+
+    def test_nothing_runs_before_its_hash_is_compared(self, registry: Path, tmp_path: Path) -> None:
+        def download(sha256: str) -> Path:
+            return install_detectron2.download(f"honest==1.0 --hash=sha256:{sha256}", tmp_path)
+
+        with pytest.raises(subprocess.CalledProcessError):
+            download("0" * 64)
+        assert not (tmp_path / "EXECUTED").exists()
+        archive = download(hashlib.sha256(registry.read_bytes()).hexdigest())
+        assert archive.read_bytes() == registry.read_bytes()
+        assert (tmp_path / "EXECUTED").exists()  # pip runs it: the trace is one that can be seen
+
+    def test_what_is_installed_is_named_by_its_hash(self) -> None:
+        assert re.search(r"==0\.6 --hash=sha256:[0-9a-f]{64}$", install_detectron2.SDIST)
+        assert re.fullmatch(r"[0-9a-f]{40}", install_detectron2.COMMIT)
+
+    @pytest.mark.parametrize("name", ["requirements-build", "requirements"])
+    def test_every_requirement_has_hashes_and_is_as_asked_for(self, name: str) -> None:
+        lock = (ROOT / "scripts" / f"{name}.txt").read_text()
+        entries = re.findall(r"^([\w.-]+)==(\S+)(.*\\\n(?: .*\\\n)* .*)$", lock, re.MULTILINE)
+        assert len(entries) == len(re.findall(r"^[^\s#]", lock, re.MULTILINE)) > 0
+        assert all("--hash=sha256:" in rest for _, _, rest in entries)
+        locked: dict[str, list[str]] = {}
+        for package, version, _ in entries:
+            locked.setdefault(package, []).append(version)
+        for line in (ROOT / "scripts" / f"{name}.in").read_text().splitlines():
+            if (line := line.partition("#")[0].strip()) and not line.startswith("-c"):
+                asked = Requirement(line)
+                assert all(version in asked.specifier for version in locked[asked.name]), line
+
+    def test_bootstrap_installs_nothing_without_a_hash(self) -> None:
+        script = (ROOT / "scripts" / "bootstrap.sh").read_text()
+        installs = [line for line in script.splitlines() if '"${pip[@]}" install' in line]
+        assert len(installs) == 2
+        assert all("--require-hashes" in line or "--no-deps -e ." in line for line in installs)
 
     def test_unpack(self, tmp_path: Path) -> None:
         (tmp_path / "in" / "pkg-1").mkdir(parents=True)
