@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from detectron2.data import DatasetMapper, MapDataset
+from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import check_image_size
 from detectron2.data.transforms import ResizeShortestEdge, TransformList
 from torch.utils.data import DataLoader
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from detnas_d2.data.calibration import CalibrationBatches
 from detnas_d2.data.classification import ClassificationMapper
 from detnas_d2.data.image_cache import CachedImage, CacheError, ImageCache, open_or_build
-from detnas_d2.data.seeded_map import Mapper
+from detnas_d2.data.samples import Mapper, NamingMapDataset, map_sample
 from detnas_d2.data.train_loader import own_generator
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def cached_loaders(
         raise ValueError(f"SEARCH.IMAGE_CACHE_GIB must not be negative, got {gib}")
     if gib == 0:
         return loader, calibration
-    mapper, samples = _mapper_of(loader.dataset), loader.dataset._dataset
+    mapper, samples = loader.dataset.mapper, loader.dataset._dataset
     chosen = [calibration.dataset.samples[i] for batch in calibration.image_indices for i in batch]
     sources = {s["file_name"]: s for s in (*samples, *chosen) if _has_file(s)}
     recipes = [_recipe(m) for m in (mapper, calibration.dataset.mapper)]
@@ -72,7 +72,7 @@ def cached_loaders(
         return loader, calibration
     logger.info("Image cache %s: %d of %d images", cache.path, len(cache), len(sources))
     cached = DataLoader(
-        MapDataset(samples, CachedMapper(mapper, cache)),
+        NamingMapDataset(samples, CachedMapper(mapper, cache)),
         batch_size=loader.batch_size,
         sampler=loader.sampler,
         num_workers=loader.num_workers,
@@ -127,11 +127,6 @@ def _has_file(sample: Sample) -> bool:
     return "file_name" in sample and not {"image", "sem_seg_file_name"} & sample.keys()
 
 
-def _mapper_of(dataset: MapDataset) -> Mapper:
-    wrapped = dataset._map_func
-    return getattr(wrapped, "_obj", wrapped)
-
-
 def _recipe(mapper: Mapper) -> dict[str, Any] | None:
     """What of the mapper and the libraries decides the pixels; None: not only the file does."""
     versions = {"pillow": PIL.__version__, "torchvision": torchvision.__version__}
@@ -170,7 +165,7 @@ class _Decoding(torch.utils.data.Dataset):
 
     def __getitem__(self, place: int) -> tuple[str, torch.Tensor, tuple[int, int]]:
         sample = self._samples[place]
-        mapped = self._mapper({k: v for k, v in sample.items() if k != "annotations"})
+        mapped = map_sample(self._mapper, {k: v for k, v in sample.items() if k != "annotations"})
         original = mapped.get("height", 0), mapped.get("width", 0)
         return sample["file_name"], mapped["image"], original
 

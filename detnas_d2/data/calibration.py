@@ -13,8 +13,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from detnas_d2.data.classification import ClassificationMapper
+from detnas_d2.data.samples import Mapper
 from detnas_d2.data.sampling import permutation
-from detnas_d2.data.seeded_map import Mapper, SeededMapDataset
+from detnas_d2.data.seeded_map import SeededMapDataset
 from detnas_d2.data.train_loader import (
     is_classification,
     list_of_samples,

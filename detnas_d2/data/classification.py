@@ -15,6 +15,9 @@ from torch.utils.data import default_collate
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
+from detnas_d2.data.image_check import depth_problem
+from detnas_d2.data.user_images import UnreadableImage
+
 
 class ClassificationMapper:
     """Turns {"file_name" or "image", "label", ...} into {"image", "label", ...}.
@@ -87,9 +90,17 @@ def to_tensor(image: Image.Image, image_format: str) -> torch.Tensor:
 
 
 def read_rgb(file: str) -> Image.Image:
-    """The pixels of Detectron2's ``read_image(file, "RGB")``, without its copies of them."""
+    """The pixels of Detectron2's ``read_image(file, "RGB")``, without its copies of them.
+
+    Raises:
+        UnreadableImage: they have more than 8 bits.
+    """
     with PathManager.open(file, "rb") as stream:
-        image = _apply_exif_orientation(Image.open(stream))
+        image = Image.open(stream)
+        problem = depth_problem(image)
+        if problem:
+            raise UnreadableImage(f"{file}: {problem}")
+        image = _apply_exif_orientation(image)
         if image.mode != "RGB":
             return image.convert("RGB")
         image.load()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader
 
+from detnas_d2.data.samples import NamingMapDataset
 from detnas_d2.data.train_loader import is_classification, mapper_and_collate, own_generator
 
 
@@ -21,7 +22,7 @@ def build_eval_loader(cfg: CfgNode, dataset_name: str, batch_size: int) -> DataL
     dataset_dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
     mapper, collate = mapper_and_collate(cfg, dataset_name, is_train=False)
     return DataLoader(
-        MapDataset(DatasetFromList(dataset_dicts, copy=False), mapper),
+        NamingMapDataset(DatasetFromList(dataset_dicts, copy=False), mapper),
         batch_size=batch_size,
         sampler=InferenceSampler(len(dataset_dicts)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,

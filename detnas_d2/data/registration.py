@@ -14,7 +14,7 @@ from detnas_d2.data.catalog import declare, is_declared, original_source
 from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
 from detnas_d2.data.inspection import Targets
 from detnas_d2.data.report import DatasetError, DatasetReport
-from detnas_d2.data.sources import CocoSource, needs_conversion, parse_declaration
+from detnas_d2.data.sources import needs_conversion, parse_declaration
 from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
 from detnas_d2.data.union import parts_of, register_union
 from detnas_d2.data.validation import ON_PROBLEM, validate_dataset
@@ -111,8 +111,6 @@ def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
         )
     source, policy = original_source(name), cfg.DATASETS.INVALID
     if policy == "ignore":
-        if isinstance(source, CocoSource) and not MetadataCatalog.get(name).get("thing_classes"):
-            DatasetCatalog.get(name)  # tells the names of the classes, which must be compared
         if source is None or not needs_conversion(source):
             return None
         policy = "error"  # reading such a data set is its check

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import torch
 from detectron2.data import DatasetFromList
 from torch.utils.data import Dataset, get_worker_info
 
-logger = logging.getLogger(__name__)
+from detnas_d2.data.samples import Mapper, map_sample
 
-Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+logger = logging.getLogger(__name__)
 
 _MAX_FALLBACKS = 100
 
@@ -74,7 +74,7 @@ class SeededMapDataset(Dataset):
         for offset in range(attempts):
             candidate = (index + offset) % len(self)
             with seeded(self._seed, position):
-                mapped = self.mapper(self.samples[candidate])
+                mapped = map_sample(self.mapper, self.samples[candidate])
             if mapped is not None:
                 return mapped
             logger.warning("The mapper refused image %d, taking the next one", candidate)

@@ -12,8 +12,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from detnas_d2.data.classification import ClassificationMapper, rows_of_one_tensor
+from detnas_d2.data.samples import Mapper
 from detnas_d2.data.sampling import TrainingBatchSampler, aspect_flags
-from detnas_d2.data.seeded_map import Mapper, SeededMapDataset
+from detnas_d2.data.seeded_map import SeededMapDataset
 
 
 def list_of_samples(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

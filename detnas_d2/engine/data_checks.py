@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.duplicates import LIMIT, identical_images
 from detnas_d2.data.splits import overlap
+from detnas_d2.files.errors import InputError
 
 _MODEL_KEYS = {
     "GeneralizedRCNN": "ROI_HEADS",
@@ -27,23 +28,31 @@ def check_classes(cfg: CfgNode) -> None:
     that learned [cat, dog] calls every cat a dog where the test set lists [dog, cat].
 
     Raises:
-        ValueError: naming the keys, the data sets and both numbers or lists.
+        InputError: naming the keys, the data sets and both numbers or lists.
     """
     key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
     reference: tuple[str, str, Sequence[str]] | None = None
     for setting, name in _in_use(cfg):
-        classes = MetadataCatalog.get(name).get("thing_classes")
+        classes = _classes(name)
         if classes is None:
             continue
         if key is not None and len(classes) != cfg.MODEL[key].NUM_CLASSES:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.{key}.NUM_CLASSES is {cfg.MODEL[key].NUM_CLASSES}, data set {name!r} has "
                 f"{len(classes)} classes: {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}"
             )
         if reference is None:
             reference = setting, name, classes
         elif list(classes) != list(reference[2]):
-            raise ValueError(_difference((setting, name, classes), reference))
+            raise InputError(_difference((setting, name, classes), reference))
+
+
+def _classes(name: str) -> Sequence[str] | None:
+    """None for data sets of kinds without labels."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and metadata.get("evaluator_type") == "coco":
+        DatasetCatalog.get(name)  # unchecked; loading it tells the names
+    return metadata.get("thing_classes")
 
 
 def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:

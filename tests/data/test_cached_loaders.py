@@ -89,7 +89,7 @@ def test_unknown_heights_and_no_resizing(cfg: CfgNode, tmp_path: Path, monkeypat
     no_decoding(monkeypatch)
     found = [list(part) for part in cached]
     assert same(found, expected)
-    mapper = cached[0].dataset._map_func
+    mapper = cached[0].dataset.mapper
     sample = {k: v for k, v in plain[0].dataset._dataset[0].items() if k not in ("height", "width")}
     assert (mapper(sample)["height"], mapper(sample)["width"]) == (30, 40)
 
@@ -113,7 +113,7 @@ def images_of(batches: Iterable[list[dict]]) -> list[torch.Tensor]:
 def test_beyond_the_limit_images_are_decoded(cfg: CfgNode, tmp_path: Path) -> None:
     plain = loaders(cfg, "pets", "pets")
     cached = cached_loaders(*plain, folder=str(tmp_path), gib=10000 / 2**30)
-    assert len(cached[0].dataset._map_func._cache) == 2
+    assert len(cached[0].dataset.mapper._cache) == 2
     assert same(images_of(cached[0]), images_of(plain[0]))
     assert same(images_of(cached[1]), images_of(plain[1]))
 

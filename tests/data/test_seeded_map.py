@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detnas_d2.data import SeededMapDataset
+from detnas_d2.data.samples import SampleError
 
 
 def draw(record):
@@ -53,7 +54,7 @@ def test_state_is_put_back_after_an_error():
     random.seed(1)
     expected = random.random()
     random.seed(1)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(SampleError, match="RuntimeError: broken"):
         SeededMapDataset(DICTS, fail, 1)[0, 0]
     assert random.random() == expected
 
