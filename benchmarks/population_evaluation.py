@@ -55,7 +55,8 @@ from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.trainer import Trainer
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search.candidate import Evaluation
-from detnas_d2.search.scoring import build_evaluator, quiet
+from detnas_d2.search.evaluators import build_evaluator
+from detnas_d2.search.scoring import quiet
 from detnas_d2.search_space import Path as Choice
 
 

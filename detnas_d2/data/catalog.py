@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,8 @@ from detnas_d2.data.voc import load_voc
 # What was declared (or found in the catalog) under a name, before any cleaning.
 _ORIGINALS: dict[str, Source] = {}
 _DECLARED: set[str] = set()
+# What :func:`install` put under a name, e.g. a cleaned copy.
+_INSTALLED: dict[str, Source] = {}
 
 
 def declare(name: str, source: Source) -> None:
@@ -54,11 +57,17 @@ def is_declared(name: str) -> bool:
 
 
 def original_source(name: str) -> Source | None:
-    """The source of a registered data set before cleaning; None where its kind is unknown."""
-    if name not in _ORIGINALS:
-        source = source_of_metadata(name)
-        if source is None:
-            return None
+    """The source of a registered data set before cleaning; None where its kind is unknown.
+
+    A name that was registered by hand may stand for other files by now.
+    """
+    if is_declared(name):
+        return _ORIGINALS[name]
+    source, installed = source_of_metadata(name), _INSTALLED.get(name)
+    if source is None:
+        return None
+    ours = installed is not None and replace(installed, classes=source.classes) == source
+    if not ours or name not in _ORIGINALS:
         _ORIGINALS[name] = source
     return _ORIGINALS[name]
 
@@ -76,6 +85,7 @@ def install(
         extra: further metadata.
     """
     metadata = {**(extra or {}), **_metadata(source, classes)}
+    _INSTALLED[name] = source
     if name in DatasetCatalog:
         loaded_by = getattr(DatasetCatalog.data[name], "args", None)
         same_metadata = MetadataCatalog.get(name).as_dict() == {"name": name, **metadata}

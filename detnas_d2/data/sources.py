@@ -144,16 +144,17 @@ def _classes(value: Any, place: str) -> tuple[str, ...]:
 
 
 def source_of_metadata(name: str) -> Source | None:
-    """The source that the metadata of a registered data set tells, None for other kinds."""
-    meta = MetadataCatalog.get(name)
-    kind = meta.get("evaluator_type")
-    if kind == "coco" and meta.get("json_file"):
-        classes = meta.get("thing_classes")
-        return CocoSource(meta.json_file, meta.image_root, tuple(classes) if classes else None)
-    if kind == "pascal_voc":
-        return VocSource(meta.dirname, meta.split, tuple(meta.thing_classes), meta.year)
-    if kind == "image_classification" and meta.get("image_root"):
-        return FolderSource(meta.image_root, tuple(meta.thing_classes), meta.get("listing"))
+    """The source that the metadata of a registered data set tells; None for other kinds, and for
+    data registered by hand whose metadata do not say where everything lies."""
+    meta = MetadataCatalog.get(name).as_dict()
+    kind, classes = meta.get("evaluator_type"), meta.get("thing_classes")
+    if kind == "coco" and meta.get("json_file") and meta.get("image_root") is not None:
+        names = tuple(classes) if classes else None
+        return CocoSource(meta["json_file"], meta["image_root"], names)
+    if kind == "pascal_voc" and {"dirname", "split", "year"} <= meta.keys() and classes:
+        return VocSource(meta["dirname"], meta["split"], tuple(classes), meta["year"])
+    if kind == "image_classification" and meta.get("image_root") and classes:
+        return FolderSource(meta["image_root"], tuple(classes), meta.get("listing"))
     return None
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -22,14 +21,17 @@ from detnas_d2.data import (
 from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evaluation import SequentialEvaluator
+from detnas_d2.search.evaluator_scoring import EvaluatorScoring, Scoring
+from detnas_d2.search.evaluators import candidate_evaluators
 from detnas_d2.search.population import PopulationEvaluator
 from detnas_d2.search.racing import Race, RacingSettings
 from detnas_d2.search.racing_evaluator import RacingEvaluator
-from detnas_d2.search.scoring import build_evaluator, check_metric, evaluator_type, metric_name
+from detnas_d2.search.scoring import check_metric, evaluator_type, metric_name, metric_task
 from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
 from detnas_d2.search.searcher import GenerationSearcher
 
 EVALUATORS = ("population", "sequential")
+_WHOLE_IMAGES = ("sem_seg", "panoptic_seg")
 
 
 @contextmanager
@@ -62,22 +64,31 @@ def candidate_evaluator(
         "seed": calibration.SEED,
     }
     if kind == "sequential":
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         yield SequentialEvaluator(
-            model, build_evaluator=lambda: build_evaluator(cfg, validation, folder), **common
+            model, build_evaluator=candidate_evaluators(cfg, validation), **common
         )
         return
     common["data_loader"], common["calibration"] = cached_loaders(
         common["data_loader"], batches, folder=cfg.OUTPUT_DIR, gib=cfg.SEARCH.IMAGE_CACHE_GIB
     )
     key = json.dumps([evaluation_fingerprint(cfg), batches.image_indices], sort_keys=True)
-    task = ScoringTask.of(cfg, validation)
-    with ScoringPool(task, workers=cfg.SEARCH.SCORING_WORKERS) as scoring:
-        common |= {"scoring": scoring, "chunk": cfg.SEARCH.CHUNK, "calibration_key": key}
+    common |= {"chunk": cfg.SEARCH.CHUNK, "calibration_key": key}
+    with build_scoring(cfg) as scoring:
         if race is None:
-            yield PopulationEvaluator(model, **common)
+            yield PopulationEvaluator(model, scoring=scoring, **common)
         else:
-            yield RacingEvaluator(model, race=race, **common)
+            yield RacingEvaluator(model, scoring=scoring, race=race, **common)
+
+
+def build_scoring(cfg: CfgNode) -> AbstractContextManager[Scoring]:
+    """What scores the candidates of a population: workers where the outputs leave as arrays.
+
+    Masks of whole images (semantic, panoptic) are evaluated where they are made.
+    """
+    validation = validation_set(cfg)
+    if metric_task(cfg, validation) in _WHOLE_IMAGES:
+        return nullcontext(EvaluatorScoring(candidate_evaluators(cfg, validation)))
+    return ScoringPool(ScoringTask.of(cfg, validation), workers=cfg.SEARCH.SCORING_WORKERS)
 
 
 def check_evaluator(cfg: CfgNode) -> None:
@@ -100,6 +111,11 @@ def check_validation(cfg: CfgNode) -> None:
     name = validation_set(cfg)
     register_datasets(cfg, (name, calibration_set(cfg)))
     check_metric(cfg, name)
+    if cfg.SEARCH.RACING.ENABLED and metric_task(cfg, name) in _WHOLE_IMAGES:
+        raise InputError(
+            f"SEARCH.RACING.ENABLED: shards of images have no {metric_task(cfg, name)} score of "
+            "their own; expected False, or another SEARCH.METRIC"
+        )
     if evaluator_type(name) != "pascal_voc":
         return
     present = {item["category_id"] for d in DatasetCatalog.get(name) for item in d["annotations"]}

@@ -36,7 +36,7 @@ from detnas_d2.engine.schedule import build_schedule
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search.scoring import build_evaluator
+from detnas_d2.search.evaluators import build_evaluator
 
 
 class PathTrainer(SimpleTrainer):

@@ -26,6 +26,7 @@ from detnas_d2.data import CalibrationBatches
 from detnas_d2.modeling import PrefixWalk, activate, walking
 from detnas_d2.search.candidate import CANDIDATE_FAILURES, CandidateFailed, Evaluation
 from detnas_d2.search.evaluation import finite_features, fitness_of
+from detnas_d2.search.evaluator_scoring import Scoring
 from detnas_d2.search.population_statistics import (
     StatisticsMemory,
     agree_on_failures,
@@ -38,7 +39,7 @@ from detnas_d2.search.predictions import Predictions
 from detnas_d2.search.progress import reported
 from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import BNStatistics, Loan, batch_norms
-from detnas_d2.search.scoring_workers import Score, ScoringPool
+from detnas_d2.search.scoring_workers import Score
 from detnas_d2.search_space import Path
 
 Failures = dict[Path, CandidateFailed]
@@ -70,7 +71,7 @@ class PopulationEvaluator:
         *,
         calibration: CalibrationBatches,
         data_loader: Iterable[list[dict]],
-        scoring: ScoringPool,
+        scoring: Scoring,
         metric: str,
         chunk: int,
         seed: int = 0,
@@ -153,10 +154,9 @@ class PopulationEvaluator:
     ) -> Iterator[tuple[Path, Predictions]]:
         """This rank's share of the candidates, with the predictions of all ranks (collective)."""
         for path, part in found.items():
-            rank = chunk.paths.index(path) % comm.get_world_size()
-            parts = comm.gather(part, dst=rank)
-            if comm.get_rank() == rank:
-                yield path, type(part).merged(parts)
+            whole = self.scoring.share(part, chunk.paths.index(path) % comm.get_world_size())
+            if whole is not None:
+                yield path, whole
 
     def _finish(self, inferred: Inferred) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
         """Waits for the scores of a chunk (collective)."""
@@ -174,7 +174,7 @@ class PopulationEvaluator:
     ) -> Evaluation | CandidateFailed:
         try:
             score = future.result()
-        except CANDIDATE_FAILURES as error:
+        except (*CANDIDATE_FAILURES, CandidateFailed) as error:
             return CandidateFailed.because(error)
         fitness = fitness_of(score.metrics, self.metric, inferred.detections[path])
         return Evaluation(fitness, score.metrics, {**inferred.seconds, "scoring": score.seconds})
@@ -195,7 +195,7 @@ class Chunk:
     def __init__(
         self,
         model: nn.Module,
-        scoring: ScoringPool,
+        scoring: Scoring,
         paths: list[Path],
         statistics: dict[Path, BNStatistics | CandidateFailed],
     ) -> None:

@@ -22,6 +22,9 @@ from detnas_d2.data.classification_evaluation import ClassificationEvaluator
 
 _KINDS = ("instances", "proposals")
 _MASKS = "pred_masks"
+# What evaluators read. A key point head also gives heat maps, a megabyte for each detection.
+_FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints")
+_FIELDS += ("proposal_boxes", "objectness_logits", _MASKS)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,9 @@ class DetectionCollector:
             kind = next((k for k in _KINDS if k in output), None)
             if kind is None:
                 raise ValueError(f"expected one of {_KINDS} in the output, got {sorted(output)}")
-            found = output[kind].to("cpu")
+            given = output[kind]
+            read = {name: value for name, value in given.get_fields().items() if name in _FIELDS}
+            found = Instances(given.image_size, **read).to("cpu")
             masks = None
             if found.has(_MASKS):
                 masks = _run_lengths(found.get(_MASKS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -12,13 +11,14 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 
 from detnas_d2.data.classification_evaluation import accuracy
 from detnas_d2.search.coco_eval import coco_eval_name
+from detnas_d2.search.evaluators import coco_file, detection_evaluator, metadata_of
 from detnas_d2.search.predictions import DetectionCollector, Detections, HitCollector, Hits
-from detnas_d2.search.scoring import detection_evaluator, evaluator_type, flat_metrics, quiet
+from detnas_d2.search.scoring import evaluator_type, flat_metrics, quiet
 from detnas_d2.search.workers import WorkerPool
 
 _METADATA = (
@@ -47,12 +47,14 @@ class ScoringTask:
         kind: "coco", "pascal_voc" or "image_classification".
         metadata: the entries of Detectron2's catalog that evaluators read.
         coco_eval: "pycocotools" or "faster".
+        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``.
     """
 
     kind: str
     dataset_name: str
     metadata: Mapping[str, Any]
     coco_eval: str
+    sigmas: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, cfg: CfgNode, dataset_name: str) -> ScoringTask:
@@ -62,22 +64,24 @@ class ScoringTask:
             ValueError: a data set of an unknown type, a bad SEARCH.COCO_EVAL.
         """
         kind, metadata = evaluator_type(dataset_name), MetadataCatalog.get(dataset_name)
-        if kind == "coco" and not hasattr(metadata, "json_file"):
-            file = os.path.join(cfg.OUTPUT_DIR, f"{dataset_name}_coco_format.json")
-            convert_to_coco_json(dataset_name, file)
-            metadata.json_file = file
         known = {n: getattr(metadata, n) for n in _METADATA if hasattr(metadata, n)}
-        return cls(kind, dataset_name, known, coco_eval_name(cfg.SEARCH.COCO_EVAL))
+        return cls(
+            "coco" if kind == "coco_panoptic_seg" else kind,
+            dataset_name,
+            {**known, **coco_file(dataset_name, cfg.OUTPUT_DIR)},
+            coco_eval_name(cfg.SEARCH.COCO_EVAL),
+            tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS),
+        )
 
     def evaluator(self) -> DatasetEvaluator:
         """Detectron2's, with its ground truth, in a process where the data set may be unknown."""
-        known = MetadataCatalog.get(self.dataset_name)
-        if any(getattr(known, n, None) != value for n, value in self.metadata.items()):
-            MetadataCatalog.remove(self.dataset_name)
-            MetadataCatalog.get(self.dataset_name).set(**self.metadata)
-        with quiet():
+        with metadata_of(self.dataset_name, self.metadata), quiet():
             return detection_evaluator(
-                self.kind, self.dataset_name, coco_eval=self.coco_eval, distributed=False
+                self.kind,
+                self.dataset_name,
+                coco_eval=self.coco_eval,
+                distributed=False,
+                sigmas=self.sigmas,
             )
 
     def __call__(self) -> Callable[[Detections], Score]:
@@ -95,7 +99,7 @@ class ScoringPool:
         with ScoringPool(ScoringTask.of(cfg, "coco_2017_val"), workers=2) as pool:
             collector = pool.collector()
             collector.process(inputs, outputs)  # for every batch of this rank
-            predictions = collector.finish()  # several ranks: type(part).merged(parts), by rank
+            predictions = pool.share(collector.finish(), rank=0)  # of all ranks
             future = pool.submit(str(path), predictions)
             future.result().metrics  # == flat_metrics(evaluator.evaluate()), to the last bit
 
@@ -123,6 +127,11 @@ class ScoringPool:
     def collector(self) -> DetectionCollector | HitCollector:
         """Takes the outputs of one candidate, image after image, as an evaluator would."""
         return HitCollector() if self.task.kind == "image_classification" else DetectionCollector()
+
+    def share(self, part: Detections | Hits, rank: int) -> Detections | Hits | None:
+        """The predictions of all ranks, on ``rank``; None on the others (collective)."""
+        parts = comm.gather(part, dst=rank)
+        return type(part).merged(parts) if comm.get_rank() == rank else None
 
     def submit(self, key: str, predictions: Detections | Hits) -> Future[Score]:
         """Scores one candidate's predictions of all images; with workers, returns at once.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.data.datasets.pascal_voc import load_voc_instances, register_pascal_voc
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 
@@ -198,3 +199,31 @@ def test_other_formats_pass_unchecked(make_cfg):
     register_datasets(make_cfg(train=["mine"]))
     with pytest.raises(DatasetError, match="'mine' cannot be split"):
         register_datasets(make_cfg(train=["mine@search_train"]))
+
+
+def test_a_name_registered_by_hand_may_stand_for_other_files_later(make_cfg, coco, tmp_path):
+    cfg = make_cfg(train=["by_hand"])
+    for images in (8, 3):
+        part = {**coco.data, "images": coco.data["images"][:images]}
+        part["annotations"] = [a for a in coco.data["annotations"] if a["image_id"] <= images]
+        file = tmp_path / f"first_{images}.json"
+        file.write_text(json.dumps(part))
+        if "by_hand" in DatasetCatalog:
+            DatasetCatalog.remove("by_hand")
+            MetadataCatalog.remove("by_hand")
+        register_coco_instances("by_hand", {}, str(file), str(coco.root / "pets"))
+        for _ in range(2):
+            register_datasets(cfg)
+            assert len(DatasetCatalog.get("by_hand")) == images
+
+
+def test_data_registered_by_hand_need_not_tell_where_they_lie(make_cfg, coco):
+    register_datasets(make_cfg(coco.declaration, train=["pets"]))
+    dicts = DatasetCatalog.get("pets")
+    DatasetCatalog.register("by_hand", lambda: dicts)
+    metadata = MetadataCatalog.get("by_hand")
+    metadata.set(evaluator_type="coco", thing_classes=["cat", "dog", "owl"])
+    for _ in range(2):
+        register_datasets(make_cfg(train=["by_hand"]))
+        assert DatasetCatalog.get("by_hand") is dicts
+        metadata.json_file = str(coco.root / "pets.json")  # Detectron2's evaluator sets it alone

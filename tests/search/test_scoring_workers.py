@@ -17,7 +17,8 @@ from detectron2.data import MetadataCatalog
 
 from detnas_d2.config.tools import base_config
 from detnas_d2.data import ClassificationEvaluator
-from detnas_d2.search.scoring import build_evaluator, flat_metrics, quiet
+from detnas_d2.search.evaluators import build_evaluator
+from detnas_d2.search.scoring import flat_metrics, quiet
 from detnas_d2.search.scoring_workers import Score, ScoringPool, ScoringTask
 from detnas_d2.search.workers import WorkerError
 from tests.search.coco_scenes import CLASSES, detect, forget, ground_truth, register
