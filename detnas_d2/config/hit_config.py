@@ -48,3 +48,5 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.HIT.OPS.BACKBONE = []
     cfg.MODEL.HIT.OPS.NECK = []
     cfg.MODEL.HIT.OPS.HEAD = []
+    # A part whose candidates all searched parts have (Table 4: one sub-space); "": each its own.
+    cfg.MODEL.HIT.SHARED_OPS = ""

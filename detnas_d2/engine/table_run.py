@@ -7,6 +7,9 @@ import logging
 import os
 from collections import Counter
 
+from detectron2.engine import default_argument_parser
+
+from detnas_d2.engine.detector_cost import DETECTOR_COSTS
 from detnas_d2.engine.pipeline_run import run_stage, stage_state
 from detnas_d2.engine.pipeline_state import (
     DONE,
@@ -25,6 +28,13 @@ from detnas_d2.files import write_text
 from detnas_d2.files.errors import InputError
 
 logger = logging.getLogger("detnas_d2.table")
+
+
+def table_main() -> int:
+    """``run_table.py``; its exit status, 0 when every run is done."""
+    parser = default_argument_parser()
+    parser.add_argument("--dry-run", action="store_true", help="start nothing, list and print")
+    return 0 if run_table(parser.parse_args()) else 1
 
 
 def run_table(args: argparse.Namespace) -> bool:
@@ -128,7 +138,10 @@ def format_table(table: Table) -> str:
             head.append(f"{column.name}, {name.lower()}")
             for line, cell in zip(lines, entries, strict=True):
                 line.append(_printed(cell.references.get(name)))
-        head.append(f"{column.name}, measured" if found else column.name)
+        if not column.metric:
+            continue
+        how = "counted" if column.metric in DETECTOR_COSTS else "measured"
+        head.append(f"{column.name}, {how}" if found else column.name)
         for line, row, cell in zip(lines, table.rows, entries, strict=True):
             line.append(format_cell(cell) if row.row else "not built")
     body = [head, ["---"] * len(head), *lines]

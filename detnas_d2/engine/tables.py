@@ -22,7 +22,10 @@ Every pipeline runs once for each of SEEDS (``SEED`` and ``SEARCH.SEED``), in
 the seeds. PIPELINE stands in the column or in the row. METRIC is a result of the stage, or one of
 ``params`` and ``macs`` (of the backbone, in millions), ``iterations`` (of a search: candidates),
 ``gpus`` (processes) and ``days``; ``OF: weights`` takes it from the stage whose weights the network
-started from. A row without ROW is one that this project does not build.
+started from. A row without ROW is one that this project does not build, a column without METRIC one
+that only others fill, which needs no runs. ``detector_params``, ``backbone_params``,
+``neck_params``, ``head_params`` (in millions) and ``detector_flops`` (in 1e9, for an image of the
+row's INPUT) need none either: they are counted from the config, see :mod:`detector_cost`.
 
 REFERENCES names where numbers of others are from. A row has a list under each of these names, with
 an entry for each column: a number or a text as printed there, null where nothing is printed.
@@ -36,6 +39,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detnas_d2.config.reading import read_yaml
+from detnas_d2.engine.detector_cost import DETECTOR_COSTS, INPUT, detector_cost
 from detnas_d2.engine.pipeline import Pipeline, Stage, read_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
 from detnas_d2.engine.pipeline_state import DONE
@@ -54,10 +58,13 @@ class TableError(InputError):
 
 @dataclass(frozen=True)
 class Column:
-    """``of`` is "" for the network itself, "weights" for the stage it started from."""
+    """``of`` is "" for the network itself, "weights" for the stage it started from.
+
+    ``metric`` is "" if there are numbers of others only.
+    """
 
     name: str
-    metric: str
+    metric: str = ""
     pipeline: str = ""
     of: str = ""
 
@@ -66,12 +73,14 @@ class Column:
 class Row:
     """``row`` names the row of a pipeline, "" for none.
 
-    ``references`` has, for each name of a reference, an entry for each column.
+    ``input`` is the image (height, width) of ``detector_flops``; ``references`` has, for each name
+    of a reference, an entry for each column.
     """
 
     name: str
     row: str = ""
     pipeline: str = ""
+    input: tuple[int, int] = INPUT
     references: dict[str, tuple[Reference, ...]] = field(default_factory=dict)
 
 
@@ -135,17 +144,32 @@ class Table:
         values, networks = [], 0
         for pipeline, stage in self._networks(row, column):
             networks += 1
-            if stage is not None and stage_state(pipeline, stage) == DONE:
+            if stage is None:
+                continue
+            if column.metric in DETECTOR_COSTS:
+                value = _counted(pipeline, stage, row, column)
+            elif stage_state(pipeline, stage) == DONE:
                 value = measured(pipeline, stage, column.metric)
-                values += [] if value is None else [value]
+            else:
+                value = None
+            values += [] if value is None else [value]
         found = {name: numbers[number] for name, numbers in row.references.items()}
         return Cell(tuple(values), networks, found)
 
     def _networks(self, row: Row, column: Column) -> Iterator[tuple[Pipeline, Stage | None]]:
-        for pipelines in self.pipelines.values() if row.row else ():
+        for pipelines in self.pipelines.values() if row.row and column.metric else ():
             pipeline = pipelines[row.pipeline or column.pipeline]
             for stage in pipeline.stages_of(row.row):
                 yield pipeline, pipeline.stage(stage.weights) if column.of else stage
+
+
+def _counted(pipeline: Pipeline, stage: Stage, row: Row, column: Column) -> float | None:
+    """A cost of the stage's detector; None as long as a search is to tell its operations."""
+    sources = [pipeline.stage(name) for name in (stage.path, *stage.merge)]
+    missing = [s for s in sources if s is not None and stage_state(pipeline, s) != DONE]
+    if missing:
+        return None
+    return detector_cost(pipeline.config_of(stage), column.metric, row.input)
 
 
 def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
@@ -204,6 +228,8 @@ def _row(file: str, entry: Any, references: dict[str, str], columns: int) -> Row
             )
         found[name] = tuple(numbers)
     rest = {key: value for key, value in entry.items() if key not in references}
+    if isinstance(rest.get("INPUT"), list):
+        rest["INPUT"] = tuple(rest["INPUT"])
     return _entry(file, "ROWS", Row, {**rest, "REFERENCES": found})
 
 
@@ -212,13 +238,19 @@ def _check(file: str, table: Table) -> None:
     for column in table.columns:
         if column.of not in ("", "weights"):
             raise TableError(f"{file}: COLUMNS: OF {column.of!r}, expected weights or nothing")
-        if "/" not in column.metric and column.metric not in METRICS:
+        known = (*METRICS, *DETECTOR_COSTS)
+        if column.metric and "/" not in column.metric and column.metric not in known:
             raise TableError(
                 f"{file}: COLUMNS: METRIC {column.metric!r}, expected task/metric or one of "
-                f"{', '.join(METRICS)}"
+                f"{', '.join(known)}"
             )
+    for row in table.rows:
+        size = row.input
+        sides = size if isinstance(size, tuple) else ()
+        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+            raise TableError(f"{file}: ROWS: {row.name!r}: INPUT {size}, expected [height, width]")
     for row in (row for row in table.rows if row.row):
-        for column in table.columns:
+        for column in (column for column in table.columns if column.metric):
             name = row.pipeline or column.pipeline
             if name not in pipelines:
                 raise TableError(

@@ -12,12 +12,9 @@ from detnas_d2.command import run_command
 
 
 def main() -> int:
-    from detnas_d2.engine import default_argument_parser
-    from detnas_d2.engine.table_run import run_table
+    from detnas_d2.engine.table_run import table_main
 
-    parser = default_argument_parser()
-    parser.add_argument("--dry-run", action="store_true", help="start nothing, list and print")
-    return 0 if run_table(parser.parse_args()) else 1
+    return table_main()
 
 
 if __name__ == "__main__":

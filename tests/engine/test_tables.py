@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from detnas_d2.analysis.complexity import analyze
 from detnas_d2.engine.pipeline_run import stage_fingerprint
 from detnas_d2.engine.table_run import format_cell, format_table, run_table
 from detnas_d2.engine.tables import Cell, Table, TableError, read_table
 from tests.engine.tiny_runs import Configs, arguments, write_config
 
-TABLES = sorted(
-    (Path(__file__).resolve().parents[2] / "configs" / "DetNAS" / "tables").glob("*.yaml")
-)
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TABLES = sorted(CONFIGS.glob("*/tables/*.yaml"))
 CONTENT = {
     "TITLE": "Test table",
     "SEEDS": [0, 3],
@@ -84,6 +84,8 @@ def finish(table: Table, run_name: str, **results: float) -> None:
             },
             "row 'a'.*'AP': PIPELINE '', expected one of one, two",
         ),
+        ({"ROWS": [{"NAME": "a", "ROW": "large", "INPUT": [800]}]}, r"'a': INPUT \(800,\), expect"),
+        ({"ROWS": [{"NAME": "a", "ROW": "large", "INPUT": 800}]}, "'a': INPUT 800, expected"),
         ({"ROWS": [{"NAME": "a", "ROW": "no"}]}, "'a': no stage of one is 'no'"),
         ({"ROWS": [{"NAME": "a", "ROW": "large", "PAPER": [1]}]}, "PAPER has 1 numbers, the table"),
         ({"ROWS": [{"NAME": "a", "PAPER": 3}]}, "'a': PAPER is no list, the table 3 columns"),
@@ -147,6 +149,42 @@ def test_cells_are_means_over_networks_and_seeds(configs: Configs, tmp_path: Pat
     assert macs.endswith(" (1 of 2)") and 10 < float(macs.split()[0]) < 20
 
 
+def test_columns_that_need_no_runs(configs: Configs, tmp_path: Path) -> None:
+    columns = [
+        {"NAME": "kind"},
+        {"NAME": "params (M)", "PIPELINE": "one", "METRIC": "detector_params"},
+        {"NAME": "FLOPs (G)", "PIPELINE": "one", "METRIC": "detector_flops"},
+    ]
+    rows = [
+        {"NAME": "small", "ROW": "large", "INPUT": [64, 64], "PAPER": ["hand-made", "1.20", None]},
+        {"NAME": "large", "ROW": "large", "INPUT": [128, 128]},
+        {"NAME": "theirs", "PAPER": ["searched", None, None]},
+    ]
+    content = {"SEEDS": [0], "COLUMNS": columns, "ROWS": rows, "REFERENCES": {"PAPER": "a paper"}}
+    table = read_table(write_table(tmp_path, configs, **content))
+    stage = table.pipelines[0]["one"].stage("large")
+    cfg = table.pipelines[0]["one"].config_of(stage)
+    small, large = (
+        analyze(cfg, input_size=(size, size), proposals=1000, convention="mmdet")["total"]
+        for size in (64, 128)
+    )
+    params = f"{small.params / 1e6:.2f}"
+    assert format_table(table).splitlines()[:5] == [
+        "| network | kind, paper | params (M), paper | params (M), counted | FLOPs (G) |",
+        "| --- | --- | --- | --- | --- |",
+        f"| small | hand-made | 1.20 | {params} | {small.macs / 1e9:.2f} |",
+        f"| large |  |  | {params} | {large.macs / 1e9:.2f} |",
+        "| theirs | searched |  | not built | not built |",
+    ]
+
+
+def test_cost_of_what_a_search_is_to_find(tmp_path: Path) -> None:
+    file = CONFIGS / "HitDetector" / "tables" / "table4.yaml"
+    table = read_table(str(file), ("OUTPUT_DIR", str(tmp_path)))
+    cell = table.cell(table.rows[0], table.columns[0], 0)
+    assert (cell.values, cell.networks) == ((), 1)
+
+
 def test_format_of_a_cell() -> None:
     assert format_cell(Cell((), 3)) == ""
     assert format_cell(Cell((1.0,), 1)) == "1.00"
@@ -164,7 +202,7 @@ def test_effort_of_a_stage(configs: Configs, tmp_path: Path) -> None:
     assert format_table(table).splitlines()[2] == ("| base | 300000 | 4 | 8 | 2 | 1.5 | 0.50 |")
 
 
-@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: f"{file.parts[-3]}-{file.stem}")
 def test_dry_run_of_every_table(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

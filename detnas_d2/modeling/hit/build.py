@@ -55,11 +55,14 @@ def hit_norm(cfg: CfgNode) -> NormFactory:
 def candidate_ops(cfg: CfgNode, part: str) -> tuple[str, ...]:
     """The sub-space of a searched part: ``MODEL.HIT.OPS``, or all 32 operations.
 
+    With ``MODEL.HIT.SHARED_OPS`` it is the sub-space of the part named there.
+
     Raises:
         ValueError: an unknown operation, or one named twice; naming the key.
     """
-    key = f"MODEL.HIT.OPS.{part.upper()}"
-    ops = tuple(cfg.MODEL.HIT.OPS[part.upper()]) or CANDIDATES
+    owner = (cfg.MODEL.HIT.SHARED_OPS or part).upper()
+    key = f"MODEL.HIT.OPS.{owner}"
+    ops = tuple(cfg.MODEL.HIT.OPS[owner]) or CANDIDATES
     for op in ops:
         try:
             get_operation(op)
@@ -129,6 +132,7 @@ def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     candidates = {part: candidate_ops(cfg, part) for part in cfg.MODEL.HIT.SEARCHED_PARTS}
+    cfg.MODEL.HIT.SHARED_OPS = ""
     for part in candidates:  # what a layer's input is does not depend on them; one builds fast
         cfg.MODEL.HIT.OPS[part.upper()] = [_ANY]
     with torch.device("meta"):

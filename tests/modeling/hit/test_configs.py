@@ -22,7 +22,8 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "HitDetector"
 FILES = sorted(
     str(f.relative_to(CONFIGS))
     for f in CONFIGS.rglob("*.yaml")
-    if "STAGES" not in yaml.safe_load(f.read_text()) and not f.name.startswith("Base")
+    if not {"STAGES", "PIPELINES"} & set(yaml.safe_load(f.read_text()) or {})
+    and not f.name.startswith("Base")
 )
 
 

@@ -9,6 +9,7 @@ from detectron2.utils.events import EventStorage
 from detnas_d2.config.tools import load_config
 from detnas_d2.modeling import WeightsError, adapt_state_dict
 from detnas_d2.modeling.hit import relaxed_parts
+from detnas_d2.modeling.hit.build import part_specs
 from detnas_d2.search_space.genotype import GenotypeError
 
 OPS = ["skip", "ir_k3_e3_d1", "sep_k3_d1"]
@@ -53,6 +54,19 @@ def images(count=1, size=64):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator)
     return [{"image": p.float(), "instances": instances} for p in pixels]
+
+
+def test_parts_that_share_a_sub_space():
+    cfg = config(("backbone", "neck", "head"))
+    cfg.MODEL.HIT.OPS.BACKBONE = ["conv_k1", *OPS]
+    cfg.MODEL.HIT.SHARED_OPS = "backbone"
+    parts = relaxed_parts(build_model(cfg))
+    assert [part.ops for part in parts.values()] == [("conv_k1", *OPS)] * 3
+    specs = part_specs(cfg)
+    assert {layer.ops for layers in specs.values() for layer in layers} == {("conv_k1", *OPS)}
+    cfg.MODEL.HIT.OPS.BACKBONE = ["conv_k9"]
+    with pytest.raises(ValueError, match=r"MODEL.HIT.OPS.BACKBONE: no operation 'conv_k9'"):
+        build_model(cfg)
 
 
 @pytest.mark.parametrize("retinanet", [False, True])
