@@ -97,7 +97,7 @@ def classification_batch(size: int, labels: list[int], *, seed: int = 0) -> list
 def candidate_record(index: int = 0, **fields: object) -> CandidateRecord:
     """A record of a search's first generation with other ``fields``."""
     values = {
-        "generation": 0,
+        "generation": 1,
         "position": index,
         "origin": "random",
         "path": f"path {index}",

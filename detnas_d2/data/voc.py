@@ -8,6 +8,7 @@ written anew that need it (:mod:`detnas_d2.data.voc_inspection`).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from detectron2.structures import BoxMode
 from detnas_d2.data.report import DatasetError
 from detnas_d2.data.sources import VocSource
 from detnas_d2.data.voc_lists import id_problem, split_file, strict_split
-from detnas_d2.data.voc_xml import EDGES, BrokenXml, number, read_xml
+from detnas_d2.data.voc_xml import EDGES, BrokenXml, number, read_object, read_xml
 from detnas_d2.files import link_file, write_text
 
 
@@ -58,6 +59,16 @@ def load_voc(source: VocSource) -> list[dict[str, Any]]:
             }
         )
     return dicts
+
+
+def count_scored(source: VocSource) -> Counter[str]:
+    """Number of objects per class that VOC's evaluation counts: those that are not difficult."""
+    found: Counter[str] = Counter()
+    for image_id in strict_split(source):
+        root, _ = read_xml(os.path.join(source.root, "Annotations", f"{image_id}.xml"))
+        objects = map(read_object, root.findall("object"))
+        found.update(item.name for item in objects if not item.difficult)
+    return found
 
 
 def write_view(

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from detnas_d2.config.tools import flatten
@@ -26,7 +25,8 @@ from detnas_d2.search.evaluators import candidate_evaluators
 from detnas_d2.search.population import PopulationEvaluator
 from detnas_d2.search.racing import Race, RacingSettings
 from detnas_d2.search.racing_evaluator import RacingEvaluator
-from detnas_d2.search.scoring import check_metric, evaluator_type, metric_name, metric_task
+from detnas_d2.search.scorable import check_scorable
+from detnas_d2.search.scoring import check_metric, metric_name, metric_task
 from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
 from detnas_d2.search.searcher import GenerationSearcher
 
@@ -103,10 +103,8 @@ def check_evaluator(cfg: CfgNode) -> None:
 def check_validation(cfg: CfgNode) -> None:
     """Readies the data sets of a search, and checks that candidates can get a score on them.
 
-    VOC's mean over the classes is NaN where one has no object.
-
     Raises:
-        ValueError: naming the data set, and what is unknown or the classes without object.
+        ValueError: naming the data set, and what is unknown or the objects that the metric lacks.
     """
     name = validation_set(cfg)
     register_datasets(cfg, (name, calibration_set(cfg)))
@@ -116,17 +114,7 @@ def check_validation(cfg: CfgNode) -> None:
             f"SEARCH.RACING.ENABLED: shards of images have no {metric_task(cfg, name)} score of "
             "their own; expected False, or another SEARCH.METRIC"
         )
-    if evaluator_type(name) != "pascal_voc":
-        return
-    present = {item["category_id"] for d in DatasetCatalog.get(name) for item in d["annotations"]}
-    classes = MetadataCatalog.get(name).thing_classes
-    absent = [text for number, text in enumerate(classes) if number not in present]
-    if absent:
-        raise InputError(
-            f"data set {name!r}, which candidates are scored on, has no object of "
-            f"{', '.join(absent)}: VOC's mean over the classes is not defined; choose a larger "
-            "DATASETS.SEARCH_SPLIT, or leave these classes out"
-        )
+    check_scorable(name, metric_name(cfg, name))
 
 
 def build_race(

@@ -110,6 +110,8 @@ def search(
     progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
     race = build_race(cfg, history, searcher)
     with candidate_evaluator(cfg, model, race) as evaluator:
+        if progress is not None and hasattr(evaluator, "on_pass"):
+            evaluator.on_pass = progress.passed
         best = run_search(
             searcher,
             evaluator,

@@ -82,7 +82,7 @@ class CandidateRecord:
 
     Attributes:
         index: number of the record in the history, from 0 (order of completion).
-        generation, position: place in the search, both from 0.
+        generation, position: place in the search; generations count from 1, positions from 0.
         origin: how the searcher made it: "random", "mutation", "crossover" or "enumeration".
         path: canonical text of the path; choices: the same as op indices.
         fitness: None if the evaluation failed; ``error`` then says why.
@@ -158,7 +158,7 @@ def _all(values: Iterable[Any], accepts: Any) -> bool:
 
 _ACCEPTS = {
     "index": _is_int,
-    "generation": _is_int,
+    "generation": lambda v: _is_int(v) and v >= 1,
     "position": _is_int,
     "origin": lambda v: isinstance(v, str),
     "path": lambda v: isinstance(v, str),

@@ -58,13 +58,33 @@ class EvolutionSettings:
             raise ValueError(f"mutation_prob must be in [0, 1], got {self.mutation_prob}")
         if self.parents_from not in PARENT_SOURCES:
             raise ValueError(f"parents_from must be in {PARENT_SOURCES}, got {self.parents_from!r}")
+        self._refuse_children_that_cannot_be()
+
+    def _refuse_children_that_cannot_be(self) -> None:
+        """Their places would be filled at random, without a word."""
+        if self.crossover and self.parents < 2:
+            raise ValueError(
+                f"crossover {self.crossover} with parents {self.parents}: a child of one parent is "
+                "that parent; take 2 parents or more, or crossover 0"
+            )
+        if self.crossover and self.population < 2 and self.parents_from == "population":
+            raise ValueError(
+                f"crossover {self.crossover} with population {self.population}: a generation of "
+                "one has one parent; take a larger population, or crossover 0"
+            )
+        if self.mutation and self.mutation_prob == 0.0:
+            raise ValueError(
+                f"mutation {self.mutation} with mutation_prob 0 changes nothing; take a positive "
+                "probability, or mutation 0"
+            )
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> EvolutionSettings:
         """Preset "paper" (Algorithm 2) or "release" (the authors' code), with fields overridden.
 
         A `population` other than the preset's 50 scales the children and parents that are not
-        overridden themselves, so that a small search keeps the proportions.
+        overridden themselves, so that a small search keeps the proportions; two parents at least,
+        and mutation alone in a population of one.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}, expected one of {sorted(PRESETS)}")
@@ -75,7 +95,9 @@ class EvolutionSettings:
             scaled["mutation"] = base.mutation * population // base.population
             scaled["random"] = base.random * population // base.population
             scaled["crossover"] = population - scaled["mutation"] - scaled["random"]
-            scaled["parents"] = max(1, round(base.parents * population / base.population))
+            scaled["parents"] = max(2, round(base.parents * population / base.population))
+            if population == 1:
+                scaled |= {"mutation": 1, "crossover": 0, "parents": 1}
         return dataclasses.replace(base, **{**scaled, **overrides})
 
 
@@ -157,7 +179,7 @@ class Evolution(GenerationSearcher):
                 return alive[: self.settings.parents]
             logger.warning(
                 "no candidate of generation %d has a fitness; taking parents from the history",
-                self._generation - 1,
+                self.generation - 1,
             )
         return self._ranked(self._results)[: self.settings.parents]
 
@@ -166,6 +188,11 @@ class Evolution(GenerationSearcher):
         if not parents:  # the first generation, or everything failed so far
             return
         settings = self.settings
+        if settings.crossover and len(parents) < 2:
+            logger.warning(
+                "generation %d: one parent has a fitness, so no crossover; random paths instead",
+                self.generation,
+            )
         draft.fill("mutation", settings.mutation, lambda: self._mutate(parents, rng))
         draft.fill("crossover", settings.crossover, lambda: self._cross(parents, rng))
 

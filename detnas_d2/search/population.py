@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from detectron2.evaluation import inference_context
@@ -36,11 +37,13 @@ from detnas_d2.search.population_statistics import (
     shared_preprocessing,
 )
 from detnas_d2.search.predictions import Predictions
-from detnas_d2.search.progress import reported
+from detnas_d2.search.progress import OnPass, PassLog, counted
 from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search.recalibration import BNStatistics, Loan, batch_norms
 from detnas_d2.search.scoring_workers import Score
 from detnas_d2.search_space import Path
+
+T = TypeVar("T")
 
 Failures = dict[Path, CandidateFailed]
 
@@ -88,6 +91,7 @@ class PopulationEvaluator:
         self.seed = seed
         self.calibration_key = calibration_key
         self.memory = StatisticsMemory()
+        self.on_pass: OnPass = PassLog()
 
     def evaluate(self, path: Path) -> Evaluation:
         """Fitness of one path.
@@ -129,19 +133,20 @@ class PopulationEvaluator:
 
         def numbered() -> Iterator[tuple[int, list[dict]]]:
             # Nothing is loaded where everything is remembered.
-            what = f"recalibrating {len(paths)} candidates"
-            batches = reported(self.calibration, what)
+            batches = self._watched(self.calibration, "recalibration", len(paths))
             yield from zip(self.calibration.batch_ids, batches, strict=True)
 
         return recalibrate_population(
             self.model, paths, numbered(), seed=self.seed, known=self.memory.nodes
         )
 
+    def _watched(self, batches: Iterable[T], stage: str, candidates: int) -> Iterator[T]:
+        return counted(batches, lambda done, total: self.on_pass(stage, candidates, done, total))
+
     def _infer(self, chunk: Chunk, seconds: dict[str, float]) -> Inferred:
         """Infers a chunk and hands it to the scoring workers."""
         start = time.perf_counter()
-        what = f"inference of {len(chunk.paths)} candidates"
-        found = chunk.infer(reported(self.data_loader, what))
+        found = chunk.infer(self._watched(self.data_loader, "inference", len(chunk.paths)))
         seconds["inference"] = (time.perf_counter() - start) / len(chunk.paths)
         inferred = Inferred(chunk, seconds)
         for path, predictions in self._shared_out(chunk, found):

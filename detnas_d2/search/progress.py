@@ -1,4 +1,4 @@
-"""What a search says while it runs: a line per candidate, a summary per generation."""
+"""What a search says while it runs: lines at even times, a summary per generation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,26 @@ T = TypeVar("T")
 
 SUMMARY_FILE = "generations.json"
 
+# The passes over images that an evaluation consists of, by their names in the records' seconds.
+PASSES = ("recalibration", "inference")
+
+OnPass = Callable[[str, int, int, int], None]
+"""Called as ``f(stage, candidates, done, total)`` after each batch of a pass."""
+
+# Seconds between two lines, and until when they come often.
+_OFTEN, _EARLY, _SELDOM = 10.0, 600.0, 60.0
+
 
 class Progress:
     """An `on_progress` callback of `run_search`, for rank 0.
 
+    Candidates that are evaluated together are finished together; lines come at even times all the
+    same (level INFO, every ten seconds, after ten minutes every minute), and the time left counts
+    the share of them that is done. What each candidate got goes to the log file (level DEBUG).
+
     After every generation ``generations.json`` in `directory` is rewritten: a list with one object
-    per generation: generation, evaluated, failed, best, mean, std (population standard deviation;
-    None if all failed), best_path, best_macs, best_so_far, seconds (per stage, summed).
+    per generation: generation (from 1), evaluated, failed, best, mean, std (population standard
+    deviation; None if all failed), best_path, best_macs, best_so_far, seconds (per stage, summed).
 
     Args:
         searcher: tells how many generations and candidates to expect.
@@ -47,51 +60,79 @@ class Progress:
         self._generations = searcher.generations
         self._directory = None if directory is None else Path(directory)
         self._clock = clock
-        self._start = clock()
-        self._seen = 0
+        self._start = self._last = clock()
+        self._replayed = 0
         self._live = 0
+        self._work = 0.0  # candidates of this run, with the shares of those not finished yet
+        self._passed = 0.0  # part of _work before the current pass
+        self._stage = ""
+        self._generation, self._size = 1, searcher.expected // searcher.generations
         self._best: CandidateRecord | None = None
         self._members: list[CandidateRecord] = []
         self._seconds: Counter[str] = Counter()
 
     def __call__(self, record: CandidateRecord, *, size: int, replayed: bool) -> None:
-        """Take note of a candidate of a generation of `size`, and say so unless replayed."""
-        self._seen += 1
+        """Take note of a candidate of a generation of `size`."""
         self._members.append(record)
+        self._generation, self._size = record.generation, size
         if record.fitness is not None and (self._best is None or _precedes(record, self._best)):
             self._best = record
         if replayed:
-            self._start = self._clock()  # replaying is no measure of evaluating
+            self._replayed += 1
+            self._start = self._last = self._clock()  # replaying is no measure of evaluating
         else:
             self._live += 1
+            self._work = max(self._work, self._live)
             self._seconds.update(record.seconds)
-            logger.info(self._candidate_line(record, size))
+            logger.debug(_candidate_line(record, len(self._members), size))
         if len(self._members) == size:
             self._finish_generation(record.generation, quiet=replayed)
+        elif not replayed:
+            self._say()
+
+    def passed(self, stage: str, candidates: int, done: int, total: int) -> None:
+        """An `OnPass`: counts what is done of candidates that are not finished yet."""
+        share = candidates * self._share(stage)
+        self._work = max(self._live, self._passed + share * done / max(total, 1))
+        self._stage = f" | {stage} {done / max(total, 1):.0%}"
+        if done >= total:
+            self._passed, self._stage = self._work, ""
+        self._say()
+
+    def _share(self, stage: str) -> float:
+        """Part of a candidate's time that a pass takes, by those finished so far."""
+        together = sum(self._seconds[name] for name in PASSES)
+        return self._seconds[stage] / together if together else 1 / len(PASSES)
 
     @property
     def eta_seconds(self) -> float | None:
         """Time left at the pace of this run's own evaluations; None before the first."""
-        if self._live == 0:
+        if not self._work:
             return None
-        return (self._clock() - self._start) / self._live * (self._expected - self._seen)
+        left = max(0.0, self._expected - self._replayed - self._work)
+        return (self._clock() - self._start) / self._work * left
 
-    def _candidate_line(self, record: CandidateRecord, size: int) -> str:
+    def _say(self) -> None:
+        now = self._clock()
+        if now - self._last < (_OFTEN if now - self._start < _EARLY else _SELDOM):
+            return
+        self._last = now
         eta = self.eta_seconds
         parts = [
-            f"generation {record.generation + 1}/{self._generations} "
-            f"candidate {len(self._members)}/{size}",
-            "failed" if record.fitness is None else f"fitness {record.fitness:.4f}",
+            f"generation {self._generation}/{self._generations}: {len(self._members)} of "
+            f"{self._size} candidates{self._stage}",
             _best_text(self._best),
             f"generation mean {_number(_mean(self._members))}",
             f"ETA {timedelta(seconds=round(eta)) if eta is not None else '-'}",
         ]
         if self._seconds:
             parts.append(f"time: {_shares(self._seconds)}")
-        return " | ".join(parts)
+        logger.info(" | ".join(parts))
 
     def _finish_generation(self, generation: int, *, quiet: bool) -> None:
         members, self._members = self._members, []
+        self._generation, self._last = generation + 1, self._clock()
+        self._work = self._passed = float(self._live)
         fitness = [r.fitness for r in members if r.fitness is not None]
         best = min((r for r in members if r.fitness is not None), key=_rank, default=None)
         seconds: Counter[str] = Counter()
@@ -113,9 +154,10 @@ class Progress:
         if self._directory is not None:
             write_json(self._directory / SUMMARY_FILE, self.summaries, indent=2)
         if not quiet:
+            eta = self.eta_seconds or 0.0
             logger.info(
-                "generation %d/%d done: best %s mean %s std %s of %d (%d failed) | %s",
-                generation + 1,
+                "generation %d/%d done: best %s mean %s std %s of %d (%d failed) | %s | ETA %s",
+                generation,
                 self._generations,
                 _number(summary["best"]),
                 _number(summary["mean"]),
@@ -123,34 +165,35 @@ class Progress:
                 summary["evaluated"],
                 summary["failed"],
                 _best_text(self._best),
+                timedelta(seconds=round(eta)),
             )
 
 
-def reported(
-    items: Iterable[T],
-    what: str,
-    *,
-    every: float = 60.0,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[T]:
-    """Passes items on, and logs from time to time how many are done and how long the rest takes.
+class PassLog:
+    """An `OnPass` for evaluations outside a search: says every minute how far a pass is."""
 
-    Args:
-        items: their number comes from ``len``, where they have one.
-        what: what is done with them.
-        every: seconds between two messages.
-        clock: seconds, monotonic.
-    """
-    total, start = length_hint(items), clock()
-    last = start
-    for done, item in enumerate(items):
-        now = clock()
-        if done and now - last >= every:
-            last = now
-            rest = round((now - start) / done * (total - done))
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pass: tuple[str, int] | None = None
+
+    def __call__(self, stage: str, candidates: int, done: int, total: int) -> None:
+        now = self._clock()
+        if self._pass != (stage, candidates) or done <= self._done:
+            self._pass, self._start, self._last, self._first = (stage, candidates), now, now, done
+        elif now - self._last >= _SELDOM:
+            self._last = now
+            rest = round((now - self._start) / (done - self._first) * (total - done))
             left = f" of {total}, {timedelta(seconds=rest)} left" if total >= done else ""
-            logger.info("%s: %d batches%s", what, done, left)
+            logger.info("%s of %d candidates: %d batches%s", stage, candidates, done, left)
+        self._done = done
+
+
+def counted(items: Iterable[T], step: Callable[[int, int], None]) -> Iterator[T]:
+    """Passes items on; after each, ``step(done, total)`` with their number by ``len``, or 0."""
+    total = length_hint(items)
+    for done, item in enumerate(items, start=1):
         yield item
+        step(done, total)
 
 
 def _rank(record: CandidateRecord) -> tuple[float, int, int]:
@@ -169,6 +212,11 @@ def _mean(records: list[CandidateRecord]) -> float | None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _candidate_line(record: CandidateRecord, number: int, size: int) -> str:
+    result = "failed" if record.fitness is None else f"fitness {record.fitness:.4f}"
+    return f"generation {record.generation} candidate {number}/{size} {record.path}: {result}"
 
 
 def _best_text(best: CandidateRecord | None) -> str:

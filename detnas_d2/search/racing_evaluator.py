@@ -37,7 +37,7 @@ class RacingEvaluator(PopulationEvaluator):
         start = time.perf_counter()
         inferred = _Raced(chunk, seconds)
         opponent = self.race.opponent()
-        for shard in self._shards():
+        for shard in self._shards(len(chunk.paths)):
             self._drop(inferred, self._judged(inferred, opponent))
             if not chunk.active:
                 break
@@ -53,10 +53,10 @@ class RacingEvaluator(PopulationEvaluator):
                 inferred.futures[path] = self.scoring.submit(str(path), whole)
         return inferred
 
-    def _shards(self) -> Iterator[list[list[dict]] | Iterator[list[dict]]]:
+    def _shards(self, candidates: int) -> Iterator[list[list[dict]] | Iterator[list[dict]]]:
         """This rank's batches, cut into as many shards on every rank (some may be empty)."""
         count, total = self.race.settings.shards, len(self.data_loader)
-        batches = iter(self.data_loader)
+        batches = self._watched(self.data_loader, "inference", candidates)
         for shard in range(count):
             size = total * (shard + 1) // count - total * shard // count
             yield _take(batches, size)

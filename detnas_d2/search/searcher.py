@@ -134,7 +134,7 @@ class GenerationSearcher(ABC):
         """
         choices = tuple(choices)
         if choices not in self._current:
-            raise ValueError(f"{choices} was not asked for in generation {self._generation}")
+            raise ValueError(f"{choices} was not asked for in generation {self.generation}")
         if choices in self._results:
             raise ValueError(f"{choices} was told already")
         if fitness is not None and not math.isfinite(fitness):
@@ -152,8 +152,8 @@ class GenerationSearcher(ABC):
 
     @property
     def generation(self) -> int:
-        """Index of the current generation from 0; the number told once `done`."""
-        return self._generation
+        """Number of the current generation, from 1; one more than the last one's once `done`."""
+        return self._generation + 1
 
     @property
     def population(self) -> tuple[Choices, ...]:
@@ -250,7 +250,7 @@ class GenerationSearcher(ABC):
             )
         logger.warning(
             "generation %d has %d of %d candidates: no further new path in %s%s",
-            self._generation,
+            self.generation,
             found,
             wanted,
             looked,

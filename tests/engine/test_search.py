@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from detnas_d2.config.tools import load_config
@@ -211,21 +210,12 @@ def test_scores_that_would_be_too_good_are_warned_of(configs: Configs) -> None:
     assert "'shapes', which the supernet is trained on" in trained and "'shapes'" in tested
 
 
-def test_voc_classes_without_object_are_refused(configs: Configs) -> None:
-    cfg = configs.search("SEARCH.VAL", "zoo", "DATASETS.INVALID", "ignore")
-    objects = [{"annotations": [{"category_id": 1}]}, {"annotations": []}]
-    DatasetCatalog.register("zoo", lambda: objects)
-    MetadataCatalog.get("zoo").set(evaluator_type="pascal_voc", thing_classes=["ape", "bee"])
-    with pytest.raises(ValueError, match="'zoo'.* has no object of ape: VOC's mean"):
-        check_validation(cfg)
-    objects[1]["annotations"] = [{"category_id": 0}]
-    check_validation(cfg)
-
-
 def test_what_scores_candidates_is_checked_first(configs: Configs) -> None:
     with pytest.raises(ValueError, match=r"'bbox/mAP': .* by bbox/AP, .*APl, bbox/AP-a, bbox/AP-b"):
         check_validation(configs.search("SEARCH.METRIC", "bbox/mAP"))
     check_validation(configs.search("SEARCH.METRIC", "bbox/AP-c"))
+    with pytest.raises(ValueError, match=r"'shapes@search_val'.* cannot give bbox/APl: no object"):
+        check_validation(configs.search("SEARCH.METRIC", "bbox/APl"))
     with pytest.raises(DatasetError, match="'shaeps' is neither .* did you mean shapes"):
         check_validation(configs.search("SEARCH.VAL", "shaeps"))
     with pytest.raises(DatasetError, match="'shaeps' is neither"):

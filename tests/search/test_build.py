@@ -47,11 +47,11 @@ def test_overrides():
         MUTATION=2,
         CROSSOVER=0,
         RANDOM=1,
-        MUTATION_PROB=0.0,
+        MUTATION_PROB=0.25,
         ATTEMPTS=7,
         PRESET="release",
     )
-    assert settings_from_config(cfg) == EvolutionSettings(10, 3, 4, 2, 0, 1, 0.0, "history", 7)
+    assert settings_from_config(cfg) == EvolutionSettings(10, 3, 4, 2, 0, 1, 0.25, "history", 7)
 
 
 def test_build_evolution():

@@ -32,38 +32,38 @@ def record(index: int, generation: int, choices: tuple[int, ...], fitness: float
 
 
 RECORDS = [
-    record(0, 0, (0, 0), 1.0),
-    record(1, 0, (2, 0), 2.0),
-    record(2, 0, (0, 1), None),
-    record(3, 0, (0, 2), 4.0),
-    record(4, 1, (2, 1), 5.0),
-    record(5, 1, (2, 2), 6.0),
+    record(0, 1, (0, 0), 1.0),
+    record(1, 1, (2, 0), 2.0),
+    record(2, 1, (0, 1), None),
+    record(3, 1, (0, 2), 4.0),
+    record(4, 2, (2, 1), 5.0),
+    record(5, 2, (2, 2), 6.0),
 ]
 
 
 def test_choice_frequencies() -> None:
     assert choice_frequencies(RECORDS) == {
-        0: ({"a": 0.75, "c": 0.25}, {"a": 0.5, "b": 0.25, "c": 0.25}),
-        1: ({"a": 0.0, "c": 1.0}, {"a": 0.0, "b": 0.5, "c": 0.5}),
+        1: ({"a": 0.75, "c": 0.25}, {"a": 0.5, "b": 0.25, "c": 0.25}),
+        2: ({"a": 0.0, "c": 1.0}, {"a": 0.0, "b": 0.5, "c": 0.5}),
     }
-    assert list(choice_frequencies(RECORDS)[1][1]) == ["a", "b", "c"]
+    assert list(choice_frequencies(RECORDS)[2][1]) == ["a", "b", "c"]
     assert choice_frequencies([]) == {}
 
 
 def test_fitness_by_generation() -> None:
     # Evaluated out of order, one failed.
-    assert fitness_by_generation(reversed(RECORDS)) == {0: [1.0, 2.0, 4.0], 1: [5.0, 6.0]}
-    assert fitness_by_generation([record(0, 0, (0, 0), None)]) == {0: []}
+    assert fitness_by_generation(reversed(RECORDS)) == {1: [1.0, 2.0, 4.0], 2: [5.0, 6.0]}
+    assert fitness_by_generation([record(0, 1, (0, 0), None)]) == {1: []}
 
 
 def test_pareto_front() -> None:
     # (MACs, fitness): 3 beats 1 at its cost, 2 is beaten by the cheaper 4, 5 only ties with 4.
     values = [(10, 1.0), (20, 2.0), (30, 2.5), (20, 3.0), (25, 4.0), (40, 4.0), (50, 6.0)]
     records = [
-        dataclasses.replace(record(i, 0, (0, 0), fitness), macs=macs)
+        dataclasses.replace(record(i, 1, (0, 0), fitness), macs=macs)
         for i, (macs, fitness) in enumerate(values)
     ]
-    failed = record(7, 0, (0, 1), None)
+    failed = record(7, 1, (0, 1), None)
     assert [r.index for r in pareto_front([*reversed(records), failed], "macs")] == [0, 3, 4, 6]
     assert pareto_front([failed], "macs") == []
     with pytest.raises(ValueError, match="did not record latency_ms"):

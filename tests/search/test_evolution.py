@@ -129,8 +129,8 @@ def test_mutation_rate():
 
 
 def test_no_child_repeats_its_parent():
-    """With a mutation probability of 0 every mutation is one; random paths take their places."""
-    searcher = Evolution(SMALL, small_settings(mutation_prob=0.0, attempts=5), seed=0)
+    """With a tiny probability nearly every mutation is one; random paths take their places."""
+    searcher = Evolution(SMALL, small_settings(mutation_prob=1e-9, attempts=5), seed=0)
     generations = run(searcher)
     origins = Counter(origin for generation in generations[1:] for _, origin in generation)
     assert origins["mutation"] == 0
@@ -212,7 +212,7 @@ def test_ask_is_stable_and_tell_is_checked():
     assert searcher.best == (asked[3], 1.0)
     with pytest.raises(ValueError, match="told already"):
         searcher.tell(asked[3], 2.0)
-    with pytest.raises(ValueError, match="not asked for in generation 0"):
+    with pytest.raises(ValueError, match="not asked for in generation 1"):
         searcher.tell((0,) * 19, 2.0)
     with pytest.raises(ValueError, match="tell None"):
         searcher.tell(asked[0], float("nan"))
@@ -299,9 +299,22 @@ def test_enumeration_finds_what_drawing_misses():
 
 def test_population_scales_the_preset():
     paper = EvolutionSettings.preset("paper", population=7)
-    assert (paper.mutation, paper.crossover, paper.random, paper.parents) == (3, 4, 0, 1)
+    assert (paper.mutation, paper.crossover, paper.random, paper.parents) == (3, 4, 0, 2)
     release = EvolutionSettings.preset("release", population=10, random=0)
     assert (release.mutation, release.crossover, release.random, release.parents) == (4, 4, 0, 2)
+
+
+@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("population", [1, 2, 4, 6, 7, 8, 20])
+def test_small_populations_breed(preset, population):
+    """What the preset asks for is bred, not replaced by random paths."""
+    searcher = Evolution(
+        SMALL, EvolutionSettings.preset(preset, population=population, generations=8), seed=1
+    )
+    assert not searcher.settings.crossover or searcher.settings.parents >= 2
+    origins = Counter(origin for generation in run(searcher)[1:] for _, origin in generation)
+    assert not searcher.settings.crossover or origins["crossover"] > 0
+    assert not searcher.settings.mutation or origins["mutation"] > 0
 
 
 @pytest.mark.parametrize(
@@ -312,6 +325,9 @@ def test_population_scales_the_preset():
         ({"population": 0}, "population must be at least 1, got 0"),
         ({"crossover": -1}, "crossover must not be negative"),
         ({"parents_from": "nowhere"}, "parents_from must be in"),
+        ({"parents": 1}, "crossover 25 with parents 1: .* 2 parents or more, or crossover 0"),
+        ({"population": 1, "mutation": 0, "crossover": 1, "parents": 2}, "a generation of one"),
+        ({"mutation_prob": 0.0}, "mutation 25 with mutation_prob 0 changes nothing"),
     ],
 )
 def test_settings_are_checked(overrides, message):

@@ -80,9 +80,11 @@ def test_opponent_is_the_worst_of_the_parents_so_far() -> None:
 
 
 def test_judgement() -> None:
-    settings = EvolutionSettings.preset("paper", population=4, generations=3, parents=1)
+    settings = EvolutionSettings.preset(
+        "paper", population=4, generations=3, crossover=0, parents=1
+    )
     searcher = Evolution((4, 4, 4), settings, seed=0)
-    records = [record(0, 0, [50.0, 52.0, 54.0, 56.0])]
+    records = [record(0, 1, [50.0, 52.0, 54.0, 56.0])]
     race = Race(RacingSettings(4, 2, 0.95), records, searcher)
     assert race.opponent() is None and race.judge([1.0, 2.0], race.opponent()) is None
     for choices in searcher.ask():
