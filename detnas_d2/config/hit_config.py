@@ -48,5 +48,11 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.HIT.OPS.BACKBONE = []
     cfg.MODEL.HIT.OPS.NECK = []
     cfg.MODEL.HIT.OPS.HEAD = []
+    # One layer of a hand-made detector replaced by an operation (Figure 3): the part, one of its 12
+    # operations, and the layer of the part from 0 on; -1: a random one, by SEED.
+    cfg.MODEL.HIT.REPLACED = CN()
+    cfg.MODEL.HIT.REPLACED.PART = "backbone"
+    cfg.MODEL.HIT.REPLACED.OP = "conv_k3"
+    cfg.MODEL.HIT.REPLACED.LAYER = -1
     # A part whose candidates all searched parts have (Table 4: one sub-space); "": each its own.
     cfg.MODEL.HIT.SHARED_OPS = ""

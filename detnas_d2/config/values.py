@@ -151,6 +151,8 @@ RULES: dict[str, Rule] = {
     "MODEL.HIT.OUT_FEATURES": _SOME_NAMES,
     "MODEL.HIT.SEARCHED_PARTS": _NAMES,
     "MODEL.HIT.STRATEGY": one_of("gradient", "sampling"),
+    "MODEL.HIT.REPLACED.PART": one_of("backbone", "neck", "head"),
+    "MODEL.HIT.REPLACED.LAYER": at_least(-1),
     "MODEL.HIT.SHARED_OPS": one_of("", "backbone", "neck", "head"),
     "MODEL.HIT.FUSED_OPS": one_of("off", "cpu", "on"),
     "INPUT.MIN_SIZE_TRAIN": numbers(_is_size, "positive integers"),

@@ -8,10 +8,12 @@ from detnas_d2.modeling.hit.layers import (
     relaxed_parts,
 )
 from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.modeling.hit.replacement import INFLUENCES
 from detnas_d2.modeling.hit.retinanet import HitRetinaNet, HitRetinaNetHead
 from detnas_d2.modeling.hit.supernet import HitSupernet
 
 __all__ = [
+    "INFLUENCES",
     "ChoiceLayers",
     "FixedLayers",
     "HitBackbone",
