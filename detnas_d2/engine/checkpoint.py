@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -14,6 +15,7 @@ from detectron2.utils import comm
 from detnas_d2.engine.checkpoint_files import damage, read_checkpoint
 from detnas_d2.files import new_file, write_text
 from detnas_d2.modeling import WeightsError, adapt_state_dict, is_supernet
+from detnas_d2.modeling.weights_fit import check_fit, check_numbers, strip_shared_prefixes
 
 FINAL = "model_final"
 """Name of the checkpoint at the end of a training, without the extension."""
@@ -38,6 +40,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
 
     loaded_supernet = False
     keep_every = 0
+    _whole = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``name``.pth with the model, the checkpointables and ``kwargs``, on rank 0."""
@@ -128,7 +131,31 @@ class DetNASCheckpointer(DetectionCheckpointer):
             self.save(FINAL, iteration=iteration)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename, others=super()._load_file)
+        return read_checkpoint(filename)
+
+    def load(
+        self, path: str, checkpointables: list[str] | None = None, *, whole: bool = False
+    ) -> dict[str, Any]:
+        """Loads the model and the checkpointables, all of them by default: then a run is resumed.
+
+        Args:
+            whole: the weights must be those of the whole model, as those of a resumed run.
+
+        Raises:
+            WeightsError: naming the file: it cannot be read, or its weights fit the model in part
+                or not at all (:func:`check_fit`).
+        """
+        resumed = checkpointables is None and bool(self.checkpointables)
+        self._whole = whole or resumed
+        where = "checkpoint" if resumed else "MODEL.WEIGHTS"
+        try:
+            return super().load(path, checkpointables)
+        except WeightsError as error:
+            text = str(error) if path in str(error) else f"{path}: {error}"
+            raise WeightsError(f"{where} {text}") from error
+        except (AssertionError, OSError) as error:  # no such file, or an address that is not served
+            text = " ".join(str(error).split())
+            raise WeightsError(f"{where} {path!r} cannot be read: {text}") from error
 
     def load_all(self, path: str) -> None:
         """Loads weights for the whole model; other states in the file are left alone.
@@ -136,21 +163,23 @@ class DetNASCheckpointer(DetectionCheckpointer):
         Raises:
             WeightsError: the file has no weights, or others, for a part of the model.
         """
-        self.load(path, checkpointables=[])
-        missing = [k for k in self._missing if not k.endswith("num_batches_tracked")]
-        if missing:
-            raise WeightsError(
-                f"{path} holds no fitting weights for {len(missing)} tensors of the model: "
-                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
-            )
+        self.load(path, checkpointables=[], whole=True)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        self.loaded_supernet = is_supernet(checkpoint["model"])
-        if not checkpoint.get("matching_heuristics", False):
-            checkpoint["model"] = adapt_state_dict(checkpoint["model"], self.model)
-        incompatible = super()._load_model(checkpoint)
-        self._missing = list(incompatible.missing_keys)
-        return incompatible
+        if checkpoint.get("matching_heuristics", False):
+            self.loaded_supernet = False
+            incompatible = super()._load_model(checkpoint)
+            if len(incompatible.missing_keys) >= len(self.model.state_dict()):
+                raise WeightsError("no tensor of the model is in the weights")
+            return incompatible
+        found = checkpoint["model"].items()
+        state = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in found}
+        check_numbers(state)
+        state = strip_shared_prefixes(state, self.model)
+        self.loaded_supernet = is_supernet(state)
+        checkpoint["model"] = adapt_state_dict(state, self.model)
+        check_fit(checkpoint["model"], self.model, whole=self._whole)
+        return super()._load_model(checkpoint)
 
 
 def _number(name: str) -> int:

@@ -5,21 +5,33 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from detnas_d2.modeling import WeightsError
 
+# What torch and pickle raise for files that are cut off, damaged, or something else.
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 
-def read_checkpoint(filename: str, others: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """A checkpoint with its weights under "model".
 
-    Args:
-        others: reads formats other than ``.pth`` and ``.pkl``.
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """A checkpoint with its weights under "model": ``.pth``, ``.pkl``, or pycls's ``.pyth``.
 
     Raises:
         WeightsError: naming the file, and what is wrong with it.
@@ -29,14 +41,28 @@ def read_checkpoint(filename: str, others: Callable[[str], dict[str, Any]]) -> d
             raise EOFError("the file is empty")
         if filename.endswith(".pkl"):
             return _read_pickle(filename)
-        if filename.endswith(".pyth"):
-            return others(filename)
         data = torch.load(filename, map_location="cpu", weights_only=True)
-        return data if "model" in data else {"model": data}
-    except (EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        if filename.endswith(".pyth"):
+            state = data["model_state"]
+            state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            return {"model": state, "__author__": "pycls", "matching_heuristics": True}
+        return _with_model(data)
+    except OSError as error:
+        raise WeightsError(f"{filename} cannot be read: {error.strerror or error}") from error
+    except _UNREADABLE as error:
         reason = damage(filename) if zipfile.is_zipfile(filename) else ""
         reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{filename} is no checkpoint that can be read: {reason}") from error
+
+
+def _with_model(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise TypeError(f"it holds a {type(data).__name__}, expected a dict of tensors")
+    if "model" not in data and isinstance(data.get("state_dict"), dict):  # of other frameworks
+        return {"model": data["state_dict"]}
+    if "model" in data and not isinstance(data["model"], dict):
+        raise TypeError(f"its 'model' is a {type(data['model']).__name__}, expected a dict")
+    return data if "model" in data else {"model": data}
 
 
 def damage(path: str) -> str:
@@ -67,6 +93,8 @@ def _read_pickle(filename: str) -> dict[str, Any]:
     """A file of Detectron2's model zoo or of Caffe2."""
     with open(filename, "rb") as file:
         data = _ArrayUnpickler(file, encoding="latin1").load()
+    if not isinstance(data, dict):
+        raise TypeError(f"it holds a {type(data).__name__}, expected a dict of arrays")
     if "model" in data and "__author__" in data:
         return data
     return {
