@@ -1,20 +1,13 @@
 """The operation table of Hit-Detector (arXiv 2003.11818 section 3.2): names, blocks, costs.
 
-The paper screens N = 32 operations but lists neither them nor the code that does it. These 32 are
-the closure of what the released network code names:
-
-* the released lists (backbone 24, neck 21, head 21 names) hold 31 different operations once
-  spelling is unified (``_rN`` and ``_dN`` are both dilation, ``sd`` and ``sep`` are both separable
-  convolutions, ``_s2`` is meant as two groups);
-* 28 of those are kept. Left out are ``avgpool`` and ``conv5`` (in the head's list only; the
-  first cannot even be built there) and the neck's ``conv_1x1``, which is ``conv_k1`` under the
-  neck's rules (:class:`OpRules`);
-* four are added to make the families complete: ``ir_k5_e3_d2``, ``ir_k5_e3_d3``, ``ir_k7_e1`` and
-  ``sep_k3_d2``. That gives 32.
-
-An operation has one name. Dense dilated convolutions (Figure 3 of the paper, the influence of
-single operations) are available beside the 32: ``conv_k3_d2``, ``conv_k5_d1`` and so on;
-``conv_k3`` is the one without dilation.
+``CANDIDATES`` are the N = 32 operations that the paper screens, listed in its appendix 6.1:
+inverted residuals, separable and dense convolutions, by kernel, expansion and dilation. Five others
+are in the released code's lists, or needed for its networks (``OTHERS``): ``skip``, ``conv_k1``,
+``ir_k7_e3`` and inverted residuals with two groups. An operation has one name; ``conv_k3`` is the
+appendix's "conv k3 d1", ``ir_k7_e1`` its "ir k7 d1 e1". The released lists call dilation ``_rN``
+or ``_dN``, separable convolutions ``sd`` or ``sep`` and two groups ``_s2``; their ``avgpool``
+cannot be built there, and the neck's ``conv_1x1`` is ``conv_k1`` under the neck's rules
+(:class:`OpRules`).
 """
 
 from __future__ import annotations
@@ -70,30 +63,55 @@ class Operation:
     groups: int = 1
 
 
-def _table() -> tuple[Operation, ...]:
-    ops = [Operation("skip", "skip")]
+def _candidates() -> tuple[Operation, ...]:
+    ops = []
     for k in (3, 5):
         for e in (1, 3, 6):
             for d in (1, 2, 3):
                 ops.append(Operation(f"ir_k{k}_e{e}_d{d}", "ir", k, e, d))
-    ops += [Operation(f"ir_k7_e{e}", "ir", 7, e) for e in (1, 3, 6)]
-    ops += [Operation(f"ir_k{k}_e1_g2", "ir", k, 1, groups=2) for k in (3, 5)]
+    ops += [Operation(f"ir_k7_e{e}", "ir", 7, e) for e in (1, 6)]
     for k in (3, 5):
         ops += [Operation(f"sep_k{k}_d{d}", "sep", k, dilation=d) for d in (1, 2, 3)]
-    ops += [Operation(f"conv_k{k}", "conv", k) for k in (1, 3)]
+    ops.append(Operation("conv_k3", "conv", 3))
+    pairs = [(3, 2), (3, 3), (5, 1), (5, 2), (5, 3)]
+    ops += [Operation(f"conv_k{k}_d{d}", "conv", k, dilation=d) for k, d in pairs]
     return tuple(ops)
 
 
-def _dense() -> tuple[Operation, ...]:
-    pairs = [(3, 2), (3, 3), (5, 1), (5, 2), (5, 3)]
-    return tuple(Operation(f"conv_k{k}_d{d}", "conv", k, dilation=d) for k, d in pairs)
+def _others() -> tuple[Operation, ...]:
+    grouped = [Operation(f"ir_k{k}_e1_g2", "ir", k, 1, groups=2) for k in (3, 5)]
+    return (
+        Operation("skip", "skip"),
+        Operation("ir_k7_e3", "ir", 7, 3),
+        *grouped,
+        Operation("conv_k1", "conv", 1),
+    )
 
 
-CANDIDATES: tuple[str, ...] = tuple(op.name for op in _table())
-"""The 32 operations that are screened."""
-DENSE: tuple[str, ...] = ("conv_k3", *(op.name for op in _dense()))
-"""Dense convolutions for the study of operation influence."""
-_BY_NAME = {op.name: op for op in (*_table(), *_dense())}
+CANDIDATES: tuple[str, ...] = tuple(op.name for op in _candidates())
+"""The 32 operations that are screened (appendix 6.1)."""
+OTHERS: tuple[str, ...] = tuple(op.name for op in _others())
+"""Operations of the released code that are not among them."""
+SCREENED: dict[str, tuple[str, ...]] = {
+    "backbone": (
+        *("ir_k3_e3_d1", "ir_k3_e6_d1", "ir_k3_e3_d2", "ir_k5_e3_d1"),
+        *("ir_k5_e6_d1", "ir_k5_e6_d2", "ir_k5_e6_d3", "ir_k7_e6"),
+    ),
+    "neck": (
+        *("conv_k3_d3", "conv_k5_d1", "ir_k3_e1_d2", "ir_k5_e3_d1"),
+        *("sep_k3_d1", "sep_k3_d3", "sep_k5_d2", "sep_k5_d3"),
+    ),
+    "head": (
+        *("ir_k3_e3_d1", "ir_k3_e6_d1", "ir_k3_e6_d2", "ir_k5_e3_d1"),
+        *("ir_k5_e6_d1", "ir_k7_e6", "conv_k3", "conv_k5_d1"),
+    ),
+}
+"""The sub-spaces that the authors' screening kept (appendix 6.2).
+
+The appendix prints "ir k5 d1 e3" twice for the backbone; the second one is read as "ir k5 d1 e6",
+which is in the head's list and in the released backbone.
+"""
+_BY_NAME = {op.name: op for op in (*_candidates(), *_others())}
 
 
 def get_operation(name: str) -> Operation:

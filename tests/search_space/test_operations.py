@@ -9,7 +9,8 @@ from detnas_d2.layers import ConvNormAct
 from detnas_d2.search_space.hit_network import rules_of
 from detnas_d2.search_space.operations import (
     CANDIDATES,
-    DENSE,
+    OTHERS,
+    SCREENED,
     OperationError,
     build_operation,
     get_operation,
@@ -44,16 +45,51 @@ def our_name(released: str) -> str:
     return get_operation(f"sep_k{kernel}_d{dilation or 1}").name
 
 
-def test_table_is_the_completed_union_of_the_released_lists():
-    assert len(CANDIDATES) == len(set(CANDIDATES)) == 32
+# Appendix 6.1 of arXiv 2003.11818, as printed.
+APPENDIX = """
+ir k3 d1 e1, ir k3 d1 e3, ir k3 d1 e6, ir k3 d2 e1, ir k3 d2 e3, ir k3 d2 e6, ir k3 d3 e1,
+ir k3 d3 e3, ir k3 d3 e6, ir k5 d1 e1, ir k5 d1 e3, ir k5 d1 e6, ir k5 d2 e1, ir k5 d2 e3,
+ir k5 d2 e6, ir k5 d3 e1, ir k5 d3 e3, ir k5 d3 e6, ir k7 d1 e1, ir k7 d1 e6, sep k3 d1, sep k3 d2,
+sep k3 d3, sep k5 d1, sep k5 d2, sep k5 d3, conv k3 d1, conv k3 d2, conv k3 d3, conv k5 d1,
+conv k5 d2, conv k5 d3
+"""
+# Appendix 6.2, as printed; one operation of the backbone stands there twice.
+SCREENED_TEXT = {
+    "backbone": "ir k3 d1 e3, ir k3 d1 e6, ir k3 d2 e3, ir k5 d1 e3, ir k5 d1 e3, ir k5 d2 e6, "
+    "ir k5 d3 e6, ir k7 d1 e6",
+    "neck": "conv k3 d3, conv k5 d1, ir k3 d2 e1, ir k5 d1 e3, sep k3 d1, sep k3 d3, sep k5 d2, "
+    "sep k5 d3",
+    "head": "ir k3 d1 e3, ir k3 d1 e6, ir k3 d2 e6, ir k5 d1 e3, ir k5 d1 e6, ir k7 d1 e6, "
+    "conv k3 d1, conv k5 d1",
+}
+
+
+def name_in_appendix(name: str) -> str:
+    op = get_operation(name)
+    expansion = f" e{op.expansion}" if op.kind == "ir" else ""
+    return f"{op.kind} k{op.kernel} d{op.dilation}{expansion}"
+
+
+def test_candidates_are_the_papers_32():
+    printed = [name.strip() for name in APPENDIX.split(",")]
+    assert len(CANDIDATES) == len(printed) == 32
+    assert {name_in_appendix(name) for name in CANDIDATES} == set(printed)
+
+
+def test_screened_sub_spaces_are_the_papers():
+    for part, text in SCREENED_TEXT.items():
+        ours = [name_in_appendix(name) for name in SCREENED[part]]
+        assert len(set(ours)) == 8 and set(SCREENED[part]) <= set(CANDIDATES)
+        assert [o for o, p in zip(ours, text.split(", "), strict=True) if o != p] == (
+            ["ir k5 d1 e6"] if part == "backbone" else []
+        )
+
+
+def test_table_has_every_operation_of_the_released_lists():
     assert [len(names.split()) for names in RELEASED.values()] == [24, 21, 21]
     names = {name for text in RELEASED.values() for name in text.split()}
     ours = {our_name(name) for name in names - {"avgpool"}}
-    added = {"ir_k5_e3_d2", "ir_k5_e3_d3", "ir_k7_e1", "sep_k3_d2"}
-    assert set(CANDIDATES) - ours == added
-    assert ours - set(CANDIDATES) == {"conv_k5_d1"}
-    # Different operations in the released lists: 28 of ours, conv5, avgpool, the neck's conv_1x1.
-    assert len(ours & set(CANDIDATES)) + 3 == 31
+    assert ours - set(CANDIDATES) == set(OTHERS)
 
 
 def test_unknown_names_are_refused():
@@ -66,7 +102,7 @@ def test_unknown_names_are_refused():
 def test_shape_and_cost_of_every_operation(part, cin, cout, stride):
     height, width = 9, 14
     x = torch.randn(1, cin, height, width)
-    for name in (*CANDIDATES, *DENSE):
+    for name in (*CANDIDATES, *OTHERS):
         rules = rules_of(part)
         module = build_operation(
             name, cin, cout, stride=stride, norm=nn.BatchNorm2d, rules=rules

@@ -16,6 +16,7 @@ from detnas_d2.engine import Trainer
 from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.hit_search import is_relaxed
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
+from detnas_d2.search_space.operations import SCREENED
 from tests.helpers import classification_batch, training_batch
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "HitDetector"
@@ -167,3 +168,8 @@ def test_released_training_recipe():
     other = completed("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml")
     assert (other.INPUT.FORMAT, other.MODEL.PIXEL_STD) == ("BGR", [1, 1, 1])
     assert other.MODEL.PIXEL_MEAN == [0, 0, 0]
+
+
+def test_search_in_the_sub_spaces_of_the_paper():
+    ops = load_config(str(CONFIGS / "search" / "search_paper_spaces_coco.yaml")).MODEL.HIT.OPS
+    assert {part: tuple(ops[part.upper()]) for part in PARTS} == SCREENED
