@@ -19,6 +19,7 @@ from detectron2.utils.events import EventStorage
 from detnas_d2.analysis.complexity import analyze_model
 from detnas_d2.config.tools import flatten, load_config, short_yaml
 from detnas_d2.data import DIGITS_NAMES
+from detnas_d2.data.union import parts_of
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.pipeline import read_pipeline
 from detnas_d2.engine.search import retrain_config
@@ -97,7 +98,7 @@ def test_data_sets_are_known(name: str) -> None:
     declared = {entry["NAME"] for entry in cfg.DATASETS.REGISTER}
     known = declared | set(DIGITS_NAMES) | set(DatasetCatalog)
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.SEARCH.VAL, cfg.SEARCH.CALIBRATION.DATASET]
-    assert {text.partition("@")[0] for text in used if text} <= known
+    assert {part for text in used if text for part in parts_of(text.partition("@")[0])} <= known
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
     assert training_images_tested(cfg) == []
 

@@ -103,8 +103,9 @@ def test_voc(head: str) -> None:
                 assert cfg.DATASETS.TRAIN == ("voc_2007_trainval", "voc_2012_trainval")
                 assert cfg.DATASETS.TEST == ("voc_2007_test",)
             else:
-                assert cfg.DATASETS.TRAIN == ("voc_2012_trainval@search_train", "voc_2007_trainval")
-                assert cfg.DATASETS.TEST == ("voc_2012_trainval@search_val",)
+                both = "voc_2007_trainval+voc_2012_trainval"
+                assert cfg.DATASETS.TRAIN == (f"{both}@search_train",)
+                assert cfg.DATASETS.TEST == (f"{both}@search_val",)
                 assert cfg.DATASETS.SEARCH_SPLIT.SIZE == 5000
 
 
