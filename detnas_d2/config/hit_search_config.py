@@ -29,8 +29,11 @@ def add_hit_search_config(cfg: CN) -> None:
     cfg.HIT_SEARCH.SCREENING = CN()
     # Screen the operations of the one searched part.
     cfg.HIT_SEARCH.SCREENING.ENABLED = False
-    # mu of eq. 4.
+    # mu of eq. 4 (section 4.2).
     cfg.HIT_SEARCH.SCREENING.GROUP_SPARSITY = 0.1
+    # Its term on the matrix of probabilities: "sparse", the sum over operations of the square root
+    # of their column's norm; "min", the smallest norm, as eq. 4 is printed.
+    cfg.HIT_SEARCH.SCREENING.SPARSITY_TERM = "sparse"
     # Operations to keep (N = 8 of 32).
     cfg.HIT_SEARCH.SCREENING.KEEP = 8
     # Iterations between which operations are removed one after the other:

@@ -27,7 +27,7 @@ from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import PathTrainer, Trainer
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
-from detnas_d2.search.relaxation import ExpectedCost, group_sparsity
+from detnas_d2.search.relaxation import SPARSITY_TERMS, ExpectedCost
 from detnas_d2.search.screening import RemovalSchedule, Screening
 from detnas_d2.search_space.mixed_block import frozen_statistics
 
@@ -49,7 +49,7 @@ class BilevelStep(PathTrainer):
         arch_start: iteration from which they learn; negative: never.
         cost: C(alpha, beta, gamma).
         cost_weight: lambda of eq. 6, per 1e9 multiply-adds.
-        sparsity: mu of eq. 4; used when screening.
+        sparsity: mu of eq. 4 and its term, a name in SPARSITY_TERMS; used when screening.
         screening: what removes operations, or None.
         record_period: iterations between two records of the scores.
         seed, amp: see :class:`PathTrainer`.
@@ -64,7 +64,7 @@ class BilevelStep(PathTrainer):
         arch_start: int,
         cost: ExpectedCost,
         cost_weight: float,
-        sparsity: float,
+        sparsity: tuple[float, str],
         screening: Screening | None,
         record_period: int,
         seed: int,
@@ -72,7 +72,8 @@ class BilevelStep(PathTrainer):
     ) -> None:
         super().__init__(model, optimizer, path_sampler=None, seed=seed, amp=amp)
         self.arch_optimizer, self.arch_start = arch_optimizer, arch_start
-        self.cost, self.cost_weight, self.sparsity = cost, cost_weight, sparsity
+        self.cost, self.cost_weight = cost, cost_weight
+        self.mu, self.sparsity = sparsity[0], SPARSITY_TERMS[sparsity[1]]
         self.screening, self.record_period = screening, record_period
         self.parts = relaxed_parts(model)
         self._arch = [layers.alpha for layers in self.parts.values()]
@@ -144,10 +145,10 @@ class BilevelStep(PathTrainer):
         self.arch_grad_scaler.update()
 
     def regularizer(self) -> torch.Tensor:
-        """lambda * C (eq. 6), and mu * group sparsity (eq. 4) while screening."""
+        """lambda * C (eq. 6), and mu * column sparsity (eq. 4) while screening."""
         total = self.cost_weight * self.cost()
-        if self.screening is not None and self.sparsity:
-            total = total + self.sparsity * group_sparsity(self.screening.layers.probabilities())
+        if self.screening is not None and self.mu:
+            total = total + self.mu * self.sparsity(self.screening.layers.probabilities())
         return total
 
     def _screen(self) -> None:
@@ -256,7 +257,7 @@ class GradientSearchTrainer(Trainer):
                 parts, input_size=tuple(node.COST_INPUT), proposals=node.COST_PROPOSALS
             ),
             cost_weight=node.COST_WEIGHT,
-            sparsity=node.SCREENING.GROUP_SPARSITY,
+            sparsity=(node.SCREENING.GROUP_SPARSITY, node.SCREENING.SPARSITY_TERM),
             screening=build_screening(cfg, parts) if node.SCREENING.ENABLED else None,
             record_period=node.SCREENING.RECORD_PERIOD,
             seed=cfg.SEED,

@@ -14,18 +14,36 @@ from detnas_d2.search_space.hit_costs import part_cost_table
 GIGA = 1e9
 
 
-def group_sparsity(probabilities: Tensor) -> Tensor:
-    """sum_j || p[:, j] ||_2 over the columns of (layers, operations): the regulariser of eq. 4.
+def column_norms(probabilities: Tensor) -> Tensor:
+    """|| p[:, j] ||_2 of the columns of (layers, operations), without those of removed operations.
 
-    A group is one operation in all layers of a part. (The paper prints a minimum where this sum is
-    meant.) On softmax probabilities the sum of all entries is fixed, so the term rewards that the
-    layers agree on few operations instead of each choosing its own: it spreads the operations'
-    scores apart, which is what the screening ranks. The norm of an all-zero column (a removed
-    operation) has gradient 0.
+    A column is one operation in all layers of a part: the groups of eq. 4.
     """
     squares = probabilities.square().sum(dim=0)
-    alive = squares > 0
-    return torch.where(alive, squares, torch.ones_like(squares)).sqrt()[alive].sum()
+    return squares[squares > 0].sqrt()
+
+
+def smallest_norm(probabilities: Tensor) -> Tensor:
+    """min_j || p[:, j] ||_2: the regulariser of eq. 4 as it is printed.
+
+    It pulls at the weakest operation alone, which is the next one that the screening removes.
+    """
+    return column_norms(probabilities).min()
+
+
+def column_sparsity(probabilities: Tensor) -> Tensor:
+    """sum_j || p[:, j] ||_2^(1/2): column-sparse in the sense of section 3.2.
+
+    The plain sum of norms (group lasso) is no sparsity term on probabilities: each row sums to 1,
+    so the sum is sqrt(layers) for every matrix of equal rows, uniform or one-hot. The square root
+    makes it concave in a column's mass: it is largest where operations are equal, and smallest
+    where all layers have one operation.
+    """
+    return column_norms(probabilities).sqrt().sum()
+
+
+SPARSITY_TERMS = {"sparse": column_sparsity, "min": smallest_norm}
+"""Values of ``HIT_SEARCH.SCREENING.SPARSITY_TERM``."""
 
 
 def expected_macs(probabilities: Tensor, macs: Tensor) -> Tensor:

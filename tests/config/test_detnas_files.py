@@ -104,8 +104,8 @@ def test_voc(head: str) -> None:
                 assert cfg.DATASETS.TEST == ("voc_2007_test",)
             else:
                 both = "voc_2007_trainval+voc_2012_trainval"
-                assert cfg.DATASETS.TRAIN == (f"{both}@search_train",)
-                assert cfg.DATASETS.TEST == (f"{both}@search_val",)
+                assert (f"{both}@search_train",) == cfg.DATASETS.TRAIN
+                assert (f"{both}@search_val",) == cfg.DATASETS.TEST
                 assert cfg.DATASETS.SEARCH_SPLIT.SIZE == 5000
 
 

@@ -82,7 +82,7 @@ def toy_step(norm="BN", arch_start=0, rank=0, world=1, **options):
         arch_start=arch_start,
         cost=ExpectedCost(relaxed_parts(model), input_size=(64, 64), proposals=4),
         cost_weight=options.get("cost_weight", 0.1),
-        sparsity=0.0,
+        sparsity=(0.0, "sparse"),
         screening=None,
         record_period=20,
         seed=0,

@@ -7,7 +7,7 @@ from torch import nn
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit import RelaxedLayers
 from detnas_d2.modeling.hit.layers import operation_builder
-from detnas_d2.search.relaxation import ExpectedCost, group_sparsity, scores
+from detnas_d2.search.relaxation import SPARSITY_TERMS, ExpectedCost, column_norms, scores
 from detnas_d2.search_space.hit_costs import layer_costs
 from detnas_d2.search_space.hit_network import get_hit_network
 
@@ -44,17 +44,21 @@ def finite_differences(function, alpha, eps=1e-6):
     return grad
 
 
+NAIVE = {"min": min, "sparse": lambda norms: sum(math.sqrt(norm) for norm in norms)}
+
+
+@pytest.mark.parametrize("term", SPARSITY_TERMS)
 @pytest.mark.parametrize("removed", [(), ("conv_k3", "skip")])
-def test_eq_4_and_its_gradient(removed):
+def test_eq_4_and_its_gradient(term, removed):
     layers = relaxed("neck")
     for op in removed:
         layers.remove(op)
 
     def naive():
         rows = [softmax(row.tolist(), layers.active) for row in layers.alpha]
-        return sum(math.sqrt(sum(row[i] ** 2 for row in rows)) for i in layers.active)
+        return NAIVE[term]([math.sqrt(sum(r[i] ** 2 for r in rows)) for i in layers.active])
 
-    value = group_sparsity(layers.probabilities())
+    value = SPARSITY_TERMS[term](layers.probabilities())
     value.backward()
     assert value.item() == pytest.approx(naive(), rel=1e-12)
     torch.testing.assert_close(
@@ -62,13 +66,30 @@ def test_eq_4_and_its_gradient(removed):
     )
 
 
-def test_group_sparsity_rewards_agreement():
-    agree = torch.zeros(4, 5)
-    agree[:, 2] = 1
+def test_sparsity_is_smallest_where_one_operation_is_left():
+    """A sum of norms would be the same for every matrix of equal rows."""
+    one, two, uniform = torch.zeros(4, 5), torch.zeros(4, 5), torch.full((4, 5), 0.2)
+    one[:, 2], two[:, 1:3] = 1, 0.5
     disagree = torch.eye(5)[:4]
-    uniform = torch.full((4, 5), 0.2)
-    assert group_sparsity(agree) == group_sparsity(uniform) == 2
-    assert group_sparsity(disagree) == 4
+    assert [float(column_norms(p).sum()) for p in (one, two, uniform)] == pytest.approx([2, 2, 2])
+    sparse, smallest = SPARSITY_TERMS["sparse"], SPARSITY_TERMS["min"]
+    assert sparse(one) == pytest.approx(2**0.5) and sparse(two) == pytest.approx(2)
+    assert sparse(one) < sparse(two) < sparse(uniform) < 5**0.5 * 2**0.5 + 1e-6
+    assert sparse(disagree) == pytest.approx(4)
+    assert smallest(uniform) == pytest.approx(0.4) and smallest(one) == 2
+
+
+def test_sparsity_pushes_equal_operations_apart():
+    """From almost uniform scores, by the term alone, one operation is left in all layers."""
+    generator = torch.Generator().manual_seed(3)
+    alpha = torch.nn.Parameter(1e-3 * torch.randn(4, 6, generator=generator))
+    optimizer = torch.optim.Adam([alpha], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        SPARSITY_TERMS["sparse"](alpha.softmax(1)).backward()
+        optimizer.step()
+    means = alpha.softmax(1).mean(0).sort(descending=True).values
+    assert means[0] > 0.9
 
 
 def test_eq_7_and_its_gradient():
