@@ -65,7 +65,7 @@ def screened(args: argparse.Namespace, term: str, mu: float, seed: int) -> dict[
 
 
 def summary(scores: list[dict[str, float]]) -> dict[str, float]:
-    spreads = [statistics.pstdev(s.values()) / statistics.fmean(s.values()) for s in scores]
+    spreads = [statistics.stdev(s.values()) / statistics.fmean(s.values()) for s in scores]
     pairs = list(itertools.combinations(scores, 2))
     taus = [kendalltau([a[op] for op in a], [b[op] for op in a]).statistic for a, b in pairs]
     best = [set(sorted(s, key=s.get, reverse=True)[:KEPT]) for s in scores]

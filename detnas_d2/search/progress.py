@@ -144,7 +144,7 @@ class Progress:
             "failed": len(members) - len(fitness),
             "best": best.fitness if best else None,
             "mean": _mean(members),
-            "std": statistics.pstdev(fitness) if fitness else None,
+            "std": statistics.stdev(fitness) if len(fitness) > 1 else None,
             "best_path": best.path if best else None,
             "best_macs": best.macs if best else None,
             "best_so_far": self._best.fitness if self._best else None,
