@@ -27,7 +27,7 @@ from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import PathTrainer, Trainer
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
-from detnas_d2.search.relaxation import SPARSITY_TERMS, ExpectedCost
+from detnas_d2.search.relaxation import GIGA, SPARSITY_TERMS, ExpectedCost
 from detnas_d2.search.screening import RemovalSchedule, Screening
 from detnas_d2.search_space.mixed_block import frozen_statistics
 
@@ -256,7 +256,7 @@ class GradientSearchTrainer(Trainer):
             cost=ExpectedCost(
                 parts, input_size=tuple(node.COST_INPUT), proposals=node.COST_PROPOSALS
             ),
-            cost_weight=node.COST_WEIGHT,
+            cost_weight=node.COST_WEIGHT * GIGA / node.COST_UNIT,
             sparsity=(node.SCREENING.GROUP_SPARSITY, node.SCREENING.SPARSITY_TERM),
             screening=build_screening(cfg, parts) if node.SCREENING.ENABLED else None,
             record_period=node.SCREENING.RECORD_PERIOD,

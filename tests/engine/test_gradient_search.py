@@ -33,6 +33,7 @@ from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space import get_space
 from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_data, toy_step
 from tests.engine.new_process import resumed
+from tests.modeling.hit.test_detector import config
 
 
 def test_architecture_waits_for_its_iteration_and_is_not_decayed():
@@ -61,6 +62,18 @@ def test_architecture_step_moves_neither_weights_nor_statistics():
 def test_cost_term_makes_the_search_prefer_cheap_operations():
     cheap = run(toy_step(cost_weight=1e4), range(10))["layers.alpha"]
     assert (cheap.argmax(1) == OPS.index("skip")).all()
+
+
+def test_lambda_counts_in_its_unit():
+    cfg = config(("head",))
+    cfg.HIT_SEARCH.COST_UNIT = 5e7
+    model = build_model(cfg)
+    optimizer = GradientSearchTrainer.build_optimizer(cfg, model)
+    step = GradientSearchTrainer.build_step(cfg, model, optimizer)
+    with torch.no_grad():
+        gmacs = float(step.cost())
+    # The paper's lambda, 0.01.
+    assert step.cost_weight * gmacs == pytest.approx(0.01 * (gmacs * 1e9) / 5e7)
 
 
 def test_metrics_show_the_present_architecture():
