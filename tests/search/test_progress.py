@@ -58,7 +58,7 @@ def test_lines_come_at_even_times(progress, clock, caplog):
         "generation mean 2.0000 | ETA 0:00:20 | time: inference 75%, recalibration 25%"
     )
     assert summary == (
-        "generation 1/3 done: best 3.0000 mean 2.0000 std 1.0000 of 3 (1 failed) | "
+        "generation 1/3 done: best 3.0000 mean 2.0000 std 1.4142 of 3 (1 failed) | "
         "best 3.0000 (288.1M MACs) | ETA 0:00:12"  # 4 seconds each, 3 of 6 left
     )
 
