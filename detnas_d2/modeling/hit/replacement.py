@@ -28,18 +28,18 @@ from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit.backbone import init_convolutions
 from detnas_d2.search_space.operations import (
     BODY_RULES,
-    DENSE,
+    CANDIDATES,
     OperationError,
     build_operation,
     get_operation,
 )
 
 INFLUENCES: tuple[str, ...] = (
-    *DENSE,
+    *(op for op in CANDIDATES if op.startswith("conv_k")),
     *(f"ir_k{kernel}_e1_d{dilation}" for kernel in (3, 5) for dilation in (1, 2, 3)),
 )
 """The 12 operations of Figure 3: dense convolutions and inverted residuals without expansion, of
-kernels 3 and 5 and dilations 1 to 3."""
+kernels 3 and 5 and dilations 1 to 3, which is what the authors' code can put in."""
 
 
 def replaced_layer(cfg: CfgNode, count: int) -> int:
