@@ -30,8 +30,9 @@ def _add_dataset_config(cfg: CN) -> None:
     cfg.DATASETS.INVALID = "error"
     # Decode every image in that check (finds truncated files; slow) instead of its header only.
     cfg.DATASETS.DECODE_CHECK = False
-    # Folder of derived files: check stamps, cleaned annotations, search splits, demo scenes.
-    cfg.DATASETS.CACHE_DIR = "output/data_cache"
+    # Folder of derived files: check stamps, cleaned annotations, search splits, demo scenes. "":
+    # data_cache below OUTPUT_DIR, for the stages of a pipeline below the pipeline's.
+    cfg.DATASETS.CACHE_DIR = ""
 
     # "<name>@search_val" and "<name>@search_train" split <name>, a training set, in two. <name> may
     # be a union of data sets of one format and the same classes, "a+b": the images of @search_val

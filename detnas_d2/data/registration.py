@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from detnas_d2.data.sources import needs_conversion, parse_declaration
 from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
 from detnas_d2.data.union import parts_of, register_union
 from detnas_d2.data.validation import ON_PROBLEM, validate_dataset
+
+CACHE_FOLDER = "data_cache"
+"""Where derived files lie below an OUTPUT_DIR, without DATASETS.CACHE_DIR."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +64,12 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
                 reports[part] = _prepare(cfg, part)
                 ready.add(part)
         if parent not in ready:
-            register_union(parent, cfg.DATASETS.CACHE_DIR)
+            register_union(parent, cache_dir(cfg))
             ready.add(parent)
         if name != parent and name not in ready:
             split = cfg.DATASETS.SEARCH_SPLIT
             settings = SplitSettings(split.SIZE, split.FRACTION, split.SEED)
-            register_search_splits(parent, settings, cfg.DATASETS.CACHE_DIR)
+            register_search_splits(parent, settings, cache_dir(cfg))
             ready.update(f"{parent}@{half}" for half in HALVES)
     learned = [parent_of(name) for name in (*cfg.DATASETS.TRAIN, *_architecture_sets(cfg))]
     parts = {part for name in learned for part in parts_of(name)}
@@ -90,6 +94,11 @@ def _check_objects(name: str, report: DatasetReport | None, *, learned: bool) ->
     logger.warning("Data set '%s' has no object, so its scores are not defined: %s", name, what)
 
 
+def cache_dir(cfg: CfgNode) -> str:
+    """Folder of the files that are derived from data sets."""
+    return cfg.DATASETS.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, CACHE_FOLDER)
+
+
 def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
     """The report on a data set that is checked."""
     if name in DIGITS_NAMES:
@@ -101,7 +110,7 @@ def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
             digits.PATCH_SIZE,
             digits.PATCHES_PER_DIGIT,
         )
-        register_digits(name, settings, cfg.DATASETS.CACHE_DIR)
+        register_digits(name, settings, cache_dir(cfg))
         return None
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, [*DatasetCatalog.list(), *DIGITS_NAMES])
@@ -121,7 +130,7 @@ def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
     return validate_dataset(
         name,
         on_problem=policy,
-        cache_dir=cfg.DATASETS.CACHE_DIR,
+        cache_dir=cache_dir(cfg),
         decode=cfg.DATASETS.DECODE_CHECK,
         tolerate=() if is_declared(name) else _TOLERATED_IF_PUBLISHED,
         targets=_targets(cfg),

@@ -41,7 +41,6 @@ from detnas_d2.files import digest, file_name_of, new_directory, write_json, wri
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CACHE_DIR = "output/data_cache"
 ON_PROBLEM = ("error", "drop")
 
 _STAMP_VERSION = 2
@@ -62,7 +61,7 @@ def validate_dataset(
     name: str,
     *,
     on_problem: str = "error",
-    cache_dir: str = DEFAULT_CACHE_DIR,
+    cache_dir: str,
     decode: bool = False,
     tolerate: Sequence[str] = (),
     targets: Targets = BOXES_ONLY,

@@ -38,6 +38,7 @@ from detectron2.config import CfgNode
 
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
+from detnas_d2.data.registration import CACHE_FOLDER
 from detnas_d2.engine.hit_search import (
     GENOTYPE_FILE,
     SUB_SPACE_FILE,
@@ -127,6 +128,7 @@ class Pipeline:
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
         cfg.OUTPUT_DIR = self.folder(stage.name)
+        self.share_cache(cfg)
         if stage.weights:
             known = self.stage(stage.weights)
             weights = os.path.join(self.folder(stage.weights), "model_final.pth")
@@ -134,6 +136,11 @@ class Pipeline:
         if stage.path:
             cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))
         return cfg
+
+    def share_cache(self, cfg: CfgNode) -> None:
+        """Gives all stages one folder of derived data."""
+        if not cfg.DATASETS.CACHE_DIR:
+            cfg.DATASETS.CACHE_DIR = os.path.join(self.output_dir, CACHE_FOLDER)
 
     def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
         sources = [self.stage(name) for name in stage.merge]

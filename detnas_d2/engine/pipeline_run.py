@@ -80,6 +80,7 @@ def check_data(pipeline: Pipeline) -> None:
         if stage_state(pipeline, stage) == DONE:
             continue
         cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
+        pipeline.share_cache(cfg)
         try:
             register_datasets(cfg)
             check_classes(cfg)
@@ -156,7 +157,7 @@ def stage_fingerprint(pipeline: Pipeline, stage: Stage) -> str:
 
 def _ignored(pipeline: Pipeline, stage: Stage) -> list[str]:
     """Keys and nodes that do not alter what a stage does."""
-    ignored = ["OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
+    ignored = ["OUTPUT_DIR", "DATASETS.CACHE_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
     if pipeline.stage(stage.weights) is not None:
         ignored.append("MODEL.WEIGHTS")
     if stage.kind == "train":  # another search of the same supernet does not train it anew

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import hooks
 from detectron2.solver import LRMultiplier, WarmupParamScheduler, build_lr_scheduler
 from fvcore.common.param_scheduler import LinearParamScheduler
 
@@ -23,3 +24,21 @@ def build_schedule(
         cfg.SOLVER.WARMUP_METHOD,
     )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=cfg.SOLVER.MAX_ITER)
+
+
+class LRScheduler(hooks.LRScheduler):
+    """Detectron2's hook, which shows the most frequent rate: with one group per parameter, the
+    biases', BASE_LR times BIAS_LR_FACTOR. This one shows the rate that BASE_LR has become.
+
+    Checkpoints keep the state of a hook under the name of its class.
+    """
+
+    def __init__(self, base_lr: float) -> None:
+        super().__init__()
+        self._base_lr = base_lr
+
+    def before_train(self) -> None:
+        super().before_train()
+        rates = [g.get("initial_lr", g["lr"]) for g in self._optimizer.param_groups]
+        nearest = min(range(len(rates)), key=lambda i: abs(rates[i] - self._base_lr))
+        self._best_param_group_id = nearest

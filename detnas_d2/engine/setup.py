@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
+import os
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +17,7 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.data_checks import check_classes, identical_image_warnings
+from detnas_d2.engine.screen import Shown, screen_handlers
 
 _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
@@ -42,12 +43,16 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     for name in _LOGGERS:  # of the run before, if this process had one
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
+    rank = comm.get_rank()
+    # default_setup asks for the first two by the same calls, and gets these.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="detnas_d2")
+    for handler in screen_handlers(_LOGGERS):
+        handler.addFilter(HideExpected())
+        handler.addFilter(Shown())
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="detnas_d2")
-    for name in _LOGGERS:
-        for handler in logging.getLogger(name).handlers:
-            if getattr(handler, "stream", None) is sys.stdout:
-                handler.addFilter(HideExpected())
+    logger.info("The details are in %s", os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if on_cpu:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model
-from detectron2.engine.hooks import EvalHook, PreciseBN
+from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -32,7 +31,8 @@ from detnas_d2.engine.iteration import (
 )
 from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
 from detnas_d2.engine.precise_bn import SeededPreciseBN
-from detnas_d2.engine.schedule import build_schedule
+from detnas_d2.engine.schedule import LRScheduler, build_schedule
+from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
@@ -177,7 +177,7 @@ class Trainer(DefaultTrainer):
                 "Training is finished (iteration %d of %d).", self.start_iter, self.max_iter
             )
             self.checkpointer.save_final(self.start_iter - 1)
-            if any(isinstance(hook, EvalHook) for hook in self._hooks):
+            if any(isinstance(hook, hooks.EvalHook) for hook in self._hooks):
                 self._last_eval_results = self.test(self.cfg, self.model)
         return getattr(self, "_last_eval_results", None)
 
@@ -194,7 +194,8 @@ class Trainer(DefaultTrainer):
         # Every rank scores its part of the images with the statistics that the checkpoint holds.
         # BN, unlike SyncBN, has others on each rank.
         broadcast(unwrapped(model).buffers())
-        return super().test(cfg, model, evaluators)
+        with prints_logged(logging.getLogger(__name__)):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -219,10 +220,12 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[Any]:
         if self._trainer.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
             raise InputError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
-        hooks = [
-            SeededPreciseBN(hook, self.cfg.SEED) if isinstance(hook, PreciseBN) else hook
-            for hook in super().build_hooks()
-        ]
+        replaced = {
+            hooks.PreciseBN: lambda hook: SeededPreciseBN(hook, self.cfg.SEED),
+            hooks.LRScheduler: lambda hook: LRScheduler(self.cfg.SOLVER.BASE_LR),
+        }
+        built = super().build_hooks()
+        built = [replaced.get(type(hook), lambda same: same)(hook) for hook in built]
         # A supernet has no path to evaluate; a search evaluates its paths.
         searched = self._trainer.supernet is not None
-        return [hook for hook in hooks if not (searched and isinstance(hook, EvalHook))]
+        return [hook for hook in built if not (searched and isinstance(hook, hooks.EvalHook))]

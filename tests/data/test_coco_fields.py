@@ -116,7 +116,7 @@ def test_crowd_regions_are_counted_apart(checked, coco):
     for annotation in coco.data["annotations"][:2]:
         annotation["iscrowd"] = "1"
     checked()
-    report = validate_dataset("pets")
+    report = validate_dataset("pets", cache_dir="cache")
     assert (report.num_annotations, report.num_crowd) == (total, 2)
     assert f"{total} annotations (2 of them crowd regions)" in str(report)
     assert objects() == (total - 2, total - 2)

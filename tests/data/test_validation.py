@@ -29,14 +29,14 @@ def find(make_cfg, files, decode=False):
     """(kind, file name, entry) of the problems found when dropping them."""
     declare(make_cfg, files)
     name = files.declaration["NAME"]
-    report = validate_dataset(name, on_problem="drop", decode=decode)
+    report = validate_dataset(name, cache_dir="cache", on_problem="drop", decode=decode)
     return [(p.kind, p.file.rsplit("/", 1)[-1], p.entry) for p in report.problems]
 
 
 def test_good_data(make_cfg, coco, voc, toys):
     for files, boxes in ((coco, 14), (voc, 24), (toys, 8)):
         declare(make_cfg, files)
-        report = validate_dataset(files.declaration["NAME"], decode=True)
+        report = validate_dataset(files.declaration["NAME"], cache_dir="cache", decode=True)
         assert report.ok
         assert (report.num_images, report.num_annotations) == (8, boxes)
 
@@ -98,7 +98,7 @@ def test_boxes_in_shares_of_the_image_are_refused(make_cfg, coco, policy):
     coco.save()
     with pytest.raises(DatasetError, match=r"pets\.json: no box reaches beyond the first pixel"):
         declare(make_cfg, coco)
-        validate_dataset("pets", on_problem=policy)
+        validate_dataset("pets", cache_dir="cache", on_problem=policy)
 
 
 def test_the_error_lists_the_first_problems(make_cfg, coco):
@@ -176,10 +176,10 @@ def test_cut_off_images_are_found_without_decoding(make_cfg, toys, write_image, 
     path = toys.root / "ball" / f"9.{extension}"
     write_image(path, 90, 70)
     declare(make_cfg, toys)
-    assert validate_dataset("toys").num_images == 9
+    assert validate_dataset("toys", cache_dir="cache").num_images == 9
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(DatasetError, match=rf"unreadable_image\] .*ball/9\.{extension}"):
-        validate_dataset("toys")
+        validate_dataset("toys", cache_dir="cache")
 
 
 def test_an_end_in_a_preview_is_not_the_end_of_the_image(tmp_path, write_image):
@@ -206,9 +206,9 @@ def test_damage_inside_an_image_is_found_by_decoding(make_cfg, toys, write_image
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
     declare(make_cfg, toys)
-    assert validate_dataset("toys").ok
+    assert validate_dataset("toys", cache_dir="cache").ok
     with pytest.raises(DatasetError, match=r"unreadable_image\] .*ball/9\.png"):
-        validate_dataset("toys", decode=True)
+        validate_dataset("toys", cache_dir="cache", decode=True)
 
 
 @pytest.mark.parametrize("mode, extension", [("I;16", "png"), ("I", "tif"), ("F", "tif")])
@@ -292,7 +292,7 @@ def test_exif_orientation_counts(make_cfg, voc, write_image):
     exif[0x0112] = 6  # turned by a quarter: Detectron2 reads 40 x 30
     write_image(voc.root / "JPEGImages" / "img_3.jpg", 30, 40, exif=exif)
     declare(make_cfg, voc)
-    assert validate_dataset("zoo").ok
+    assert validate_dataset("zoo", cache_dir="cache").ok
 
 
 def test_voc_problems(make_cfg, voc, perfect_results):
@@ -341,9 +341,9 @@ def test_voc_is_normalised_for_the_evaluator(make_cfg, voc, perfect_results):
 def test_an_image_may_come_back_under_another_extension(make_cfg, voc, write_image):
     (voc.root / "JPEGImages" / "img_4.jpg").unlink()
     declare(make_cfg, voc)
-    assert validate_dataset("zoo", on_problem="drop").num_images == 7
+    assert validate_dataset("zoo", cache_dir="cache", on_problem="drop").num_images == 7
     write_image(voc.root / "JPEGImages" / "img_4.png", 40, 30)
-    assert validate_dataset("zoo", on_problem="drop").num_images == 8
+    assert validate_dataset("zoo", cache_dir="cache", on_problem="drop").num_images == 8
 
 
 def test_voc_without_lists_or_images(make_cfg, voc):
@@ -380,28 +380,28 @@ def test_the_second_check_is_remembered(make_cfg, coco, voc, toys, touch):
     for files in (coco, voc, toys):
         declare(make_cfg, files)
         name = files.declaration["NAME"]
-        assert not validate_dataset(name).cached
-        assert validate_dataset(name).cached
-        assert not validate_dataset(name, decode=True).cached
-        assert validate_dataset(name).cached
+        assert not validate_dataset(name, cache_dir="cache").cached
+        assert validate_dataset(name, cache_dir="cache").cached
+        assert not validate_dataset(name, cache_dir="cache", decode=True).cached
+        assert validate_dataset(name, cache_dir="cache").cached
         for path in changed[name]:
             touch(path)
-            assert not validate_dataset(name).cached, path
-            assert validate_dataset(name).cached, path
+            assert not validate_dataset(name, cache_dir="cache").cached, path
+            assert validate_dataset(name, cache_dir="cache").cached, path
 
 
 def test_mended_data_are_checked_anew(make_cfg, coco):
     bad = coco.add(1, 1, [5, 5, 0, 4])
     coco.save()
     declare(make_cfg, coco)
-    assert not validate_dataset("pets", on_problem="drop").ok
-    remembered = validate_dataset("pets", on_problem="drop")
+    assert not validate_dataset("pets", cache_dir="cache", on_problem="drop").ok
+    remembered = validate_dataset("pets", cache_dir="cache", on_problem="drop")
     assert remembered.cached
     assert remembered.counts() == {"empty_box": 1}
     assert MetadataCatalog.get("pets").json_file != str(coco.root / "pets.json")
     bad["bbox"] = [5, 5, 4, 4]
     coco.save()
-    assert validate_dataset("pets", on_problem="drop").ok
+    assert validate_dataset("pets", cache_dir="cache", on_problem="drop").ok
     assert MetadataCatalog.get("pets").json_file == str(coco.root / "pets.json")
 
 
@@ -421,6 +421,6 @@ def test_a_lost_cleaned_copy_is_written_again(make_cfg, coco):
 def test_wrong_calls(make_cfg, coco):
     declare(make_cfg, coco)
     with pytest.raises(ValueError, match="on_problem"):
-        validate_dataset("pets", on_problem="skip")
+        validate_dataset("pets", cache_dir="cache", on_problem="skip")
     with pytest.raises(DatasetError, match="'cats' is not registered"):
-        validate_dataset("cats")
+        validate_dataset("cats", cache_dir="cache")

@@ -178,7 +178,7 @@ def test_xml_that_cannot_be_read(make_cfg, voc, data, message):
     expected = rf"\[broken_annotation_file\] .*img_3\.xml: .*({message})"
     with pytest.raises(DatasetError, match=expected):
         register_datasets(make_cfg(voc.declaration, train=["zoo"]))
-    report = validate_dataset("zoo", on_problem="drop")
+    report = validate_dataset("zoo", cache_dir="cache", on_problem="drop")
     assert [p.kind for p in report.problems] == ["broken_annotation_file"]
     assert report.num_images == 7
 
