@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from detnas_d2.config.tools import base_config
 from detnas_d2.data.duplicates import LIMIT, identical_images
 from detnas_d2.data.splits import overlap
 from detnas_d2.files.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _MODEL_KEYS = {
     "GeneralizedRCNN": "ROI_HEADS",
@@ -21,8 +25,11 @@ _NAMED = 3  # pairs of files in a warning
 _LISTED = 12  # classes in an error
 
 
-def check_classes(cfg: CfgNode) -> None:
+def check_classes(cfg: CfgNode) -> bool:
     """Compares the classes of the data sets in use with the model's number and with each other.
+
+    A number that is Detectron2's default (COCO's 80, ImageNet's 1,000 of a classifier) and not that
+    of the data becomes that of the data; returns whether it did.
 
     A label is a position in a data set's list of classes, so the lists must be the same: a detector
     that learned [cat, dog] calls every cat a dog where the test set lists [dog, cat].
@@ -32,10 +39,12 @@ def check_classes(cfg: CfgNode) -> None:
     """
     key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
     reference: tuple[str, str, Sequence[str]] | None = None
+    filled = False
     for setting, name in _in_use(cfg):
         classes = _classes(name)
         if classes is None:
             continue
+        filled = (reference is None and fill_class_number(cfg, name, classes)) or filled
         if key is not None and len(classes) != cfg.MODEL[key].NUM_CLASSES:
             raise InputError(
                 f"MODEL.{key}.NUM_CLASSES is {cfg.MODEL[key].NUM_CLASSES}, data set {name!r} has "
@@ -45,6 +54,26 @@ def check_classes(cfg: CfgNode) -> None:
             reference = setting, name, classes
         elif list(classes) != list(reference[2]):
             raise InputError(_difference((setting, name, classes), reference))
+    return filled
+
+
+def fill_class_number(cfg: CfgNode, name: str, classes: Sequence[str]) -> bool:
+    """Sets the model's number of classes to that of data set ``name`` if it is the default.
+
+    Returns whether it changed.
+    """
+    key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None or len(classes) == cfg.MODEL[key].NUM_CLASSES:
+        return False
+    if cfg.MODEL[key].NUM_CLASSES != base_config().MODEL[key].NUM_CLASSES:
+        return False
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.MODEL[key].NUM_CLASSES = len(classes)
+    if frozen:
+        cfg.freeze()
+    logger.info("MODEL.%s.NUM_CLASSES is set to %d, as data set '%s' has", key, len(classes), name)
+    return True
 
 
 def _classes(name: str) -> Sequence[str] | None:

@@ -15,6 +15,7 @@ from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.data.splits import parent_of
 from detnas_d2.data.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.data_checks import fill_class_number
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search.recalibration import batch_norms
@@ -34,7 +35,7 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: expected the file of trained weights")
-    model = build_model(cfg)
+    model = build_model(_with_class_number(cfg))
     if find_supernet(model) is not None:
         raise InputError(
             f"{cfg.MODEL.BACKBONE.NAME} is a supernet and has no path to evaluate: use "
@@ -54,6 +55,16 @@ def load_trained(cfg: CfgNode) -> nn.Module:
             "(train_net.py) and take its model_final.pth"
         )
     return model.eval()
+
+
+def _with_class_number(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with the number of classes of own data, which a training fills in too."""
+    if not cfg.DATASETS.REGISTER:
+        return cfg
+    metadata, cfg = test_metadata(cfg), cfg.clone()
+    if metadata.get("thing_classes"):
+        fill_class_number(cfg, metadata.name, metadata.thing_classes)
+    return cfg
 
 
 class Predictor(DefaultPredictor):

@@ -18,6 +18,7 @@ from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.data_checks import check_classes, identical_image_warnings
 from detnas_d2.engine.screen import Shown, screen_handlers
+from detnas_d2.files import write_text
 
 _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
@@ -36,7 +37,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Logging, seeds, device and data sets for ``cfg``, which is frozen.
 
-    Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu``.
+    Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu``; the number of classes is filled in, see
+    :func:`check_classes`.
     """
     on_cpu = fall_back_to_cpu(cfg)
     cfg.freeze()
@@ -56,7 +58,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     if on_cpu:
         logging.getLogger("detnas_d2").warning("No GPU found: MODEL.DEVICE is set to cpu.")
     register_datasets(cfg)
-    check_classes(cfg)
+    if check_classes(cfg) and comm.is_main_process():
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())  # of default_setup
     if comm.is_main_process():
         for warning in (*training_images_tested(cfg), *identical_image_warnings(cfg)):
             logging.getLogger("detnas_d2").warning(warning)

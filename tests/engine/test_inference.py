@@ -66,6 +66,13 @@ def test_class_names_that_are_nowhere(trained) -> None:
     assert Predictor(cfg).metadata.get("thing_classes") is None
 
 
+def test_the_number_of_classes_is_filled_in_as_in_training(trained) -> None:
+    trained()  # writes the weights
+    cfg = trained("MODEL.ROI_HEADS.NUM_CLASSES", 80)
+    assert load_trained(cfg).roi_heads.num_classes == 3
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80  # the caller's config stays
+
+
 def test_networks_without_a_path_are_refused(trained, configs: Configs) -> None:
     cfg = configs()
     cfg.MODEL.WEIGHTS = trained().MODEL.WEIGHTS

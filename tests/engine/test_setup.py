@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from detnas_d2.config.tools import base_config, load_config
 from detnas_d2.data import DatasetError
 from detnas_d2.data.splits import HALVES
 from detnas_d2.engine import prepare
@@ -48,6 +49,19 @@ def test_data_of_architecture_parameters_is_checked_too(configs: Configs) -> Non
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     with pytest.raises(DatasetError, match=r"missing_image.*3\.png"):
         prepare(cfg.clone(), ARGS)
+
+
+@pytest.mark.parametrize("kind", ["faster", "retinanet", "classifier"])
+def test_the_number_of_classes_is_filled_in(configs: Configs, kind: str) -> None:
+    cfg = configs(kind)
+    node = {"faster": "ROI_HEADS", "retinanet": "RETINANET", "classifier": "CLASSIFIER"}[kind]
+    cfg.MODEL[node].NUM_CLASSES = base_config().MODEL[node].NUM_CLASSES
+    prepare(cfg, ARGS)
+    assert cfg.MODEL[node].NUM_CLASSES == 3 and cfg.is_frozen()
+    log = Path(cfg.OUTPUT_DIR, "log.txt").read_text()
+    assert f"MODEL.{node}.NUM_CLASSES is set to 3" in log
+    written = load_config(str(Path(cfg.OUTPUT_DIR, "config.yaml")))
+    assert written.MODEL[node].NUM_CLASSES == 3
 
 
 @pytest.mark.parametrize("kind", ["faster", "retinanet", "classifier"])
