@@ -21,6 +21,7 @@ TRACEBACK = "DETNAS_D2_TRACEBACK"
 """Environment variable: if it is set, tracebacks are printed for every error."""
 
 LOG_FILE = "log.txt"
+_LONG = 1000  # characters of a line, where a text of the input stands in it
 _LOGGER = "detnas_d2"
 
 
@@ -68,7 +69,8 @@ def text_of(error: BaseException) -> str:
         return f"{text.splitlines()[0]} (a lower SOLVER.BASE_LR or a longer warm-up may help)"
     if _is_out_of_memory(error):
         return f"{text.splitlines()[0]} (a lower SOLVER.IMS_PER_BATCH needs less)"
-    return text
+    lines = text.split("\n")
+    return "\n".join(line if len(line) <= _LONG else f"{line[:_LONG]}..." for line in lines)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

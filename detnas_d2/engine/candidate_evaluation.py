@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from torch import nn
 
 from detnas_d2.config.tools import flatten
@@ -115,6 +116,12 @@ def check_validation(cfg: CfgNode) -> None:
             "their own; expected False, or another SEARCH.METRIC"
         )
     check_scorable(name, metric_name(cfg, name))
+    wanted, there = cfg.SEARCH.CALIBRATION.IMAGES, len(DatasetCatalog.get(calibration_set(cfg)))
+    if wanted > there:
+        raise InputError(
+            f"SEARCH.CALIBRATION.IMAGES is {wanted}: expected at most {there}, the images of "
+            f"{calibration_set(cfg)!r}"
+        )
 
 
 def build_race(
@@ -135,11 +142,17 @@ def build_race(
 
 def validation_set(cfg: CfgNode) -> str:
     """Name of the data set that candidates are scored on."""
+    if not (cfg.SEARCH.VAL or cfg.DATASETS.TEST):
+        raise InputError("SEARCH.VAL and DATASETS.TEST are empty: nothing scores candidates")
     return cfg.SEARCH.VAL or cfg.DATASETS.TEST[0]
 
 
 def calibration_set(cfg: CfgNode) -> str:
     """Name of the data set that statistics are computed on."""
+    if not (cfg.SEARCH.CALIBRATION.DATASET or cfg.DATASETS.TRAIN):
+        raise InputError(
+            "SEARCH.CALIBRATION.DATASET and DATASETS.TRAIN are empty: nothing to calibrate with"
+        )
     return cfg.SEARCH.CALIBRATION.DATASET or cfg.DATASETS.TRAIN[0]
 
 

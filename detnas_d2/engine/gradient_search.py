@@ -27,6 +27,7 @@ from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import PathTrainer, Trainer
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
+from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS
 from detnas_d2.search.relaxation import GIGA, SPARSITY_TERMS, ExpectedCost
 from detnas_d2.search.screening import RemovalSchedule, Screening
 from detnas_d2.search_space.mixed_block import frozen_statistics
@@ -315,3 +316,10 @@ def build_screening(cfg: CfgNode, parts: dict[str, RelaxedLayers]) -> Screening:
         )
     schedule = RemovalSchedule(len(layers.ops), node.KEEP, node.REMOVE_START, node.REMOVE_END)
     return Screening(layers, schedule)
+
+
+def is_relaxed(cfg: CfgNode) -> bool:
+    """Whether the config describes a model with relaxed parts."""
+    if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
+        return True
+    return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"

@@ -19,7 +19,7 @@ from torch import nn
 from detnas_d2.config.merging import merge_file
 from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.data.splits import overlap
-from detnas_d2.engine.gradient_search import GradientSearchTrainer
+from detnas_d2.engine.gradient_search import GradientSearchTrainer, is_relaxed
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.train import evaluate, train
 from detnas_d2.files import write_text
@@ -85,8 +85,7 @@ def screen(cfg: CfgNode, *, resume: bool) -> list[str]:
     Raises:
         ValueError: ``HIT_SEARCH.SCREENING.ENABLED`` is not set.
     """
-    if not cfg.HIT_SEARCH.SCREENING.ENABLED:
-        raise InputError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
+    check_screening(cfg)
     screening = train_relaxed(cfg, resume=resume)._trainer.screening
     report = screening.report()
     if comm.is_main_process():
@@ -110,12 +109,8 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
     Raises:
         ValueError: architecture parameters never learn (``HIT_SEARCH.ARCH_START_ITER``).
     """
-    if not 0 <= cfg.HIT_SEARCH.ARCH_START_ITER < cfg.SOLVER.MAX_ITER:
-        raise InputError(
-            f"HIT_SEARCH.ARCH_START_ITER {cfg.HIT_SEARCH.ARCH_START_ITER}: a search needs one "
-            f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
-        )
-    retrain = _retrain_config(cfg, config_dir)
+    check_gradient_search(cfg)
+    retrain = hit_retrain_config(cfg, config_dir)
     for name in retrain.DATASETS.TEST:
         if any(overlap(name, used) for used in (*cfg.DATASETS.TRAIN, *cfg.HIT_SEARCH.ARCH_TRAIN)):
             logger.warning(
@@ -138,6 +133,21 @@ def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Geno
         logger.info("Genotype: %s; written to %s", genotype, target)
     comm.synchronize()
     return genotype
+
+
+def check_screening(cfg: CfgNode) -> None:
+    """Raises InputError unless the config describes a screening."""
+    if not cfg.HIT_SEARCH.SCREENING.ENABLED:
+        raise InputError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
+
+
+def check_gradient_search(cfg: CfgNode) -> None:
+    """Raises InputError if architecture parameters never learn."""
+    if not 0 <= cfg.HIT_SEARCH.ARCH_START_ITER < cfg.SOLVER.MAX_ITER:
+        raise InputError(
+            f"HIT_SEARCH.ARCH_START_ITER {cfg.HIT_SEARCH.ARCH_START_ITER}: a search needs one "
+            f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
+        )
 
 
 def decode(cfg: CfgNode, model: nn.Module) -> Genotype:
@@ -241,7 +251,8 @@ def random_genotype(
     return Genotype(network, **best[1], levels=len(cfg.MODEL.FPN.IN_FEATURES))
 
 
-def _retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
+def hit_retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
+    """The config that ``best.yaml`` is made of: ``HIT_SEARCH.RETRAIN_CONFIG``, or the search's."""
     if cfg.HIT_SEARCH.RETRAIN_CONFIG:
         return load_config(os.path.join(config_dir, cfg.HIT_SEARCH.RETRAIN_CONFIG))
     retrain = cfg.clone()
@@ -296,10 +307,3 @@ def hit_train(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> object:
         raise InputError("HIT_SEARCH.ARCH_START_ITER is set: use search_net.py or screen_net.py")
     train_relaxed(cfg, resume=resume)
     return None
-
-
-def is_relaxed(cfg: CfgNode) -> bool:
-    """Whether the config describes a model with relaxed parts."""
-    if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
-        return True
-    return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"

@@ -20,7 +20,8 @@ their own number where WEIGHTS, PATH or MERGE name a repeated one; random networ
 differ too.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
-stage share its result, and the first one to need it runs it.
+stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or beside it
+(``../NAME``): a pipeline writes nowhere else.
 
 Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
 of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
@@ -45,6 +46,7 @@ from detnas_d2.engine.hit_search import (
     genotype_of,
     random_genotype,
 )
+from detnas_d2.engine.pipeline_entry import entry_problem
 from detnas_d2.engine.search import check_search
 from detnas_d2.files.errors import InputError
 from detnas_d2.search.build import build_constraint
@@ -100,8 +102,7 @@ class Pipeline:
     def folder(self, name: str) -> str:
         """Where the stage ``name`` works."""
         stage = self.stage(name)
-        place = (stage.folder if stage else "") or name
-        return os.path.normpath(os.path.join(self.output_dir, place))
+        return os.path.normpath(os.path.join(self.output_dir, _place(stage) if stage else name))
 
     def file_of(self, stage: Stage) -> str:
         """Config file of a stage."""
@@ -188,7 +189,7 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
         PipelineError: naming the file, the stage and the key.
     """
     data = read_yaml(file).data
-    if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list):
+    if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list) or not data["STAGES"]:
         raise PipelineError(f"{file}: expected a mapping with OUTPUT_DIR and a list STAGES")
     unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE"}
     if unknown:
@@ -197,10 +198,17 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     for entry in data["STAGES"]:
         for number, single in enumerate(_repeats(file, entry, stages)):
             stages.append(_stage(file, single, number, stages))
+    if len(opts) % 2:
+        raise PipelineError(f"{file}: overrides are KEY VALUE pairs, the last word is {opts[-1]!r}")
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
     output = dict(pairs).get("OUTPUT_DIR", data.get("OUTPUT_DIR", "./output/pipeline"))
+    if not isinstance(output, str) or not output.strip() or "\0" in output:
+        raise PipelineError(f"{file}: OUTPUT_DIR is {output!r}: expected the name of a folder")
     rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
-    table = tuple(data.get("TABLE", ()))
+    table = data.get("TABLE", ())
+    if not isinstance(table, (list, tuple)) or not all(isinstance(row, str) for row in table):
+        raise PipelineError(f"{file}: TABLE is {table!r}: expected a list of rows")
+    table = tuple(table)
     rows = {stage.row or stage.name for stage in stages}
     if set(table) - rows:
         raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
@@ -257,9 +265,12 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     optional = ("WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
     if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
         raise PipelineError(
-            f"{file}: stage {entry!r}: expected NAME, KIND, CONFIG and optionally "
+            f"{file}: stage {repr(entry)[:200]}: expected NAME, KIND, CONFIG and optionally "
             f"{', '.join((*optional, 'REPEAT'))}"
         )
+    problem = entry_problem(entry)
+    if problem:
+        raise PipelineError(f"{file}: stage {repr(entry['NAME'])[:60]}: {problem}")
     values = {"number": number, **{key.lower(): entry[key] for key in entry}}
     values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
     values["merge"] = tuple(entry.get("MERGE", ()))
@@ -283,9 +294,20 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
         raise PipelineError(f"{where}: RANDOM needs one gradient stage in MERGE")
     if any(stage.name == other.name for other in before):
         raise PipelineError(f"{where}: NAME is used twice")
+    for other in before:
+        if _place(other) == _place(stage):
+            raise PipelineError(
+                f"{where}: works in the folder {_place(stage)!r} of stage {other.name!r}; give it "
+                "another NAME or FOLDER"
+            )
     if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
         raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist beside the file")
     return stage
+
+
+def _place(stage: Stage) -> str:
+    """Folder of a stage, relative to OUTPUT_DIR."""
+    return os.path.normpath(stage.folder or stage.name)
 
 
 def _is_weights(text: str, kinds: dict[str, str]) -> bool:

@@ -15,14 +15,13 @@ from detectron2.config import CfgNode
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from detnas_d2.command import tracebacks_in
 from detnas_d2.config.tools import differing_keys, fingerprint, load_config
-from detnas_d2.data import register_datasets
 from detnas_d2.engine import pipeline_state, stage_time
-from detnas_d2.engine.candidate_evaluation import check_validation
-from detnas_d2.engine.data_checks import check_classes
 from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
-from detnas_d2.engine.launching import run
+from detnas_d2.engine.launching import check_launch, run
 from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
+from detnas_d2.engine.pipeline_plan import check_stages
 from detnas_d2.engine.pipeline_state import (
     DONE,
     DONE_FILE,
@@ -46,8 +45,12 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Running it again resumes the stage that was interrupted and skips those that are done.
     """
     pipeline = read_pipeline(args.config_file, tuple(args.opts))
-    if args.machine_rank == 0:
-        check_data(pipeline)
+    with tracebacks_in(lambda: pipeline.output_dir):
+        check_launch(args)
+        if args.machine_rank == 0:
+            states = {stage.name: stage_state(pipeline, stage) for stage in pipeline.stages}
+            check_stages(pipeline, {name for name, state in states.items() if state == DONE})
+            make_folder(pipeline)
     start = time.monotonic()
     for number, stage in enumerate(pipeline.stages, start=1):
         title = f"[{number}/{len(pipeline.stages)}] {stage.name}"
@@ -70,24 +73,14 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def check_data(pipeline: Pipeline) -> None:
-    """Checks the data of all stages that are not done, before the first one has run for days.
-
-    Raises:
-        PipelineError: naming the file and the stage.
-    """
-    for stage in pipeline.stages:
-        if stage_state(pipeline, stage) == DONE:
-            continue
-        cfg = load_config(pipeline.file_of(stage), [*stage.opts, *pipeline.opts])
-        pipeline.share_cache(cfg)
-        try:
-            register_datasets(cfg)
-            check_classes(cfg)
-            if stage.kind == "search":
-                check_validation(cfg)
-        except ValueError as error:
-            raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
+def make_folder(pipeline: Pipeline) -> None:
+    """Makes OUTPUT_DIR; a PipelineError names what is in the way."""
+    try:
+        os.makedirs(pipeline.output_dir, exist_ok=True)
+    except OSError as error:
+        raise PipelineError(
+            f"{pipeline.file}: OUTPUT_DIR {pipeline.output_dir!r}: {error.strerror}; choose another"
+        ) from error
 
 
 def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine.detector_cost import DETECTOR_COSTS
+from detnas_d2.engine.pipeline_plan import check_stages
 from detnas_d2.engine.pipeline_run import run_stage, stage_state
 from detnas_d2.engine.pipeline_state import (
     DONE,
@@ -56,6 +57,9 @@ def run_table(args: argparse.Namespace) -> bool:
         )
     table = read_table(args.config_file, tuple(args.opts))
     if not args.dry_run:
+        for pipeline in next(iter(table.pipelines.values())).values():
+            # Data is checked where a stage begins: one that is missing holds up only its own runs.
+            check_stages(pipeline, {stage.name for stage in pipeline.stages})
         _run_missing(table, args)
     print(list_runs(table))
     text = format_table(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,12 @@ def build_searcher(cfg: CfgNode, space: Any, feasible: Feasible) -> GenerationSe
     if search.STRATEGY not in STRATEGIES:
         raise InputError(f"cfg.SEARCH.STRATEGY is {search.STRATEGY!r}, not one of {STRATEGIES}")
     settings = settings_from_config(cfg)
+    paths = math.prod(space.cardinalities)
+    if settings.population > paths:
+        raise InputError(
+            f"SEARCH.POPULATION {settings.population}: the space has {paths} paths; expected at "
+            "most as many"
+        )
     common = {"seed": search.SEED, "feasible": feasible, "constraint": str(feasible)}
     if search.STRATEGY == "evolution":
         return Evolution(space.cardinalities, settings, **common)
