@@ -82,15 +82,14 @@ def log_traceback(error: BaseException) -> str:
 
     "" if no run has begun.
     """
-    screens = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     for handler in logging.getLogger(_LOGGER).handlers:
-        stream = getattr(handler, "stream", None)
-        if stream is None or stream in screens or not hasattr(stream, "name"):
+        name = getattr(getattr(handler, "stream", None), "name", None)
+        if not isinstance(name, str) or name.startswith("<"):  # the screen
             continue
         info = (type(error), error, error.__traceback__)
         arguments = (_LOGGER, logging.ERROR, __file__, 0, "The command failed:", (), info)
         handler.handle(logging.LogRecord(*arguments))
-        return str(stream.name)
+        return name
     return ""
 
 

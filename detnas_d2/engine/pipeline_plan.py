@@ -80,7 +80,7 @@ class _Plan:
         if stage.kind == "search":
             self._check_search(stage, cfg, model, finished=finished)
         else:
-            check_training(cfg, model)
+            check_training(cfg, model, evaluation=not finished)
         folder = os.path.dirname(self.pipeline.file_of(stage))
         if stage.kind == "screen":
             check_screening(cfg)

@@ -120,8 +120,11 @@ class Models:
         return self._built[key]
 
 
-def check_training(cfg: CfgNode, model: nn.Module) -> None:
+def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -> None:
     """Optimizer, step and schedule of a training, and how its network will be evaluated.
+
+    Args:
+        evaluation: look at the data sets of DATASETS.TEST, which are registered.
 
     Raises:
         InputError: naming what cannot be built or evaluated.
@@ -136,7 +139,7 @@ def check_training(cfg: CfgNode, model: nn.Module) -> None:
     if find_supernet(model) is not None:
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise InputError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
-    elif trainer is Trainer:
+    elif trainer is Trainer and evaluation:
         check_evaluation(cfg)
 
 
