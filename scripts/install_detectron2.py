@@ -47,31 +47,52 @@ def pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", *arguments], check=True)
 
 
-def official_answers() -> bool:
-    """Whether the official repository can be reached, without ever asking for a password."""
-    try:
-        done = subprocess.run(
-            ["git", "ls-remote", OFFICIAL, "HEAD"],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=REACH_SECONDS,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+def git(*arguments: str, quiet: bool = False, timeout: float | None = None) -> str:
+    """Run git, without ever asking for a password; what it prints, ``quiet``: its errors unseen."""
+    done = subprocess.run(
+        ["git", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if quiet else None,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=timeout,
+        check=True,
+        env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+    )
+    return done.stdout.strip()
+
+
+def check_out(folder: Path, repository: str = OFFICIAL, commit: str = COMMIT) -> None:
+    """Check a commit out; git compares what it fetches with the hash that names the commit.
+
+    Not pip's git+URL@COMMIT, which would take a branch of that name for it.
+
+    Raises:
+        subprocess.CalledProcessError: the repository does not have the commit; git has said so.
+        ValueError: something else was checked out.
+    """
+    git("init", "-q", str(folder))
+    git("-C", str(folder), "fetch", "-q", "--depth", "1", repository, commit)
+    git("-C", str(folder), "checkout", "-q", "FETCH_HEAD")
+    found = git("-C", str(folder), "rev-parse", "HEAD")
+    if found != commit:
+        raise ValueError(f"{repository}: {found} was checked out, expected {commit}")
 
 
 def install_official() -> bool:
-    if not official_answers():
+    try:
+        git("ls-remote", OFFICIAL, "HEAD", quiet=True, timeout=REACH_SECONDS)
+    except (OSError, subprocess.SubprocessError):
         say("the official repository does not answer")
         return False
     say(f"building commit {COMMIT} of the official repository (several minutes)")
-    try:
-        pip("install", "-q", "--no-build-isolation", "--no-deps", f"git+{OFFICIAL}@{COMMIT}")
-    except subprocess.CalledProcessError:
-        say("the official repository did not build (messages above)")
-        return False
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            check_out(Path(scratch))
+            pip("install", "-q", "--no-build-isolation", "--no-deps", scratch)
+        except subprocess.CalledProcessError:
+            say("the official repository did not build (messages above)")
+            return False
     return True
 
 

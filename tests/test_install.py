@@ -150,6 +150,26 @@ class TestInstaller:
         assert archive.read_bytes() == registry.read_bytes()
         assert (tmp_path / "EXECUTED").exists()  # pip runs it: the trace is one that can be seen
 
+    def test_a_commit_is_checked_out_by_its_hash(self, tmp_path: Path) -> None:
+        git, repository = install_detectron2.git, tmp_path / "official"
+        git("init", "-q", str(repository))
+
+        def commit(text: str) -> str:
+            (repository / "setup.py").write_text(text)
+            git("-C", str(repository), "add", "setup.py")
+            author = ("-c", "user.name=a", "-c", "user.email=a@b")
+            git("-C", str(repository), *author, "commit", "-q", "-m", text)
+            return git("-C", str(repository), "rev-parse", "HEAD")
+
+        first, _ = commit("honest"), commit("not honest")
+        install_detectron2.check_out(tmp_path / "a", str(repository), first)
+        assert (tmp_path / "a" / "setup.py").read_text() == "honest"
+        # A branch that bears the name of a commit which the repository does not have.
+        git("-C", str(repository), "branch", missing := "0123456789" * 4)
+        with pytest.raises(subprocess.CalledProcessError):
+            install_detectron2.check_out(tmp_path / "b", str(repository), missing)
+        assert not (tmp_path / "b" / "setup.py").exists()
+
     def test_what_is_installed_is_named_by_its_hash(self) -> None:
         assert re.search(r"==0\.6 --hash=sha256:[0-9a-f]{64}$", install_detectron2.SDIST)
         assert re.fullmatch(r"[0-9a-f]{40}", install_detectron2.COMMIT)
