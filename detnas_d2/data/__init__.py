@@ -1,6 +1,6 @@
 """Data sets, search splits, resumable training batches and the built-in demo."""
 
-from detnas_d2.data.cached_loaders import cached_loaders
+from detnas_d2.data.cached_loaders import cached_loaders, drop_cache
 from detnas_d2.data.calibration import CalibrationBatches, build_calibration_batches
 from detnas_d2.data.classification import ClassificationMapper
 from detnas_d2.data.classification_evaluation import ClassificationEvaluator
@@ -29,6 +29,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "cached_loaders",
+    "drop_cache",
     "register_datasets",
     "validate_dataset",
 ]

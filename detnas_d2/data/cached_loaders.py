@@ -24,11 +24,19 @@ from torch.utils.data import DataLoader
 
 from detnas_d2.data.calibration import CalibrationBatches
 from detnas_d2.data.classification import ClassificationMapper
-from detnas_d2.data.image_cache import CachedImage, CacheError, ImageCache, open_or_build
+from detnas_d2.data.image_cache import (
+    CachedImage,
+    CacheError,
+    ImageCache,
+    open_or_build,
+    remove,
+)
 from detnas_d2.data.samples import Mapper, NamingMapDataset, map_sample
 from detnas_d2.data.train_loader import own_generator
 
 logger = logging.getLogger(__name__)
+
+CACHE_FILE = "images.cache"
 
 Sample = dict[str, Any]
 
@@ -62,7 +70,7 @@ def cached_loaders(
         return loader, calibration
     try:
         cache = open_or_build(
-            os.path.join(folder, "images.cache"),
+            os.path.join(folder, CACHE_FILE),
             {"recipe": recipes[0], "files": _files_digest(sources)},
             _decoded(list(sources.values()), mapper, loader.num_workers),
             int(gib * 2**30),
@@ -83,12 +91,18 @@ def cached_loaders(
     return cached, calibration.with_dataset(own.with_mapper(CachedMapper(own.mapper, cache)))
 
 
+def drop_cache(folder: str) -> None:
+    """Removes the cache of :func:`cached_loaders`, if there is one. Any number of ranks may."""
+    remove(os.path.join(folder, CACHE_FILE))
+
+
 class CachedMapper:
     """What ``mapper`` gives, with pixels from the cache where it has them."""
 
     def __init__(self, mapper: DatasetMapper | ClassificationMapper, cache: ImageCache) -> None:
         self._mapper = mapper
         self._cache = cache
+        self._warned = False
 
     def __call__(self, sample: Sample) -> Sample:
         if not _has_file(sample) or sample["file_name"] not in self._cache:
@@ -96,7 +110,13 @@ class CachedMapper:
         try:
             image = self._cache.get(sample["file_name"])
         except CacheError as error:
-            logger.warning("Image cache %s: %s; it is decoded", self._cache.path, error)
+            if not self._warned:  # once: a cache that was cut off lacks many
+                logger.warning(
+                    "Image cache %s: %s; what cannot be read from it is decoded",
+                    self._cache.path,
+                    error,
+                )
+            self._warned = True
             return self._mapper(sample)
         pixels = torch.from_numpy(image.pixels.copy())
         if isinstance(self._mapper, ClassificationMapper):

@@ -1,13 +1,15 @@
-"""A file of decoded and resized images that processes map into memory.
+"""A file of decoded and resized images that processes share.
 
 Layout: the images one after another, uint8 (channels, height, width) as models take them; the
 index, JSON in UTF-8; a footer with the index's place and CRC-32. The index holds a fingerprint of
-what the images were made of and, per image, name, place, shapes and CRC-32.
+what the images were made of and, per image, name, place, shapes and CRC-32. It is read, not mapped
+into memory: a mapped file that is cut off or whose disk fails would end the process (SIGBUS), and
+some file systems map nothing.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from detnas_d2.files import new_file
+from detnas_d2.files.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +55,8 @@ class ImageCache:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            with open(path, "rb") as file:
-                index, end = _read_index(file, os.path.getsize(path))
-            self._bytes = np.memmap(path, np.uint8, mode="r", shape=(end,)) if end else None
+            self._file = open(path, "rb")  # noqa: SIM115
+            index = _read_index(self._file, os.path.getsize(path))
         except (OSError, ValueError, struct.error) as error:
             raise CacheError(str(error)) from error
         self.fingerprint: Any = index["fingerprint"]
@@ -76,10 +78,14 @@ class ImageCache:
             CacheError: it is damaged.
         """
         start, shape, original, checksum = self._entries[name]
-        pixels = self._bytes[start : start + int(np.prod(shape))]
-        if zlib.crc32(pixels) != checksum:
+        size = int(np.prod(shape))
+        try:
+            content = os.pread(self._file.fileno(), size, start)  # shares no position with others
+        except OSError as error:
+            raise CacheError(str(error)) from error
+        if len(content) != size or zlib.crc32(content) != checksum:
             raise CacheError(f"the image {name} is damaged")
-        return CachedImage(pixels.reshape(shape), tuple(original))
+        return CachedImage(np.frombuffer(content, np.uint8).reshape(shape), tuple(original))
 
     def check(self) -> None:
         """Reads everything; raises CacheError at the first damaged image."""
@@ -104,8 +110,10 @@ def open_or_build(
         OSError: the folder cannot be written, or the disk is full.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path + ".lock", "w") as lock:
-        first = _lock(lock)
+    lock = Lock(path + ".lock")
+    try:
+        # If another process had it, that one has just checked or built the cache.
+        first = lock.acquire(wait=False) or not lock.acquire(wait=True)
         if os.path.exists(path):
             try:
                 return _up_to_date(path, fingerprint, limit, thorough=first)
@@ -113,16 +121,8 @@ def open_or_build(
                 logger.warning("Image cache %s: %s; it is built anew", path, error)
         build(path, fingerprint, images, limit)
         return ImageCache(path)
-
-
-def _lock(file: Any) -> bool:
-    """Whether no other process had it; one that did has just checked or built the cache."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return False
+    finally:
+        lock.release()
 
 
 def _up_to_date(path: str, fingerprint: Any, limit: int, *, thorough: bool) -> ImageCache:
@@ -154,8 +154,14 @@ def build(
         file.write(_FOOTER.pack(start, len(text), zlib.crc32(text), _LAYOUT))
 
 
-def _read_index(file: Any, size: int) -> tuple[Mapping[str, Any], int]:
-    """The index and where the images end."""
+def remove(path: str) -> None:
+    """Removes the cache that :func:`open_or_build` made at ``path``, if it is there."""
+    for name in (path, path + ".lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _read_index(file: Any, size: int) -> Mapping[str, Any]:
     file.seek(max(0, size - _FOOTER.size))
     start, length, checksum, layout = _FOOTER.unpack(file.read())
     if layout != _LAYOUT or start + length + _FOOTER.size != size:
@@ -164,4 +170,4 @@ def _read_index(file: Any, size: int) -> tuple[Mapping[str, Any], int]:
     text = file.read(length)
     if zlib.crc32(text) != checksum:
         raise ValueError("its index is damaged")
-    return json.loads(text), start
+    return json.loads(text)

@@ -2,7 +2,7 @@ from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
-from detnas_d2.engine.launching import run
+from detnas_d2.engine.launching import run, run_alone
 from detnas_d2.engine.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
 from detnas_d2.engine.pipeline_run import run_pipeline
 from detnas_d2.engine.search import search, search_main
@@ -22,6 +22,7 @@ __all__ = [
     "evaluate",
     "prepare",
     "run",
+    "run_alone",
     "run_pipeline",
     "search",
     "search_main",

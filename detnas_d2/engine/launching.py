@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
+import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlparse
 
@@ -16,14 +19,21 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessException
 
 from detnas_d2.command import INTERRUPTED, is_expected, log_traceback, text_of
+from detnas_d2.config.tools import load_config
 from detnas_d2.files.errors import InputError
+from detnas_d2.files.locks import exclusive
+
+_STORE = "ranks"
 
 
 def call_and_leave(main: Callable[..., Any], *args: Any) -> None:
     """Calls ``main(*args)``, then leaves the process group, all ranks together.
 
-    A process that ends while gloo's threads still run is aborted at times.
+    A process that ends while gloo's threads still run is aborted at times. A rank does not outlive
+    the process that started it and holds the lock of its folder.
     """
+    if dist.is_initialized() and hasattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig"):
+        torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
     main(*args)
     if dist.is_initialized():
         comm.synchronize()
@@ -47,35 +57,66 @@ def _call_and_report(reports: str, main: Callable[..., Any], args: argparse.Name
         raise
 
 
+def run_alone(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """:func:`run` for a program that writes into OUTPUT_DIR; no second one does at a time.
+
+    ``--eval-only`` looks at what is there, also while it is being trained.
+
+    Raises:
+        FolderBusy: another program writes into OUTPUT_DIR, naming it.
+    """
+    alone: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if args.machine_rank == 0 and not args.eval_only:
+        alone = exclusive(load_config(args.config_file, args.opts).OUTPUT_DIR)
+    with alone:
+        run(main, args)
+
+
 def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Calls ``main(args)`` on ``--num-gpus`` processes of each machine.
 
     On a machine without GPU they are CPU processes that talk through gloo. On one machine they
-    meet at a free port unless ``--dist-url`` names another: Detectron2's default is the same for
-    all runs of a user, of which then only one can start.
+    meet in a file of their own and talk over the loopback interface, so that no other machine can
+    reach them and no two runs meet, unless ``--dist-url`` names a place.
 
     Raises:
         InputError: see :func:`check_launch`; or of a rank that failed for a reason that it told.
     """
     check_launch(args)
-    url = args.dist_url
-    if args.num_machines == 1 and url == default_argument_parser().get_default("dist_url"):
-        url = "auto"
-    with tempfile.TemporaryDirectory(prefix="detnas_d2-") as reports:
+    with tempfile.TemporaryDirectory(prefix="detnas_d2-") as folder:
         try:
-            launch(
-                _call_and_report,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=url,
-                args=(reports, main, args),
-            )
+            with _meeting_place(args, folder) as url:
+                launch(
+                    _call_and_report,
+                    args.num_gpus,
+                    num_machines=args.num_machines,
+                    machine_rank=args.machine_rank,
+                    dist_url=url,
+                    args=(folder, main, args),
+                )
         except ProcessException as error:
-            told = _read_reports(reports)
+            told = _read_reports(folder)
             if not told:
                 raise
             raise InputError(told) from error
+
+
+@contextlib.contextmanager
+def _meeting_place(args: argparse.Namespace, folder: str) -> Iterator[str]:
+    """Where the ranks meet. Not torch's server, which listens on all interfaces of the machine."""
+    default = default_argument_parser().get_default("dist_url")
+    if args.num_machines > 1 or args.num_gpus == 1 or args.dist_url not in ("auto", default):
+        yield args.dist_url
+        return
+    before = dict(os.environ)
+    for _, name in socket.if_nameindex():
+        if name in ("lo", "lo0"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    try:
+        yield f"file://{folder}/{_STORE}"
+    finally:
+        if "GLOO_SOCKET_IFNAME" not in before:
+            os.environ.pop("GLOO_SOCKET_IFNAME", None)
 
 
 def check_launch(args: argparse.Namespace) -> None:
@@ -121,7 +162,7 @@ def _report(folder: str, text: str) -> None:
 
 def _read_reports(folder: str) -> str:
     """What the first rank that failed for an expected reason told; "" if none did."""
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(set(os.listdir(folder)) - {_STORE}):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             if text := file.read():
                 return text

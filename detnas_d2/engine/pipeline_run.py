@@ -18,7 +18,16 @@ from detectron2.utils import comm
 from detnas_d2.command import tracebacks_in
 from detnas_d2.config.tools import differing_keys, fingerprint, load_config
 from detnas_d2.engine import pipeline_state, stage_time
-from detnas_d2.engine.hit_search import genotype_of, gradient_search, hit_train, screen
+from detnas_d2.engine.checkpoint import FINAL
+from detnas_d2.engine.hit_search import (
+    BEST_FILE,
+    GENOTYPE_FILE,
+    SUB_SPACE_FILE,
+    genotype_of,
+    gradient_search,
+    hit_train,
+    screen,
+)
 from detnas_d2.engine.launching import check_launch, run
 from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
 from detnas_d2.engine.pipeline_plan import check_stages
@@ -26,17 +35,27 @@ from detnas_d2.engine.pipeline_state import (
     DONE,
     DONE_FILE,
     FAILED,
-    LOCK_FILE,
     OUTDATED,
     STOPPED,
+    read_done,
     read_json,
 )
 from detnas_d2.engine.pipeline_table import format_table, table_rows
 from detnas_d2.engine.search import search
 from detnas_d2.engine.setup import prepare
 from detnas_d2.files import write_text
+from detnas_d2.files.locks import LOCK_FILE
+from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE
 
 _LISTED = 5
+_WEIGHTS = f"{FINAL}.pth"
+PRODUCTS = {
+    "train": (_WEIGHTS,),
+    "search": (HEADER_FILE, RECORDS_FILE, BEST_FILE),
+    "screen": (_WEIGHTS, SUB_SPACE_FILE),
+    "gradient": (_WEIGHTS, GENOTYPE_FILE, BEST_FILE),
+}
+"""Kind of a stage -> the files without which it is not done."""
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -90,28 +109,31 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
         args: of Detectron2's argument parser; says on how many processes.
 
     Raises:
-        StageBusy: another process runs it.
+        FolderBusy: another process runs it.
     """
     stage_args = argparse.Namespace(**{**vars(args), "pipeline": pipeline, "stage": stage})
     mark = stage_fingerprint(pipeline, stage)
     folder = pipeline.folder(stage.name)
     # Of several machines the first one tells the state.
     with pipeline_state.running(folder, mark) if args.machine_rank == 0 else nullcontext():
-        if (read_json(folder, DONE_FILE) or {}).get("fingerprint") != mark:  # meanwhile, by another
-            run(_run_stage, stage_args)
+        if read_done(folder, PRODUCTS[stage.kind]).get("fingerprint") == mark:
+            return  # meanwhile, by another process
+        run(_run_stage, stage_args)
 
 
 def stage_state(pipeline: Pipeline, stage: Stage) -> str:
     """A state of :mod:`pipeline_state`."""
     folder = pipeline.folder(stage.name)
-    state = pipeline_state.state_of(folder)
-    begun = os.path.exists(os.path.join(folder, "last_checkpoint"))
-    if state == DONE or state in (STOPPED, FAILED) and begun:  # else there is nothing to mix
-        file = DONE_FILE if state == DONE else LOCK_FILE
-        mark = (read_json(folder, file) or {}).get("fingerprint")
+    state = pipeline_state.state_of(folder, PRODUCTS[stage.kind])
+    if state == DONE or state in (STOPPED, FAILED) and _has_checkpoint(folder):  # else: all anew
+        mark = read_json(folder, DONE_FILE if state == DONE else LOCK_FILE).get("fingerprint")
         if mark is not None and mark != _fingerprint_now(pipeline, stage):
             return OUTDATED
     return state
+
+
+def _has_checkpoint(folder: str) -> bool:
+    return any(name.startswith("model_") for name in os.listdir(folder))
 
 
 def _fingerprint_now(pipeline: Pipeline, stage: Stage) -> str:

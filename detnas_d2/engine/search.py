@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.config.tools import base_config, load_config, short_yaml
+from detnas_d2.data import drop_cache
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.candidate_evaluation import (
     build_race,
@@ -72,7 +73,8 @@ def search(
     """Runs or resumes a search in ``OUTPUT_DIR``.
 
     Files there: ``history.jsonl`` (every candidate), ``search.json`` (what determines them),
-    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``).
+    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``); while it runs,
+    the images (``SEARCH.IMAGE_CACHE_GIB``).
 
     Args:
         config_dir: folder that ``SEARCH.RETRAIN_CONFIG`` is relative to.
@@ -127,6 +129,7 @@ def search(
         write_text(target, best_yaml(retrain, best, metric_name(cfg, validation_set(cfg))))
         logger.info("Best path (fitness %.3f): %s; written to %s", best.fitness, best.path, target)
     comm.synchronize()
+    drop_cache(cfg.OUTPUT_DIR)
     return best
 
 

@@ -16,17 +16,16 @@ from detnas_d2.engine.pipeline_state import (
     DONE,
     FAILED,
     FAILED_FILE,
-    LOCK_FILE,
     NOT_STARTED,
     OUTDATED,
     RUNNING,
     STOPPED,
-    StageBusy,
     read_json,
 )
 from detnas_d2.engine.tables import Cell, Reference, Run, Table, read_table
 from detnas_d2.files import write_text
 from detnas_d2.files.errors import InputError
+from detnas_d2.files.locks import FolderBusy, holder
 
 logger = logging.getLogger("detnas_d2.table")
 
@@ -80,7 +79,7 @@ def _run_missing(table: Table, args: argparse.Namespace) -> None:
             try:
                 run_stage(run.pipeline, run.stage, args)
                 progress = True
-            except StageBusy as error:
+            except FolderBusy as error:
                 print(error, flush=True)
             except Exception:
                 logger.exception("%s failed", run.name)
@@ -110,10 +109,9 @@ def list_runs(table: Table) -> str:
 
 def _explanation(run: Run, state: str) -> str:
     if state == FAILED:
-        return f": {(read_json(run.folder, FAILED_FILE) or {}).get('error', '')}"
+        return f": {read_json(run.folder, FAILED_FILE).get('error', '')}"
     if state == RUNNING:
-        who = read_json(run.folder, LOCK_FILE) or {}
-        return f" (process {who.get('pid')} of {who.get('host')})"
+        return f" ({holder(run.folder)})"
     if state == OUTDATED:
         return f": was run with another config, delete {run.folder} to run it again"
     return ""

@@ -5,9 +5,9 @@ from detnas_d2.command import run_command
 
 
 def main() -> None:
-    from detnas_d2.engine import default_argument_parser, run, search_main
+    from detnas_d2.engine import default_argument_parser, run_alone, search_main
 
-    run(search_main, default_argument_parser().parse_args())
+    run_alone(search_main, default_argument_parser().parse_args())
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from detnas_d2.command import run_command
 
 
 def main() -> None:
-    from detnas_d2.engine import default_argument_parser, run
+    from detnas_d2.engine import default_argument_parser, run_alone
     from detnas_d2.engine.hit_search import gradient_search_main
 
-    run(gradient_search_main, default_argument_parser().parse_args())
+    run_alone(gradient_search_main, default_argument_parser().parse_args())
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_damage_while_open_costs_one_decoding(cfg: CfgNode, tmp_path: Path, capl
     with open(tmp_path / "images.cache", "r+b") as file:
         file.write(b"\0" * 20)
     assert same(list(cached[0]), list(plain[0]))
-    assert "1.png is damaged; it is decoded" in caplog.text
+    assert "1.png is damaged; what cannot be read from it is decoded" in caplog.text
 
 
 def test_without_a_cache(cfg: CfgNode, tmp_path: Path, caplog) -> None:

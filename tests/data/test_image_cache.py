@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import pickle
 import threading
 import time
@@ -12,7 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detnas_d2.data.image_cache import CachedImage, CacheError, ImageCache, build, open_or_build
+from detnas_d2.data.image_cache import (
+    CachedImage,
+    CacheError,
+    ImageCache,
+    build,
+    open_or_build,
+    remove,
+)
 
 SHAPES = ((3, 4, 5), (1, 7, 2), (3, 6, 6))
 
@@ -94,6 +102,22 @@ def test_damage_after_opening_is_noticed_when_read(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="0.png is damaged"):
         cache.get("0.png")
     assert cache.get("1.png").pixels.shape == (1, 7, 2)
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_cut_off_while_it_is_open(tmp_path: Path, size: int) -> None:
+    cache = opened(tmp_path / "c")
+    os.truncate(tmp_path / "c", size)
+    with pytest.raises(CacheError, match="2.png is damaged"):
+        cache.get("2.png")
+    assert len(opened(tmp_path / "c")) == 3
+
+
+def test_removed(tmp_path: Path) -> None:
+    opened(tmp_path / "c")
+    for _ in range(2):
+        remove(str(tmp_path / "c"))
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:

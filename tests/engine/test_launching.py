@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine import launching
+from detnas_d2.files.locks import FolderBusy, exclusive, is_held
+
+
+def urls(words: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls = []
+    monkeypatch.setattr(launching, "launch", lambda *args, **kwargs: calls.append(kwargs))
+    for _ in range(2):
+        launching.run(argparse.Namespace, default_argument_parser().parse_args(words))
+    return [call["dist_url"] for call in calls]
+
+
+def test_ranks_of_a_machine_meet_in_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = urls(["--num-gpus", "2"], monkeypatch)
+    assert first.startswith("file:///") and first != second
 
 
 @pytest.mark.parametrize(
     ("words", "url"),
     [
-        ([], "auto"),  # two runs on a machine do not want the same port
-        (["--dist-url", "tcp://127.0.0.1:2345"], "tcp://127.0.0.1:2345"),
+        (["--num-gpus", "2", "--dist-url", "tcp://127.0.0.1:2345"], "tcp://127.0.0.1:2345"),
         (["--num-machines", "2"], default_argument_parser().get_default("dist_url")),
     ],
 )
-def test_where_processes_meet(words: list[str], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr(launching, "launch", lambda *args, **kwargs: calls.append(kwargs))
-    args = default_argument_parser().parse_args(words)
-    launching.run(argparse.Namespace, args)
-    assert [call["dist_url"] for call in calls] == [url]
+def test_meeting_place_that_was_chosen(
+    words: list[str], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert urls(words, monkeypatch) == [url, url]
+
+
+def listening(pids: list[int]) -> list[str]:
+    """Local addresses, as /proc/net has them, on which processes wait for connections."""
+    sockets = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(link))
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+
+
+def test_ranks_listen_on_the_loopback_interface_alone(tmp_path: Path) -> None:
+    args = default_argument_parser().parse_args(["--num-gpus", "2"])
+    before = set(listening([os.getpid()]))
+    with launching._meeting_place(args, str(tmp_path)) as url:
+        dist.init_process_group("gloo", init_method=url, rank=0, world_size=1)
+        found = set(listening([os.getpid()])) - before
+        dist.destroy_process_group()
+    assert found and all(address.startswith("0100007F:") for address in found)
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+def test_one_writer_of_an_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(launching, "launch", lambda *_, **__: seen.append(is_held(str(tmp_path))))
+    parse = default_argument_parser().parse_args
+    args = parse(["OUTPUT_DIR", str(tmp_path)])
+    launching.run_alone(print, args)
+    with exclusive(str(tmp_path)):
+        with pytest.raises(FolderBusy):
+            launching.run_alone(print, args)
+        launching.run_alone(print, parse(["--eval-only", "OUTPUT_DIR", str(tmp_path)]))
+    assert seen == [True, True]
 
 
 def test_process_group_is_left(tmp_path):

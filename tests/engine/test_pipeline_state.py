@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -11,21 +9,21 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+import torch
 
 from detnas_d2.engine.pipeline_state import (
     DONE,
     DONE_FILE,
     FAILED,
     FAILED_FILE,
-    LOCK_FILE,
     NOT_STARTED,
     RUNNING,
     STOPPED,
-    StageBusy,
     read_json,
     running,
     state_of,
 )
+from detnas_d2.files.locks import LOCK_FILE, FolderBusy
 
 
 def _hold(folder: str, held: Event) -> None:
@@ -44,7 +42,7 @@ def test_killed_process_leaves_a_stopped_stage(tmp_path: Path) -> None:
     assert held.wait(30)
     assert state_of(folder) == RUNNING
     assert read_json(folder, LOCK_FILE)["pid"] == process.pid
-    busy = pytest.raises(StageBusy, match=f"process {process.pid} of .* runs it")
+    busy = pytest.raises(FolderBusy, match=f"process {process.pid} of .* writes into it")
     with busy, running(folder, "mark"):
         raise AssertionError("two processes ran a stage")
     assert state_of(folder) == RUNNING  # and looking at it did not take the lock
@@ -53,7 +51,7 @@ def test_killed_process_leaves_a_stopped_stage(tmp_path: Path) -> None:
     assert state_of(folder) == STOPPED
     with running(folder, "mark"):
         assert state_of(folder) == RUNNING
-        (tmp_path / "stage" / DONE_FILE).write_text("{}")
+        finish(tmp_path / "stage")
     assert state_of(folder) == DONE
 
 
@@ -71,13 +69,25 @@ def test_failure_is_kept_until_the_next_start(tmp_path: Path) -> None:
     assert state_of(folder) == STOPPED
 
 
-def test_file_system_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def flock(*args: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
+def finish(folder: Path, text: str = '{"fingerprint": "f", "results": {}, "path": ""}') -> None:
+    (folder / DONE_FILE).write_text(text)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with running(str(tmp_path), "mark"):
-        assert state_of(str(tmp_path)) == STOPPED
-    assert "Function not implemented; it will read 'stopped' while it runs" in caplog.text
+
+@pytest.mark.parametrize("text", ["", '{"fingerprint": "f", "res', "[1]", "{}", "null"])
+def test_torn_done_file_is_no_done_stage(text: str, tmp_path: Path) -> None:
+    finish(tmp_path)
+    assert state_of(str(tmp_path)) == DONE
+    finish(tmp_path, text)
+    assert state_of(str(tmp_path)) == STOPPED
+
+
+def test_done_stage_without_its_products_is_stopped(tmp_path: Path) -> None:
+    finish(tmp_path)
+    weights = tmp_path / "model_final.pth"
+    products = (weights.name, "genotype.yaml")
+    (tmp_path / "genotype.yaml").write_text("x")
+    assert state_of(str(tmp_path), products) == STOPPED
+    torch.save({"model": {}}, weights)
+    assert state_of(str(tmp_path), products) == DONE
+    os.truncate(weights, 300)
+    assert state_of(str(tmp_path), products) == STOPPED

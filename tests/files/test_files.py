@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
+import time
 
 import pytest
 
-from detnas_d2 import files
-from detnas_d2.files import new_directory, write_json, write_text
+from detnas_d2.files import (
+    new_directory,
+    new_file,
+    remove_partial,
+    sync,
+    write_json,
+    write_text,
+    writing,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -25,11 +35,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_folder_that_cannot_be_synced_is_what_the_error_tells(tmp_path, monkeypatch):
-    def sync(path):
+    def stale(path):
         if os.path.isdir(path):
             raise OSError("stale file handle")
 
-    monkeypatch.setattr(files, "sync", sync)
+    monkeypatch.setattr(writing, "sync", stale)
     with pytest.raises(OSError, match="stale file handle"):
         write_text(tmp_path / "x", "1")
     assert os.listdir(tmp_path) == ["x"]
@@ -48,3 +58,79 @@ def test_new_directory(tmp_path):
     with pytest.raises(RuntimeError), new_directory(target + "2"):
         raise RuntimeError
     assert os.listdir(tmp_path / "d") == ["e"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_modes_follow_the_umask(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "x", "1")
+        with new_directory(str(tmp_path / "d")):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(tmp_path / "x").st_mode) == mode
+    folder = stat.S_IMODE(os.stat(tmp_path / "d").st_mode)
+    assert folder == mode | (mode & 0o444) >> 2  # folders can be entered by who can read them
+
+
+def test_mode_is_never_changed_after_the_fact(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_text(tmp_path / "x", "1")
+    with new_directory(str(tmp_path / "d")):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["d", "x"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_folder_that_cannot_be_synced(number, tmp_path, monkeypatch, caplog):
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "no such thing here")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for text in "ab":
+        write_text(tmp_path / "x", text)
+    assert (tmp_path / "x").read_text() == "b"
+    (record,) = caplog.records  # told once
+    assert str(tmp_path) in record.message and "cannot be made durable" in record.message
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_failing_disk_is_no_missing_feature(number, tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(number, "disk")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="disk"):
+        sync(tmp_path)
+    with pytest.raises(OSError, match="disk"):
+        write_text(tmp_path / "x", "1")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    (tmp_path / ".partial-a.pth").write_text("half")
+    (tmp_path / ".partial-b").mkdir()
+    (tmp_path / ".partial-b" / "x").write_text("half")
+    (tmp_path / "x").write_text("whole")
+    with new_directory(str(tmp_path / "d")):  # these may still be being written
+        assert len(list(tmp_path.glob(".partial-*"))) == 3
+    old = time.time() - 48 * 3600
+    os.utime(tmp_path / ".partial-b", (old, old))
+    with new_directory(str(tmp_path / "e")):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".partial-a.pth", "d", "e", "x"]
+    remove_partial(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["d", "e", "x"]
+
+
+def test_suffix_is_kept_for_libraries_that_choose_by_it(tmp_path):
+    with new_file(tmp_path / "x.onnx") as temporary:
+        assert temporary.endswith(".onnx")
