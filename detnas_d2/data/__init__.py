@@ -4,6 +4,7 @@ from detnas_d2.data.cached_loaders import cached_loaders, drop_cache
 from detnas_d2.data.calibration import CalibrationBatches, build_calibration_batches
 from detnas_d2.data.classification import ClassificationMapper
 from detnas_d2.data.classification_evaluation import ClassificationEvaluator
+from detnas_d2.data.data_state import DataState, data_changes, data_state
 from detnas_d2.data.digits_dataset import DIGITS_NAMES
 from detnas_d2.data.eval_loader import build_eval_loader, build_test_loader
 from detnas_d2.data.registration import register_datasets
@@ -18,6 +19,7 @@ __all__ = [
     "ClassificationEvaluator",
     "ClassificationMapper",
     "DIGITS_NAMES",
+    "DataState",
     "DatasetError",
     "DatasetReport",
     "Problem",
@@ -29,6 +31,8 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "cached_loaders",
+    "data_changes",
+    "data_state",
     "drop_cache",
     "register_datasets",
     "validate_dataset",

@@ -13,10 +13,11 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.config.tools import base_config, load_config, short_yaml
-from detnas_d2.data import drop_cache
+from detnas_d2.data import DataState, data_state, drop_cache
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.candidate_evaluation import (
     build_race,
+    calibration_set,
     candidate_evaluator,
     check_evaluator,
     check_validation,
@@ -105,6 +106,7 @@ def search(
             limits=constraint.limits,
             checkpoint_sha256=sha256_of(cfg.MODEL.WEIGHTS),
             latency_table_sha256=latency_digest(latency),
+            data=search_data(cfg),
             **evaluation_fingerprint(cfg),
         ),
         resume=resume,
@@ -131,6 +133,12 @@ def search(
     comm.synchronize()
     drop_cache(cfg.OUTPUT_DIR)
     return best
+
+
+def search_data(cfg: CfgNode) -> DataState:
+    """What candidates are scored and calibrated on, on rank 0, which writes and compares it."""
+    names = (validation_set(cfg), calibration_set(cfg))
+    return data_state(names) if comm.is_main_process() else {}
 
 
 def load_supernet(cfg: CfgNode) -> nn.Module:

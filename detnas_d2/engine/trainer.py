@@ -17,7 +17,13 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detnas_d2.data import build_test_loader, build_train_loader
+from detnas_d2.data import (
+    DataState,
+    build_test_loader,
+    build_train_loader,
+    data_changes,
+    data_state,
+)
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.gradients import average_gradients, broadcast
@@ -134,6 +140,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = DetNASCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         solver = cfg.SOLVER
         self.checkpointer.keep_every = solver.CHECKPOINT_KEEP_EVERY * solver.CHECKPOINT_PERIOD
+        self._data: DataState | None = None
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -170,6 +177,7 @@ class Trainer(DefaultTrainer):
         empty dict without ``DATASETS.TEST``.
         """
         if self.start_iter < self.max_iter:
+            self.data()  # as it is when training starts
             self._trainer.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
             super().train()
         else:
@@ -181,11 +189,27 @@ class Trainer(DefaultTrainer):
                 self._last_eval_results = self.test(self.cfg, self.model)
         return getattr(self, "_last_eval_results", None)
 
+    def data(self) -> DataState:
+        """State of what is learned from, on rank 0, which writes and compares it."""
+        if self._data is None:
+            names = list(self.cfg.DATASETS.TRAIN)
+            if self.cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+                names += self.cfg.HIT_SEARCH.ARCH_TRAIN
+            self._data = data_state(names) if comm.is_main_process() else {}
+        return self._data
+
     # The key and the one call are those of Detectron2's main branch; version 0.6 has neither.
     def state_dict(self) -> dict[str, Any]:
-        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+        own = {"_trainer": self._trainer.state_dict(), "data": self.data()}
+        return {**TrainerBase.state_dict(self), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        changed = data_changes(self.data(), state_dict.get("data", {}))
+        if changed:
+            raise InputError(
+                f"{self.cfg.OUTPUT_DIR}: the training there was begun with other data; changed "
+                f"since: {', '.join(changed)}. Restore the data, or use another OUTPUT_DIR"
+            )
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 

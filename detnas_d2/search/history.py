@@ -4,10 +4,14 @@ Every evaluated candidate is one line, appended and synced before the searcher h
 Appending instead of rewriting the file: a crash can then only tear the last line, which is
 recognised and dropped on opening, and the work per candidate does not grow with the history.
 The searcher's own state is not stored, since it follows from the fitness values.
+
+A line ends with a check of itself and of all lines before it. Histories of version 1 have none;
+they are read, and continued with checks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -23,7 +27,9 @@ logger = logging.getLogger("detnas_d2.search")
 
 HEADER_FILE = "search.json"
 RECORDS_FILE = "history.jsonl"
-VERSION = 1
+VERSION = 2
+_UNCHECKED = 1  # the version whose lines have no checks and whose header does not name the data
+_CHECK = "check"
 
 
 class HistoryError(InputError):
@@ -42,6 +48,7 @@ class History:
 
     def __init__(self, records: list[CandidateRecord], directory: Path | None) -> None:
         self.directory = directory
+        self._last_check = ""
         self._records: list[CandidateRecord] = []
         self._by_choices: dict[Choices, CandidateRecord] = {}
         for record in records:
@@ -74,8 +81,9 @@ class History:
                 f"{directory} already holds a search ({HEADER_FILE}, {RECORDS_FILE}): "
                 "resume it or choose another output directory"
             )
+        version = VERSION
         if header.exists():
-            _check_fingerprint(header, fingerprint)
+            version = _check_fingerprint(header, fingerprint)
         elif lines.exists():
             raise HistoryError(f"{lines} exists without {header}: cannot tell what it belongs to")
         else:
@@ -83,22 +91,23 @@ class History:
         if not lines.exists():
             lines.touch()
             sync(directory)
-        return cls._load(lines)
+        return cls._load(lines, checked=version > _UNCHECKED)
 
     @classmethod
     def read(cls, directory: str | Path) -> History:
         """The records in `directory`, for analysis: nothing is checked against, nothing written."""
         lines = Path(directory) / RECORDS_FILE
         history = cls.in_memory()
-        for record in _parse(lines, lines.read_bytes())[0]:
+        for record in _parse(lines, lines.read_bytes(), checked=False)[0]:
             history._remember(record)
         return history
 
     @classmethod
-    def _load(cls, lines: Path) -> History:
+    def _load(cls, lines: Path, *, checked: bool) -> History:
         content = lines.read_bytes()
-        records, whole = _parse(lines, content)
+        records, whole, last_check = _parse(lines, content, checked=checked)
         history = cls([], lines.parent)
+        history._last_check = last_check
         for number, record in enumerate(records, start=1):
             try:
                 history._remember(record)
@@ -115,8 +124,11 @@ class History:
         """Add a record; on return it is on disk (if there is a directory)."""
         self._check(record)
         if self.directory is not None:
-            line = json.dumps(record.as_dict(), allow_nan=False) + "\n"
+            values = record.as_dict()
+            check = _check_of(self._last_check, values)
+            line = json.dumps({**values, _CHECK: check}, allow_nan=False) + "\n"
             _append(self.directory / RECORDS_FILE, line.encode())
+            self._last_check = check
         self._remember(record)
 
     def _check(self, record: CandidateRecord) -> None:
@@ -171,38 +183,64 @@ def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:
     return [] if ours == theirs else [f"{key}: {ours!r} (here), {theirs!r} (on disk)"]
 
 
-def _check_fingerprint(header: Path, fingerprint: Mapping[str, Any]) -> None:
+def _check_fingerprint(header: Path, fingerprint: Mapping[str, Any]) -> int:
+    """Compares a header with ``fingerprint``; returns its version."""
     try:
         stored = json.loads(header.read_text(encoding="utf-8"))
         version, theirs = stored["version"], stored["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise HistoryError(f"{header}: not the header of a search ({error!r})") from None
-    if version != VERSION:
-        raise HistoryError(f"{header}: version {version}, this code reads version {VERSION}")
+    if version not in (_UNCHECKED, VERSION):
+        raise HistoryError(
+            f"{header}: version {version}, this code reads versions {_UNCHECKED} and {VERSION}"
+        )
     ours = json.loads(json.dumps(dict(fingerprint), allow_nan=False))  # tuples become lists
+    if version == _UNCHECKED and "data" in ours and "data" not in theirs:
+        logger.warning("%s does not tell the data of the search: they are not compared", header)
+        del ours["data"]
     different = differences(ours, theirs)
     if different:
         raise FingerprintMismatch(
             f"{header}: cannot resume, the history is of another search:\n  "
             + "\n  ".join(different)
         )
+    return version
 
 
-def _parse(path: Path, content: bytes) -> tuple[list[CandidateRecord], int]:
-    """Records of the file, and how many of its bytes are whole lines."""
+def _parse(path: Path, content: bytes, *, checked: bool) -> tuple[list[CandidateRecord], int, str]:
+    """Records of the file, how many of its bytes are whole lines, and the last check.
+
+    Args:
+        checked: whether every line has a check; else those after the first that has one.
+    """
     lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    records, whole = [], 0
+    records, whole, last = [], 0, ""
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(CandidateRecord.from_dict(_loads(line)))
+            values = _loads(line)
+            check = values.pop(_CHECK, None) if isinstance(values, dict) else None
+            records.append(CandidateRecord.from_dict(values))
         except ValueError as error:
             if number == len(lines):
-                return records, whole
+                return records, whole, last
             raise HistoryError(f"{path}, line {number}: {error}") from None
+        checked = checked or check is not None
+        if checked and check != _check_of(last, values):
+            raise HistoryError(
+                f"{path}, line {number}: the line, or one before it, was changed, moved or removed "
+                f"after it was written; restore the file, or delete {path.parent} to search anew"
+            )
+        last = check or ""
         whole = min(whole + len(line) + 1, len(content))
-    return records, whole
+    return records, whole, last
+
+
+def _check_of(last: str, values: Mapping[str, Any]) -> str:
+    """Check of a line with ``values`` after a line whose check is ``last``."""
+    text = last + json.dumps(values, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _loads(line: bytes) -> Any:

@@ -136,16 +136,75 @@ def test_a_damaged_line_in_the_middle_is_an_error(three, edit, message):
     assert lines.read_bytes() == b"\n".join(content) + b"\n"  # nothing was repaired away
 
 
-def test_missing_and_repeated_records_are_errors(three):
-    lines = three / "history.jsonl"
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (lambda lines: [lines[0].replace(b"0.1,", b"9.1,", 1), *lines[1:]], 1),
+        (lambda lines: [*lines[:2], lines[2].replace(b'"fitness": 0.7', b'"fitness": 9.7')], 3),
+        (lambda lines: [lines[0], lines[1].replace(b"out of", b"in"), lines[2]], 2),
+        (lambda lines: [lines[0], lines[2], lines[1]], 2),
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[0], lines[2]], 2),
+        (lambda lines: [lines[0], lines[0], *lines[1:]], 2),
+        (lambda lines: [unchecked(line) for line in lines], 1),
+    ],
+)
+def test_lines_that_were_changed_after_they_were_written(three, edit, line):
+    file = three / "history.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(b"".join(edit(before.splitlines(keepends=True))))
+    assert file.read_bytes() != before
+    with pytest.raises(HistoryError, match=f"line {line}: the line, or one before it, was changed"):
+        reopen(three)
+
+
+def test_line_ends_of_another_system_change_nothing(three):
+    file = three / "history.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    reopen(three).append(record(3))
+    assert len(reopen(three)) == 4
+
+
+def unchecked(line):
+    values = json.loads(line)
+    del values["check"]
+    return json.dumps(values).encode() + b"\n"
+
+
+@pytest.fixture
+def old(three):
+    """The history as version 1 wrote it."""
+    header = {"version": 1, "fingerprint": FINGERPRINT}
+    (three / "search.json").write_text(json.dumps(header))
+    file = three / "history.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(unchecked(line) for line in lines))
+    return three
+
+
+def test_history_of_version_1_is_continued_with_checks(old, caplog):
+    reopen(old, {**FINGERPRINT, "data": {"shapes": "1"}}).append(record(3))
+    assert "does not tell the data of the search" in caplog.text
+    reopen(old).append(record(4))
+    file = old / "history.jsonl"
+    assert [b"check" in line for line in file.read_bytes().splitlines()] == [False] * 3 + [True] * 2
+    assert len(History.read(old)) == 5
+    file.write_bytes(file.read_bytes().replace(b"3x3 3", b"3x3 9"))
+    for read in (reopen, History.read):
+        with pytest.raises(HistoryError, match="line 4: the line"):
+            read(old)
+
+
+def test_missing_and_repeated_records_are_errors(old):
+    lines = old / "history.jsonl"
     content = lines.read_bytes().splitlines(keepends=True)
     lines.write_bytes(content[0] + content[2] + content[1])
     with pytest.raises(HistoryError, match="line 2: record 2 where 1 was expected"):
-        reopen(three)
+        reopen(old)
     repeated = content[0].replace(b'"index": 0', b'"index": 1')
     lines.write_bytes(content[0] + repeated + content[2])
     with pytest.raises(HistoryError, match="line 2: record 1 repeats the path of record 0"):
-        reopen(three)
+        reopen(old)
 
 
 def test_a_bad_append_writes_nothing(three):
@@ -183,7 +242,7 @@ def test_headers_are_checked(three):
     header = three / "search.json"
     stored = json.loads(header.read_text())
     header.write_text(json.dumps({**stored, "version": 9}))
-    with pytest.raises(HistoryError, match="version 9, this code reads version 1"):
+    with pytest.raises(HistoryError, match="version 9, this code reads versions 1 and 2"):
         reopen(three)
     header.write_text("{}")
     with pytest.raises(HistoryError, match="not the header of a search"):
