@@ -20,7 +20,8 @@ from detnas_d2.modeling.weights_fit import check_fit, check_numbers, strip_share
 FINAL = "model_final"
 """Name of the checkpoint at the end of a training, without the extension."""
 _PERIODIC = re.compile(r"model_(\d+)\.pth")
-_KEPT = 2  # the newest, and one to go back to
+KEPT = 2
+"""Periodic checkpoints that stay: the newest, and one to go back to."""
 
 
 class DetNASCheckpointer(DetectionCheckpointer):
@@ -65,7 +66,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
         if not _PERIODIC.fullmatch(name):
             return
         older = sorted(number for number in self._periodic() if number <= _number(name))
-        for number in older[:-_KEPT]:
+        for number in older[:-KEPT]:
             if not self.keep_every or (number + 1) % self.keep_every:
                 os.remove(os.path.join(self.save_dir, self._periodic()[number]))
 

@@ -37,6 +37,7 @@ from detnas_d2.engine.pipeline_state import (
     FAILED,
     OUTDATED,
     STOPPED,
+    missing_products,
     read_done,
     read_json,
 )
@@ -125,7 +126,7 @@ def stage_state(pipeline: Pipeline, stage: Stage) -> str:
     """A state of :mod:`pipeline_state`."""
     folder = pipeline.folder(stage.name)
     state = pipeline_state.state_of(folder, PRODUCTS[stage.kind])
-    if state == DONE or state in (STOPPED, FAILED) and _has_checkpoint(folder):  # else: all anew
+    if state == DONE or (state in (STOPPED, FAILED) and _has_checkpoint(folder)):
         mark = read_json(folder, DONE_FILE if state == DONE else LOCK_FILE).get("fingerprint")
         if mark is not None and mark != _fingerprint_now(pipeline, stage):
             return OUTDATED
@@ -198,6 +199,9 @@ def _run_stage(args: argparse.Namespace) -> None:
     else:
         results = flatten_results_dict(hit_train(cfg, resume=True) or {})
     if comm.is_main_process():
+        missing = missing_products(cfg.OUTPUT_DIR, PRODUCTS[stage.kind])
+        if missing:
+            raise RuntimeError(f"{cfg.OUTPUT_DIR}: the stage ended without {', '.join(missing)}")
         done = {
             "fingerprint": mark,
             "results": results,

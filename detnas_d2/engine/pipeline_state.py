@@ -65,7 +65,12 @@ def read_done(folder: str, products: Iterable[str]) -> dict[str, Any]:
     types = {"fingerprint": str, "results": dict, "path": str}
     if not all(isinstance(done.get(key), kind) for key, kind in types.items()):
         return {}
-    return done if all(_is_whole(os.path.join(folder, name)) for name in products) else {}
+    return {} if missing_products(folder, products) else done
+
+
+def missing_products(folder: str, products: Iterable[str]) -> list[str]:
+    """Those of a stage's files that are not there, or empty or cut off."""
+    return [name for name in products if not _is_whole(os.path.join(folder, name))]
 
 
 def _is_whole(path: str) -> bool:

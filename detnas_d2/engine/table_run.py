@@ -78,7 +78,7 @@ def _run_missing(table: Table, args: argparse.Namespace) -> None:
             print(f"[{number}/{len(runs)}] {run.name}", flush=True)
             try:
                 run_stage(run.pipeline, run.stage, args)
-                progress = True
+                progress = stage_state(run.pipeline, run.stage) == DONE or progress
             except FolderBusy as error:
                 print(error, flush=True)
             except Exception:

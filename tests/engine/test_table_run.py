@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from detnas_d2.engine import PathTrainer, run_pipeline
 from detnas_d2.engine.pipeline_run import stage_state
@@ -44,6 +45,7 @@ def test_failure_holds_up_only_what_starts_from_it(
             "path": cfg.MODEL.DETNAS.PATH,
         }
         Path(folder, "done.json").write_text(json.dumps(done))
+        torch.save({}, Path(folder, "model_final.pth"))
 
     monkeypatch.setattr(MODULE, "_run_stage", fake)
     assert not run_table(arguments(file))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from detnas_d2.analysis.complexity import analyze
@@ -66,6 +67,7 @@ def finish(table: Table, run_name: str, **results: float) -> None:
     }
     Path(run.folder).mkdir(parents=True)
     (Path(run.folder) / "done.json").write_text(json.dumps(done))
+    torch.save({}, Path(run.folder) / "model_final.pth")
 
 
 @pytest.mark.parametrize(
