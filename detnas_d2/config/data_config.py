@@ -21,7 +21,12 @@ def _add_dataset_config(cfg: CN) -> None:
     #     IMAGES, ANNOTATIONS: folders below ROOT (default JPEGImages, Annotations; both "." where
     #     XML files lie beside images), YEAR: 2007 | 2012 (AP of 11 points | area under the curve;
     #     default 2012);
+    #   {NAME: n, FORMAT: csv, IMAGES: folder, ANNOTATIONS: file.csv}, CLASSES optional (then the
+    #     sorted names); columns filename,width,height,class,xmin,ymin,xmax,ymax;
+    #   {NAME: n, FORMAT: yolo, DATA: data.yaml, SPLIT: train}, CLASSES optional (then its names);
     #   {NAME: n, FORMAT: image_folder, ROOT: folder}, CLASSES optional (then the sorted folders).
+    # CSV and YOLO become COCO JSON below CACHE_DIR. Any declaration may have SPLITS: {a: 0.8,
+    # b: 0.2}, data sets "a" and "b" of so many of its images, chosen by SPLIT_SEED (default 0).
     cfg.DATASETS.REGISTER = []
     # What register_datasets does about bad images and annotations of the data sets in use:
     # "error" stops and lists them, "drop" leaves them out of training and of the evaluation's

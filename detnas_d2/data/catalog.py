@@ -15,6 +15,7 @@ from detnas_d2.data.sources import (
     CocoSource,
     FolderSource,
     Source,
+    VocSource,
     source_of_metadata,
     source_to_json,
 )
@@ -104,7 +105,9 @@ def load_source(name: str, source: Source) -> list[dict[str, Any]]:
         return load_coco_json(source.annotations, source.images, name)
     if isinstance(source, FolderSource):
         return load_image_folder(source)
-    return load_voc(source)
+    if isinstance(source, VocSource):
+        return load_voc(source)
+    raise DatasetError(f"Data set '{name}' is read by register_datasets, which was not called")
 
 
 def _metadata(source: Source, classes: tuple[str, ...] | None) -> dict[str, Any]:
@@ -120,13 +123,15 @@ def _metadata(source: Source, classes: tuple[str, ...] | None) -> dict[str, Any]
         if source.listing is not None:
             metadata["listing"] = source.listing
         classes = classes or class_names(source)
-    else:
+    elif isinstance(source, VocSource):
         metadata = {
             "dirname": source.root,
             "split": source.split,
             "year": source.year,
             "evaluator_type": "pascal_voc",
         }
+    else:  # becomes COCO's format in its check
+        metadata = {}
     if classes is not None:
         metadata["thing_classes"] = list(classes)
     return metadata

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from detectron2.data import DatasetCatalog
 
-from detnas_d2.data.splits import parent_of
+from detnas_d2.data.splits import parent_of, whole_of
 from detnas_d2.data.union import parts_of
 from detnas_d2.data.validation import contents_of
 
@@ -19,12 +19,12 @@ LIMIT = 1000
 def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     """Pairs of equal files, the first of ``one``, the second of ``other``; LIMIT at most.
 
-    Both are checked data sets, search halves or unions of them; of others nothing is known, and the
-    list is empty. Files are only read where their sizes and two parts of them are equal.
+    Both are checked data sets, search halves, shares or unions of them; of others nothing is known,
+    and the list is empty. Files are only read where their sizes and two parts of them are equal.
     """
     pairs = list(_candidates(parent_of(one), parent_of(other)))
     for place, name in enumerate((one, other)):
-        if pairs and parent_of(name) != name:
+        if pairs and any(whole_of(part) != name for part in parts_of(parent_of(name))):
             files = {os.path.realpath(d["file_name"]) for d in DatasetCatalog.get(name)}
             pairs = [pair for pair in pairs if os.path.realpath(pair[place]) in files]
     return [pair for pair in pairs[:LIMIT] if filecmp.cmp(*pair, shallow=False)]
@@ -42,4 +42,4 @@ def _candidates(one: str, other: str) -> Iterator[tuple[str, str]]:
 
 def _contents(name: str) -> Iterator[tuple[str, str]]:
     for part in parts_of(name):
-        yield from contents_of(part).items()
+        yield from contents_of(whole_of(part)).items()

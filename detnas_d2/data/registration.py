@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -15,8 +15,15 @@ from detnas_d2.data.catalog import declare, is_declared, original_source
 from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
 from detnas_d2.data.inspection import Targets
 from detnas_d2.data.report import DatasetError, DatasetReport
-from detnas_d2.data.sources import needs_conversion, parse_declaration
-from detnas_d2.data.splits import HALVES, SplitSettings, parent_of, register_search_splits
+from detnas_d2.data.sources import Declaration, needs_conversion, parse_declaration
+from detnas_d2.data.splits import (
+    HALVES,
+    Shares,
+    SplitSettings,
+    parent_of,
+    register_search_splits,
+    register_shares,
+)
 from detnas_d2.data.union import parts_of, register_union
 from detnas_d2.data.validation import ON_PROBLEM, validate_dataset
 
@@ -47,22 +54,32 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
         raise DatasetError(
             f"DATASETS.INVALID must be one of {(*ON_PROBLEM, 'ignore')}, got {policy!r}"
         )
+    owners: dict[str, Declaration] = {}  # of the names of data sets and of their parts
     for position, entry in enumerate(cfg.DATASETS.REGISTER):
-        name, source = parse_declaration(entry, position)
-        if name in DIGITS_NAMES:
-            raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
-        declare(name, source)
+        declaration = parse_declaration(entry, position)
+        for name in (declaration.name, *(part for part, _ in declaration.splits)):
+            if name in DIGITS_NAMES:
+                raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
+            if owners.setdefault(name, declaration).name != declaration.name:
+                raise DatasetError(f"DATASETS.REGISTER[{position}]: '{name}' is declared before")
+        declare(declaration.name, declaration.source)
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
     used += _architecture_sets(cfg)
-    used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text)]
+    used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text, owners)]
     ready: set[str] = set()
     reports: dict[str, DatasetReport | None] = {}
     for name in dict.fromkeys(used):
         parent = parent_of(name)
         for part in parts_of(parent):
+            owner = owners.get(part)
+            whole = owner.name if owner else part
+            if whole not in ready:
+                reports[whole] = _prepare(cfg, whole, owners)
+                ready.add(whole)
             if part not in ready:
-                reports[part] = _prepare(cfg, part)
-                ready.add(part)
+                shares = Shares(owner.splits, owner.split_seed)
+                register_shares(whole, shares, cache_dir(cfg))
+                ready.update(name for name, _ in owner.splits)
         if parent not in ready:
             register_union(parent, cache_dir(cfg))
             ready.add(parent)
@@ -73,6 +90,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             ready.update(f"{parent}@{half}" for half in HALVES)
     learned = [parent_of(name) for name in (*cfg.DATASETS.TRAIN, *_architecture_sets(cfg))]
     parts = {part for name in learned for part in parts_of(name)}
+    parts |= {owners[part].name for part in parts if part in owners}
     for name, report in reports.items():
         _check_objects(name, report, learned=name in parts)
 
@@ -99,7 +117,7 @@ def cache_dir(cfg: CfgNode) -> str:
     return cfg.DATASETS.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, CACHE_FOLDER)
 
 
-def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
+def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetReport | None:
     """The report on a data set that is checked."""
     if name in DIGITS_NAMES:
         digits = cfg.DATASETS.DIGITS
@@ -113,7 +131,7 @@ def _prepare(cfg: CfgNode, name: str) -> DatasetReport | None:
         register_digits(name, settings, cache_dir(cfg))
         return None
     if name not in DatasetCatalog:
-        close = difflib.get_close_matches(name, [*DatasetCatalog.list(), *DIGITS_NAMES])
+        close = difflib.get_close_matches(name, {*DatasetCatalog.list(), *DIGITS_NAMES, *owners})
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise DatasetError(
             f"Data set '{name}' is neither in DATASETS.REGISTER nor known to Detectron2{hint}"
@@ -157,7 +175,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _is_dataset_name(text: str) -> bool:
+def _is_dataset_name(text: str, declared: Collection[str]) -> bool:
     if "@search_" in text:
         return True
-    return all(part in DIGITS_NAMES or part in DatasetCatalog for part in parts_of(text))
+    known = (*DIGITS_NAMES, *declared)
+    return all(part in known or part in DatasetCatalog for part in parts_of(text))

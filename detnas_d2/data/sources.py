@@ -48,19 +48,47 @@ class FolderSource:
     listing: str | None = None
 
 
-Source = CocoSource | VocSource | FolderSource
+@dataclass(frozen=True)
+class CsvSource:
+    """Boxes in a CSV file. ``classes`` None: the names found, sorted."""
 
-_FORMATS = {"coco": CocoSource, "voc": VocSource, "image_folder": FolderSource}
+    annotations: str
+    images: str
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class YoloSource:
+    """A split of a data.yaml. ``classes`` None: its names in its order."""
+
+    data: str
+    split: str
+    classes: tuple[str, ...] | None = None
+
+
+Source = CocoSource | VocSource | FolderSource | CsvSource | YoloSource
+
+_FORMATS = {
+    "coco": CocoSource,
+    "voc": VocSource,
+    "image_folder": FolderSource,
+    "csv": CsvSource,
+    "yolo": YoloSource,
+}
 # FORMAT -> (required keys, optional keys), beside NAME and FORMAT.
 _KEYS = {
     "coco": (("IMAGES", "ANNOTATIONS"), ("CLASSES",)),
     "voc": (("ROOT", "CLASSES"), ("SPLIT", "IMAGES", "ANNOTATIONS", "YEAR")),
     "image_folder": (("ROOT",), ("CLASSES",)),
+    "csv": (("IMAGES", "ANNOTATIONS"), ("CLASSES",)),
+    "yolo": (("DATA", "SPLIT"), ("CLASSES",)),
 }
 
 
 def needs_conversion(source: Source) -> bool:
     """Whether Detectron2 can read the source only after its check has written another form."""
+    if isinstance(source, (CsvSource, YoloSource)):
+        return True
     if not isinstance(source, VocSource):
         return False
     usual = (source.images, source.annotations) == ("JPEGImages", "Annotations")
@@ -73,7 +101,17 @@ def resolve_path(path: str) -> str:
     return os.path.join(root, os.path.expanduser(path))
 
 
-def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
+@dataclass(frozen=True)
+class Declaration:
+    """An entry of DATASETS.REGISTER; ``splits``: (name, share of the images) of parts to make."""
+
+    name: str
+    source: Source
+    splits: tuple[tuple[str, float], ...] = ()
+    split_seed: int = 0
+
+
+def parse_declaration(entry: Any, position: int) -> Declaration:
     """Reads one entry of DATASETS.REGISTER.
 
     Raises:
@@ -83,11 +121,12 @@ def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
     if not isinstance(entry, Mapping):
         raise DatasetError(f"{place} must be a mapping with NAME and FORMAT, got {entry!r}")
     values = dict(entry)
-    name = _text(values.pop("NAME", None), f"{place}.NAME")
+    name = _name(values.pop("NAME", None), f"{place}.NAME")
     place = f"{place} ('{name}')"
-    for sign, use in (("@", "search splits"), ("+", "unions")):
-        if sign in name:
-            raise DatasetError(f"{place}.NAME: '{sign}' is kept for {use} of data sets")
+    splits = _splits(values.pop("SPLITS", {}), name, f"{place}.SPLITS")
+    seed = values.pop("SPLIT_SEED", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise DatasetError(f"{place}.SPLIT_SEED must be a whole number, got {seed!r}")
     format = values.pop("FORMAT", None)
     if format not in _FORMATS:
         raise DatasetError(f"{place}.FORMAT must be one of {sorted(_FORMATS)}, got {format!r}")
@@ -96,7 +135,7 @@ def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
         if key not in required + optional:
             raise DatasetError(
                 f"{place}: unknown key {key!r}; FORMAT {format} takes {', '.join(required)} "
-                f"and optionally {', '.join(optional)}"
+                f"and optionally {', '.join((*optional, 'SPLITS', 'SPLIT_SEED'))}"
             )
     for key in required:
         if key not in values:
@@ -115,13 +154,36 @@ def parse_declaration(entry: Any, position: int) -> tuple[str, Source]:
             arguments[key.lower()] = resolve_path(_text(value, f"{place}.{key}"))
     if format == "voc":
         _check_split(arguments.setdefault("split", ""), f"{place}.SPLIT")
-    return name, _FORMATS[format](**arguments)
+    return Declaration(name, _FORMATS[format](**arguments), splits, seed)
 
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DatasetError(f"{place} must be a non-empty text, got {value!r}")
     return value
+
+
+def _name(value: Any, place: str) -> str:
+    name = _text(value, place)
+    for sign, use in (("@", "search splits"), ("+", "unions")):
+        if sign in name:
+            raise DatasetError(f"{place}: '{sign}' is kept for {use} of data sets, got {name!r}")
+    return name
+
+
+def _splits(value: Any, name: str, place: str) -> tuple[tuple[str, float], ...]:
+    if not isinstance(value, Mapping):
+        raise DatasetError(f"{place} must map names to shares, e.g. {{a: 0.8, b: 0.2}}: {value!r}")
+    parts = []
+    for part, share in value.items():
+        if _name(part, place) == name:
+            raise DatasetError(f"{place}: '{name}' is the name of the whole")
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise DatasetError(f"{place}.{part} must be a share in (0, 1], got {share!r}")
+        parts.append((part, float(share)))
+    if sum(share for _, share in parts) > 1 + 1e-9:
+        raise DatasetError(f"{place}: the shares {dict(parts)} sum to more than 1")
+    return tuple(parts)
 
 
 def _check_split(split: str, place: str) -> None:

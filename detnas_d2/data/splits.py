@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.catalog import install
 from detnas_d2.data.coco_file import read_coco
@@ -30,7 +30,7 @@ from detnas_d2.data.sources import (
 )
 from detnas_d2.data.union import parts_of
 from detnas_d2.data.voc import load_voc, write_view
-from detnas_d2.files import write_json
+from detnas_d2.files import file_name_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,11 @@ class SplitSettings:
         if not self.fraction and self.size < 1:
             raise DatasetError(f"DATASETS.SEARCH_SPLIT.SIZE must be positive, got {self.size}")
 
+    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
+        """Keys of each half."""
+        val = choose(keys, self.val_size(source, len(keys)), self.seed)
+        return dict(zip(HALVES, (set(keys) - val, val), strict=True))
+
     def val_size(self, source: str, num_images: int) -> int:
         """Images in search_val of a source of ``num_images``."""
         size = max(1, round(self.fraction * num_images)) if self.fraction else self.size
@@ -64,6 +69,27 @@ class SplitSettings:
                 f"{num_images}; nothing would be left to train on"
             )
         return size
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Named parts of a data set, by their shares of its images (SPLITS of a declaration)."""
+
+    parts: tuple[tuple[str, float], ...]
+    seed: int = 0
+
+    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
+        """Keys of each part; a key's part depends on the others only near the borders."""
+        ordered = ordered_by_seed(set(keys), self.seed)
+        found, total = {}, 0.0
+        for name, share in self.parts:
+            start, total = round(total * len(ordered)), total + share
+            found[name] = set(ordered[start : round(total * len(ordered))])
+            if not found[name]:
+                raise DatasetError(
+                    f"SPLITS of '{source}': {share} of {len(ordered)} images are none for '{name}'"
+                )
+        return found
 
 
 def parent_of(name: str) -> str:
@@ -85,12 +111,22 @@ def parent_of(name: str) -> str:
 def overlap(one: str, other: str) -> bool:
     """Whether two data sets share images, as far as their names tell.
 
-    Halves of one data set or union do not; halves of different splits of the same images may.
+    Halves of one data set or union do not, nor do parts that SPLITS makes of one; halves of
+    different splits of the same images may.
     """
     parents = parent_of(one), parent_of(other)
     if parents[0] == parents[1]:
         return one == other or one in parents or other in parents
-    return not set(parts_of(parents[0])).isdisjoint(parts_of(parents[1]))
+    return any(
+        a == b or whole_of(a) == b or a == whole_of(b)
+        for a in parts_of(parents[0])
+        for b in parts_of(parents[1])
+    )
+
+
+def whole_of(name: str) -> str:
+    """The data set that a part of it was made from, or the name itself."""
+    return MetadataCatalog.get(name).get("part_of", name) if name in DatasetCatalog else name
 
 
 def choose(keys: Iterable[str], size: int, seed: int) -> set[str]:
@@ -99,9 +135,12 @@ def choose(keys: Iterable[str], size: int, seed: int) -> set[str]:
     No library's generator is involved, and the order of the keys does not matter: the choice is
     the same on every machine and version, and a larger one contains a smaller one.
     """
-    return set(
-        sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())[:size]
-    )
+    return set(ordered_by_seed(keys, seed)[:size])
+
+
+def ordered_by_seed(keys: Iterable[str], seed: int) -> list[str]:
+    """The keys in the order of SHA-256 of seed and key."""
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
 
 
 def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str) -> None:
@@ -110,6 +149,25 @@ def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str)
     Their files lie in a folder below ``cache_dir`` named by the source's files and the settings;
     they are reused as long as those stay the same. All processes must call this.
     """
+    _register(parent, settings, {half: f"{parent}@{half}" for half in HALVES}, cache_dir)
+
+
+def register_shares(parent: str, shares: Shares, cache_dir: str) -> None:
+    """Registers the named parts of a registered data set, like :func:`register_search_splits`.
+
+    Raises:
+        DatasetError: a part has the name of another data set, or no image.
+    """
+    for name, _ in shares.parts:
+        if name in DatasetCatalog and whole_of(name) != parent:
+            raise DatasetError(f"SPLITS of '{parent}': '{name}' is the name of another data set")
+    _register(parent, shares, {name: name for name, _ in shares.parts}, cache_dir)
+
+
+def _register(
+    parent: str, settings: SplitSettings | Shares, names: dict[str, str], cache_dir: str
+) -> None:
+    """``names``: part -> the name that it is registered under."""
     source = source_of_metadata(parent)
     if source is None:
         kind = MetadataCatalog.get(parent).get("evaluator_type")
@@ -120,11 +178,14 @@ def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str)
     splitters = {CocoSource: _CocoSplitter, VocSource: _VocSplitter, FolderSource: _Splitter}
     splitter = splitters[type(source)](parent, source, settings)
     key = [_VERSION, parent, *source_state(source), vars(settings)]
-    folder = derived_folder(cache_dir, "search_splits", parent, key, splitter.write)
+    kind = "search_splits" if isinstance(settings, SplitSettings) else "splits"
+    folder = derived_folder(cache_dir, kind, parent, key, splitter.write)
     extra = MetadataCatalog.get(parent).as_dict()
     extra.pop("name")
-    for half in HALVES:
-        install(f"{parent}@{half}", _half_source(source, folder, half), extra=extra)
+    if isinstance(settings, Shares):
+        extra["part_of"] = parent
+    for half, name in names.items():
+        install(name, _half_source(source, folder, file_name_of(half)), extra=extra)
 
 
 def _half_source(source: Source, folder: str, half: str) -> Source:
@@ -139,7 +200,7 @@ def _half_source(source: Source, folder: str, half: str) -> Source:
 class _Splitter:
     """Splits an image folder; the base of the other formats."""
 
-    def __init__(self, parent: str, source: Source, settings: SplitSettings) -> None:
+    def __init__(self, parent: str, source: Source, settings: SplitSettings | Shares) -> None:
         self.parent = parent
         self.source = source
         self.settings = settings
@@ -154,15 +215,10 @@ class _Splitter:
 
     def halves(self, keys: list[str]) -> dict[str, set[str]]:
         """Image keys of each half."""
-        size = self.settings.val_size(self.parent, len(keys))
-        val = choose(keys, size, self.settings.seed)
-        logger.info(
-            "Splitting '%s': %d images for search, %d for training",
-            self.parent,
-            size,
-            len(keys) - size,
-        )
-        return dict(zip(HALVES, (set(keys) - val, val), strict=True))
+        halves = self.settings.cut(self.parent, keys)
+        sizes = ", ".join(f"{len(chosen)} in {half}" for half, chosen in halves.items())
+        logger.info("Splitting '%s': images %s", self.parent, sizes)
+        return {file_name_of(half): chosen for half, chosen in halves.items()}
 
     def info(self, half: str, keys: list[str], size: int) -> dict[str, Any]:
         """What a person needs to know about a half, or to make it again."""
@@ -181,7 +237,15 @@ class _Splitter:
 class _CocoSplitter(_Splitter):
     def write(self, folder: str) -> None:
         data = read_coco(self.source.annotations)
-        self.write_halves(folder, data, self.halves([str(image["id"]) for image in data["images"]]))
+        if isinstance(self.settings, SplitSettings):
+            keys = {str(image["id"]): str(image["id"]) for image in data["images"]}
+        else:  # ids may be made anew as the data grow
+            keys = {str(image["id"]): image["file_name"] for image in data["images"]}
+        halves = {
+            half: {image_id for image_id, key in keys.items() if key in chosen}
+            for half, chosen in self.halves(list(keys.values())).items()
+        }
+        self.write_halves(folder, data, halves)
 
     def write_halves(self, folder: str, data: dict[str, Any], halves: dict[str, set[str]]) -> None:
         """Writes COCO JSON files; an image's key is its id as text."""
@@ -201,7 +265,8 @@ class _VocSplitter(_CocoSplitter):
         dicts = load_voc(self.source)
         halves = self.halves([d["image_id"] for d in dicts])
         self.write_halves(folder, _voc_as_coco(dicts, self.source.classes), halves)
-        self._warn_of_absent_classes([d for d in dicts if d["image_id"] in halves[SEARCH_VAL]])
+        if SEARCH_VAL in halves:
+            self._warn_of_absent_classes([d for d in dicts if d["image_id"] in halves[SEARCH_VAL]])
         splits = {
             half: [d["image_id"] for d in dicts if d["image_id"] in chosen]
             for half, chosen in halves.items()

@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.catalog import install, is_declared, original_source
 from detnas_d2.data.coco import inspect_coco
+from detnas_d2.data.csv_boxes import inspect_csv
 from detnas_d2.data.image_folder import inspect_image_folder
 from detnas_d2.data.inspection import BOXES_ONLY, Inspection, Targets
 from detnas_d2.data.report import (
@@ -29,14 +30,17 @@ from detnas_d2.data.report import (
 )
 from detnas_d2.data.sources import (
     CocoSource,
+    CsvSource,
     FolderSource,
     Source,
     VocSource,
+    YoloSource,
     source_from_json,
     source_to_json,
 )
 from detnas_d2.data.voc_inspection import inspect_voc
 from detnas_d2.data.writers import writer_first
+from detnas_d2.data.yolo import inspect_yolo
 from detnas_d2.files import digest, file_name_of, new_directory, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -52,6 +56,8 @@ _INSPECTORS = {
     CocoSource: inspect_coco,
     VocSource: inspect_voc,
     FolderSource: inspect_image_folder,
+    CsvSource: inspect_csv,
+    YoloSource: inspect_yolo,
 }
 # Data set -> the file of its images' contents, as the last check in this process left it.
 _CONTENT_FILES: dict[str, str] = {}
@@ -131,7 +137,7 @@ def _install(name: str, source: Source, stamp: dict[str, Any]) -> None:
     ready = source_from_json(stamp["source"]) if stamp["source"] else source
     extra = MetadataCatalog.get(name).as_dict()
     extra.pop("name")
-    if isinstance(source, CocoSource):
+    if isinstance(ready, CocoSource):
         # Detectron2 sets this when it loads the data; evaluators built earlier miss it.
         mapping = {category: i for i, category in enumerate(stamp["category_ids"])}
         extra["thing_dataset_id_to_contiguous_id"] = mapping

@@ -108,7 +108,7 @@ def test_conflicting_declaration(make_cfg, coco):
     ("change", "message"),
     [
         ({"IMAGE": "x"}, r"REGISTER\[0\] \('pets'\): unknown key 'IMAGE'"),
-        ({"FORMAT": "yolo"}, r"FORMAT must be one of .*'coco'.* got 'yolo'"),
+        ({"FORMAT": "kitti"}, r"FORMAT must be one of .*'coco'.* got 'kitti'"),
         ({"FORMAT": "voc"}, "key ROOT is missing; FORMAT voc needs it"),
         ({"NAME": ""}, r"REGISTER\[0\]\.NAME must be a non-empty text"),
         ({"NAME": "a@b"}, "'@' is kept"),
