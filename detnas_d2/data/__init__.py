@@ -11,7 +11,7 @@ from detnas_d2.data.registration import register_datasets
 from detnas_d2.data.report import DatasetError, DatasetReport, Problem
 from detnas_d2.data.sampling import TrainingBatchSampler, aspect_flags
 from detnas_d2.data.seeded_map import SeededMapDataset
-from detnas_d2.data.train_loader import build_train_loader
+from detnas_d2.data.train_loader import build_train_loader, resumable_loader
 from detnas_d2.data.validation import validate_dataset
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "data_state",
     "drop_cache",
     "register_datasets",
+    "resumable_loader",
     "validate_dataset",
 ]

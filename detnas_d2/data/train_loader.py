@@ -55,22 +55,53 @@ def build_train_loader(
     names = list(cfg.DATASETS.TRAIN if dataset_names is None else dataset_names)
     if not names:
         raise ValueError("DATASETS.TRAIN names no data set")
-    dataset_dicts = load_training_dicts(cfg, names)
     mapper, collate = mapper_and_collate(cfg, names[0], is_train=True)
-    seed = max(cfg.SEED, 0)
+    return resumable_loader(
+        load_training_dicts(cfg, names),
+        mapper,
+        total_batch_size=images,
+        seed=max(cfg.SEED, 0),
+        start_iter=start_iter,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate=collate,
+    )
+
+
+def resumable_loader(
+    dataset_dicts: Sequence[dict[str, Any]],
+    mapper: Mapper,
+    *,
+    total_batch_size: int,
+    seed: int = 0,
+    start_iter: int = 0,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    collate: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = list_of_samples,
+) -> DataLoader:
+    """Endless batches, list[dict], from batch ``start_iter`` on.
+
+    Batch i, augmentation included, depends on the seed, the dicts, the mapper and the sizes alone.
+
+    Args:
+        dataset_dicts: Detectron2's, e.g. of ``get_detection_dataset_dicts``.
+        mapper: e.g. a ``DatasetMapper``; its random numbers come from ``random``, ``numpy.random``
+            and torch.
+        total_batch_size: images over all ranks, a multiple of their number.
+    """
     sampler = TrainingBatchSampler(
         aspect_flags(dataset_dicts),
-        images,
+        total_batch_size,
         seed,
         rank=comm.get_rank(),
-        world_size=processes,
+        world_size=comm.get_world_size(),
         start_batch=start_iter,
-        aspect_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        aspect_grouping=aspect_ratio_grouping,
     )
     return DataLoader(
         SeededMapDataset(dataset_dicts, mapper, seed),
         batch_sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=num_workers,
         collate_fn=collate,
         generator=own_generator(),
     )

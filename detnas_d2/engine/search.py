@@ -6,7 +6,10 @@ import argparse
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -34,8 +37,10 @@ from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
 from detnas_d2.search.build import build_constraint, build_searcher, search_fingerprint
+from detnas_d2.search.racing import Race
 from detnas_d2.search.scoring import metric_name
 from detnas_d2.search_space import LatencyTable, SearchSpace, measure_latency
+from detnas_d2.search_space.space import PathSpace
 
 logger = logging.getLogger("detnas_d2.search")
 
@@ -93,38 +98,14 @@ def search(
     for warning in leaks(cfg, retrain):
         logger.warning(warning)
     space = searched_space(cfg)
-    latency = load_latency(cfg, space)
-    costs = space_costs(cfg, space)
-    constraint = build_constraint(cfg, costs, latency)
-    searcher = build_searcher(cfg, space, constraint)
+    plan = SearchPlan(cfg, space)
     model = load_supernet(cfg)
-    history = open_history(
-        cfg.OUTPUT_DIR,
-        search_fingerprint(
-            space=space,
-            searcher=searcher,
-            limits=constraint.limits,
-            checkpoint_sha256=sha256_of(cfg.MODEL.WEIGHTS),
-            latency_table_sha256=latency_digest(latency),
-            data=search_data(cfg),
-            **evaluation_fingerprint(cfg),
-        ),
-        resume=resume,
-    )
-    progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
-    race = build_race(cfg, history, searcher)
-    with candidate_evaluator(cfg, model, race) as evaluator:
-        if progress is not None and hasattr(evaluator, "on_pass"):
-            evaluator.on_pass = progress.passed
-        best = run_search(
-            searcher,
-            evaluator,
-            history,
-            space=space,
-            limits=constraint,
-            max_failures=cfg.SEARCH.MAX_FAILURES,
-            on_progress=progress,
-        )
+    evaluation = {
+        "checkpoint_sha256": sha256_of(cfg.MODEL.WEIGHTS),
+        "data": search_data(cfg),
+        **evaluation_fingerprint(cfg),
+    }
+    best = plan.run(partial(candidate_evaluator, cfg, model), evaluation, resume=resume)
     if comm.is_main_process():
         fix_path(retrain, space, best.path)
         target = os.path.join(cfg.OUTPUT_DIR, "best.yaml")
@@ -139,6 +120,56 @@ def search_data(cfg: CfgNode) -> DataState:
     """What candidates are scored and calibrated on, on rank 0, which writes and compares it."""
     names = (validation_set(cfg), calibration_set(cfg))
     return data_state(names) if comm.is_main_process() else {}
+
+
+class SearchPlan:
+    """What ``cfg.SEARCH`` says of a search of ``space``, its limits and numbers checked.
+
+    Raises:
+        ValueError: a key is wrong, or limits that no path keeps.
+    """
+
+    def __init__(self, cfg: CfgNode, space: PathSpace) -> None:
+        self.cfg, self.space = cfg, space
+        self.latency = load_latency(cfg, space)
+        self.constraint = build_constraint(cfg, space_costs(cfg, space), self.latency)
+        self.searcher = build_searcher(cfg, space, self.constraint)
+
+    def run(
+        self,
+        evaluator: Callable[[Race | None], AbstractContextManager[Any]],
+        evaluation: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> CandidateRecord:
+        """Searches in ``OUTPUT_DIR``, or goes on; returns the best candidate.
+
+        Args:
+            evaluator: gives the evaluator of candidates, for the race of ``SEARCH.RACING``.
+            evaluation: what decides a candidate's fitness, weights included; JSON values.
+        """
+        cfg, searcher = self.cfg, self.searcher
+        fingerprint = search_fingerprint(
+            space=self.space,
+            searcher=searcher,
+            limits=self.constraint.limits,
+            latency_table_sha256=latency_digest(self.latency),
+            **evaluation,
+        )
+        history = open_history(cfg.OUTPUT_DIR, fingerprint, resume=resume)
+        progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
+        with evaluator(build_race(cfg, history, searcher)) as evaluates:
+            if progress is not None and hasattr(evaluates, "on_pass"):
+                evaluates.on_pass = progress.passed
+            return run_search(
+                searcher,
+                evaluates,
+                history,
+                space=self.space,
+                limits=self.constraint,
+                max_failures=cfg.SEARCH.MAX_FAILURES,
+                on_progress=progress,
+            )
 
 
 def load_supernet(cfg: CfgNode) -> nn.Module:

@@ -1,5 +1,10 @@
 from detnas_d2.modeling.box_head import DetNASConvFCHead
-from detnas_d2.modeling.build import backbone_from_config, norm_factory
+from detnas_d2.modeling.build import (
+    backbone_from_config,
+    norm_factory,
+    searched_backbone,
+    supernet_backbone,
+)
 from detnas_d2.modeling.classifier import ImageClassifier
 from detnas_d2.modeling.detnet import DetNet, DetNetFPN, DetNetROIHeads
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
@@ -39,5 +44,7 @@ __all__ = [
     "find_supernet",
     "is_supernet",
     "norm_factory",
+    "searched_backbone",
+    "supernet_backbone",
     "walking",
 ]

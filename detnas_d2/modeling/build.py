@@ -14,9 +14,10 @@ build_detnas_retinanet_fpn_backbone            the same with FPN P3-P7
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -52,33 +53,82 @@ def backbone_from_config(
         PathError: ``MODEL.DETNAS.PATH`` is missing or is no path of the space.
     """
     node = cfg.MODEL.DETNAS
-    space = get_space(node.SPACE)
-    options = {
-        "norm": norm_factory(cfg, node.NORM),
-        "shuffle_method": node.SHUFFLE_METHOD,
-        "out_features": out_features or node.OUT_FEATURES,
-        "last_conv": node.LAST_CONV,
-        "init": node.INIT,
-    }
     if node.FUSED_OPS not in FUSED_OPS:
         raise ValueError(
             f"MODEL.DETNAS.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
         )
-    if supernet:
-        return _with_operators(Supernet(space, **options), cfg)
-    if not node.PATH:
+    if not supernet and not node.PATH:
         raise PathError("MODEL.DETNAS.PATH is empty: a searched backbone needs a path")
+    options = {
+        "space": node.SPACE,
+        "out_features": out_features or node.OUT_FEATURES,
+        "norm": node.NORM,
+        "norm_momentum": node.NORM_MOMENTUM,
+        "shuffle_method": node.SHUFFLE_METHOD,
+        "last_conv": node.LAST_CONV,
+        "init": node.INIT,
+        "fused_ops": node.FUSED_OPS,
+        "choices_dir": cfg.OUTPUT_DIR,
+    }
+    if supernet:
+        return supernet_backbone(**options)
     try:
-        path = space.path(node.PATH)
+        return searched_backbone(path=node.PATH, **options)
     except PathError as error:
         raise PathError(f"MODEL.DETNAS.PATH: {error}") from None
-    return _with_operators(SearchedBackbone(path, **options), cfg)
 
 
-def _with_operators(backbone: ShuffleNetBackbone, cfg: CfgNode) -> ShuffleNetBackbone:
-    backbone.fused_ops = cfg.MODEL.DETNAS.FUSED_OPS
-    if backbone.fused_ops == "auto":
-        backbone.choices = Choices(Path(cfg.OUTPUT_DIR) / "fused_ops.json")
+def supernet_backbone(*, space: str, **options: Any) -> Supernet:
+    """The supernet of a space from plain values, e.g. for Detectron2's ``LazyCall``.
+
+    Args:
+        space: name of the space, e.g. "detnas_small".
+        options: of :func:`searched_backbone`.
+    """
+    return _backbone(partial(Supernet, get_space(space)), **options)
+
+
+def searched_backbone(*, space: str, path: str, **options: Any) -> SearchedBackbone:
+    """The backbone of one path from plain values, e.g. for Detectron2's ``LazyCall``.
+
+    Args:
+        space: name of the space.
+        path: text of the path, as a search reports it.
+        options: ``out_features`` (default "stage1" to "stage4", strides 4 to 32), ``norm`` ("BN"),
+            ``norm_momentum`` (0.1), ``shuffle_method`` (1), ``last_conv`` (False), ``init``
+            ("imagenet"), ``fused_ops`` ("cpu") and, for "auto", ``choices_dir``: the keys of the
+            same names below ``MODEL.DETNAS``.
+
+    Raises:
+        PathError: no path of the space.
+    """
+    return _backbone(partial(SearchedBackbone, get_space(space).path(path)), **options)
+
+
+def _backbone(
+    make: Callable[..., Any],
+    *,
+    out_features: Sequence[str] = ("stage1", "stage2", "stage3", "stage4"),
+    norm: str = "BN",
+    norm_momentum: float = 0.1,
+    shuffle_method: int = 1,
+    last_conv: bool = False,
+    init: str = "imagenet",
+    fused_ops: str = "cpu",
+    choices_dir: str = "",
+) -> Any:
+    if fused_ops not in FUSED_OPS:
+        raise ValueError(f"fused_ops {fused_ops!r}: expected one of {', '.join(FUSED_OPS)}")
+    backbone = make(
+        norm=partial(get_norm, norm, momentum=norm_momentum) if norm else "",
+        shuffle_method=shuffle_method,
+        out_features=list(out_features),
+        last_conv=last_conv,
+        init=init,
+    )
+    backbone.fused_ops = fused_ops
+    if fused_ops == "auto":
+        backbone.choices = Choices(Path(choices_dir) / "fused_ops.json")
     return backbone
 
 

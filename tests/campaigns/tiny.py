@@ -17,38 +17,63 @@ from tests.engine.hit_runs import DEMO, OPS
 from tests.engine.tiny_runs import Configs, write_config
 
 TINY = SPACES["detnas_tiny"]
+ONE_STAGE = {
+    "META_ARCHITECTURE": "HitRetinaNet",
+    "BACKBONE": {"NAME": "build_hit_retinanet_pafpn_backbone"},
+    "FPN": {"IN_FEATURES": ["stage2", "stage3", "stage4"]},
+    "RETINANET": {
+        "NORM": "GN",
+        "NUM_CLASSES": 10,
+        "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+        "SCORE_THRESH_TEST": 0.0,
+    },
+}
 
 
-def detnas_pipeline(root: Path, *, scoring_workers: int = 2, baseline: bool = True) -> Path:
+def detnas_pipeline(
+    root: Path,
+    *,
+    scoring_workers: int = 2,
+    networks: int = 2,
+    kind: str = "faster",
+    precise_bn: bool = False,
+) -> Path:
     """Writes data, configs and a pipeline of DetNAS below ``root``; returns the pipeline's file.
 
     A supernet (8 iterations, a checkpoint every 2), a search (3 generations of 4), the searched
-    network and, with ``baseline``, a random one (6 iterations each); OUTPUT_DIR is root/runs.
+    network and a random one (6 iterations each); OUTPUT_DIR is root/runs.
+
+    Args:
+        networks: how many of the last two there are.
+        kind: of detector, see :class:`Configs`.
+        precise_bn: the networks are evaluated every 2 iterations, with ``TEST.PRECISE_BN``.
     """
     root.mkdir(parents=True, exist_ok=True)
     configs = Configs(root)
-    write_config(configs("faster", "SOLVER.MAX_ITER", 8, "SOLVER.STEPS", (5,)), root / "train.yaml")
-    retrain = configs("faster")
-    retrain.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
+    train = configs(kind, "SOLVER.MAX_ITER", 8, "SOLVER.STEPS", (5,))
+    write_config(train, root / "train.yaml")
+    retrain = configs(kind)
+    retrain.MODEL.BACKBONE.NAME = retrain.MODEL.BACKBONE.NAME.replace("_supernet", "")
     retrain.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # an AP above zero
+    retrain.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    if precise_bn:
+        retrain.TEST.EVAL_PERIOD = 2
+        retrain.TEST.PRECISE_BN.ENABLED, retrain.TEST.PRECISE_BN.NUM_ITER = True, 3
     write_config(retrain, root / "retrain.yaml")
-    search = configs.search("SEARCH.CHUNK", 2, "SEARCH.SCORING_WORKERS", scoring_workers)
+    options = ("SEARCH.CHUNK", 2, "SEARCH.SCORING_WORKERS", scoring_workers)
+    search = configs.search(*options, kind=kind)
     search.SEARCH.MAX_MACS = median_macs()
     search.SEARCH.RETRAIN_CONFIG = "retrain.yaml"
     search.MODEL.WEIGHTS = ""
     write_config(search, root / "search.yaml")
+    drawn = {"KIND": "train", "CONFIG": "retrain.yaml"}
     stages: list[dict[str, Any]] = [
         {"NAME": "supernet", "KIND": "train", "CONFIG": "train.yaml"},
         {"NAME": "search", "KIND": "search", "CONFIG": "search.yaml", "WEIGHTS": "supernet"},
-        {"NAME": "searched", "KIND": "train", "CONFIG": "retrain.yaml", "WEIGHTS": "supernet"},
-    ]
-    stages[-1]["PATH"] = "search"
-    table = ["searched"]
-    if baseline:
-        drawn = {"NAME": "random_1", "KIND": "train", "CONFIG": "retrain.yaml"}
-        stages.append({**drawn, "PATH": "random 1", "ROW": "random"})
-        table.append("random")
-    return _write_pipeline(root, stages, table)
+        {"NAME": "searched", **drawn, "WEIGHTS": "supernet", "PATH": "search"},
+        {"NAME": "random_1", **drawn, "PATH": "random 1", "ROW": "random"},
+    ][: 2 + networks]
+    return _write_pipeline(root, stages, ["searched", "random"][:networks])
 
 
 def median_macs() -> int:
@@ -57,8 +82,11 @@ def median_macs() -> int:
     return sorted(table.cost(TINY.uniform_path(op)).macs for op in TINY.ops)[2]
 
 
-def hit_pipeline(root: Path) -> Path:
+def hit_pipeline(root: Path, *, one_stage: bool = False) -> Path:
     """Writes configs and a pipeline of Hit-Detector below ``root``; returns the pipeline's file.
+
+    Args:
+        one_stage: searches and trains a HitRetinaNet; only the backbone is screened.
 
     Two screenings, the search (8 iterations each), the searched detector and a random one of the
     same cost (6 iterations each), on scenes of digits; OUTPUT_DIR is root/runs.
@@ -67,9 +95,10 @@ def hit_pipeline(root: Path) -> Path:
     screening = {"KEEP": 2, "REMOVE_START": 4, "REMOVE_END": 6, "RECORD_PERIOD": 2}
     for part in ("backbone", "head"):
         _write_hit_config(root, f"screen_{part}", {"SCREENING": screening})
-    _write_hit_config(root, "search", {})
-    _write_hit_config(root, "train", {"ARCH_START_ITER": -1}, iterations=6)
-    screens = ["screen_backbone", "screen_head"]
+    model = ONE_STAGE if one_stage else {}
+    _write_hit_config(root, "search", {}, model)
+    _write_hit_config(root, "train", {"ARCH_START_ITER": -1}, model, iterations=6)
+    screens = ["screen_backbone"] if one_stage else ["screen_backbone", "screen_head"]
     train = {"KIND": "train", "CONFIG": "train.yaml", "MERGE": ["search"]}
     stages = [
         *({"NAME": name, "KIND": "screen", "CONFIG": f"{name}.yaml"} for name in screens),
@@ -81,11 +110,16 @@ def hit_pipeline(root: Path) -> Path:
 
 
 def _write_hit_config(
-    root: Path, name: str, search_keys: dict[str, Any], iterations: int = 8
+    root: Path,
+    name: str,
+    search_keys: dict[str, Any],
+    model: dict[str, Any] | None = None,
+    iterations: int = 8,
 ) -> None:
     data = {
         "_BASE_": str(DEMO / f"{name}.yaml"),
         "MODEL": {
+            **(model or {}),
             "HIT": {
                 "NETWORK": "hit_tiny_half",
                 "OPS": dict.fromkeys(("BACKBONE", "NECK", "HEAD"), OPS),
