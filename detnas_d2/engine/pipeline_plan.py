@@ -19,6 +19,7 @@ from detnas_d2.data import register_datasets
 from detnas_d2.engine.candidate_evaluation import check_validation
 from detnas_d2.engine.checkpoint_files import read_checkpoint
 from detnas_d2.engine.data_checks import check_classes
+from detnas_d2.engine.disk import Need, need_of
 from detnas_d2.engine.hit_search import check_gradient_search, check_screening, hit_retrain_config
 from detnas_d2.engine.pipeline import FRAGMENTS, Pipeline, PipelineError, Stage
 from detnas_d2.engine.plan import Models, check_names, check_training, told
@@ -36,11 +37,14 @@ from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_network import get_hit_network
 
 
-def check_stages(pipeline: Pipeline, done: set[str]) -> None:
+def check_stages(pipeline: Pipeline, done: set[str]) -> dict[str, Need]:
     """Checks every stage: its model, optimizer, schedule, search, data, evaluation, weights.
 
     Args:
         done: names of stages that are finished, whose data and weights are not looked at again.
+
+    Returns:
+        name of every stage -> the disk that it needs in all.
 
     Raises:
         PipelineError: naming the file, the stage, and what is wrong.
@@ -49,6 +53,7 @@ def check_stages(pipeline: Pipeline, done: set[str]) -> None:
     for stage in pipeline.stages:
         with _named(pipeline, stage):
             plan.check(stage, finished=stage.name in done)
+    return plan.needs
 
 
 @contextmanager
@@ -66,6 +71,7 @@ class _Plan:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.models = Models()
+        self.needs: dict[str, Need] = {}
         self._configs: dict[str, CfgNode] = {}
 
     def check(self, stage: Stage, *, finished: bool) -> None:
@@ -74,6 +80,7 @@ class _Plan:
         check_names(cfg)
         model = self.models.of(cfg)
         self._check_path(stage, cfg, model)
+        self.needs[stage.name] = need_of(stage.kind, cfg, model)
         if not finished:
             register_datasets(cfg)
             check_classes(cfg)

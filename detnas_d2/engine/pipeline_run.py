@@ -19,6 +19,7 @@ from detnas_d2.command import tracebacks_in
 from detnas_d2.config.tools import differing_keys, fingerprint, load_config
 from detnas_d2.engine import pipeline_state, stage_time
 from detnas_d2.engine.checkpoint import FINAL
+from detnas_d2.engine.disk import check_disk
 from detnas_d2.engine.hit_search import (
     BEST_FILE,
     GENOTYPE_FILE,
@@ -62,14 +63,23 @@ PRODUCTS = {
 def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Runs what is not finished of ``args.config_file``; returns and prints the table's rows.
 
-    Running it again resumes the stage that was interrupted and skips those that are done.
+    Running it again resumes the stage that was interrupted and skips those that are done. With
+    ``args.dry_run`` it only prints the stages' states and the disk that they need.
     """
     pipeline = read_pipeline(args.config_file, tuple(args.opts))
+    dry_run = getattr(args, "dry_run", False)
     with tracebacks_in(lambda: pipeline.output_dir):
         check_launch(args)
         if args.machine_rank == 0:
             states = {stage.name: stage_state(pipeline, stage) for stage in pipeline.stages}
-            check_stages(pipeline, {name for name, state in states.items() if state == DONE})
+            done = {name for name, state in states.items() if state == DONE or dry_run}
+            needs = check_stages(pipeline, done)
+            waiting = {pipeline.folder(n): needs[n] for n, state in states.items() if state != DONE}
+            if dry_run:
+                print("\n".join(f"{name}: {state}" for name, state in states.items()))
+            print(check_disk(waiting, pipeline.output_dir), flush=True)
+            if dry_run:
+                return {}
             make_folder(pipeline)
     start = time.monotonic()
     for number, stage in enumerate(pipeline.stages, start=1):

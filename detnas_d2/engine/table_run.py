@@ -10,6 +10,7 @@ from collections import Counter
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine.detector_cost import DETECTOR_COSTS
+from detnas_d2.engine.disk import Need, check_disk
 from detnas_d2.engine.pipeline_plan import check_stages
 from detnas_d2.engine.pipeline_run import run_stage, stage_state
 from detnas_d2.engine.pipeline_state import (
@@ -56,9 +57,7 @@ def run_table(args: argparse.Namespace) -> bool:
         )
     table = read_table(args.config_file, tuple(args.opts))
     if not args.dry_run:
-        for pipeline in next(iter(table.pipelines.values())).values():
-            # Data is checked where a stage begins: one that is missing holds up only its own runs.
-            check_stages(pipeline, {stage.name for stage in pipeline.stages})
+        print(check_disk(_needs(table), table.output_dir), flush=True)
         _run_missing(table, args)
     print(list_runs(table))
     text = format_table(table)
@@ -66,6 +65,22 @@ def run_table(args: argparse.Namespace) -> bool:
     if not args.dry_run:
         write_text(os.path.join(table.output_dir, "table.md"), text + "\n")
     return all(stage_state(run.pipeline, run.stage) == DONE for run in table.runs())
+
+
+def _needs(table: Table) -> dict[str, Need]:
+    """Checks every pipeline; folder of each run that is not done -> the disk that it needs."""
+    needs = {
+        # Data is checked where a stage begins: one that is missing holds up only its own runs.
+        name: check_stages(pipeline, {stage.name for stage in pipeline.stages})
+        for name, pipeline in next(iter(table.pipelines.values())).items()
+    }
+    return {
+        pipeline.folder(stage.name): needs[name][stage.name]
+        for pipelines in table.pipelines.values()
+        for name, pipeline in pipelines.items()
+        for stage in pipeline.stages
+        if stage_state(pipeline, stage) != DONE
+    }
 
 
 def _run_missing(table: Table, args: argparse.Namespace) -> None:

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Run all stages of a pipeline file; run it again to resume. Arguments as train_net.py's."""
+"""Run all stages of a pipeline file; run it again to resume. Arguments as train_net.py's.
+
+With --dry-run it starts nothing, and tells the stages' states and the disk that they need.
+"""
 
 from detnas_d2.command import run_command
 
@@ -7,7 +10,9 @@ from detnas_d2.command import run_command
 def main() -> None:
     from detnas_d2.engine import default_argument_parser, run_pipeline
 
-    run_pipeline(default_argument_parser().parse_args())
+    parser = default_argument_parser()
+    parser.add_argument("--dry-run", action="store_true", help="start nothing; stages and disk")
+    run_pipeline(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Run all stages of a pipeline file: screen, search, train, evaluate; run it again to resume.
 
-Arguments are those of Detectron2's train_net.py.
+Arguments are those of Detectron2's train_net.py. With --dry-run it starts nothing, and tells the
+stages' states and the disk that they need.
 """
 
 from detnas_d2.command import run_command
@@ -10,7 +11,9 @@ from detnas_d2.command import run_command
 def main() -> None:
     from detnas_d2.engine import default_argument_parser, run_pipeline
 
-    run_pipeline(default_argument_parser().parse_args())
+    parser = default_argument_parser()
+    parser.add_argument("--dry-run", action="store_true", help="start nothing; stages and disk")
+    run_pipeline(parser.parse_args())
 
 
 if __name__ == "__main__":
