@@ -176,11 +176,11 @@ def _backbone(cfg: CfgNode, out_features: list[str]) -> DetNet:
     )
 
 
-def adapt_detnet_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``state`` of a classifier with the keys of a detector's DetNet; any other state unchanged."""
+def adapt_resnet_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``state`` of a classifier with the keys of a detector's ResNet or DetNet; others as is."""
     source, target = "backbone.", "backbone.bottom_up."
-    detector = isinstance(getattr(model, "backbone", None), DetNetFPN)
-    if not detector or f"{source}res6.0.shortcut.weight" not in state:
+    body = getattr(getattr(model, "backbone", None), "bottom_up", None)
+    if not isinstance(body, ResNet) or f"{source}stem.conv1.weight" not in state:
         return dict(state)
     return {
         target + key[len(source) :] if key.startswith(source) else key: value

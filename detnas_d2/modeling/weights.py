@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from detnas_d2.modeling.detnet import adapt_detnet_state_dict
+from detnas_d2.modeling.detnet import adapt_resnet_state_dict
 from detnas_d2.modeling.hit.weights import adapt_hit_state_dict
 from detnas_d2.modeling.shufflenet import SearchedBackbone, ShuffleNetBackbone
 from detnas_d2.modeling.weights_error import WeightsError
@@ -34,7 +34,7 @@ def adapt_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
         WeightsError: a backbone key of the model is missing in ``state`` or has another shape
             (the last convolution, which detectors lack, excepted).
     """
-    state = adapt_hit_state_dict(adapt_detnet_state_dict(state, model), model)
+    state = adapt_hit_state_dict(adapt_resnet_state_dict(state, model), model)
     target, backbone = _find_backbone(model)
     source = _find_prefix(state)
     if backbone is None or source is None:

@@ -15,6 +15,7 @@ from detnas_d2.config.tools import flatten, load_config
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.gradient_search import GradientSearchTrainer
 from detnas_d2.engine.hit_search import is_relaxed
+from detnas_d2.modeling import adapt_state_dict
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
 from detnas_d2.search_space.operations import SCREENED
 from tests.helpers import classification_batch, training_batch
@@ -173,3 +174,16 @@ def test_released_training_recipe():
 def test_search_in_the_sub_spaces_of_the_paper():
     ops = load_config(str(CONFIGS / "search" / "search_paper_spaces_coco.yaml")).MODEL.HIT.OPS
     assert {part: tuple(ops[part.upper()]) for part in PARTS} == SCREENED
+
+
+def test_resnext_moves_from_the_classifier_to_the_detector():
+    models = []
+    for name in ("x101_imagenet", "faster_rcnn_x101_fpn_coco_1x"):
+        cfg = completed(f"baselines/{name}.yaml").clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = "meta"
+        with torch.device("meta"):
+            models.append(build_model(cfg))
+    state = adapt_state_dict(models[0].state_dict(), models[1])
+    body = models[1].backbone.bottom_up.state_dict()
+    assert {f"backbone.bottom_up.{name}" for name in body} <= set(state)
