@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detnas_d2.data.catalog import declare, is_declared, original_source
 from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
 from detnas_d2.data.inspection import Targets
+from detnas_d2.data.keypoints import name_keypoints
 from detnas_d2.data.report import DatasetError, DatasetReport
 from detnas_d2.data.sources import Declaration, needs_conversion, parse_declaration
 from detnas_d2.data.splits import (
@@ -93,6 +94,8 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     parts |= {owners[part].name for part in parts if part in owners}
     for name, report in reports.items():
         _check_objects(name, report, learned=name in parts)
+    for name in dict.fromkeys(used):
+        name_keypoints(cfg, name)
 
 
 def _architecture_sets(cfg: CfgNode) -> tuple[str, ...]:
