@@ -21,6 +21,8 @@ from detnas_d2.data.inspection import Inspection
 from detnas_d2.data.report import DatasetError, Problem
 from detnas_d2.data.sources import YoloSource, resolve_path
 
+_NOTHING = ("", "null", "~", "None")
+
 
 def inspect_yolo(
     source: YoloSource, decode: bool = False, tolerate: frozenset[str] = frozenset()
@@ -54,9 +56,10 @@ def inspect_yolo(
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
+    """Texts, lists and mappings of them: a class called "no" or "1" stays that text."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            data = yaml.safe_load(file)
+            data = yaml.BaseLoader(file.read()).get_single_data()
     except OSError as error:
         raise DatasetError(f"[missing_annotation_file] {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -64,7 +67,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise DatasetError(f"[broken_annotation_file] {path}: {text}") from error
     if not isinstance(data, dict):
         raise DatasetError(f"[broken_annotation_file] {path}: expected a mapping with names")
-    return data
+    return {key: value for key, value in data.items() if value not in _NOTHING}
 
 
 def _names(data: dict[str, Any], path: str) -> list[str]:
@@ -72,17 +75,18 @@ def _names(data: dict[str, Any], path: str) -> list[str]:
     place = f"[broken_annotation_file] {path}, names"
     names = data.get("names")
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        numbers = [str(number) for number in range(len(names))]
+        if set(names) != set(numbers):
             raise DatasetError(f"{place}: expected the numbers 0 to {len(names) - 1} as keys")
-        names = [names[number] for number in range(len(names))]
+        names = [names[number] for number in numbers]
     if not isinstance(names, list) or not names:
-        raise DatasetError(f"{place}: expected a list of class names, got {names!r}")
-    for name in names:
-        if not isinstance(name, (str, int, float)) or isinstance(name, bool) or name == "":
-            raise DatasetError(f"{place}: {name!r} is no text (put it in quotes)")
-    names = [str(name) for name in names]
-    if len(set(names)) < len(names) or data.get("nc", len(names)) != len(names):
-        raise DatasetError(f"{place}: {len(names)} names, some twice, or nc is another number")
+        raise DatasetError(f"{place}: expected a list of class names")
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise DatasetError(f"{place}: expected texts as class names")
+    if len(set(names)) < len(names):
+        raise DatasetError(f"{place}: a class is there twice")
+    if str(data.get("nc", len(names))) != str(len(names)):
+        raise DatasetError(f"{place}: {len(names)} names, but nc is {data['nc']}")
     return names
 
 
@@ -120,7 +124,7 @@ def _images(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list[s
 def _place(file: str, base: Any, place: str) -> str:
     """Where a folder or list of data.yaml lies; exports disagree on what it is relative to."""
     here = os.path.dirname(os.path.abspath(file))
-    bases = [os.path.join(here, str(base)), resolve_path(str(base))] if base else []
+    bases = [os.path.join(here, base), resolve_path(base)] if isinstance(base, str) else []
     # Roboflow writes ../train/images for train/images beside the file.
     forms = [place, place[3:]] if place.startswith("../") else [place]
     candidates = [os.path.join(b, form) for b in (*bases, here) for form in forms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from detnas_d2.search.constraints import Constraint, CostTableLike, LatencyTable
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
 from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search.searcher import Feasible, GenerationSearcher
+
+logger = logging.getLogger(__name__)
 
 STRATEGIES = ("evolution", "random")
 
@@ -55,6 +58,8 @@ def build_constraint(
     )
     constraint = Constraint(limits, costs, latency)
     constraint.check_satisfiable()
+    for text in constraint.idle():
+        logger.warning("cfg.SEARCH: %s", text)
     return constraint
 
 

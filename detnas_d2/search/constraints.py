@@ -141,6 +141,19 @@ class Constraint:
             for name in ("macs", "params", "latency_ms")
         }
 
+    def idle(self) -> list[str]:
+        """A text for each limit that excludes no path of the space."""
+        found = []
+        for quantity, name, bound, is_max in self._bounds:
+            table = self.tables[quantity]
+            extreme = table.dearest() if is_max else table.cheapest()
+            if extreme <= bound if is_max else extreme >= bound:
+                found.append(
+                    f"{name} {bound:g} excludes nothing: the paths of the space have "
+                    f"{table.cheapest():g} to {table.dearest():g} {quantity}"
+                )
+        return found
+
     def check_satisfiable(self) -> None:
         """Compare each limit with the exact extreme of its quantity over the whole space.
 

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.pipeline import read_pipeline
+from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search_space import build_cost_table, get_space
 from tests.helpers import changed, snapshot, training_batch
 
@@ -137,6 +138,23 @@ def test_from_scratch_starts_from_nothing() -> None:
         assert (cfg.MODEL.WEIGHTS, cfg.MODEL.DETNAS.INIT) == ("", "default")
     own = load("own_data/supernet.yaml")
     assert (own.MODEL.WEIGHTS, own.MODEL.DETNAS.INIT) == ("", "default")
+
+
+def test_own_data_templates_are_small() -> None:
+    methods = {"DetNAS": ("supernet", "retrain"), "HitDetector": ("search", "train")}
+    for method, names in methods.items():
+        for name in names:
+            cfg = load_config(str(CONFIGS.parent / method / "own_data" / f"{name}.yaml"))
+            assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80  # the default, which is filled in
+            assert cfg.SOLVER.IMS_PER_BATCH <= 8 and cfg.INPUT.MAX_SIZE_TRAIN <= 900
+            # Detectron2's rule: the rate grows with the batch, from 0.02 for 16 images.
+            rate = cfg.SOLVER.BASE_LR / cfg.SOLVER.IMS_PER_BATCH
+            assert rate == pytest.approx(0.02 / 16)
+            assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_ITER <= 5000
+    search = load("own_data/search.yaml")
+    costs = build_cost_table(get_space(search.MODEL.DETNAS.SPACE))
+    macs = Constraint(Limits(), costs).tables["macs"]
+    assert macs.cheapest() < search.SEARCH.MAX_MACS < macs.dearest()  # it limits something
 
 
 @pytest.mark.parametrize("space", ["300M", "1.3G"])

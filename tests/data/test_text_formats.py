@@ -175,6 +175,13 @@ def test_yolo_list_of_images(make_cfg, yolo, tmp_path):
     assert list(found("farm")) == ["a.jpg"]
 
 
+def test_yolo_names_that_yaml_takes_for_values(make_cfg, yolo, tmp_path):
+    declaration = yolo(LABELS)
+    (tmp_path / "farm/data.yaml").write_text("train: train/images\nnames: [no, 1]\ntest:\n")
+    register_datasets(make_cfg(declaration, train=["farm"]))
+    assert MetadataCatalog.get("farm").thing_classes == ["no", "1"]
+
+
 def test_yolo_key_points(make_cfg, yolo):
     labels = {"a.txt": "1 0.5 0.5 0.25 0.5 0.4 0.4 2 0.6 0.6 1\n"}
     register_datasets(make_cfg(yolo(labels, kpt_shape=[2, 3]), train=["farm"]))
@@ -211,8 +218,9 @@ def test_yolo_problems(make_cfg, yolo):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ["cat", True]}, "names: True is no text"),
-        ({"names": ["cat"]}, "nc is another number"),
+        ({"names": ["cat", ["owl"]]}, "names: expected texts"),
+        ({"names": ["cat", "cat"]}, "names: a class is there twice"),
+        ({"names": ["cat"]}, "names: 1 names, but nc is 2"),
         ({"names": {0: "cat", 2: "owl"}}, "expected the numbers 0 to 1"),
         ({"names": None}, "expected a list of class names"),
         ({"place": "elsewhere"}, "'elsewhere' is not there"),

@@ -95,6 +95,16 @@ def test_limits_are_checked_before_the_search():
     assert build_constraint(config(MAX_LATENCY_MS=11.0), table, latency)((0,) * 20)
 
 
+def test_a_limit_that_excludes_nothing_is_told(caplog):
+    table = build_cost_table(SPACE)  # 237 to 365 million
+    build_constraint(config(MAX_MACS=365_472_575, MIN_MACS=237_222_721), table)
+    assert caplog.messages == []
+    build_constraint(config(MAX_MACS=365_472_576, MIN_MACS=1), table)
+    first, second = caplog.messages
+    assert "max_macs 3.65473e+08 excludes nothing: the paths of the space have 2.37223e+08" in first
+    assert "min_macs 1 excludes nothing" in second
+
+
 def test_fingerprint_survives_the_disk(tmp_path):
     cfg = config(MAX_MACS=300_000_000, POPULATION=5)
     constraint = build_constraint(cfg, build_cost_table(SPACE))
