@@ -167,7 +167,8 @@ def test_random_genotype_is_of_the_network_that_overrides_name(tmp_path: Path) -
     )
     drawn = {**stages[1], "MERGE": ["search"], "RANDOM": 1}
     small = ("MODEL.HIT.NETWORK", "hit_tiny_half", "MODEL.HIT.OPS.BACKBONE", ["skip", "conv_k1"])
-    pipeline = read_pipeline(write(tmp_path, stages[0], drawn), small)
+    others = ("MODEL.HIT.OPS.NECK", ["skip"], "MODEL.HIT.OPS.HEAD", ["skip"])
+    pipeline = read_pipeline(write(tmp_path, stages[0], drawn), (*small, *others))
     found = pipeline.config_of(pipeline.stage("random"))
     assert genotype_of(found).parts["backbone"] == ("skip",) * 4
 
