@@ -15,6 +15,8 @@ from detnas_d2.data.sources import Source
 _MARGIN = 3.0
 # Pixels below which a side counts as none; Detectron2 drops what is left of it after resizing.
 _SMALLEST = 1e-3
+# Whole numbers from here on have no float.
+_LARGEST = 2**1000
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Inspection:
 
 def is_number(value: Any) -> bool:
     """Whether a value of a JSON or XML file is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if type(value) is int:
+        return abs(value) < _LARGEST
+    return type(value) is float and math.isfinite(value)
 
 
 def box_problem(

@@ -16,7 +16,7 @@ from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register
 from detnas_d2.data.inspection import Targets
 from detnas_d2.data.keypoints import name_keypoints
 from detnas_d2.data.report import DatasetError, DatasetReport
-from detnas_d2.data.sources import Declaration, needs_conversion, parse_declaration
+from detnas_d2.data.sources import CocoSource, Declaration, needs_conversion, parse_declaration
 from detnas_d2.data.splits import (
     HALVES,
     Shares,
@@ -107,12 +107,15 @@ def _architecture_sets(cfg: CfgNode) -> tuple[str, ...]:
 def _check_objects(name: str, report: DatasetReport | None, *, learned: bool) -> None:
     if report is None or report.num_annotations > report.num_crowd:
         return
+    source = original_source(name)
+    place = f" ({source.annotations})" if isinstance(source, CocoSource) else ""
     what = "it has no annotation"
     if report.num_crowd:
         what = f"its {report.num_crowd} annotations are crowd regions ('iscrowd' 1)"
     if learned:
-        raise DatasetError(f"Data set '{name}' has no object to learn from: {what}")
-    logger.warning("Data set '%s' has no object, so its scores are not defined: %s", name, what)
+        raise DatasetError(f"Data set '{name}' has no object to learn from: {what}{place}")
+    text = "Data set '%s' has no object, so its scores are not defined: %s%s"
+    logger.warning(text, name, what, place)
 
 
 def cache_dir(cfg: CfgNode) -> str:
