@@ -30,10 +30,15 @@ def _add_dataset_config(cfg: CN) -> None:
     cfg.DATASETS.REGISTER = []
     # What register_datasets does about bad images and annotations of the data sets in use:
     # "error" stops and lists them, "drop" leaves them out of training and of the evaluation's
-    # ground truth with one warning, "ignore" does not look (but what Detectron2 cannot read, like
-    # VOC files in other folders, is checked as it is converted).
+    # ground truth with one warning that lists them too, "ignore" does not look (but what Detectron2
+    # cannot read, like VOC files in other folders, is checked as it is converted). What is meant
+    # without doubt is amended in a cleaned copy below CACHE_DIR and reported, not listed: absent
+    # areas, whole numbers written as 1.0, ids that are texts or too large (renumbered from 1, the
+    # user's in "source_id"), masks and key points that a detector of boxes does not read.
     cfg.DATASETS.INVALID = "error"
-    # Decode every image in that check (finds truncated files; slow) instead of its header only.
+    # Decode every image in that check, once for each state of the files. Without it the check reads
+    # the header and looks whether the file reaches to its end, which finds files that were cut
+    # off, but none that are damaged inside.
     cfg.DATASETS.DECODE_CHECK = False
     # Folder of derived files: check stamps, cleaned annotations, search splits, demo scenes. "":
     # data_cache below OUTPUT_DIR, for the stages of a pipeline below the pipeline's.

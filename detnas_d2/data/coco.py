@@ -99,29 +99,38 @@ class _CocoInspector:
         return kind not in self.tolerate
 
     def _check_annotation(self, position: int, annotation: Any) -> None:
-        entry = f"annotations[{position}]"
         if not isinstance(annotation, dict):
             message = f"a mapping expected, got {shortened(annotation)}"
-            self._problem("broken_annotation", entry, message)
+            self._problem("broken_annotation", f"annotations[{position}]", message)
             return
-        entry += f" (id {shortened(annotation.get('id'))})"
         found = self._reference_problem(annotation)
         if found is not None:
-            self._problem(found[0], entry, found[1])
+            self._annotation_problem(position, annotation, *found)
             return
         image = self.images.kept.get(identifier(annotation["image_id"]))
         found = self._box_problem(annotation, image)
-        if found is not None and self._problem(found[0], entry, found[1]):
+        if found is not None and self._annotation_problem(position, annotation, *found):
             return
         if image is None:
             return  # it was left out
-        annotation, message = self._amended(annotation, image)
-        if message and self._problem("broken_annotation", entry, message):
+        amended, message = self._amended(annotation, image)
+        if message:
+            self._annotation_problem(position, annotation, "broken_annotation", message)
             return
-        self.annotations.append(annotation)
+        self.annotations.append(amended)
+
+    def _annotation_problem(
+        self, position: int, annotation: dict[str, Any], kind: str, message: str
+    ) -> bool:
+        entry = f"annotations[{position}] (id {shortened(annotation.get('id'))})"
+        return self._problem(kind, entry, message)
 
     def _reference_problem(self, annotation: dict[str, Any]) -> tuple[str, str] | None:
         """What is wrong with the ids of the image and of the category."""
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        plain = type(image) is type(category) is int  # as nearly always
+        if plain and image in self.images.kept and category in self.category_ids:
+            return None
         for key in ("image_id", "category_id"):
             if identifier(annotation.get(key)) is None:
                 value = shortened(annotation.get(key))

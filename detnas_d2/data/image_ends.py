@@ -27,16 +27,18 @@ def png_chunks(file: BinaryIO, size: int) -> tuple[bool, frozenset[bytes]]:
     return False, frozenset(late)
 
 
-def is_whole(image: Image.Image, file: BinaryIO, size: int) -> bool:
+def is_whole(image: Image.Image, file: BinaryIO, size: int, tail: bytes) -> bool:
     """Whether an opened file of ``size`` bytes reaches to the end of its image.
 
     False also for formats of which only decoding can tell.
+
+    Args:
+        tail: the file's last TAIL bytes, or all of them.
     """
     if image.format in ("JPEG", "MPO"):
-        start = max(file.tell(), size - TAIL)  # the header may hold a preview with an end
-        return b"\xff\xd9" in os.pread(file.fileno(), TAIL, start)
+        header = file.tell() - (size - len(tail))  # which may hold a preview with an end
+        return tail.find(b"\xff\xd9", max(0, header)) >= 0
     if image.format == "GIF":
-        tail = os.pread(file.fileno(), TAIL, max(0, size - TAIL))
         return tail.rstrip(b"\0").endswith(b";")
     if image.format == "WEBP":
         return int.from_bytes(os.pread(file.fileno(), 4, 4), "little") + 8 <= size

@@ -16,7 +16,13 @@ from detnas_d2.data.digits_dataset import DIGITS_NAMES, DigitsSettings, register
 from detnas_d2.data.inspection import Targets
 from detnas_d2.data.keypoints import name_keypoints
 from detnas_d2.data.report import DatasetError, DatasetReport
-from detnas_d2.data.sources import CocoSource, Declaration, needs_conversion, parse_declaration
+from detnas_d2.data.sources import (
+    CocoSource,
+    Declaration,
+    VocSource,
+    needs_conversion,
+    parse_declaration,
+)
 from detnas_d2.data.splits import (
     HALVES,
     Shares,
@@ -94,6 +100,8 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     parts |= {owners[part].name for part in parts if part in owners}
     for name, report in reports.items():
         _check_objects(name, report, learned=name in parts)
+        if name in parts:
+            _check_kind(cfg, name)
     for name in dict.fromkeys(used):
         name_keypoints(cfg, name)
 
@@ -121,6 +129,15 @@ def _check_objects(name: str, report: DatasetReport | None, *, learned: bool) ->
 def cache_dir(cfg: CfgNode) -> str:
     """Folder of the files that are derived from data sets."""
     return cfg.DATASETS.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, CACHE_FOLDER)
+
+
+def _check_kind(cfg: CfgNode, name: str) -> None:
+    for key in ("MASK_ON", "KEYPOINT_ON"):
+        if cfg.MODEL[key] and isinstance(original_source(name), VocSource):
+            raise DatasetError(
+                f"MODEL.{key} is True, and data set '{name}' has boxes alone, as all of PASCAL "
+                "VOC's format; convert it to COCO's, or set the key to False"
+            )
 
 
 def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetReport | None:

@@ -227,3 +227,13 @@ def test_data_registered_by_hand_need_not_tell_where_they_lie(make_cfg, coco):
         register_datasets(make_cfg(train=["by_hand"]))
         assert DatasetCatalog.get("by_hand") is dicts
         metadata.json_file = str(coco.root / "pets.json")  # Detectron2's evaluator sets it alone
+
+
+def test_masks_of_a_format_without_masks(make_cfg, voc):
+    for key in ("MASK_ON", "KEYPOINT_ON"):
+        cfg = make_cfg(voc.declaration, train=["zoo@search_train"])
+        cfg.MODEL[key] = True
+        with pytest.raises(DatasetError, match=f"MODEL.{key} is True, and data set 'zoo' has box"):
+            register_datasets(cfg)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("zoo",)
+        register_datasets(cfg)
