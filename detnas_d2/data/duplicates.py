@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from detectron2.data import DatasetCatalog
 
@@ -19,27 +19,29 @@ LIMIT = 1000
 def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     """Pairs of equal files, the first of ``one``, the second of ``other``; LIMIT at most.
 
-    Both are checked data sets, search halves, shares or unions of them; of others nothing is known,
-    and the list is empty. Files are only read where their sizes and two parts of them are equal.
+    Both are checked data sets, or parts and unions of them; of others nothing is known, and the
+    list is empty. Files are only read where their sizes and ends are equal.
     """
-    pairs = list(_candidates(parent_of(one), parent_of(other)))
+    pairs = list(_candidates(_wholes(one), _wholes(other)))
     for place, name in enumerate((one, other)):
-        if pairs and any(whole_of(part) != name for part in parts_of(parent_of(name))):
+        if pairs and _wholes(name) != [name]:
             files = {os.path.realpath(d["file_name"]) for d in DatasetCatalog.get(name)}
             pairs = [pair for pair in pairs if os.path.realpath(pair[place]) in files]
     return [pair for pair in pairs[:LIMIT] if filecmp.cmp(*pair, shallow=False)]
 
 
-def _candidates(one: str, other: str) -> Iterator[tuple[str, str]]:
-    by_content: dict[str, list[str]] = {}
-    for file, content in _contents(other):
-        by_content.setdefault(content, []).append(file)
-    for file, content in _contents(one):
-        for match in by_content.get(content, ()):
-            if one != other or file != match:
-                yield file, match
+def _wholes(name: str) -> list[str]:
+    """The checked data sets that a name's images come from."""
+    return list(dict.fromkeys(whole_of(part) for part in parts_of(parent_of(name))))
 
 
-def _contents(name: str) -> Iterator[tuple[str, str]]:
-    for part in parts_of(name):
-        yield from contents_of(whole_of(part)).items()
+def _candidates(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[str, str]]:
+    by_content: dict[str, list[tuple[str, str]]] = {}
+    for whole in other:
+        for file, content in contents_of(whole).items():
+            by_content.setdefault(content, []).append((whole, file))
+    for whole in one:
+        for file, content in contents_of(whole).items():
+            for match in by_content.get(content, ()):
+                if match != (whole, file):  # the image itself is in one part alone
+                    yield file, match[1]

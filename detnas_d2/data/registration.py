@@ -17,9 +17,9 @@ from detnas_d2.data.inspection import Targets
 from detnas_d2.data.keypoints import name_keypoints
 from detnas_d2.data.report import DatasetError, DatasetReport
 from detnas_d2.data.sources import (
+    BOXES_ALONE,
     CocoSource,
     Declaration,
-    VocSource,
     needs_conversion,
     parse_declaration,
 )
@@ -133,10 +133,10 @@ def cache_dir(cfg: CfgNode) -> str:
 
 def _check_kind(cfg: CfgNode, name: str) -> None:
     for key in ("MASK_ON", "KEYPOINT_ON"):
-        if cfg.MODEL[key] and isinstance(original_source(name), VocSource):
+        if cfg.MODEL[key] and isinstance(original_source(name), BOXES_ALONE):
             raise DatasetError(
-                f"MODEL.{key} is True, and data set '{name}' has boxes alone, as all of PASCAL "
-                "VOC's format; convert it to COCO's, or set the key to False"
+                f"MODEL.{key} is True, and data set '{name}' is of a format that is read as boxes "
+                "alone; convert it to COCO's, or set the key to False"
             )
 
 

@@ -68,6 +68,9 @@ class YoloSource:
 
 Source = CocoSource | VocSource | FolderSource | CsvSource | YoloSource
 
+BOXES_ALONE = (VocSource, CsvSource, YoloSource)
+"""Formats that have no masks and key points, or whose are not read."""
+
 _FORMATS = {
     "coco": CocoSource,
     "voc": VocSource,

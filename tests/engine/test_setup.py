@@ -14,7 +14,6 @@ from PIL import Image
 
 from detnas_d2.config.tools import base_config, load_config
 from detnas_d2.data import DatasetError
-from detnas_d2.data.splits import HALVES
 from detnas_d2.engine import prepare
 from detnas_d2.engine.data_checks import identical_image_warnings
 from detnas_d2.engine.setup import training_images_tested
@@ -181,15 +180,19 @@ def test_identical_images_are_warned_of(configs: Configs) -> None:
     assert f"{configs.root}/other/3.png = {images}/3.png" in text
 
 
-def test_identical_images_in_two_halves_are_warned_of(configs: Configs) -> None:
+@pytest.mark.parametrize("kind", ["halves", "parts"])
+def test_identical_images_in_two_parts_are_warned_of(configs: Configs, kind: str) -> None:
     cfg = configs()
+    if kind == "parts":
+        cfg.DATASETS.REGISTER[0]["SPLITS"] = {"first": 0.5, "second": 0.5}
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("first",), ("second",)
     prepare(cfg, ARGS)
     assert identical_image_warnings(cfg) == []
-    halves = [DatasetCatalog.get(f"shapes@{half}") for half in HALVES]
+    halves = [DatasetCatalog.get(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
     by_size = [{(d["width"], d["height"]): d["file_name"] for d in dicts} for dicts in halves]
     (size, one) = next(iter(by_size[0].items()))
     shutil.copy(by_size[1][size], one)
     prepare(cfg, ARGS)
     (text,) = identical_image_warnings(cfg)
-    assert text.startswith("1 image(s) of DATASETS.TEST 'shapes@search_val' are byte by byte")
+    assert text.startswith(f"1 image(s) of DATASETS.TEST {cfg.DATASETS.TEST[0]!r} are byte by byte")
     assert f"{by_size[1][size]} = {one}" in text
