@@ -203,6 +203,17 @@ class _CocoInspector:
                 f"pixel, e.g. {boxes[0]}; 'bbox' counts in pixels, not in shares of the image"
             )
 
+    def _names_of_keypoints(self) -> dict[str, list[str]]:
+        """Class -> the names of its key points in the file, by which mirrored ones are swapped."""
+        if not self.targets.keypoints:
+            return {}
+        found = {}
+        for category in self.file.categories:
+            name, points = self.names.get(identifier(category["id"])), category.get("keypoints")
+            if name and isinstance(points, list) and all(isinstance(p, str) for p in points):
+                found[name] = points
+        return found
+
     def _write_clean(self, folder: str) -> CocoSource:
         """Writes the fields that somebody reads, of which each was checked."""
         image_ids = self.images.new_ids()
@@ -220,8 +231,9 @@ class _CocoInspector:
             }
             for i, a in enumerate(self.annotations, start=1)
         ]
+        points = self._names_of_keypoints()
         categories = [
-            {"id": i, "name": name}
+            {"id": i, "name": name, **({"keypoints": points[name]} if name in points else {})}
             for i, name in zip(self.result.category_ids, self.result.classes, strict=True)
         ]
         data = {

@@ -385,9 +385,14 @@ def test_run_lengths_are_those_of_pycocotools():
 def test_key_points_that_cannot_be_learned_are_listed(checked, coco, value):
     for annotation in coco.data["annotations"]:
         annotation["keypoints"] = [5, 5, 2] * 17
+    names = [f"point {i}" for i in range(17)]
+    coco.data["categories"][0]["keypoints"] = names
     checked(MODEL__KEYPOINT_ON=True)
+    assert MetadataCatalog.get("pets").keypoint_names == names
     with open(MetadataCatalog.get("pets").json_file) as file:
-        assert {a["num_keypoints"] for a in json.load(file)["annotations"]} == {17}
+        cleaned = json.load(file)
+    assert {a["num_keypoints"] for a in cleaned["annotations"]} == {17}
+    assert cleaned["categories"][0]["keypoints"] == names
     coco.data["annotations"][0]["keypoints"] = value
     with pytest.raises(DatasetError, match=r"annotations\[0\] .*'keypoints' must be 17 times"):
         checked(MODEL__KEYPOINT_ON=True)
