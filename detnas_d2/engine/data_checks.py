@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from detnas_d2.config.tools import base_config
+from detnas_d2.config.tools import base_config, load_config
 from detnas_d2.data.duplicates import LIMIT, identical_images
 from detnas_d2.data.splits import overlap
 from detnas_d2.files.errors import InputError
@@ -55,6 +57,16 @@ def check_classes(cfg: CfgNode) -> bool:
         elif list(classes) != list(reference[2]):
             raise InputError(_difference((setting, name, classes), reference))
     return filled
+
+
+def take_class_number(cfg: CfgNode, folder: str) -> None:
+    """Fills in the number of classes as a run in ``folder`` has done, without its data."""
+    key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    file = os.path.join(folder, "config.yaml")
+    if key is None or not os.path.isfile(file):
+        return
+    with contextlib.suppress(OSError, KeyError, ValueError):  # of another version
+        cfg.MODEL[key].NUM_CLASSES = load_config(file).MODEL[key].NUM_CLASSES
 
 
 def fill_class_number(cfg: CfgNode, name: str, classes: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.candidate_evaluation import check_validation
 from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.engine.data_checks import check_classes
+from detnas_d2.engine.data_checks import check_classes, take_class_number
 from detnas_d2.engine.disk import Need, need_of
 from detnas_d2.engine.hit_search import check_gradient_search, check_screening, hit_retrain_config
 from detnas_d2.engine.pipeline import FRAGMENTS, Pipeline, PipelineError, Stage
@@ -83,7 +83,10 @@ class _Plan:
         self.needs[stage.name] = need_of(stage.kind, cfg, model)
         if not finished:
             register_datasets(cfg)
-            check_classes(cfg)
+            if check_classes(cfg):
+                model = self.models.of(cfg)
+        else:
+            take_class_number(cfg, self.pipeline.folder(stage.name))
         if stage.kind == "search":
             self._check_search(stage, cfg, model, finished=finished)
         else:

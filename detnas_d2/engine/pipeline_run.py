@@ -30,6 +30,7 @@ from detnas_d2.engine.hit_search import (
     screen,
 )
 from detnas_d2.engine.launching import check_launch, run
+from detnas_d2.engine.outlook import Outlook, set_outlook, work_of
 from detnas_d2.engine.pipeline import Pipeline, PipelineError, Stage, read_pipeline
 from detnas_d2.engine.pipeline_plan import check_stages
 from detnas_d2.engine.pipeline_state import (
@@ -122,7 +123,10 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
     Raises:
         FolderBusy: another process runs it.
     """
-    stage_args = argparse.Namespace(**{**vars(args), "pipeline": pipeline, "stage": stage})
+    outlook = outlook_of(pipeline, stage) if args.machine_rank == 0 else None
+    stage_args = argparse.Namespace(
+        **{**vars(args), "pipeline": pipeline, "stage": stage, "outlook": outlook}
+    )
     mark = stage_fingerprint(pipeline, stage)
     folder = pipeline.folder(stage.name)
     # Of several machines the first one tells the state.
@@ -130,6 +134,26 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
         if read_done(folder, PRODUCTS[stage.kind]).get("fingerprint") == mark:
             return  # meanwhile, by another process
         run(_run_stage, stage_args)
+
+
+def outlook_of(pipeline: Pipeline, stage: Stage) -> Outlook:
+    """What is left after a stage, and how fast the finished stages were."""
+    seconds: dict[str, float] = {}
+    units: dict[str, float] = {}
+    later = []
+    for other in pipeline.stages:
+        cfg = load_config(pipeline.file_of(other), [*other.opts, *pipeline.opts])
+        work = work_of(cfg, other.kind)
+        if other.name == stage.name:
+            own = work
+        elif stage_state(pipeline, other) != DONE:
+            later.append((other.kind, work))
+        else:
+            took = read_json(pipeline.folder(other.name), DONE_FILE).get("seconds", 0.0)
+            seconds[other.kind] = seconds.get(other.kind, 0.0) + took
+            units[other.kind] = units.get(other.kind, 0.0) + work
+    rates = {kind: seconds[kind] / units[kind] for kind in units if seconds[kind] and units[kind]}
+    return Outlook(own, tuple(later), rates)
 
 
 def stage_state(pipeline: Pipeline, stage: Stage) -> str:
@@ -198,6 +222,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     start = time.monotonic()
     before = stage_time.start(cfg.OUTPUT_DIR) if comm.is_main_process() else 0.0
     prepare(cfg, args)
+    set_outlook(args.outlook)
     folder = os.path.dirname(pipeline.file_of(stage))
     if stage.kind == "search":
         best = search(cfg, resume=True, config_dir=folder, retrain_opts=pipeline.opts)

@@ -28,6 +28,7 @@ from detnas_d2.engine.candidate_evaluation import (
     validation_set,
 )
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.outlook import outlook_text
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.setup import setup
 from detnas_d2.engine.spaces import fix_path, searched_space, space_costs
@@ -157,7 +158,9 @@ class SearchPlan:
             **evaluation,
         )
         history = open_history(cfg.OUTPUT_DIR, fingerprint, resume=resume)
-        progress = Progress(searcher, cfg.OUTPUT_DIR) if comm.is_main_process() else None
+        progress = None
+        if comm.is_main_process():
+            progress = Progress(searcher, cfg.OUTPUT_DIR, outlook=outlook_text)
         with evaluator(build_race(cfg, history, searcher)) as evaluates:
             if progress is not None and hasattr(evaluates, "on_pass"):
                 evaluates.on_pass = progress.passed

@@ -35,6 +35,7 @@ from detnas_d2.engine.iteration import (
     share_loss_normalizers,
     unwrapped,
 )
+from detnas_d2.engine.outlook import Printer
 from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
 from detnas_d2.engine.precise_bn import SeededPreciseBN
 from detnas_d2.engine.schedule import LRScheduler, build_schedule
@@ -240,6 +241,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name)
+
+    def build_writers(self) -> list[Any]:
+        _, *others = super().build_writers()  # the first one writes to the log
+        return [Printer(self.max_iter), *others]
 
     def build_hooks(self) -> list[Any]:
         if self._trainer.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:

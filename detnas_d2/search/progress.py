@@ -47,6 +47,7 @@ class Progress:
         searcher: tells how many generations and candidates to expect.
         directory: where to write the summaries; None: nowhere.
         clock: seconds, monotonic.
+        outlook: what to tell after the time left, called with that and the share of the search.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Progress:
         searcher: GenerationSearcher,
         directory: str | Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        outlook: Callable[[float, float], str] = lambda eta, share: "",
     ) -> None:
+        self._outlook = outlook
         self.summaries: list[dict[str, Any]] = []
         self._expected = searcher.expected
         self._generations = searcher.generations
@@ -109,21 +112,31 @@ class Progress:
         """Time left at the pace of this run's own evaluations; None before the first."""
         if not self._work:
             return None
-        left = max(0.0, self._expected - self._replayed - self._work)
-        return (self._clock() - self._start) / self._work * left
+        return (self._clock() - self._start) / self._work * self._left
+
+    @property
+    def _left(self) -> float:
+        """Candidates still to evaluate."""
+        return max(0.0, self._expected - self._replayed - self._work)
+
+    def _eta_text(self) -> str:
+        eta = self.eta_seconds
+        if eta is None:
+            return "ETA -"
+        share = self._left / self._expected
+        return f"ETA {timedelta(seconds=round(eta))}{self._outlook(eta, share)}"
 
     def _say(self) -> None:
         now = self._clock()
         if now - self._last < (_OFTEN if now - self._start < _EARLY else _SELDOM):
             return
         self._last = now
-        eta = self.eta_seconds
         parts = [
             f"generation {self._generation}/{self._generations}: {len(self._members)} of "
             f"{self._size} candidates{self._stage}",
             _best_text(self._best),
             f"generation mean {_number(_mean(self._members))}",
-            f"ETA {timedelta(seconds=round(eta)) if eta is not None else '-'}",
+            self._eta_text(),
         ]
         if self._seconds:
             parts.append(f"time: {_shares(self._seconds)}")
@@ -154,9 +167,8 @@ class Progress:
         if self._directory is not None:
             write_json(self._directory / SUMMARY_FILE, self.summaries, indent=2)
         if not quiet:
-            eta = self.eta_seconds or 0.0
             logger.info(
-                "generation %d/%d done: best %s mean %s std %s of %d (%d failed) | %s | ETA %s",
+                "generation %d/%d done: best %s mean %s std %s of %d (%d failed) | %s | %s",
                 generation,
                 self._generations,
                 _number(summary["best"]),
@@ -165,7 +177,7 @@ class Progress:
                 summary["evaluated"],
                 summary["failed"],
                 _best_text(self._best),
-                timedelta(seconds=round(eta)),
+                self._eta_text(),
             )
 
 

@@ -39,6 +39,21 @@ def test_good_pipelines_pass_in_seconds(kind: str, roots: dict[str, Path]) -> No
     assert time.process_time() - start < 60
 
 
+def test_the_number_of_classes_is_filled_in(roots: dict[str, Path], tmp_path: Path) -> None:
+    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", "80", "OUTPUT_DIR", str(tmp_path))
+    pipeline = read_pipeline(str(roots["detnas"]), opts)
+    check_stages(pipeline, set())
+    # A finished stage's data are not looked at; what it has filled in is in its folder.
+    supernet = pipeline.stage("supernet")
+    cfg = pipeline.config_of(supernet)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    folder = Path(pipeline.folder("supernet"))
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(cfg.dump())
+    check_stages(pipeline, {"supernet"})
+
+
 @pytest.mark.parametrize(
     ("stage", "opts", "message"),
     [
