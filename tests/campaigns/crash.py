@@ -47,7 +47,9 @@ PIPELINES: dict[str, Callable[[Path], Path]] = {
     "detnas": tiny.detnas_pipeline,
     "retinanet": partial(tiny.detnas_pipeline, kind="retinanet", networks=1),
     "precise_bn": partial(tiny.detnas_pipeline, precise_bn=True, networks=1),
-    "slice": partial(tiny.detnas_pipeline, kind="retinanet", networks=0, scoring_workers=0),
+    "slice": partial(
+        tiny.detnas_pipeline, kind="retinanet", networks=0, generations=1, scoring_workers=0
+    ),
     "hit": tiny.hit_pipeline,
     "hit_retinanet": partial(tiny.hit_pipeline, one_stage=True),
 }

@@ -35,12 +35,13 @@ def detnas_pipeline(
     *,
     scoring_workers: int = 2,
     networks: int = 2,
+    generations: int = 3,
     kind: str = "faster",
     precise_bn: bool = False,
 ) -> Path:
     """Writes data, configs and a pipeline of DetNAS below ``root``; returns the pipeline's file.
 
-    A supernet (8 iterations, a checkpoint every 2), a search (3 generations of 4), the searched
+    A supernet (8 iterations, a checkpoint every 2), a search (generations of 4), the searched
     network and a random one (6 iterations each); OUTPUT_DIR is root/runs.
 
     Args:
@@ -61,7 +62,7 @@ def detnas_pipeline(
         retrain.TEST.PRECISE_BN.ENABLED, retrain.TEST.PRECISE_BN.NUM_ITER = True, 3
     write_config(retrain, root / "retrain.yaml")
     options = ("SEARCH.CHUNK", 2, "SEARCH.SCORING_WORKERS", scoring_workers)
-    search = configs.search(*options, kind=kind)
+    search = configs.search(*options, "SEARCH.GENERATIONS", generations, kind=kind)
     search.SEARCH.MAX_MACS = median_macs()
     search.SEARCH.RETRAIN_CONFIG = "retrain.yaml"
     search.MODEL.WEIGHTS = ""
