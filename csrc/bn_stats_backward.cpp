@@ -2,7 +2,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "common.h"
+#include "checks.h"
 
 namespace detnas {
 namespace {
@@ -12,6 +12,7 @@ std::tuple<Tensor, Tensor, Tensor> bn_stats_backward(const Tensor& grad_mean, co
                                                      const Tensor& x, const Tensor& mean,
                                                      const OptTensor& scale, const OptTensor& shift,
                                                      bool relu) {
+  check_stats_backward(grad_mean, grad_m2, x, mean, scale, shift);
   const auto type = stats_type(x);
   const double n = std::max<double>(1, static_cast<double>(x.numel()) / std::max<int64_t>(1, x.size(1)));
   auto wide = [&](const Tensor& t) { return t.to(type).view({1, -1, 1, 1}); };

@@ -57,6 +57,7 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor weights) -> (Tensor[] grad_y, Tensor[] grad_scale, Tensor[] grad_shift,"
         " Tensor grad_weights)");
 
+  m.def("digest(Tensor[] tensors) -> int");
   m.def("shuffle_block(Tensor x, Tensor[] weights, Tensor[] biases, int kernel, int stride,"
         " int method) -> Tensor");
   m.def("shuffle_block_stats(Tensor left, Tensor? right, Tensor? scale, Tensor? shift, bool relu,"

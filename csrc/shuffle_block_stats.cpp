@@ -8,8 +8,7 @@
 #include <c10/core/ScalarType.h>
 #include <torch/library.h>
 
-#include "common.h"
-#include "fixed_weights.h"
+#include "conv_checks.h"
 
 namespace detnas {
 namespace {
@@ -70,23 +69,11 @@ Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptT
                           const OptTensor& shift, bool relu, at::TensorList weights,
                           at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
                           int64_t kernel, int64_t stride, int64_t out_method) {
-  check_map(left, "left");
-  TORCH_CHECK(kernel == 0 || kernel == 3 || kernel == 5 || kernel == 7,
-              "kernel: expected 3, 5, 7 or 0 for xception, got ", kernel);
-  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
-  TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
-  TORCH_CHECK(right.has_value() == (stride == 1), "right: expected at stride 1, and only there");
-  TORCH_CHECK(stride == 2 || !(scale || shift || relu),
-              "scale, shift, relu: expected nothing pending on left at stride 1");
-  const size_t main = kernel == 0 ? 6 : 3, count = main + (stride == 2 ? 2 : 0);
-  for (const size_t size : {weights.size(), gammas.size(), betas.size(), eps.size()})
-    TORCH_CHECK(size == count, "weights, gammas, betas, eps: expected ", count, " each, got ",
-                weights.size(), ", ", gammas.size(), ", ", betas.size(), " and ", eps.size());
-  for (const Tensor& w : weights) check_map(w, "weights");
+  check_block_stats(left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method);
+  const size_t main = main_layers(kernel), count = block_layers(kernel, stride);
 
   // The inner calls are neither differentiated nor, under autocast, cast again.
   const at::AutoDispatchBelowAutograd guard;
-  const FixedWeights fixed;
   static const auto shuffle = handle<Shuffle>("detnas_d2::shuffle_concat");
   Layers layers{weights, gammas, betas, eps, std::vector<Tensor>(count), std::vector<Tensor>(count),
                 std::vector<Tensor>(count)};

@@ -68,8 +68,7 @@ class Part {
 };
 
 Stats bn_stats_list(at::TensorList x, const OptTensor& scale, const OptTensor& shift, bool relu) {
-  check_maps(x, "x");
-  check_affine(scale, shift, x[0]);
+  check_stats(x, scale, shift);
   const Tensor like = is_reduced(x[0]) ? at::empty({0}, x[0].options().dtype(at::kFloat)) : x[0];
   return dispatch(like, "bn_stats", [&](auto zero) -> Stats {
     using T = decltype(zero);
@@ -97,8 +96,7 @@ Stats bn_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, 
 
 std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
                                    const OptTensor& gamma, const OptTensor& beta, double eps) {
-  TORCH_CHECK(mean.dim() == 1, "mean: expected shape [C], got ", mean.sizes());
-  check_same_shape(m2, mean.sizes(), "m2");
+  check_fold(count, mean, m2, gamma, beta);
   return dispatch(mean, "bn_fold", [&](auto zero) -> std::tuple<Tensor, Tensor> {
     using T = decltype(zero);
     const int64_t channels = mean.size(0);
@@ -118,6 +116,7 @@ std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, cons
 std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
     const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count, const Tensor& mean,
     const Tensor& m2, const OptTensor& gamma, double eps) {
+  check_fold_backward(grad_scale, grad_shift, count, mean, m2, gamma);
   return dispatch(mean, "bn_fold", [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
     using T = decltype(zero);
     const int64_t channels = mean.size(0);

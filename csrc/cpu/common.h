@@ -11,7 +11,7 @@
 #include <new>
 #include <vector>
 
-#include "../common.h"
+#include "../checks.h"
 #include "kernels.h"
 
 namespace detnas {
@@ -128,24 +128,32 @@ class Partials {
   double* second(int64_t t) { return first(t) + padded_; }
   void set_count(int64_t t, int64_t count) { counts_[t] = count; }
 
-  // Chan's merge over the tasks, in order.
+  // Mean and squared deviations of all tasks' values, merged in order: first the mean, from
+  // differences to the first task's reference (always finite, so that an infinite value's mean is
+  // infinite and constant channels are exact), then deviations within and between tasks.
   void moments(T* mean, T* m2) {
-    std::vector<double> mu(channels_), m(channels_);
+    std::vector<double> base(channels_), mu(channels_), m(channels_);
     double n = 0;
+    for (const int64_t count : counts_) n += static_cast<double>(count);
+    bool any = false;
     for (size_t t = 0; t < counts_.size(); ++t) {
-      const double k = static_cast<double>(counts_[t]), total = n + k;
-      if (k == 0) continue;
-      // Factors that all channels share; the loop over them is free of divisions and branches.
-      const double inverse = 1 / k, share = k / total, between = n * k / total;
+      if (counts_[t] == 0) continue;
+      if (!any) std::copy_n(ref(t), channels_, base.begin());
+      any = true;
+      const double k = static_cast<double>(counts_[t]);
+      for (int64_t c = 0; c < channels_; ++c) mu[c] += k * (ref(t)[c] - base[c]) + first(t)[c];
+    }
+    for (int64_t c = 0; any && c < channels_; ++c) mu[c] = base[c] + mu[c] / n;
+    for (size_t t = 0; t < counts_.size(); ++t) {
+      if (counts_[t] == 0) continue;
+      const double k = static_cast<double>(counts_[t]), inverse = 1 / k;
       const T* r = ref(t);
       const double *sum = first(t), *square = second(t);
       for (int64_t c = 0; c < channels_; ++c) {
         const double within = square[c] - sum[c] * (sum[c] * inverse);
-        const double mean_t = r[c] + sum[c] * inverse, delta = n == 0 ? 0 : mean_t - mu[c];
-        m[c] += (within < 0 ? 0 : within) + delta * delta * between;
-        mu[c] = n == 0 ? mean_t : mu[c] + delta * share;
+        const double delta = r[c] + sum[c] * inverse - mu[c];
+        m[c] += (within < 0 ? 0 : within) + k * (delta * delta);
       }
-      n = total;
     }
     std::copy(mu.begin(), mu.end(), mean);
     std::copy(m.begin(), m.end(), m2);
@@ -223,9 +231,8 @@ GradSource<T> grad_source(const Tensor& grad_y, const OptTensor& grad_mean, cons
                           const OptTensor& y, const OptTensor& mean, bool out_relu) {
   GradSource<T> g{as_map<T>(grad_y), {}, {}, {}, {}, {}};
   g.source = g.grad.source();
-  const bool stats = grad_mean.has_value() && grad_mean->numel() > 0;
+  const bool stats = grad_mean.has_value();
   if (!stats && !out_relu) return g;
-  TORCH_CHECK(y.has_value(), "y: expected the output, for the gradient of statistics or ReLU");
   g.y = as_map<T>(*y);
   g.source.y = g.y.data;
   g.source.ld_y = g.y.ld;

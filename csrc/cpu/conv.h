@@ -1,5 +1,6 @@
 // 1x1 and depthwise convolutions on raw pieces, shared by the ops that are made of them.
 #pragma once
+#include "../conv_checks.h"
 #include "common.h"
 
 namespace detnas {

@@ -3,7 +3,6 @@
 #include <torch/library.h>
 
 #include "conv.h"
-#include "packed_weights.h"
 
 namespace detnas {
 namespace cpu {
@@ -32,15 +31,15 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
                    bool want_stats, int64_t stride, int64_t dilation) {
   const Map<T> map = as_map<T>(x, true);
   DepthwiseArgs<T> args = geometry<T>(x, weight, stride, dilation);
-  const auto packed = packed_weight<T>(weight, packed_depthwise_size(weight),
-                                       [&](T* out) { pack_depthwise<T>(weight, out); });
+  T* packed = workspace<T, 1>(packed_depthwise_size(weight));
+  pack_depthwise<T>(weight, packed);
   const Padded<T> a(scale), b(shift), pb(bias);
   Tensor y = empty_map(map.n, map.c, args.out_height, args.out_width, x);
   args.source = map.source();
   args.source.scale = a.get();
   args.source.shift = b.get();
   args.source.relu = relu;
-  args.w = packed.data;
+  args.w = packed;
   args.sink.out = y.data_ptr<T>();
   args.sink.ld = map.c;
   args.sink.bias = pb.get();
@@ -167,10 +166,8 @@ ConvGradients depthwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
                                       const OptTensor& shift, bool relu, const OptTensor& y,
                                       const OptTensor& mean, bool out_relu, int64_t stride,
                                       int64_t dilation, std::array<bool, 3> mask) {
-  check_depthwise(x, weight, scale, shift, {}, false, false, stride, dilation);
-  check_same_shape(grad_y,
-                   {x.size(0), x.size(1), conv_out(x.size(2), stride), conv_out(x.size(3), stride)},
-                   "grad_y");
+  check_depthwise_backward(grad_y, grad_mean, grad_m2, x, weight, scale, shift, y, mean, out_relu, stride,
+                           dilation);
   if (is_reduced(x)) {
     const auto f = at::kFloat;
     auto [gx, gw, gs, gh, gb] = depthwise_conv_backward(
@@ -206,8 +203,7 @@ Lists mixed_depthwise_backward(at::TensorList grad_y, at::TensorList grad_mean, 
                                at::TensorList x, at::TensorList weight, at::TensorList scale,
                                at::TensorList shift, bool relu, at::TensorList y, at::TensorList mean,
                                int64_t stride, at::IntArrayRef dilation) {
-  check_mixed(x, weight, scale, shift, dilation);
-  check_mixed_gradients(grad_y, grad_mean, grad_m2, x, y, mean);
+  check_mixed_backward(grad_y, grad_mean, grad_m2, x, weight, scale, shift, y, mean, dilation);
   Lists out;
   for (size_t i = 0; i < x.size(); ++i) {
     auto [dx, dw, da, db, dbias] = depthwise_conv_backward(

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "packed_weights.h"
+#include "common.h"
 
 namespace detnas {
 namespace cpu {
@@ -72,9 +72,6 @@ const Kernels<double>& kernels<double>() {  // for gradient checks: correct, not
 }  // namespace detnas
 
 TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
-  // Memory of packed weights that are kept, float32.
-  m.def("packed_weight_bytes() -> int",
-        [] { return detnas::cpu::PackedWeights<float>::instance().bytes(); });
   m.def("cpu_capability() -> str", &detnas::cpu::cpu_capability);
   m.def("set_cpu_capability(str name) -> ()", &detnas::cpu::set_cpu_capability);
 }

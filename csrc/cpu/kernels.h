@@ -1,6 +1,6 @@
 // The interface between the torch side (shapes, memory, threads) and the vector kernels.
 //
-// Kernels are plain functions on pointers, compiled three times from simd/kernels.h (baseline,
+// Kernels are plain functions on pointers, compiled three times from simd/all.h (baseline,
 // AVX2, AVX-512) and chosen at run time; nothing here or below may include a torch header.
 //
 // Terminology: a "pixel" is one (n, y, x) position; a map of P pixels and C channels is read as
@@ -47,7 +47,7 @@ struct Source {
 //   statistics (sum set): out = v + bias; d = out - ref; sum += d; sum_sq += d * d
 //   gradient (x set):     g = v where the forward prologue of x passed it on, else 0;
 //                         out = g * scale; d_scale += g * x; d_shift += g
-// ref is written by the kernel: the first finite value of its range.
+// ref is written by the kernel: a finite value near those of its range.
 template <typename T>
 struct Sink {
   T* out = nullptr;
@@ -134,7 +134,7 @@ struct MixedSumArgs {
   double* total = nullptr;     // per channel: sum_p grad
 };
 
-// Statistics of one range: sums of (x - ref) and (x - ref)^2, ref the first finite value.
+// Statistics of one range: sums of (x - ref) and (x - ref)^2, ref a finite value near them.
 template <typename T>
 struct Moments {
   T* ref;

@@ -9,20 +9,7 @@ namespace {
 
 using Gradients = std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor>;
 
-void check(at::TensorList y, at::TensorList scale, at::TensorList shift, const Tensor& weights) {
-  TORCH_CHECK(!y.empty() && y.size() <= kMaxSums, "y: expected 1 to ", kMaxSums, " tensors, got ", y.size());
-  TORCH_CHECK(scale.size() == y.size() && shift.size() == y.size(), "scale, shift: expected ",
-              y.size(), " vectors as y, got ", scale.size(), " and ", shift.size());
-  TORCH_CHECK(weights.dim() == 1 && weights.size(0) == static_cast<int64_t>(y.size()),
-              "weights: expected shape [", y.size(), "], got ", weights.sizes());
-  for (size_t i = 0; i < y.size(); ++i) {
-    check_map(y[i], "y");
-    check_like(y[i], y[0], "y", "the first of y");
-    check_same_shape(y[i], y[0].sizes(), "y");
-    check_channels(scale[i], y[0], y[0].size(1), "scale");
-    check_channels(shift[i], y[0], y[0].size(1), "shift");
-  }
-}
+static_assert(kMaxSums >= kMostSums);
 
 // The candidates' maps and their affines multiplied by the weights.
 template <typename T>
@@ -60,11 +47,7 @@ inline int64_t pixels(const Tensor& x) { return x.size(0) * x.size(2) * x.size(3
 
 Tensor mixed_sum(at::TensorList y, at::TensorList scale, at::TensorList shift, const Tensor& weights,
                  const OptTensor& residual) {
-  check(y, scale, shift, weights);
-  if (residual) {
-    check_like(*residual, y[0], "residual", "y");
-    check_same_shape(*residual, y[0].sizes(), "residual");
-  }
+  check_mixed_sum(y, scale, shift, weights, residual);
   if (is_reduced(y[0])) {
     std::vector<Tensor> wide;
     for (const Tensor& t : y) wide.push_back(t.to(at::kFloat));
@@ -90,8 +73,7 @@ Tensor mixed_sum(at::TensorList y, at::TensorList scale, at::TensorList shift, c
 
 Gradients mixed_sum_backward(const Tensor& grad, at::TensorList y, at::TensorList scale,
                              at::TensorList shift, const Tensor& weights) {
-  check(y, scale, shift, weights);
-  check_same_shape(grad, y[0].sizes(), "grad");
+  check_mixed_sum_backward(grad, y, scale, shift, weights);
   const size_t count = y.size();
   if (is_reduced(y[0])) {
     std::vector<Tensor> wide;

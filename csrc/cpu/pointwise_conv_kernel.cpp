@@ -3,7 +3,6 @@
 #include <torch/library.h>
 
 #include "conv.h"
-#include "packed_weights.h"
 
 namespace detnas {
 namespace cpu {
@@ -23,11 +22,10 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
   Partials<T> partials(want_stats ? ceil_div(rows, per_task) : 0, n);
   const Padded<T> a(scale), b(shift), pb(bias);
   const int64_t size = packed_size<T>(ng, k);
-  const auto packed = packed_weight<T>(weight, size * groups, [&](T* out) {
-    const Tensor w = weight.contiguous();
-    for (int64_t g = 0; g < groups; ++g)
-      pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, out + g * size);
-  });
+  const Tensor w = weight.contiguous();
+  T* packed = workspace<T, 1>(size * groups);
+  for (int64_t g = 0; g < groups; ++g)
+    pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, packed + g * size);
   // Without ReLU the affine map moves into the matrix, if that is less work than applying it.
   const bool fold = scale && !relu && map.order == Order::kPlain && rows > 2 * ng;
   Buffer<T> folded_bias(fold ? round_up(ng, kPanel) : 0);
@@ -40,7 +38,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
     args.sink.ld = n;
     args.sink.bias = pb.get() ? pb.get() + g * ng : nullptr;
     args.sink.relu = out_relu;
-    args.packed = packed.data + g * size;
+    args.packed = packed + g * size;
     args.n = ng;
     args.k = k;
     // Groups other than the first read shifted copies of the padded vectors, which stay readable.
@@ -198,8 +196,7 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
                                       const OptTensor& shift, bool relu, const OptTensor& y,
                                       const OptTensor& mean, bool out_relu, int64_t groups,
                                       std::array<bool, 3> mask) {
-  check_pointwise(x, weight, scale, shift, {}, false, false, groups);
-  check_same_shape(grad_y, {x.size(0), weight.size(0), x.size(2), x.size(3)}, "grad_y");
+  check_pointwise_backward(grad_y, grad_mean, grad_m2, x, weight, scale, shift, y, mean, out_relu, groups);
   if (is_reduced(x)) {
     const auto f = at::kFloat;
     auto [gx, gw, gs, gh, gb] = pointwise_conv_backward(grad_y.to(f), grad_mean, grad_m2, x.to(f), weight.to(f),

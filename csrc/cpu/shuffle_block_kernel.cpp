@@ -8,7 +8,6 @@
 #include <torch/library.h>
 
 #include "conv.h"
-#include "packed_weights.h"
 
 namespace detnas {
 namespace cpu {
@@ -21,7 +20,7 @@ struct Stage {
   bool depthwise = false;
   int64_t in_channels = 0, out_channels = 0, kernel = 1, stride = 1;
   bool relu = false;
-  SharedBuffer<T> weight;  // packed
+  const T* weight = nullptr;  // packed
   Padded<T> bias;
   int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
   int64_t pad() const { return kernel / 2; }
@@ -93,7 +92,7 @@ struct Chain {
       g.source = source;
       g.source.data += (make - from) * s.in_width * source.ld;
       g.sink = sink;
-      g.packed = s.weight->data();
+      g.packed = s.weight;
       g.n = s.out_channels;
       g.k = s.in_channels;
       kernels<T>().gemm(g, 0, (end - make) * s.out_width, workspace<T>(gemm_workspace(g.k)));
@@ -103,7 +102,7 @@ struct Chain {
       d.source.data -= from * s.in_width * source.ld;
       d.sink = sink;
       d.sink.out -= make * s.out_width * sink.ld;
-      d.w = s.weight->data();
+      d.w = s.weight;
       for (int64_t slab = 0; slab * kSlab < d.channels; ++slab) {
         d.ring = mine.ring.data() + slab * ring_size(d);
         d.next_row = &mine.next_row[slab];
@@ -145,8 +144,15 @@ struct Chain {
 };
 
 template <typename T>
+int64_t packed_size_of(const Tensor& w) {
+  return w.size(2) > 1 ? packed_depthwise_size(w) : packed_size<T>(w.size(0), w.size(1));
+}
+
+// Layers first, first + 1, ... (count of them); their weights are packed into `memory` one after the
+// other, and `memory` is moved behind them.
+template <typename T>
 Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first, size_t count,
-                    int64_t channels, int64_t height, int64_t width, int64_t stride) {
+                    int64_t channels, int64_t height, int64_t width, int64_t stride, T*& memory) {
   Chain<T> chain;
   for (size_t i = first; i < first + count; ++i) {
     const Tensor& w = weights[i];
@@ -156,21 +162,16 @@ Chain<T> make_chain(at::TensorList weights, at::TensorList biases, size_t first,
     s.in_channels = channels;
     s.out_channels = w.size(0);
     s.relu = !s.depthwise;
-    TORCH_CHECK(s.depthwise ? w.size(0) == channels && w.size(1) == 1 : w.size(1) == channels,
-                "weights: number ", i, " does not fit ", channels, " channels, got ", w.sizes());
-    TORCH_CHECK(biases[i].dim() == 1 && biases[i].size(0) == s.out_channels,
-                "biases: expected shape [", s.out_channels, "] for number ", i, ", got ", biases[i].sizes());
     if (s.depthwise) {
-      s.weight = own_packed_weight<T>(weights[i], packed_depthwise_size(weights[i]),
-                                      [&](T* out) { pack_depthwise<T>(weights[i], out); });
+      pack_depthwise<T>(w, memory);
       s.stride = stride;
       stride = 1;
     } else {
-      s.weight = own_packed_weight<T>(weights[i], packed_size<T>(s.out_channels, channels), [&](T* out) {
-        const Tensor contiguous = weights[i].contiguous();
-        pack<T>(contiguous.const_data_ptr<T>(), channels, 1, s.out_channels, channels, out);
-      });
+      const Tensor contiguous = w.contiguous();
+      pack<T>(contiguous.const_data_ptr<T>(), channels, 1, s.out_channels, channels, memory);
     }
+    s.weight = memory;
+    memory += packed_size_of<T>(w);
     s.bias = Padded<T>(OptTensor(biases[i]));
     s.in_height = height;
     s.in_width = width;
@@ -200,7 +201,7 @@ template <typename T>
 Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
                int64_t stride, int64_t method) {
   const Map<T> map = as_map<T>(x);
-  const size_t main = kernel == 0 ? 6 : 3;
+  const size_t main = main_layers(kernel);
   const int64_t half = map.c / 2, in = stride == 1 ? half : map.c;
   Source<T> left = map.source(), right = map.source();
   if (stride == 1) {
@@ -209,7 +210,10 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
     if (method == 2) right.data += 1;
     else right.first = half;
   }
-  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride);
+  int64_t size = 0;
+  for (const Tensor& w : weights) size += packed_size_of<T>(w);
+  T* memory = workspace<T, 1>(size);
+  Chain<T> chain = make_chain<T>(weights, biases, 0, main, in, map.h, map.w, stride, memory);
   chain.input = right;
   const Stage<T>& end = chain.stages.back();
   const int64_t oh = end.out_height, ow = end.out_width, c_left = stride == 1 ? half : map.c;
@@ -217,7 +221,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
   chain.out_offset = c_left;
   Chain<T> projection;
   if (stride == 2) {
-    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2);
+    projection = make_chain<T>(weights, biases, main, 2, map.c, map.h, map.w, 2, memory);
     projection.input = map.source();
   }
   Tensor y = empty_map(map.n, c_out, oh, ow, x);
@@ -243,19 +247,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
 
 Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
                      int64_t stride, int64_t method) {
-  check_map(x, "x");
-  TORCH_CHECK(kernel == 0 || kernel == 3 || kernel == 5 || kernel == 7,
-              "kernel: expected 3, 5, 7 or 0 for xception, got ", kernel);
-  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
-  TORCH_CHECK(method == 1 || method == 2, "method: expected 1 or 2, got ", method);
-  TORCH_CHECK(stride == 2 || x.size(1) % 2 == 0, "x: expected an even number of channels, got ", x.size(1));
-  const size_t count = (kernel == 0 ? 6 : 3) + (stride == 2 ? 2 : 0);
-  TORCH_CHECK(weights.size() == count && biases.size() == count, "weights, biases: expected ", count,
-              " tensors each, got ", weights.size(), " and ", biases.size());
-  for (const Tensor& w : weights) {
-    check_map(w, "weights");
-    check_like(w, x, "weights", "x");
-  }
+  check_block(x, weights, biases, kernel, stride, method);
   if (is_reduced(x)) {
     std::vector<Tensor> w, b;
     for (const Tensor& t : weights) w.push_back(t.to(at::kFloat));

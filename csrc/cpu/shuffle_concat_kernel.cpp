@@ -18,21 +18,6 @@ struct Halves {
   bool split;
 };
 
-void check(const Halves& h) {
-  check_map(h.left, "left");
-  check_map(h.right, "right");
-  check_like(h.right, h.left, "right", "left");
-  TORCH_CHECK(h.left.size(0) == h.right.size(0) && h.left.size(2) == h.right.size(2) &&
-                  h.left.size(3) == h.right.size(3),
-              "right: expected the batch and size of left, ", h.left.sizes(), ", got ", h.right.sizes());
-  check_affine(h.left_scale, h.left_shift, h.left, "left_scale", "left_shift");
-  check_affine(h.right_scale, h.right_shift, h.right, "right_scale", "right_shift");
-  TORCH_CHECK(h.method >= 0 && h.method <= 2, "method: expected 0, 1 or 2, got ", h.method);
-  TORCH_CHECK((!h.split && h.method == 0) || (h.left.size(1) + h.right.size(1)) % 2 == 0,
-              "left, right: expected an even number of channels together, got ", h.left.size(1),
-              " and ", h.right.size(1));
-}
-
 // The arguments of the kernel, with the memory they point to.
 template <typename T>
 struct Prepared {
@@ -86,7 +71,7 @@ Pair shuffle_concat(const Tensor& left, const Tensor& right, const OptTensor& le
                     const OptTensor& left_shift, const OptTensor& right_scale,
                     const OptTensor& right_shift, bool left_relu, bool right_relu, int64_t method,
                     bool split) {
-  check({left, right, left_scale, left_shift, right_scale, right_shift, left_relu, right_relu, method, split});
+  check_shuffle(left, right, left_scale, left_shift, right_scale, right_shift, method, split);
   if (is_reduced(left)) {
     auto [a, b] = shuffle_concat(left.to(at::kFloat), right.to(at::kFloat), left_scale, left_shift,
                                  right_scale, right_shift, left_relu, right_relu, method, split);
@@ -142,10 +127,8 @@ Gradients shuffle_concat_backward(const Tensor& grad_left, const Tensor& grad_ri
                                   const OptTensor& right_scale, const OptTensor& right_shift,
                                   bool left_relu, bool right_relu, int64_t method, bool split) {
   const Halves h{left, right, left_scale, left_shift, right_scale, right_shift, left_relu, right_relu, method, split};
-  check(h);
-  const int64_t channels = left.size(1) + right.size(1);
-  check_same_shape(grad_left, {left.size(0), split ? channels / 2 : channels, left.size(2), left.size(3)},
-                   "grad_left");
+  check_shuffle_backward(grad_left, grad_right, left, right, left_scale, left_shift, right_scale, right_shift,
+                         method, split);
   if (is_reduced(left)) {
     const auto f = at::kFloat, type = left.scalar_type();
     auto [dl, dr, ls, lb, rs, rb] = shuffle_concat_backward(

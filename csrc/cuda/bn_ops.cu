@@ -10,15 +10,13 @@ namespace cuda {
 namespace {
 
 Stats bn_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu) {
-  check_map(x, "x");
-  check_affine(scale, shift, x);
+  check_stats(x, scale, shift);
   const c10::cuda::CUDAGuard guard(x.device());
   return stats_of(x, vector(scale), vector(shift), relu);
 }
 
 Stats bn_stats_list(at::TensorList x, const OptTensor& scale, const OptTensor& shift, bool relu) {
-  check_maps(x, "x");
-  check_affine(scale, shift, x[0]);
+  check_stats(x, scale, shift);
   const c10::cuda::CUDAGuard guard(x[0].device());
   return stats_of(x, vector(scale), vector(shift), relu);
 }
@@ -27,12 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> bn_stats_backward(const Tensor& grad_mean, co
                                                      const Tensor& x_in, const Tensor& mean,
                                                      const OptTensor& scale, const OptTensor& shift,
                                                      bool relu) {
-  check_map(x_in, "x");
-  check_affine(scale, shift, x_in);
+  check_stats_backward(grad_mean, grad_m2, x_in, mean, scale, shift);
   const int64_t c = x_in.size(1), pixels = pixel_count(x_in), wanted = scale ? c : 0;
-  check_channels(grad_mean, x_in, c, "grad_mean");
-  check_channels(grad_m2, x_in, c, "grad_m2");
-  check_channels(mean, x_in, c, "mean");
   const c10::cuda::CUDAGuard guard(x_in.device());
   const Tensor x = as_source(x_in), dx = at::empty_like(x_in);  // laid out as x is
   Tensor da = floats(wanted, x), db = floats(wanted, x);
@@ -63,12 +57,7 @@ struct FoldArgs {
   Tensor count, mean, m2, gamma, beta;
   FoldArgs(const Tensor& n, const Tensor& mean_in, const Tensor& m2_in, const OptTensor& gamma_in,
            const OptTensor& beta_in) {
-    TORCH_CHECK(mean_in.dim() == 1, "mean: expected shape [C], got ", mean_in.sizes());
-    check_same_shape(m2_in, mean_in.sizes(), "m2");
-    TORCH_CHECK(n.numel() == 1, "count: expected a scalar, got shape ", n.sizes());
-    check_channels(gamma_in, mean_in, mean_in.size(0), "gamma");
-    check_channels(beta_in, mean_in, mean_in.size(0), "beta");
-    count = n.to(mean_in.device(), at::kDouble);
+    count = n.to(at::kDouble);
     mean = mean_in.contiguous();
     m2 = wide(m2_in);
     if (gamma_in) gamma = wide(*gamma_in);
@@ -90,6 +79,7 @@ struct FoldArgs {
 
 std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
                                    const OptTensor& gamma, const OptTensor& beta, double eps) {
+  check_fold(count, mean, m2, gamma, beta);
   const c10::cuda::CUDAGuard guard(mean.device());
   Tensor scale = at::empty_like(mean, at::MemoryFormat::Contiguous), shift = at::empty_like(scale);
   AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), "bn_fold", [&] {
@@ -107,11 +97,10 @@ std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, cons
 std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
     const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count, const Tensor& mean,
     const Tensor& m2, const OptTensor& gamma, double eps) {
+  check_fold_backward(grad_scale, grad_shift, count, mean, m2, gamma);
   const c10::cuda::CUDAGuard guard(mean.device());
   Tensor d_mean = at::empty_like(mean, at::MemoryFormat::Contiguous), d_m2 = at::empty_like(d_mean);
   Tensor d_gamma = at::empty_like(d_mean), d_beta = at::empty_like(d_mean);
-  check_same_shape(grad_scale, mean.sizes(), "grad_scale");
-  check_same_shape(grad_shift, mean.sizes(), "grad_shift");
   AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), "bn_fold", [&] {
     const FoldArgs<scalar_t> args(count, mean, m2, gamma, {});
     const Tensor gs = args.wide(grad_scale), gb = args.wide(grad_shift);

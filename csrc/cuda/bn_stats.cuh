@@ -16,7 +16,7 @@ struct Moments {
   __device__ void merge(float n2, float mean2, float m2_2) {
     if (n2 == 0.f) return;
     const float total = n + n2, delta = mean2 - mean;
-    mean = n == 0.f ? mean2 : mean + delta * (n2 / total);
+    mean = n == 0.f ? mean2 : merged_mean(mean, mean2, n2 / total);
     m2 = m2 + m2_2 + (n == 0.f ? 0.f : delta * delta * (n * n2 / total));
     n = total;
   }
@@ -64,7 +64,7 @@ __device__ void merge_rows(const float (&mean)[V], const float (&m2)[V], int64_t
   if (c >= channels) return;
   for (int i = threadIdx.y; i < V; i += rows) {
     const int at = i * threads + threadIdx.x;
-    const float ref = means[at];
+    const float ref = finite_or_zero(means[at]);
     float sum = 0.f, square = 0.f;
     for (int r = 0; r < rows; ++r) {
       const int n = row_share(pixels, r, rows);
@@ -81,6 +81,26 @@ __device__ void merge_rows(const float (&mean)[V], const float (&m2)[V], int64_t
     if (c + i == 0 && out.count) *out.count = static_cast<float>(pixels);
     if (c + i == 0 && out.total) *out.total = static_cast<double>(pixels);
   }
+}
+
+// What sums are of differences from: the mean of a thread's first values (at most U of `count`), so
+// that nothing cancels and no single value decides.
+template <int V, int U, typename R, typename Raw>
+__device__ void first_mean(const R& reader, const Raw (&raw)[U], int count, float (&ref)[V]) {
+  const float share = 1.f / static_cast<float>(count < U ? count : U);
+  float base[V], sum[V];
+#pragma unroll
+  for (int u = 0; u < U; ++u) {
+    float v[V];
+    reader.values(raw[u], v);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      if (u == 0) base[i] = finite_or_zero(v[i]), sum[i] = 0.f;
+      sum[i] += u < count ? v[i] - base[i] : 0.f;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < V; ++i) ref[i] = base[i] + finite_or_zero(sum[i] * share);
 }
 
 template <typename S, int V>
@@ -111,7 +131,7 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, MomentsOut out) {
       Pack<S, V> raw[U];
 #pragma unroll
       for (int u = 0; u < U; ++u) raw[u] = reader.load(p + u * rows < end ? p + u * rows : p);
-      const bool first = p < begin + rows;
+      if (p < begin + rows) first_mean<V, U>(reader, raw, row_share(end - p, 0, rows), ref);
 #pragma unroll
       for (int u = 0; u < U; ++u) {
         float v[V];
@@ -119,8 +139,6 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, MomentsOut out) {
         const bool inside = p + u * rows < end;
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          // Sums of differences from the first value: no cancellation.
-          if (u == 0 && first) ref[i] = v[i] - v[i] == 0.f ? v[i] : 0.f;
           const float d = inside ? v[i] - ref[i] : 0.f;
           sum[i] += d;
           sq[i] += d * d;
@@ -149,7 +167,7 @@ merge_moments_kernel(const float* mean, const float* m2, const float* count, int
   DETNAS_SHARED(double, shared);  // [4][rows][kLanes]
   const int c = blockIdx.x * kLanes + threadIdx.x, threads = blockDim.y * kLanes;
   const int thread = threadIdx.y * kLanes + threadIdx.x;
-  const double ref = c < channels ? mean[c] : 0.f;
+  const double ref = c < channels ? finite_or_zero(mean[c]) : 0.f;
   double n = 0, first = 0, second = 0, within = 0;
   if (c < channels)
 #pragma unroll 4

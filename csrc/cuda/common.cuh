@@ -19,7 +19,7 @@
 #define DETNAS_DEVICE CUDA
 #endif
 
-#include "../common.h"
+#include "../checks.h"
 #include "bn_stats.cuh"
 #include "pending.cuh"
 #include "shuffle_concat_grad.cuh"
@@ -111,9 +111,8 @@ struct GradArgs {
   GradArgs(const Tensor& grad_y, const OptTensor& grad_mean, const OptTensor& grad_m2,
            const OptTensor& y_in, const OptTensor& mean_in, bool relu)
       : grad(as_map(grad_y)), out_relu(relu) {
-    const bool stats = grad_mean.has_value() && grad_mean->numel() > 0;
+    const bool stats = grad_mean.has_value();
     if (!stats && !relu) return;
-    TORCH_CHECK(y_in.has_value(), "y: expected the output, for the gradient of statistics or ReLU");
     y = as_map(*y_in);
     if (!stats) return;
     add = vector(grad_mean), mul = vector(grad_m2);

@@ -1,5 +1,6 @@
 // What the convolutions share on the torch side: maps through what is pending on them, and back.
 #pragma once
+#include "../conv_checks.h"
 #include "common.cuh"
 
 namespace detnas {

@@ -1,5 +1,6 @@
 // What the entry points of depthwise convolutions and of their gradients share.
 #pragma once
+#include "../conv_checks.h"
 #include "common.cuh"
 #include "depthwise_plan.cuh"
 

@@ -12,7 +12,7 @@ struct Running {
     if (n2 == 0.f) return;
     const float share = n2 / (n + n2), delta = mean2 - mean;
     m2 += m2_2 + (n == 0.f ? 0.f : delta * delta * n * share);
-    mean = n == 0.f ? mean2 : mean + delta * share;
+    mean = n == 0.f ? mean2 : merged_mean(mean, mean2, share);
     n += n2;
   }
 };
@@ -251,7 +251,7 @@ static __global__ void __launch_bounds__(kMostThreads)
   const int channels = batch.entry[e].channels, rows = batch.entry[e].rows;
   const int c = block * kLanes + threadIdx.x, thread = threadIdx.y * kLanes + threadIdx.x;
   const float* partial = batch.entry[e].partial;
-  const double ref = c < channels ? partial[c] : 0.f;
+  const double ref = c < channels ? finite_or_zero(partial[c]) : 0.f;
   double n = 0, first = 0, second = 0;
   if (c < channels)
 #pragma unroll 4

@@ -25,20 +25,13 @@ struct Call {
        const OptTensor& y_, const OptTensor& mean_, bool out_relu, int64_t stride_, int64_t dilation_,
        Mask mask)
       : stride(stride_), dilation(dilation_), relu(relu_) {
-    check_depthwise(x_, weight_, scale_, shift_, {}, false, false, stride, dilation);
-    check_like(grad_, x_, "grad_y", "x");
-    check_same_shape(grad_, {x_.size(0), x_.size(1), conv_out(x_.size(2), stride), conv_out(x_.size(3), stride)},
-                     "grad_y");
+    check_depthwise_backward(grad_, grad_mean_, grad_m2_, x_, weight_, scale_, shift_, y_, mean_, out_relu,
+                             stride, dilation);
     grad = as_source(grad_), x = as_source(x_), weight = weight_.contiguous();
     scale = vector(scale_), shift = vector(shift_);
-    const bool stats = grad_mean_.has_value() && grad_mean_->numel() > 0;
-    if (stats || out_relu) {
-      TORCH_CHECK(y_.has_value(), "y: expected the output, for the gradient of statistics or ReLU");
-      check_same_shape(*y_, grad.sizes(), "y");
-      y = as_source(*y_);
-    }
+    const bool stats = grad_mean_.has_value();
+    if (stats || out_relu) y = as_source(*y_);
     if (stats) {
-      TORCH_CHECK(grad_m2_.has_value() && mean_.has_value(), "grad_m2, mean: expected both with grad_mean");
       grad_mean = vector(grad_mean_), grad_m2 = vector(grad_m2_), mean = vector(mean_);
     }
     const int64_t c = x.size(1);
@@ -158,8 +151,7 @@ Lists mixed_depthwise_backward(at::TensorList grad_y, at::TensorList grad_mean, 
                                at::TensorList x, at::TensorList weight, at::TensorList scale,
                                at::TensorList shift, bool relu, at::TensorList y, at::TensorList mean,
                                int64_t stride, at::IntArrayRef dilation) {
-  check_mixed(x, weight, scale, shift, dilation);
-  check_mixed_gradients(grad_y, grad_mean, grad_m2, x, y, mean);
+  check_mixed_backward(grad_y, grad_mean, grad_m2, x, weight, scale, shift, y, mean, dilation);
   Lists out;
   if (x.empty()) return out;
   const c10::cuda::CUDAGuard guard(x[0].device());

@@ -1,4 +1,4 @@
-// Sums of up to kMaxMixed maps, each through its own affine map and weight, and their gradient.
+// Sums of up to kMaxMixed maps in one launch, each through its own affine map and weight.
 #pragma once
 #include "pixelwise.cuh"
 
@@ -15,6 +15,8 @@ struct Mixed {
   int count;
   const S* residual;
   S* out;
+  const float* from;  // the sum of earlier launches, or null
+  float* to;          // where the sum goes for the next one, instead of to `out`, or null
   const S* grad;
   S* grad_y[kMaxMixed];
 };
@@ -59,12 +61,21 @@ mixed_sum_kernel(Mixed<S> a, int64_t pixels, int channels, int64_t per_chunk) {
 #pragma unroll
       for (int i = 0; i < V; ++i)
         v[i] = constant[i] + (a.residual ? static_cast<float>(rest[u].lane[i]) : 0.f);
+      const int64_t at = (p + u * rows) * channels + c;
+      if (p + u * rows >= end) continue;
+      if (a.from) {
+        float before[V];
+        load_vector<V>(a.from + at, before);
+#pragma unroll
+        for (int i = 0; i < V; ++i) v[i] += before[i];
+      }
 #pragma unroll
       for (int n = 0; n < N; ++n)
         if (n < a.count)
 #pragma unroll
           for (int i = 0; i < V; ++i) v[i] += factor[n][i] * static_cast<float>(raw[u][n].lane[i]);
-      if (p + u * rows < end) store<S, V>(a.out + (p + u * rows) * channels + c, v);
+      if (a.to) store<float, V>(a.to + at, v);
+      else store<S, V>(a.out + at, v);
     }
   }
 }
@@ -79,7 +90,8 @@ void launch_mixed_sum_v(const Mixed<S>& a, int64_t pixels, int channels, Stream 
 template <typename S>
 bool vectorizable(const Mixed<S>& a, int channels) {
   auto fits = [&](const S* p) { return vectorizable<S>(p, channels, channels); };
-  bool all = fits(a.out) && fits(a.residual) && fits(a.grad);
+  bool all = fits(a.out) && fits(a.residual) && fits(a.grad) &&
+      vectorizable<S>(a.from, channels, channels) && vectorizable<S>(a.to, channels, channels);
   for (int i = 0; i < a.count; ++i) {
     Source<S> y;
     y.data = a.y[i];

@@ -13,17 +13,7 @@ struct Halves {
   OptTensor ls, lb, rs, rb;
   Halves(const Tensor& l, const Tensor& r, const OptTensor& left_scale, const OptTensor& left_shift,
          const OptTensor& right_scale, const OptTensor& right_shift, int64_t method, bool split) {
-    check_map(l, "left");
-    check_map(r, "right");
-    check_like(r, l, "right", "left");
-    TORCH_CHECK(l.size(0) == r.size(0) && l.size(2) == r.size(2) && l.size(3) == r.size(3),
-                "right: expected the batch and size of left, ", l.sizes(), ", got ", r.sizes());
-    check_affine(left_scale, left_shift, l, "left_scale", "left_shift");
-    check_affine(right_scale, right_shift, r, "right_scale", "right_shift");
-    TORCH_CHECK(method >= 0 && method <= 2, "method: expected 0, 1 or 2, got ", method);
-    TORCH_CHECK((!split && method == 0) || (l.size(1) + r.size(1)) % 2 == 0,
-                "left, right: expected an even number of channels together, got ", l.size(1), " and ",
-                r.size(1));
+    check_shuffle(l, r, left_scale, left_shift, right_scale, right_shift, method, split);
     left = as_source(l);
     right = as_source(r);
     ls = vector(left_scale);
@@ -61,12 +51,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shuffle_concat_backwa
     const Tensor& grad_left, const Tensor& grad_right, const Tensor& left, const Tensor& right,
     const OptTensor& left_scale, const OptTensor& left_shift, const OptTensor& right_scale,
     const OptTensor& right_shift, bool left_relu, bool right_relu, int64_t method, bool split) {
+  check_shuffle_backward(grad_left, grad_right, left, right, left_scale, left_shift, right_scale, right_shift,
+                         method, split);
   const Halves h(left, right, left_scale, left_shift, right_scale, right_shift, method, split);
   const c10::cuda::CUDAGuard guard(left.device());
   const int64_t cl = left.size(1), cr = right.size(1), channels = cl + cr, half = channels / 2;
   const int64_t n = left.size(0), height = left.size(2), width = left.size(3), pixels = pixel_count(left);
-  check_same_shape(grad_left, {n, split ? half : channels, height, width}, "grad_left");
-  if (split) check_same_shape(grad_right, {n, channels - half, height, width}, "grad_right");
   const Tensor ga = as_source(grad_left), gb = split ? as_source(grad_right) : ga;
   Tensor dl = empty_map({n, cl, height, width}, left), dr = empty_map({n, cr, height, width}, left);
   const int64_t sl = left_scale ? cl : 0, sr = right_scale ? cr : 0;
@@ -105,59 +95,52 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shuffle_concat_backwa
   return {dl, dr, sums[0], sums[2], sums[1], sums[3]};
 }
 
-// Contiguous copies and the parameter struct of a mixed sum.
+// Contiguous copies of the arguments of a mixed sum, and the parameter structs of its launches.
 struct MixedArgs {
   std::vector<Tensor> y, scale, shift;
   Tensor weights;
   MixedArgs(at::TensorList ys, at::TensorList scales, at::TensorList shifts, const Tensor& w) {
-    TORCH_CHECK(!ys.empty() && ys.size() <= kMaxMixed, "y: expected 1 to ", kMaxMixed,
-                " tensors on CUDA, got ", ys.size());
-    TORCH_CHECK(scales.size() == ys.size() && shifts.size() == ys.size(), "scale, shift: expected ",
-                ys.size(), " vectors as y, got ", scales.size(), " and ", shifts.size());
-    TORCH_CHECK(w.dim() == 1 && w.size(0) == static_cast<int64_t>(ys.size()),
-                "weights: expected shape [", ys.size(), "], got ", w.sizes());
     for (size_t i = 0; i < ys.size(); ++i) {
-      check_map(ys[i], "y");
-      check_like(ys[i], ys[0], "y", "the first of y");
-      check_same_shape(ys[i], ys[0].sizes(), "y");
-      check_channels(scales[i], ys[0], ys[0].size(1), "scale");
-      check_channels(shifts[i], ys[0], ys[0].size(1), "shift");
       y.push_back(as_map(ys[i]));
       scale.push_back(*vector(scales[i]));
       shift.push_back(*vector(shifts[i]));
     }
     weights = *vector(w);
   }
+  size_t size() const { return y.size(); }
+  // The maps from `begin` on, as many as one launch takes.
   template <typename S>
-  Mixed<S> get() const {
+  Mixed<S> get(size_t begin) const {
     Mixed<S> m{};
-    for (size_t i = 0; i < y.size(); ++i) {
-      m.y[i] = y[i].const_data_ptr<S>();
-      m.scale[i] = scale[i].const_data_ptr<float>();
-      m.shift[i] = shift[i].const_data_ptr<float>();
+    for (size_t i = begin; i < size() && m.count < kMaxMixed; ++i, ++m.count) {
+      m.y[m.count] = y[i].const_data_ptr<S>();
+      m.scale[m.count] = scale[i].const_data_ptr<float>();
+      m.shift[m.count] = shift[i].const_data_ptr<float>();
     }
-    m.weights = weights.const_data_ptr<float>();
-    m.count = static_cast<int>(y.size());
+    m.weights = weights.const_data_ptr<float>() + begin;
     return m;
   }
 };
 
 Tensor mixed_sum(at::TensorList y, at::TensorList scale, at::TensorList shift, const Tensor& weights,
                  const OptTensor& residual) {
-  const MixedArgs args(y, scale, shift, weights);
+  check_mixed_sum(y, scale, shift, weights, residual);
   const c10::cuda::CUDAGuard guard(y[0].device());
+  const MixedArgs args(y, scale, shift, weights);
   Tensor out = empty_map(y[0].sizes(), y[0]), r;
-  if (residual) {
-    check_like(*residual, y[0], "residual", "y");
-    check_same_shape(*residual, y[0].sizes(), "residual");
-    r = as_map(*residual);
-  }
+  if (residual) r = as_map(*residual);
   if (out.numel() == 0) return out;
   DETNAS_DISPATCH(y[0], "mixed_sum", [&] {
-    Mixed<scalar_t> m = args.get<scalar_t>();
-    m.residual = residual ? r.const_data_ptr<scalar_t>() : nullptr;
-    m.out = out.data_ptr<scalar_t>();
-    launch_mixed_sum(m, pixel_count(out), static_cast<int>(out.size(1)), stream());
+    // Sums of more maps than a launch takes go on in float32.
+    const Tensor carry = args.size() > kMaxMixed ? floats(out.numel(), out) : Tensor();
+    for (size_t begin = 0; begin < args.size(); begin += kMaxMixed) {
+      Mixed<scalar_t> m = args.get<scalar_t>(begin);
+      if (begin == 0 && residual) m.residual = r.const_data_ptr<scalar_t>();
+      if (begin > 0) m.from = carry.const_data_ptr<float>();
+      if (begin + kMaxMixed < args.size()) m.to = carry.data_ptr<float>();
+      else m.out = out.data_ptr<scalar_t>();
+      launch_mixed_sum(m, pixel_count(out), static_cast<int>(out.size(1)), stream());
+    }
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
@@ -166,21 +149,17 @@ Tensor mixed_sum(at::TensorList y, at::TensorList scale, at::TensorList shift, c
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor> mixed_sum_backward(
     const Tensor& grad, at::TensorList y, at::TensorList scale, at::TensorList shift,
     const Tensor& weights) {
-  const MixedArgs args(y, scale, shift, weights);
-  check_same_shape(grad, y[0].sizes(), "grad");
+  check_mixed_sum_backward(grad, y, scale, shift, weights);
   const c10::cuda::CUDAGuard guard(y[0].device());
+  const MixedArgs args(y, scale, shift, weights);
   const Tensor g = as_map(grad);
   const int64_t c = g.size(1), pixels = pixel_count(g), n = y.size();
   std::vector<Tensor> dy, da, db;
   Tensor dw = floats(n, g);
-  MixedSums sums{};
-  sums.grad_weights = dw.data_ptr<float>();
   for (int64_t i = 0; i < n; ++i) {
     dy.push_back(empty_map(g.sizes(), g));
     da.push_back(floats(c, g));
     db.push_back(floats(c, g));
-    sums.grad_scale[i] = da[i].data_ptr<float>();
-    sums.grad_shift[i] = db[i].data_ptr<float>();
   }
   if (g.numel() == 0) {
     for (int64_t i = 0; i < n; ++i) {
@@ -190,12 +169,20 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor
     return {dy, da, db, dw.zero_()};
   }
   DETNAS_DISPATCH(g, "mixed_sum_backward", [&] {
-    Mixed<scalar_t> m = args.get<scalar_t>();
-    m.grad = g.const_data_ptr<scalar_t>();
-    for (int64_t i = 0; i < n; ++i) m.grad_y[i] = dy[i].template data_ptr<scalar_t>();
-    const MixedPlan plan = plan_mixed_sum_grad(m, pixels, static_cast<int>(c));
-    Tensor partial = floats(plan.maps_size + plan.shares_size, g);
-    launch_mixed_sum_grad(m, plan, pixels, static_cast<int>(c), partial.data_ptr<float>(), sums, stream());
+    for (int64_t begin = 0; begin < n; begin += kMaxMixed) {
+      Mixed<scalar_t> m = args.get<scalar_t>(begin);
+      m.grad = g.const_data_ptr<scalar_t>();
+      MixedSums sums{};
+      sums.grad_weights = dw.data_ptr<float>() + begin;
+      for (int k = 0; k < m.count; ++k) {
+        m.grad_y[k] = dy[begin + k].template data_ptr<scalar_t>();
+        sums.grad_scale[k] = da[begin + k].template data_ptr<float>();
+        sums.grad_shift[k] = db[begin + k].template data_ptr<float>();
+      }
+      const MixedPlan plan = plan_mixed_sum_grad(m, pixels, static_cast<int>(c));
+      const Tensor partial = floats(plan.maps_size + plan.shares_size, g);
+      launch_mixed_sum_grad(m, plan, pixels, static_cast<int>(c), partial.data_ptr<float>(), sums, stream());
+    }
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {dy, da, db, dw};

@@ -36,9 +36,19 @@ constexpr int64_t kFill = 3; // the emulator's small maps meet the forms for sma
 #else
 constexpr int64_t kFill = 264; // blocks that fill a GPU: two for each multiprocessor of an H100
 #endif
-constexpr int kMaxMixed = 8; // maps that mixed_sum takes
+constexpr int kMaxMixed = 8; // maps that one launch of mixed_sum takes
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <typename T>
+__device__ inline T finite_or_zero(T v) {
+  return v - v == T(0) ? v : T(0);  // inf - inf and NaN - NaN are NaN
+}
+// The mean of two sets of which the second has this share; of an infinite value it is infinite.
+__device__ inline float merged_mean(float mean, float mean2, float share) {
+  const float delta = mean2 - mean;
+  return delta - delta == 0.f ? mean + delta * share : mean * (1.f - share) + mean2 * share;
+}
 
 template <typename S, int V>
 struct alignas(sizeof(S) * V) Pack {

@@ -196,7 +196,8 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
                                       const OptTensor& shift_in, bool relu, const OptTensor& y,
                                       const OptTensor& mean, bool out_relu, int64_t groups,
                                       std::array<bool, 3> mask) {
-  check_pointwise(x_in, weight_in, scale_in, shift_in, {}, false, false, groups);
+  check_pointwise_backward(grad_y, grad_mean, grad_m2, x_in, weight_in, scale_in, shift_in, y, mean, out_relu,
+                           groups);
   const c10::cuda::CUDAGuard guard(x_in.device());
   const Tensor x = as_map(x_in), weight = weight_in.contiguous();
   const OptTensor scale = vector(scale_in), shift = vector(shift_in);

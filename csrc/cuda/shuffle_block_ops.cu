@@ -10,12 +10,8 @@ namespace {
 
 Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
                      int64_t stride, int64_t method) {
-  check_map(x, "x");
-  TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
-  TORCH_CHECK(method == 1 || method == 2, "method: expected 1 or 2, got ", method);
-  const size_t main = kernel == 0 ? 6 : 3, count = main + (stride == 2 ? 2 : 0);
-  TORCH_CHECK(weights.size() == count && biases.size() == count, "weights, biases: expected ", count,
-              " tensors each, got ", weights.size(), " and ", biases.size());
+  check_block(x, weights, biases, kernel, stride, method);
+  const size_t main = main_layers(kernel);
   const c10::cuda::CUDAGuard guard(x.device());
   const Tensor map = as_map(x);
   const int64_t n = x.size(0), c = x.size(1), half = c / 2;

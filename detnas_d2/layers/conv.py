@@ -10,7 +10,29 @@ from torch import Tensor, nn
 NormFactory = Callable[[int], nn.Module]
 
 
-class ConvNormAct(nn.Module):
+class KeepsFolded(nn.Module):
+    """A module whose folded weights are kept with it (see ``folded_norm.folded``).
+
+    They are dropped by everything that modules know of and that may change what they are made of.
+    """
+
+    def drop_folded(self) -> None:
+        self.__dict__.pop("_folded", None)
+
+    def train(self, mode: bool = True) -> KeepsFolded:
+        self.drop_folded()
+        return super().train(mode)
+
+    def _apply(self, *args: object, **options: object) -> KeepsFolded:
+        self.drop_folded()
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: object, **options: object) -> None:
+        self.drop_folded()
+        super()._load_from_state_dict(*args, **options)
+
+
+class ConvNormAct(KeepsFolded):
     """Convolution (padded to keep the size at stride 1), norm, and optionally ReLU.
 
     Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)).

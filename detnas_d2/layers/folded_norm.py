@@ -26,39 +26,55 @@ def kernel_of(block: ShuffleBlock) -> int:
     return 0 if block.op == "xception" else int(block.op[0])
 
 
-def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with the running statistics folded in.
+def folded(module: ConvNormAct | ShuffleBlock) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of a module's convolutions with the running statistics folded in.
 
-    Kept with the layer until a tensor it is made of is replaced or written to in place (writes
-    through ``.data`` go unseen). Tensors made under inference_mode, which count no writes, are
-    folded at every call.
+    Kept with the module while what they are made of stays the same. On the CPU that is looked up
+    in the values, so that every change is followed, writes through ``.data`` too. On other devices
+    it follows from the tensors' versions: a write through ``.data`` is followed from the next
+    ``train()``, ``eval()``, ``load_state_dict()`` or ``to()`` of the module on, and tensors made
+    under inference_mode, which count no writes, are folded at every call.
     """
+    layers = conv_norm_acts(module)
+    parts = [t for layer in layers for t in _parts(layer) if t is not None]
+    options = [layer._modules["norm"].eps for layer in layers]
+    if all(t.is_cpu for t in parts):
+        key = (torch.ops.detnas_d2.digest(parts), options)
+    elif not any(t.is_inference() for t in parts):
+        key = ([(id(t), t.data_ptr(), t._version) for t in parts], options)
+    else:
+        key = None
+    kept = module.__dict__.get("_folded")
+    if key is not None and kept is not None and kept[0] == key:
+        return kept[1]
+    with torch.no_grad():
+        weights, biases = map(list, zip(*map(_fold, layers), strict=True))
+    if key is not None:  # the tensors are held too: none of their ids can be given to another
+        module.__dict__["_folded"] = (key, (weights, biases), parts)
+    return weights, biases
+
+
+def _parts(layer: ConvNormAct) -> tuple[Tensor | None, ...]:
     conv, norm = layer._modules["conv"]._parameters, layer._modules["norm"]
     affine, running = norm._parameters, norm._buffers
-    parts = (
+    return (
         conv["weight"], conv["bias"], affine["weight"], affine["bias"],
         running["running_mean"], running["running_var"],
     )  # fmt: skip
-    counted = not any(t.is_inference() for t in parts if t is not None)
-    if counted:
-        key = [(id(t), t.data_ptr(), t._version) for t in parts if t is not None]
-        cached = layer.__dict__.get("_folded")
-        if cached is not None and cached[0] == key:
-            return cached[1]
-    conv = layer.conv
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
-    result = ((conv.weight * scale.view(-1, 1, 1, 1)).detach(), bias.detach())
-    if counted:  # the tensors are held too: none of their ids can be given to another
-        layer.__dict__["_folded"] = (key, result, parts)
-    return result
+
+
+def _fold(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
+    weight, conv_bias, gamma, beta, mean, var = _parts(layer)
+    scale = gamma * torch.rsqrt(var + layer.norm.eps)
+    bias = beta - mean * scale
+    if conv_bias is not None:
+        bias = bias + conv_bias * scale
+    return weight * scale.view(-1, 1, 1, 1), bias
 
 
 def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
     """``layer(x)`` in evaluation, one convolution."""
-    weight, bias = folded(layer)
+    (weight,), (bias,) = folded(layer)
     conv = layer.conv
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     return F.relu_(y) if layer.relu else y
@@ -66,7 +82,7 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
 
 def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
     """``block(x)`` in evaluation, one operator."""
-    weights, biases = zip(*map(folded, conv_norm_acts(block)), strict=True)
+    weights, biases = folded(block)
     return ops.shuffle_block(
         x, weights, biases, kernel_of(block), block.stride, block.shuffle_method
     )

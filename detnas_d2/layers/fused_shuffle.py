@@ -35,7 +35,7 @@ from detnas_d2.layers.folded_norm import conv_norm_acts, eval_block, eval_layer,
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.choice import Choices
-from detnas_d2.ops.registration import compiled
+from detnas_d2.ops.registration import takes
 
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
@@ -52,9 +52,9 @@ class Pending(NamedTuple):
 
 def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
     """Whether modules made of ``layers`` can run through the operators: BatchNorms only, nothing
-    hooked in, an input that the compiled operators take, and no tracing (which counts the modules'
-    work)."""
-    if not compiled(x) or x.numel() == 0:
+    hooked in, an input that the compiled operators take, no tracing (which counts the modules'
+    work) and neither torch.func nor forward-mode differentiation."""
+    if not takes(x) or x.numel() == 0:
         return False
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
         return False

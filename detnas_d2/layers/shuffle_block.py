@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detnas_d2.layers.conv import ConvNormAct, NormFactory
+from detnas_d2.layers.conv import ConvNormAct, KeepsFolded, NormFactory
 from detnas_d2.layers.inverted_residual import channel_shuffle
 
 SHUFFLE_METHODS = (1, 2)
@@ -26,7 +26,7 @@ def shuffle_split(x: Tensor, method: int) -> tuple[Tensor, Tensor]:
     return channel_shuffle(x, 2).chunk(2, dim=1)
 
 
-class ShuffleBlock(nn.Module):
+class ShuffleBlock(KeepsFolded):
     """One ShuffleNetV2 block with a chosen operation.
 
     Stride 1: the input is shuffled and split at its entry; the right half goes through the main

@@ -1,5 +1,6 @@
 """Operators: compiled where ``detnas_d2._C`` is built, else their reference implementations."""
 
+from detnas_d2.ops import flops  # noqa: F401  (registers formulas)
 from detnas_d2.ops.bn_stats import BNStats, bn_fold, bn_stats, bn_stats_merge
 from detnas_d2.ops.conv import depthwise_conv, mixed_depthwise, pointwise_conv
 from detnas_d2.ops.extension import build_info, has_extension

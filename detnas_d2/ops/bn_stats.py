@@ -10,7 +10,16 @@ from torch import Tensor
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.reference import BNStats, bn_stats_merge
-from detnas_d2.ops.registration import compiled, differentiable, fake_stats, undefined, wide
+from detnas_d2.ops.registration import (
+    by_reference,
+    differentiable,
+    fake_stats,
+    recorded_gradients,
+    register_fake,
+    takes,
+    undefined,
+    wide,
+)
 
 __all__ = ["BNStats", "bn_fold", "bn_stats", "bn_stats_merge"]
 
@@ -46,8 +55,8 @@ def bn_stats(
         x = list(x)
         if not x:
             raise RuntimeError("x: expected at least one tensor")
-    if not compiled(x[0] if several else x):
-        return reference.bn_stats(x, scale, shift, relu)
+    if not takes(x[0] if several else x):
+        return by_reference("bn_stats", reference.bn_stats, x, scale, shift, relu)
     if several:
         return BNStats(*torch.ops.detnas_d2.bn_stats_list(x, scale, shift, relu))
     return BNStats(*_bn_stats(x, scale, shift, relu))
@@ -56,10 +65,14 @@ def bn_stats(
 def bn_fold(
     stats: BNStats, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The affine map (scale, shift), each (C), of a BatchNorm with these statistics."""
-    if compiled(stats.mean):
+    """The affine map (scale, shift), each (C), of a BatchNorm with these statistics.
+
+    Raises:
+        RuntimeError: an argument has another shape, dtype or device than it should.
+    """
+    if takes(stats.mean):
         return _bn_fold(*stats, gamma, beta, eps)
-    return reference.bn_fold(stats, gamma, beta, eps)
+    return by_reference("bn_fold", reference.bn_fold, stats, gamma, beta, eps)
 
 
 def _stats_fake(x, scale, shift, relu):
@@ -80,6 +93,9 @@ def _stats_setup(ctx, inputs, output):
 
 def _stats_backward(ctx, _, grad_mean, grad_m2):
     x, mean, scale, shift = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        args = (x, scale, shift, ctx.relu)
+        return tuple(recorded_gradients(reference.bn_stats, args, (None, grad_mean, grad_m2)))
     dx, da, db = torch.ops.detnas_d2.bn_stats_backward(
         grad_mean, grad_m2, x, mean, scale, shift, ctx.relu
     )
@@ -99,6 +115,9 @@ def _list_setup(ctx, inputs, output):
 
 def _list_backward(ctx, _, grad_mean, grad_m2):
     *x, mean, scale, shift = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        args = (x, scale, shift, ctx.relu)
+        return tuple(recorded_gradients(reference.bn_stats, args, (None, grad_mean, grad_m2)))
     pixels = [t.shape[0] * t.shape[2] * t.shape[3] for t in x]
     total = max(sum(pixels), 1)
     grads, vectors = [], []
@@ -119,29 +138,35 @@ def _fold_backward_fake(grad_scale, grad_shift, count, mean, m2, gamma, eps):
     return tuple(torch.empty_like(mean) for _ in range(4))
 
 
+def _fold_reference(count, mean, m2, gamma, beta, eps):
+    return reference.bn_fold(BNStats(count, mean, m2), gamma, beta, eps)
+
+
 def _fold_setup(ctx, inputs, output):
     count, mean, m2, gamma, beta, eps = inputs
-    ctx.save_for_backward(count, mean, m2, gamma)
-    ctx.has_beta, ctx.eps = beta is not None, eps
-    ctx.beta_dtype = None if beta is None else beta.dtype
+    ctx.save_for_backward(count, mean, m2, gamma, beta)
+    ctx.eps = eps
 
 
 def _fold_backward(ctx, grad_scale, grad_shift):
-    count, mean, m2, gamma = ctx.saved_tensors
+    count, mean, m2, gamma, beta = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        args = (count, mean, m2, gamma, beta, ctx.eps)
+        return tuple(recorded_gradients(_fold_reference, args, (grad_scale, grad_shift)))
     d_mean, d_m2, d_gamma, d_beta = torch.ops.detnas_d2.bn_fold_backward(
         grad_scale, grad_shift, count, mean, m2, gamma, ctx.eps
     )
     d_gamma = None if gamma is None else d_gamma.to(gamma.dtype)
-    d_beta = d_beta.to(ctx.beta_dtype) if ctx.has_beta else None
+    d_beta = None if beta is None else d_beta.to(beta.dtype)
     return None, d_mean, d_m2, d_gamma, d_beta, None
 
 
 if has_extension():
-    torch.library.register_fake("detnas_d2::bn_stats", _stats_fake)
-    torch.library.register_fake("detnas_d2::bn_stats_list", _list_fake)
-    torch.library.register_fake("detnas_d2::bn_stats_backward", _stats_backward_fake)
-    torch.library.register_fake("detnas_d2::bn_fold", _fold_fake)
-    torch.library.register_fake("detnas_d2::bn_fold_backward", _fold_backward_fake)
+    register_fake("bn_stats", _stats_fake)
+    register_fake("bn_stats_list", _list_fake)
+    register_fake("bn_stats_backward", _stats_backward_fake)
+    register_fake("bn_fold", _fold_fake)
+    register_fake("bn_fold_backward", _fold_backward_fake)
     torch.library.register_autograd(
         "detnas_d2::bn_stats_list", _list_backward, setup_context=_list_setup
     )

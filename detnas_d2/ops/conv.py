@@ -11,12 +11,15 @@ from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
+    by_reference,
     channels_last,
-    compiled,
     differentiable,
     fake_stats,
     lower,
+    recorded_gradients,
     register_autocast,
+    register_fake,
+    takes,
     wide,
 )
 
@@ -46,8 +49,8 @@ def pointwise_conv(
         y (N, out_channels, H, W) channels_last, and its :class:`BNStats` or None.
     """
     args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, groups)
-    if not compiled(x):
-        return reference.pointwise_conv(*args)
+    if not takes(x):
+        return by_reference("pointwise_conv", reference.pointwise_conv, *args)
     y, *stats = _CALLS["pointwise_conv"](*args)
     return y, BNStats(*stats) if want_stats else None
 
@@ -74,8 +77,8 @@ def depthwise_conv(
         y (N, C, ceil(H / stride), ceil(W / stride)) channels_last, and its :class:`BNStats`.
     """
     args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, stride, dilation)
-    if not compiled(x):
-        return reference.depthwise_conv(*args)
+    if not takes(x):
+        return by_reference("depthwise_conv", reference.depthwise_conv, *args)
     y, *stats = _CALLS["depthwise_conv"](*args)
     return y, BNStats(*stats) if want_stats else None
 
@@ -100,16 +103,13 @@ def mixed_depthwise(
         outputs, and the :class:`BNStats` of each (or None).
     """
     dilation = list(dilation) or [1] * len(x)
-    if not x or not compiled(x[0]):
-        pairs = zip(scale, shift, strict=True) if scale else [(None, None)] * len(x)
-        results = [
-            reference.depthwise_conv(t, w, a, b, relu, None, False, want_stats, stride, d)
-            for t, w, (a, b), d in zip(x, weight, pairs, dilation, strict=True)
-        ]
-        return [y for y, _ in results], [s for _, s in results]
-    ys, *stats = torch.ops.detnas_d2.mixed_depthwise(
-        list(x), list(weight), list(scale), list(shift), relu, want_stats, stride, dilation
-    )
+    lists = (list(x), list(weight), list(scale), list(shift))
+    args = (*lists, relu, want_stats, stride, dilation)
+    if not x:
+        return [], []
+    if not takes(x[0]):
+        return by_reference("mixed_depthwise", reference.mixed_depthwise, *args)
+    ys, *stats = torch.ops.detnas_d2.mixed_depthwise(*args)
     return list(ys), [BNStats(*s) if want_stats else None for s in zip(*stats, strict=True)]
 
 
@@ -164,27 +164,30 @@ def _setup(ctx, inputs, output):
     x, weight, scale, shift, relu, bias, out_relu, want_stats, *geometry = inputs
     y, count, mean, m2 = output
     ctx.mark_non_differentiable(count, *(() if want_stats else (mean, m2)))
-    ctx.save_for_backward(
-        x, weight, scale, shift, y if want_stats or out_relu else None, mean if want_stats else None
-    )
-    ctx.relu, ctx.out_relu, ctx.geometry = relu, out_relu, geometry
-    ctx.bias_dtype = None if bias is None else bias.dtype
+    y = y if want_stats or out_relu else None
+    ctx.save_for_backward(x, weight, scale, shift, bias, y, mean if want_stats else None)
+    ctx.relu, ctx.out_relu, ctx.want_stats, ctx.geometry = relu, out_relu, want_stats, geometry
     ctx.set_materialize_grads(False)
 
 
 def _make_backward(op: str):
     def backward(ctx, grad_y, _, grad_mean, grad_m2):
-        x, weight, scale, shift, y, mean = ctx.saved_tensors
+        x, weight, scale, shift, bias, y, mean = ctx.saved_tensors
+        if grad_y is None and grad_mean is None and grad_m2 is None:
+            return (None,) * (8 + len(ctx.geometry))
+        if torch.is_grad_enabled():
+            args = (x, weight, scale, shift, ctx.relu, bias, ctx.out_relu, ctx.want_stats)
+            grads = (grad_y, None, grad_mean, grad_m2)
+            of = getattr(reference, op)
+            return tuple(recorded_gradients(of, (*args, *ctx.geometry), grads))
         if grad_y is None:
-            if grad_mean is None and grad_m2 is None:
-                return (None,) * (8 + len(ctx.geometry))
             grad_y = torch.zeros_like(y)
         if grad_mean is not None or grad_m2 is not None:
             grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
             grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
         need = ctx.needs_input_grad
         mask = [need[0] or need[2] or need[3], need[1], need[5]]
-        dx, dw, da, db, dbias = getattr(torch.ops.detnas_d2, op)(
+        dx, dw, da, db, dbias = getattr(torch.ops.detnas_d2, f"{op}_backward")(
             grad_y, grad_mean, grad_m2, x, weight, scale, shift, ctx.relu, y, mean, ctx.out_relu,
             *ctx.geometry, mask,
         )  # fmt: skip
@@ -195,11 +198,16 @@ def _make_backward(op: str):
             da.to(scale.dtype) if affine else None,
             db.to(shift.dtype) if affine else None,
             None,
-            dbias.to(ctx.bias_dtype) if mask[2] else None,
+            dbias.to(bias.dtype) if mask[2] else None,
             *(None,) * (2 + len(ctx.geometry)),
         )
 
     return backward
+
+
+def _mixed_reference(*args):
+    ys, stats = reference.mixed_depthwise(*args)
+    return ys, *([] if None in stats else map(list, zip(*stats, strict=True)))
 
 
 def _mixed_setup(ctx, inputs, output):
@@ -217,6 +225,10 @@ def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
     take = lambda have: [saved.pop(0) for _ in range(n)] if have else []  # noqa: E731
     x, weight, scale, shift = take(True), take(True), take(ctx.affine), take(ctx.affine)
     y, mean = take(ctx.want_stats), take(ctx.want_stats)
+    if torch.is_grad_enabled():
+        args = (x, weight, scale, shift, ctx.relu, ctx.want_stats, ctx.stride, ctx.dilation)
+        grads = (*grad_ys, *(None for _ in grad_ys), *grad_means, *grad_m2s)
+        return *recorded_gradients(_mixed_reference, args, grads)[:4], None, None, None, None
     if ctx.want_stats and any(g is not None for g in (*grad_means, *grad_m2s)):
         grad_means, grad_m2s = (
             [torch.zeros_like(m) if g is None else g for g, m in zip(grads, mean, strict=True)]
@@ -238,24 +250,19 @@ def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
 
 _CALLS: dict[str, Callable] = {}
 
+for _name in ("pointwise_conv", "depthwise_conv"):
+    register_autocast(_name, lambda dtype, x, w, *rest: (lower(x, dtype), lower(w, dtype), *rest))
+register_autocast(
+    "mixed_depthwise",
+    lambda dtype, x, w, *rest: ([lower(t, dtype) for t in x], [lower(t, dtype) for t in w], *rest),
+)
 if has_extension():
     for _name, _fake in (("pointwise_conv", _pointwise_fake), ("depthwise_conv", _depthwise_fake)):
-        torch.library.register_fake(f"detnas_d2::{_name}", _fake)
-        torch.library.register_fake(f"detnas_d2::{_name}_backward", _backward_fake)
-        _CALLS[_name] = differentiable(_name, _setup, _make_backward(f"{_name}_backward"))
-        register_autocast(
-            _name, lambda dtype, x, w, *rest: (lower(x, dtype), lower(w, dtype), *rest)
-        )
-    torch.library.register_fake("detnas_d2::mixed_depthwise", _mixed_fake)
-    torch.library.register_fake("detnas_d2::mixed_depthwise_backward", _mixed_backward_fake)
+        register_fake(_name, _fake)
+        register_fake(f"{_name}_backward", _backward_fake)
+        _CALLS[_name] = differentiable(_name, _setup, _make_backward(_name))
+    register_fake("mixed_depthwise", _mixed_fake)
+    register_fake("mixed_depthwise_backward", _mixed_backward_fake)
     torch.library.register_autograd(
         "detnas_d2::mixed_depthwise", _mixed_backward, setup_context=_mixed_setup
-    )
-    register_autocast(
-        "mixed_depthwise",
-        lambda dtype, x, w, *rest: (
-            [lower(t, dtype) for t in x],
-            [lower(t, dtype) for t in w],
-            *rest,
-        ),
     )

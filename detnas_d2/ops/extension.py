@@ -23,6 +23,7 @@ _OPERATORS = (
     "mixed_sum",
     "shuffle_block",
     "shuffle_block_stats",
+    "digest",
 )
 
 

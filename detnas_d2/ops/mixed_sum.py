@@ -9,7 +9,14 @@ from torch import Tensor
 
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
-from detnas_d2.ops.registration import channels_last, compiled, wide
+from detnas_d2.ops.registration import (
+    by_reference,
+    channels_last,
+    recorded_gradients,
+    register_fake,
+    takes,
+    wide,
+)
 
 
 def mixed_sum(
@@ -22,14 +29,19 @@ def mixed_sum(
     """sum_i weights[i] * (scale_i * y_i + shift_i) (+ residual): every y is read once.
 
     Args:
-        y: n maps (N, C, H, W) of one shape and dtype; scale, shift: n vectors (C).
+        y: n maps (N, C, H, W) of one shape and dtype, 1 to 32; scale, shift: n vectors (C).
         weights: (n). residual: (N, C, H, W).
 
     Returns:
         (N, C, H, W) channels_last.
+
+    Raises:
+        RuntimeError: an argument has another shape, dtype, device or number than it should.
     """
-    if not y or not compiled(y[0]):
-        return reference.mixed_sum(y, scale, shift, weights, residual)
+    if not y:
+        raise RuntimeError("y: expected 1 to 32 tensors, got 0")
+    if not takes(y[0]):
+        return by_reference("mixed_sum", reference.mixed_sum, y, scale, shift, weights, residual)
     return torch.ops.detnas_d2.mixed_sum(list(y), list(scale), list(shift), weights, residual)
 
 
@@ -57,11 +69,15 @@ def _backward(ctx, grad):
     n = ctx.count
     *vectors, weights = ctx.saved_tensors
     y, scale, shift = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
+    rest = grad if ctx.has_residual else None
+    if torch.is_grad_enabled():
+        args = (y, scale, shift, weights)
+        return *recorded_gradients(reference.mixed_sum, args, (grad,)), rest
     dy, da, db, dw = torch.ops.detnas_d2.mixed_sum_backward(grad, y, scale, shift, weights)
-    return dy, da, db, dw.to(weights.dtype), grad if ctx.has_residual else None
+    return dy, da, db, dw.to(weights.dtype), rest
 
 
 if has_extension():
-    torch.library.register_fake("detnas_d2::mixed_sum", _fake)
-    torch.library.register_fake("detnas_d2::mixed_sum_backward", _backward_fake)
+    register_fake("mixed_sum", _fake)
+    register_fake("mixed_sum_backward", _backward_fake)
     torch.library.register_autograd("detnas_d2::mixed_sum", _backward, setup_context=_setup)

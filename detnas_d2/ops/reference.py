@@ -36,6 +36,13 @@ def pending(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
     return F.relu(x) if relu else x
 
 
+def channels_last(t: Tensor) -> Tensor:
+    """``t`` as the operators leave their outputs; inside of torch.func in any layout."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return t
+    return t.contiguous(memory_format=torch.channels_last)
+
+
 def bn_stats(
     x: Tensor | Sequence[Tensor],
     scale: Tensor | None = None,
@@ -59,7 +66,7 @@ def bn_stats_merge(a: BNStats, b: BNStats) -> BNStats:
     count = a.count + b.count
     safe = count.clamp(min=1)
     delta = b.mean.double() - a.mean.double()
-    mean = a.mean + delta * (b.count / safe)
+    mean = (a.count * a.mean.double() + b.count * b.mean.double()) / safe
     m2 = a.m2.double() + b.m2.double() + delta.square() * (a.count * b.count / safe)
     return BNStats(count, mean.to(a.mean.dtype), m2.to(a.m2.dtype))
 
@@ -84,7 +91,7 @@ def _finish_conv(
         raise RuntimeError("want_stats: statistics are of the raw output, not with out_relu")
     stats = bn_stats(y) if want_stats else None
     y = F.relu(y) if out_relu else y
-    return y.to(x.dtype).contiguous(memory_format=torch.channels_last), stats
+    return channels_last(y.to(x.dtype)), stats
 
 
 def pointwise_conv(
@@ -122,6 +129,24 @@ def depthwise_conv(
     return _finish_conv(y, x, out_relu, want_stats)
 
 
+def mixed_depthwise(
+    x: Sequence[Tensor],
+    weight: Sequence[Tensor],
+    scale: Sequence[Tensor],
+    shift: Sequence[Tensor],
+    relu: bool,
+    want_stats: bool,
+    stride: int,
+    dilation: Sequence[int],
+) -> tuple[list[Tensor], list[BNStats | None]]:
+    pairs = list(zip(scale, shift, strict=True)) or [(None, None)] * len(x)
+    results = [
+        depthwise_conv(t, w, a, b, relu, None, False, want_stats, stride, d)
+        for t, w, (a, b), d in zip(x, weight, pairs, dilation, strict=True)
+    ]
+    return [y for y, _ in results], [s for _, s in results]
+
+
 def shuffle(x: Tensor, method: int) -> Tensor:
     """Channel shuffle: 0 none; 1 interleaves the halves; 2 even channels, then odd ones."""
     if method == 0:
@@ -147,12 +172,10 @@ def shuffle_concat(
     a = pending(left, left_scale, left_shift, left_relu)
     b = pending(right, right_scale, right_shift, right_relu)
     y = shuffle(torch.cat((a, b), dim=1), method).to(left.dtype)
-    y = y.contiguous(memory_format=torch.channels_last)
     if not split:
-        return y
+        return channels_last(y)
     half = y.shape[1] // 2
-    halves = y[:, :half], y[:, half:]
-    return tuple(t.contiguous(memory_format=torch.channels_last) for t in halves)
+    return channels_last(y[:, :half]), channels_last(y[:, half:])
 
 
 def mixed_sum(
@@ -167,7 +190,7 @@ def mixed_sum(
     )
     if residual is not None:
         total = total + residual
-    return total.to(y[0].dtype).contiguous(memory_format=torch.channels_last)
+    return channels_last(total.to(y[0].dtype))
 
 
 def shuffle_block(
@@ -197,7 +220,7 @@ def shuffle_block(
     else:
         left, right = shuffle(z, method).chunk(2, dim=1)
     y = torch.cat((left, chain(right, weights[:main], biases[:main])), dim=1)
-    return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return channels_last(y.to(x.dtype))
 
 
 def shuffle_block_stats(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,12 +23,39 @@ def compiled(x: Tensor) -> bool:
     return x.dtype != torch.float64 or not x.is_cuda  # for gradient checks: on the CPU only
 
 
+def transforming() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work.
+
+    The operators have gradients only; the references, made of PyTorch's operators, have the rest.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    level = torch.autograd.forward_ad._current_level
+    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def takes(x: Tensor) -> bool:
+    """Whether a call with this input goes to the compiled operator, not to the reference."""
+    return compiled(x) and not transforming()
+
+
+def by_reference(op: str, reference: Callable, *args: object) -> object:
+    """The reference, under autocast with the operator's casts and no others."""
+    device = next(tensors(args)).device.type
+    if op not in _CASTS or not torch.is_autocast_enabled(device):
+        return reference(*args)
+    args = _CASTS[op](torch.get_autocast_dtype(device), *args)
+    with torch.autocast(device, enabled=False):
+        return reference(*args)
+
+
 def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
     """Registers the gradient of an operator; returns a function that calls it with little delay.
 
     The library's own way to a registered gradient costs tens of microseconds of Python a call,
     even without gradients: as much as the work on a small map. Tensors must be arguments of their
-    own, not in lists. ``setup`` and ``backward``: as for ``torch.library.register_autograd``.
+    own, not in lists. ``setup`` and ``backward``: as for ``torch.library.register_autograd``; where
+    gradients are recorded, ``backward`` leaves its work to :func:`recorded_gradients`.
     """
     torch.library.register_autograd(f"{NAMESPACE}::{op}", backward, setup_context=setup)
     overload = getattr(getattr(torch.ops, NAMESPACE), op).default
@@ -52,6 +79,49 @@ def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
             return overload(*args)
 
     return call
+
+
+def recorded_gradients(
+    reference: Callable, args: Sequence[object], grads: Sequence[Tensor | None]
+) -> list[object]:
+    """Gradients of an operator's arguments that can be differentiated again.
+
+    The operators' own backward passes cannot: where they run while gradients are recorded
+    (``create_graph=True``), the reference is computed once more and differentiated by PyTorch.
+
+    Args:
+        reference: gives the operator's outputs, or only the first of them, in its order.
+        args: of the operator: tensors, lists of tensors, others.
+        grads: of the outputs, None where there are none.
+
+    Returns:
+        one item per argument: a gradient, a list of gradients, or None.
+    """
+    # Aliases, or what one argument owes to another would be counted twice.
+    alias = lambda a: a.view_as(a) if isinstance(a, Tensor) else a  # noqa: E731
+    device = next(tensors(args)).device.type
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        args = [[alias(t) for t in a] if isinstance(a, (list, tuple)) else alias(a) for a in args]
+        pairs = zip(tensors(reference(*args)), grads, strict=False)
+        pairs = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
+        wanted = [t for t in tensors(args) if t.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                [y for y, _ in pairs], wanted, [g for _, g in pairs], create_graph=True,
+                allow_unused=True,
+            )
+        )  # fmt: skip
+    of = lambda a: next(found) if isinstance(a, Tensor) and a.requires_grad else None  # noqa: E731
+    return [[of(t) for t in a] if isinstance(a, list) else of(a) for a in args]
+
+
+def tensors(value: object) -> Iterator[Tensor]:
+    """All tensors inside nested lists and tuples, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
 
 
 def undefined(t: Tensor | None) -> Tensor | None:
@@ -79,8 +149,14 @@ def fake_stats(like: Tensor, want: bool, channels: int) -> tuple[Tensor, Tensor,
     return count, wide(like, c), wide(like, c)
 
 
+_CASTS: dict[str, Callable[..., tuple]] = {}
+
+
 def register_autocast(op: str, casts: Callable[..., tuple]) -> None:
     """Under autocast, run ``op`` on ``casts(dtype, *args)``: maps and weights, not statistics."""
+    _CASTS[op] = casts
+    if not has_extension():
+        return
     for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
         keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
@@ -90,6 +166,20 @@ def register_autocast(op: str, casts: Callable[..., tuple]) -> None:
                 return getattr(torch.ops.detnas_d2, op)(*casts(dtype, *args))
 
         torch.library.impl(f"{NAMESPACE}::{op}", key)(run)
+
+
+def register_fake(op: str, fake: Callable) -> None:
+    """The kernel of ``op`` for tensors without values, which must all be on one device."""
+
+    def checked(*args):
+        devices = {t.device for t in tensors(args)}
+        if len(devices) > 1:
+            raise RuntimeError(
+                f"{op}: expected tensors on one device, got {sorted(map(str, devices))}"
+            )
+        return fake(*args)
+
+    torch.library.register_fake(f"{NAMESPACE}::{op}", checked)
 
 
 def lower(t: Tensor, dtype: torch.dtype) -> Tensor:

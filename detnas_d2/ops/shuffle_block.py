@@ -12,12 +12,13 @@ from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
-    below_autograd,
+    by_reference,
     channels_last,
     compiled,
     fake_stats,
     lower,
     register_autocast,
+    register_fake,
 )
 
 
@@ -31,7 +32,7 @@ def shuffle_block(
 ) -> Tensor:
     """The block of :class:`detnas_d2.layers.ShuffleBlock`, convolutions given in order.
 
-    Depthwise convolutions are followed by nothing, 1x1 convolutions by ReLU. Not differentiable.
+    Depthwise convolutions are followed by nothing, 1x1 convolutions by ReLU.
 
     Args:
         x: (N, C, H, W).
@@ -42,9 +43,15 @@ def shuffle_block(
     Returns:
         stride 1: cat(left half of the shuffled input, main branch of the right half);
         stride 2: cat(projection, main branch). channels_last.
+
+    Raises:
+        NotImplementedError: not differentiable, but an input requires grad where gradients are
+            recorded, or has a tangent.
+        RuntimeError: an argument has another shape, dtype or device than it should.
     """
     if not compiled(x):
-        return reference.shuffle_block(x, weights, biases, kernel, stride, method)
+        args = (x, weights, biases, kernel, stride, method)
+        return by_reference("shuffle_block", reference.shuffle_block, *args)
     return torch.ops.detnas_d2.shuffle_block(x, list(weights), list(biases), kernel, stride, method)
 
 
@@ -64,7 +71,7 @@ def shuffle_block_stats(
 ) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
     """The same block, every convolution followed by a BatchNorm with the statistics of its batch.
 
-    Not differentiable; training runs the operators it is made of one by one.
+    Training runs the operators it is made of one by one.
 
     Args:
         left, right: stride 1: the halves of the shuffled input; stride 2: the input, and None.
@@ -77,16 +84,15 @@ def shuffle_block_stats(
     Returns:
         the output (N, C', H', W') channels_last or its halves, and the :class:`BNStats` of every
         convolution's output, in the order of the weights.
+
+    Raises:
+        NotImplementedError, RuntimeError: as :func:`shuffle_block`.
     """
     args = (left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride)
     if not compiled(left):
-        return reference.shuffle_block_stats(*args, out_method)
-    overload = torch.ops.detnas_d2.shuffle_block_stats.default
-    if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
-        a, b, *stats = overload(*args, out_method)
-    else:
-        with below_autograd():
-            a, b, *stats = overload(*args, out_method)
+        of = reference.shuffle_block_stats
+        return by_reference("shuffle_block_stats", of, *args, out_method)
+    a, b, *stats = torch.ops.detnas_d2.shuffle_block_stats.default(*args, out_method)
     return (a, b) if out_method else a, list(map(BNStats, *stats))
 
 
@@ -120,15 +126,11 @@ def _lower_stats(dtype, left, right, scale, shift, relu, weights, *rest):
     return left, right, scale, shift, relu, [lower(w, dtype) for w in weights], *rest
 
 
+register_autocast("shuffle_block_stats", _lower_stats)
+register_autocast(
+    "shuffle_block",
+    lambda dtype, x, weights, *rest: (lower(x, dtype), [lower(w, dtype) for w in weights], *rest),
+)
 if has_extension():
-    torch.library.register_fake("detnas_d2::shuffle_block", _fake)
-    torch.library.register_fake("detnas_d2::shuffle_block_stats", _stats_fake)
-    register_autocast("shuffle_block_stats", _lower_stats)
-    register_autocast(
-        "shuffle_block",
-        lambda dtype, x, weights, *rest: (
-            lower(x, dtype),
-            [lower(w, dtype) for w in weights],
-            *rest,
-        ),
-    )
+    register_fake("shuffle_block", _fake)
+    register_fake("shuffle_block_stats", _stats_fake)

@@ -8,9 +8,12 @@ from torch import Tensor
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import (
+    by_reference,
     channels_last,
-    compiled,
     differentiable,
+    recorded_gradients,
+    register_fake,
+    takes,
     undefined,
     wide,
 )
@@ -39,15 +42,15 @@ def shuffle_concat(
     Returns:
         (N, C1 + C2, H, W) channels_last, or its halves.
     """
+    if left.dtype != right.dtype:  # under autocast; as torch.cat
+        dtype = torch.promote_types(left.dtype, right.dtype)
+        left, right = left.to(dtype), right.to(dtype)
     args = (
         left, right, left_scale, left_shift, right_scale, right_shift, left_relu, right_relu,
         method, split,
     )  # fmt: skip
-    if not compiled(left):
-        return reference.shuffle_concat(*args)
-    if left.dtype != right.dtype:  # under autocast; as torch.cat
-        dtype = torch.promote_types(left.dtype, right.dtype)
-        args = (left.to(dtype), right.to(dtype), *args[2:])
+    if not takes(left):
+        return by_reference("shuffle_concat", reference.shuffle_concat, *args)
     a, b = _shuffle_concat(*args)
     return (a, b) if split else a
 
@@ -72,6 +75,9 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, grad_a, grad_b):
+    if torch.is_grad_enabled():
+        args = (*ctx.saved_tensors, *ctx.rest)
+        return tuple(recorded_gradients(reference.shuffle_concat, args, (grad_a, grad_b)))
     dl, dr, *vectors = torch.ops.detnas_d2.shuffle_concat_backward(
         grad_a, grad_b, *ctx.saved_tensors, *ctx.rest
     )
@@ -79,6 +85,6 @@ def _backward(ctx, grad_a, grad_b):
 
 
 if has_extension():
-    torch.library.register_fake("detnas_d2::shuffle_concat", _fake)
-    torch.library.register_fake("detnas_d2::shuffle_concat_backward", _backward_fake)
+    register_fake("shuffle_concat", _fake)
+    register_fake("shuffle_concat_backward", _backward_fake)
     _shuffle_concat = differentiable("shuffle_concat", _setup, _backward)

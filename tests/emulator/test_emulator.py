@@ -41,6 +41,12 @@ def test_checks_for_a_gpu_pass(library: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr[-6000:]
 
 
+def test_wrong_arguments_are_refused(library: str) -> None:
+    result = run_checked("-m", "tests.ops.bad_arguments", library)
+    assert result.returncode == 0, result.stdout + result.stderr[-6000:]
+    assert "refused: ok" in result.stdout
+
+
 FAULTS = {
     "missing barrier": (
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -117,8 +118,95 @@ def test_evaluation_agrees_and_follows_changes(used: list[str]) -> None:
     assert used == ["eval_block"] * 2 * TINY.num_layers
 
 
+@torch.no_grad()
+def _average_into(net: torch.nn.Module) -> None:
+    for p in net.parameters():
+        p.data.copy_(p.data * 0.9 + 0.01)
+
+
+def _one_value(net: torch.nn.Module) -> None:
+    net.get_parameter("stem.conv.weight").data[0, 1, 1, 1] += 5
+
+
+def _taps(net: torch.nn.Module) -> None:
+    net.get_parameter("blocks.0.main.0.conv.weight").data[:, 0, 1, 1] += 1
+
+
+def _statistics(net: torch.nn.Module) -> None:
+    net.get_buffer("blocks.0.main.1.norm.running_var").data.mul_(3)
+
+
+def _assigned(net: torch.nn.Module) -> None:
+    p = net.get_parameter("blocks.1.main.0.conv.weight")
+    p.data = p.data.flip(0)
+
+
+def _swapped(net: torch.nn.Module) -> None:
+    p = net.get_parameter("blocks.2.main.0.conv.weight")
+    torch.utils.swap_tensors(p, torch.nn.Parameter(p.detach().flip(0)))
+
+
+def _two_signs(net: torch.nn.Module) -> None:
+    w = net.get_parameter("blocks.1.main.0.conv.weight").data.view(-1)
+    w[1] *= -1
+    w[3] *= -1
+
+
+def _epsilon(net: torch.nn.Module) -> None:
+    net.blocks[1].main[0].norm.eps = 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_average_into, _one_value, _taps, _statistics, _assigned, _swapped, _two_signs, _epsilon],
+)
+@pytest.mark.parametrize("again", ["", "eval", "train", "load", "to"])
+def test_evaluation_follows_writes_that_no_version_counts(
+    change: Callable, again: str, used: list[str]
+) -> None:
+    fused, reference = pair(backbone(1).eval())
+    x = torch.rand(1, 3, 33, 40)
+    with torch.no_grad():
+        before = fused(x)
+        for net in (fused, reference):
+            change(net)
+        if again == "load":
+            fused.load_state_dict(reference.state_dict())
+        elif again == "to":
+            fused.to(torch.float32)
+        elif again:
+            fused.train(again == "train").eval()
+        a, b = fused(x), reference(x)
+        assert any(not torch.equal(a[name], before[name]) for name in a)
+        for name in b:
+            assert_close(a[name], b[name], 1e-4, name)
+    assert set(used) == {"eval_block"}
+
+
+def test_folded_weights_are_dropped_by_what_modules_know_of() -> None:
+    net = backbone(1).eval()
+    net.fused_ops = "on"
+
+    def kept() -> int:
+        return sum("_folded" in m.__dict__ for m in net.modules())
+
+    for drop in (
+        lambda: net.train(),
+        lambda: net.eval(),
+        lambda: net.load_state_dict(net.state_dict()),
+        lambda: net.to(torch.float32),
+        lambda: net.requires_grad_(False).float(),
+    ):
+        net.eval()
+        with torch.no_grad():
+            net(torch.rand(1, 3, 33, 40))
+        assert kept() == TINY.num_layers + 1  # the blocks and the stem
+        drop()
+        assert kept() == 0
+
+
 def test_networks_made_in_inference_mode(used: list[str]) -> None:
-    """Their tensors count no changes: nothing is kept of them, in any mode."""
+    """Their tensors count no changes; the values tell."""
     with torch.inference_mode():
         fused, modules = pair(backbone().eval())
         x = torch.randn(1, 3, 65, 70)

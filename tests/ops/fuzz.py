@@ -80,7 +80,7 @@ class Cases:
         return left, right, *a[:2], *b[:2], a[2], b[2], method, self.r.random() < 0.5
 
     def mixed_sum(self, dtype: torch.dtype) -> tuple:
-        shape, n = self.shape(), self.r.choice((1, 2, 8))
+        shape, n = self.shape(), self.r.choice((1, 2, 8, 9, 19))
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         vectors = [torch.randn(shape[1], dtype=wide) for _ in range(2 * n)]
         residual = self.map(shape, dtype) if self.r.random() < 0.5 else None

@@ -80,6 +80,41 @@ def test_nan_and_inf_stay_in_their_channel(
     assert torch.equal(stats.mean.isfinite(), torch.tensor([True, True, False, True]))
 
 
+def test_infinite_values_have_the_references_mean() -> None:
+    for values in ([torch.inf], [-torch.inf], [torch.inf, -torch.inf]):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(2, 3, 40, 30).contiguous(memory_format=layout)
+            for i, value in enumerate(values):
+                x[1, 1, 20 + i, 7] = value
+            actual, expected = ops.bn_stats(x), reference.bn_stats(x)
+            torch.testing.assert_close(actual.mean, expected.mean, equal_nan=True)
+            assert torch.equal(actual.m2.isnan(), expected.m2.isnan())
+            merged = ops.bn_stats_merge(ops.bn_stats(x[:1]), ops.bn_stats(x[1:]))
+            torch.testing.assert_close(merged.mean, expected.mean, equal_nan=True)
+            y, stats = ops.pointwise_conv(x, torch.eye(3).view(3, 3, 1, 1), want_stats=True)
+            expected = reference.bn_stats(y)
+            torch.testing.assert_close(stats.mean, expected.mean, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_outlier_as_the_first_pixel(name: str, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = (1 + 1e-3 * torch.randn(1, 20, 120, 100)).contiguous(memory_format=layout)
+    x[:, :, 0, 0] = 1000
+    eye = torch.eye(20).view(20, 20, 1, 1)
+    centre = torch.zeros(20, 1, 3, 3)
+    centre[:, :, 1, 1] = 1
+    expected = reference.bn_stats(x.double())
+    with capability(name):
+        found = [(ops.bn_stats(x), 2e-6), (ops.bn_stats([x]), 2e-6)]
+        found += [(ops.pointwise_conv(x, eye, want_stats=True)[1], 2e-5)]
+        found += [(ops.depthwise_conv(x, centre, want_stats=True)[1], 1e-4)]
+    for stats, tolerance in found:
+        assert ((stats.m2 - expected.m2).abs() / expected.m2).max() < tolerance
+        assert (stats.mean - expected.mean).abs().max() < 1e-5
+
+
 def test_threads_do_not_change_the_result() -> None:
     x = channels_last(torch.randn(2, 24, 61, 53))
     threads = torch.get_num_threads()

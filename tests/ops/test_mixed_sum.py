@@ -39,6 +39,16 @@ def test_reduced_precision(dtype: torch.dtype) -> None:
     check_values(ops.mixed_sum, reference.mixed_sum, args, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("count", [9, 16, 32])
+def test_many_maps(count: int) -> None:
+    torch.manual_seed(0)
+    y = [torch.randn(1, 6, 3, 2) for _ in range(count)]
+    vectors = [torch.randn(6) for _ in range(2 * count)]
+    args = (y, vectors[:count], vectors[count:], torch.randn(count), torch.randn(1, 6, 3, 2))
+    check_values(ops.mixed_sum, reference.mixed_sum, args, 1e-6)
+    check_gradients(ops.mixed_sum, reference.mixed_sum, args, torch.float32, 5e-5)
+
+
 def test_opcheck_and_errors() -> None:
     y = [torch.randn(1, 4, 3, 3, requires_grad=True) for _ in range(2)]
     v = [torch.randn(4, requires_grad=True) for _ in range(4)]
@@ -49,3 +59,6 @@ def test_opcheck_and_errors() -> None:
         ops.mixed_sum(y, v[:2], v[2:], torch.ones(3))
     with pytest.raises(RuntimeError, match="scale, shift: expected 2 vectors"):
         ops.mixed_sum(y, v[:1], v[2:], weights)
+    for wrong in ([], [y[0]] * 33):
+        with pytest.raises(RuntimeError, match=f"y: expected 1 to 32 tensors, got {len(wrong)}"):
+            ops.mixed_sum(wrong, v[:1] * len(wrong), v[:1] * len(wrong), torch.ones(len(wrong)))

@@ -7,10 +7,20 @@ import pytest
 from tests.ops import sanitized
 
 
-def test_operators_are_clean() -> None:
+@pytest.fixture(scope="module")
+def library() -> str:
     if sanitized.compiler() is None:
         pytest.skip("needs g++ on x86-64")
-    library = sanitized.CPU.build()
-    result = sanitized.run_checked("tests/ops/fuzz.py", str(library), "20")
+    return str(sanitized.CPU.build())
+
+
+def test_wrong_arguments_are_refused(library: str) -> None:
+    result = sanitized.run_checked("-m", "tests.ops.bad_arguments", library)
+    assert result.returncode == 0, result.stdout + result.stderr[-6000:]
+    assert "refused: ok" in result.stdout
+
+
+def test_operators_are_clean(library: str) -> None:
+    result = sanitized.run_checked("tests/ops/fuzz.py", library, "20")
     assert result.returncode == 0, result.stdout + result.stderr[-6000:]
     assert "of 7 operators: ok" in result.stdout

@@ -193,6 +193,9 @@ void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row
           strip_row<T, M, 3>(segments, count, first, phases, a.sink, c, channels, new_range);
       }
     }
+    const int64_t done = oy + 1 - row_begin;
+    if (M == Mode::kStats && (done & (done - 1)) == 0 && oy + 1 < row_end)
+      recentre(a.sink.ref + c, a.sink.sum + c, a.sink.sum_sq + c, channels, done * a.out_width);
   }
   if (a.next_row) *a.next_row = ring.next;
 }

@@ -66,6 +66,10 @@ void pack_matrix(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int6
     }
     for (int64_t i0 = 0; i0 < k; i0 += B) {
       const int64_t i1 = i0 + B < k ? i0 + B : k;
+      // The next panel's rows, one after the other: reading sixteen at once outwits the hardware.
+      if (stride_n == k && p + 2 * P <= n)
+        for (int64_t line = i0 * P; line < i1 * P; line += 64 / static_cast<int64_t>(sizeof(T)))
+          __builtin_prefetch(in + P * k + line);
       if (cols == P && stride_k == 1) {
         for (int64_t i = i0; i < i1; ++i) {
           T* __restrict row = out + i * P;
@@ -133,8 +137,8 @@ void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
         V tile[R][kCols];
         register_tile<T, R>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile);
         if (M == Mode::kStats && first && r0 == 0) {
-          lane0.set_reference(tile[0][0]);
-          if (two) lane1.set_reference(tile[0][1]);
+          lane0.set_reference(tile, 0);
+          if (two) lane1.set_reference(tile, 1);
         }
         if (lane0.full && lane1.full) {
           lane0.seek(m0 + r0);
@@ -160,6 +164,8 @@ void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
       lane0.flush();
       if (two) lane1.flush();
     }
+    if (M == Mode::kStats && first && m0 + rows < end)
+      recentre(g.sink.ref, g.sink.sum, g.sink.sum_sq, g.n, rows);
     first = false;
   }
 }

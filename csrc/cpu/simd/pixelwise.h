@@ -1,6 +1,7 @@
 // Ops that look at one pixel at a time: statistics, shuffle and concatenation, mixed sums.
 
 constexpr int64_t kStatsBlock = 64;  // pixels summed in T before the sums go to doubles
+constexpr int64_t kStatsFirst = 4;   // of the first block; behind it and the next the reference moves
 
 // Sums of U vectors of channels over the pixels [p0, p1).
 template <typename T, int U, bool Affine, bool Relu>
@@ -50,8 +51,10 @@ void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t
     const V v = apply(s, load_part(s.data + begin * s.ld + c, n), begin, c, n);
     for (int64_t i = 0; i < L && i < n; ++i) m.ref[c + i] = finite_or_zero<T>(v[i]);
   }
-  for (int64_t p0 = begin; p0 < end; p0 += kStatsBlock) {
-    const int64_t p1 = p0 + kStatsBlock < end ? p0 + kStatsBlock : end;
+  int64_t p1 = begin;
+  for (int64_t p0 = begin; p0 < end; p0 = p1) {
+    p1 = p0 + (p0 == begin ? kStatsFirst : kStatsBlock);
+    if (p1 > end) p1 = end;
     int64_t c = 0;
     for (; !s.y && c + U * L <= channels; c += U * L) {
       if (affine && s.relu) stats_block<T, U, true, true>(s, p0, p1, c, m);
@@ -71,6 +74,7 @@ void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t
       add_lanes<T>(m.sum + c, sum, n);
       add_lanes<T>(m.sum_sq + c, sq, n);
     }
+    if (p0 <= begin + kStatsFirst && p1 < end) recentre(m.ref, m.sum, m.sum_sq, channels, p1 - begin);
   }
 }
 
@@ -87,9 +91,11 @@ void stats_plane(const T* data, int64_t size, const T* scale, const T* shift, bo
     return with_relu ? relu<T>(v) : v;
   };
   if (first) *ref_out = finite_or_zero<T>(value(splat<T>(data[0]))[0]);
-  const V ref = splat<T>(*ref_out);
-  for (int64_t i0 = 0; i0 < size; i0 += block) {
-    const int64_t i1 = i0 + block < size ? i0 + block : size;
+  int64_t i1 = 0;
+  for (int64_t i0 = 0; i0 < size; i0 = i1) {
+    i1 = i0 + (i0 == 0 ? kStatsFirst : i0 == kStatsFirst ? kStatsBlock : block);
+    if (i1 > size) i1 = size;
+    const V ref = splat<T>(*ref_out);
     V sum[U], sq[U];
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) sum[u] = V{}, sq[u] = V{};
@@ -111,6 +117,7 @@ void stats_plane(const T* data, int64_t size, const T* scale, const T* shift, bo
     }
     *sum_out += s1;
     *sq_out += s2;
+    if (first && i0 <= kStatsFirst && i1 < size) recentre(ref_out, sum_out, sq_out, 1, i1);
   }
 }
 

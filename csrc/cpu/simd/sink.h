@@ -35,11 +35,21 @@ struct SinkLane {
     }
   }
 
-  // Takes the reference of the statistics from the first value of the range.
+  // Takes the reference of the statistics from the first value of the range; of several, from their
+  // mean, so that no single one decides.
   DETNAS_INLINE void set_reference(V v) {
     if (M != Mode::kStats) return;
     v = v + bias;
     for (int64_t i = 0; i < Vec<T>::size; ++i) s.ref[c + i] = finite_or_zero<T>(v[i]);
+    ref = load(s.ref + c);
+  }
+  template <int R, int C>
+  DETNAS_INLINE void set_reference(const V (&tile)[R][C], int column) {
+    if (M != Mode::kStats) return;
+    V sum = {};
+    for (int r = 1; r < R; ++r) sum += tile[r][column] - tile[0][column];
+    set_reference(tile[0][column]);
+    for (int64_t i = 0; i < Vec<T>::size; ++i) s.ref[c + i] += finite_or_zero<T>(sum[i] / R);
     ref = load(s.ref + c);
   }
 
@@ -93,3 +103,17 @@ struct SinkLane {
     second = zero;
   }
 };
+
+// Statistics of n values so far: the reference moves from the first value, which may lie far from
+// all others, to their mean. What is infinite or NaN stays.
+template <typename T>
+inline void recentre(T* ref, double* sum, double* sum_sq, int64_t channels, int64_t n) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const T to = static_cast<T>(ref[c] + sum[c] / static_cast<double>(n));
+    const double d = static_cast<double>(to) - ref[c];
+    if (d - d != 0) continue;
+    sum_sq[c] -= d * (2 * sum[c] - static_cast<double>(n) * d);
+    sum[c] -= static_cast<double>(n) * d;
+    ref[c] = to;
+  }
+}

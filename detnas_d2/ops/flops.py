@@ -1,0 +1,93 @@
+"""Floating-point operations of the operators, for ``torch.utils.flop_counter``.
+
+As PyTorch's own formulas: two per multiply-add of a convolution; pending affine maps, statistics
+and weighted sums, which are elementwise, are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from detnas_d2.ops.extension import has_extension
+
+Shape = Sequence[int]
+
+
+def convolution(out: Shape, weight: Shape) -> int:
+    """Of a convolution with this output (N, C, H, W) and weight (C, C / groups, k, k)."""
+    return 2 * out[0] * out[2] * out[3] * prod(weight)
+
+
+def strided(x: Shape, stride: int) -> Shape:
+    """The shape of a convolution's output, but for its channels."""
+    return (*x[:2], -(-x[2] // stride), -(-x[3] // stride))
+
+
+def pointwise_conv(x: Shape, weight: Shape, *args: object, **_: object) -> int:
+    return convolution(x, weight)
+
+
+def depthwise_conv(x: Shape, weight: Shape, *args: object, **_: object) -> int:
+    return convolution(strided(x, args[-2]), weight)
+
+
+def mixed_depthwise(x: Sequence[Shape], weight: Sequence[Shape], *args: object, **_: object) -> int:
+    return sum(convolution(strided(a, args[-2]), w) for a, w in zip(x, weight, strict=True))
+
+
+def conv_backward(
+    grad_y: Shape, grad_mean: object, grad_m2: object, x: Shape, weight: Shape, *args: object,
+    **_: object,
+) -> int:  # fmt: skip
+    """As often as gradients of the input and of the weight are asked for."""
+    return sum(args[-1][:2]) * convolution(grad_y, weight)
+
+
+def mixed_depthwise_backward(
+    grad_y: Sequence[Shape], grad_mean: object, grad_m2: object, x: object,
+    weight: Sequence[Shape], *args: object, **_: object,
+) -> int:  # fmt: skip
+    return sum(2 * convolution(g, w) for g, w in zip(grad_y, weight, strict=True))
+
+
+def block(x: Shape, weights: Sequence[Shape], kernel: int, stride: int) -> int:
+    """Of all convolutions of a block; the first one at the output's size is a depthwise one."""
+    main = 6 if kernel == 0 else 3
+    total = 0
+    for layers in (weights[:main], weights[main:]):
+        out = x
+        for weight in layers:
+            if weight[-1] > 1 and out is x:
+                out = strided(x, stride)
+            total += convolution(out, weight)
+    return total
+
+
+def shuffle_block(
+    x: Shape, weights: Sequence[Shape], biases: object, kernel: int, stride: int, *args: object,
+    **_: object,
+) -> int:  # fmt: skip
+    return block(x, weights, kernel, stride)
+
+
+def shuffle_block_stats(left: Shape, *args: object, **_: object) -> int:
+    weights, (kernel, stride) = args[4], args[8:10]
+    return block(left, weights, kernel, stride)
+
+
+if has_extension():
+    for _name, _formula in (
+        ("pointwise_conv", pointwise_conv),
+        ("depthwise_conv", depthwise_conv),
+        ("mixed_depthwise", mixed_depthwise),
+        ("pointwise_conv_backward", conv_backward),
+        ("depthwise_conv_backward", conv_backward),
+        ("mixed_depthwise_backward", mixed_depthwise_backward),
+        ("shuffle_block", shuffle_block),
+        ("shuffle_block_stats", shuffle_block_stats),
+    ):
+        register_flop_formula(getattr(torch.ops.detnas_d2, _name))(_formula)
