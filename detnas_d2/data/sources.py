@@ -131,7 +131,7 @@ def parse_declaration(entry: Any, position: int) -> Declaration:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise DatasetError(f"{place}.SPLIT_SEED must be a whole number, got {seed!r}")
     format = values.pop("FORMAT", None)
-    if format not in _FORMATS:
+    if not isinstance(format, str) or format not in _FORMATS:
         raise DatasetError(f"{place}.FORMAT must be one of {sorted(_FORMATS)}, got {format!r}")
     required, optional = _KEYS[format]
     for key in values:

@@ -51,7 +51,7 @@ from detnas_d2.engine.search import check_search
 from detnas_d2.files.errors import InputError
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
-from detnas_d2.search_space import Path, build_cost_table, get_space
+from detnas_d2.search_space import Path, PathError, build_cost_table, get_space
 
 FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
 """Kind of a stage -> its result as a config fragment."""
@@ -167,6 +167,8 @@ class Pipeline:
             return space.uniform_path(argument)
         if word != "random":
             return space.path(stage.path)
+        if not argument.isdecimal():
+            raise PathError(f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1")
         limits = self.limits_for(cfg)
         size = tuple(limits.SEARCH.MAX_MACS_INPUT)
         constraint = build_constraint(limits, build_cost_table(space, size))
