@@ -99,6 +99,17 @@ def check_evaluator(cfg: CfgNode) -> None:
         raise InputError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
     if cfg.SEARCH.RACING.ENABLED and kind != "population":
         raise InputError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
+    if cfg.SEARCH.RACING.ENABLED:
+        racing_settings(cfg)
+
+
+def racing_settings(cfg: CfgNode) -> RacingSettings:
+    """``SEARCH.RACING``; InputError names what is wrong."""
+    node = cfg.SEARCH.RACING
+    try:
+        return RacingSettings(node.SHARDS, node.MIN_SHARDS, node.CONFIDENCE)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def check_validation(cfg: CfgNode) -> None:
@@ -136,8 +147,7 @@ def build_race(
     if not node.ENABLED:
         return None
     check_evaluator(cfg)
-    settings = RacingSettings(node.SHARDS, node.MIN_SHARDS, node.CONFIDENCE)
-    return Race(settings, records, searcher)
+    return Race(racing_settings(cfg), records, searcher)
 
 
 def validation_set(cfg: CfgNode) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from detnas_d2.config.tools import load_config
@@ -26,6 +27,7 @@ from detnas_d2.engine.plan import Models, check_names, check_training, told
 from detnas_d2.engine.search import check_search, retrain_config
 from detnas_d2.engine.setup import fall_back_to_cpu
 from detnas_d2.engine.spaces import fix_path, searched_space
+from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import adapt_state_dict, find_supernet
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
 from detnas_d2.modeling.hit.layers import relaxed_parts
@@ -37,11 +39,12 @@ from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_network import get_hit_network
 
 
-def check_stages(pipeline: Pipeline, done: set[str]) -> dict[str, Need]:
+def check_stages(pipeline: Pipeline, done: set[str], *, processes: int = 1) -> dict[str, Need]:
     """Checks every stage: its model, optimizer, schedule, search, data, evaluation, weights.
 
     Args:
         done: names of stages that are finished, whose data and weights are not looked at again.
+        processes: on which stages will run, all machines together.
 
     Returns:
         name of every stage -> the disk that it needs in all.
@@ -53,6 +56,12 @@ def check_stages(pipeline: Pipeline, done: set[str]) -> dict[str, Need]:
     for stage in pipeline.stages:
         with _named(pipeline, stage):
             plan.check(stage, finished=stage.name in done)
+            images = plan.config_of(stage).SOLVER.IMS_PER_BATCH
+            if stage.kind != "search" and images % processes:
+                raise InputError(
+                    f"SOLVER.IMS_PER_BATCH is {images}: expected a multiple of the {processes} "
+                    "processes (--num-gpus, --num-machines)"
+                )
     return plan.needs
 
 
@@ -179,8 +188,12 @@ class _Plan:
     def _check_weights(self, stage: Stage, cfg: CfgNode, model: nn.Module) -> None:
         source = self.pipeline.stage(stage.weights)
         name = stage.weights or cfg.MODEL.WEIGHTS
-        if source is None and (not name or "://" in name or name.endswith((".pkl", ".pyth"))):
+        if source is None and not name:
             return
+        if source is None:
+            name = _local(name)
+            if name.endswith((".pkl", ".pyth")):  # matched by name when they are loaded
+                return
         with told(f"WEIGHTS {name!r}"):
             if source is not None:
                 state = self.models.of(self.config_of(source)).state_dict()
@@ -192,6 +205,17 @@ class _Plan:
                 raise PipelineError(
                     f"{self.pipeline.file}: stage {stage.name!r}: WEIGHTS {name!r}: {error}"
                 ) from error
+
+
+def _local(name: str) -> str:
+    """The file of weights, fetched if it is an address."""
+    try:
+        file = PathManager.get_local_path(name)
+    except Exception as error:  # of the many that handlers of addresses raise
+        raise InputError(f"WEIGHTS {name!r} cannot be fetched: {error}") from error
+    if not os.path.isfile(file):
+        raise InputError(f"WEIGHTS {name!r}: no such file")
+    return file
 
 
 def _weights_in(file: str, model: nn.Module) -> dict[str, Tensor]:

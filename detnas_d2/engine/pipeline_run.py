@@ -74,7 +74,8 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if args.machine_rank == 0:
             states = {stage.name: stage_state(pipeline, stage) for stage in pipeline.stages}
             done = {name for name, state in states.items() if state == DONE or dry_run}
-            needs = check_stages(pipeline, done)
+            processes = args.num_gpus * args.num_machines
+            needs = check_stages(pipeline, done, processes=processes)
             waiting = {pipeline.folder(n): needs[n] for n, state in states.items() if state != DONE}
             if dry_run:
                 print("\n".join(f"{name}: {state}" for name, state in states.items()))

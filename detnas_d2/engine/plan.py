@@ -131,6 +131,12 @@ def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -
     """
     if not cfg.DATASETS.TRAIN:
         raise InputError("DATASETS.TRAIN is empty: expected the name of a data set to train on")
+    reference, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if reference and images % reference:
+        raise InputError(
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference}: expected a divisor of SOLVER.IMS_PER_BATCH "
+            f"{images}"
+        )
     trainer = GradientSearchTrainer if is_relaxed(cfg) else Trainer
     with told("SOLVER: the training cannot be set up"), _silent():
         optimizer = trainer.build_optimizer(cfg, model)

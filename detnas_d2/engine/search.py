@@ -191,12 +191,13 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
 
 def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
     """The latency table, if latency is limited: from ``SEARCH.LATENCY_TABLE``, or measured once."""
+    named = cfg.SEARCH.LATENCY_TABLE
+    if named and not os.path.isfile(named):
+        raise InputError(f"SEARCH.LATENCY_TABLE: {named!r} does not exist")
     if not cfg.SEARCH.MAX_LATENCY_MS:
         return None
     file = cfg.SEARCH.LATENCY_TABLE or os.path.join(cfg.OUTPUT_DIR, "latency.json")
     if comm.is_main_process() and not os.path.exists(file):
-        if cfg.SEARCH.LATENCY_TABLE:
-            raise InputError(f"SEARCH.LATENCY_TABLE: {file!r} does not exist")
         logger.info("Measuring latency on %s; kept in %s", cfg.MODEL.DEVICE, file)
         table = measure_latency(
             space,
@@ -206,8 +207,14 @@ def load_latency(cfg: CfgNode, space: SearchSpace) -> LatencyTable | None:
         )
         write_text(file, table.to_json())
     comm.synchronize()
-    with open(file, encoding="utf-8") as text:
-        return LatencyTable.from_json(text.read(), space)
+    try:
+        with open(file, encoding="utf-8") as text:
+            return LatencyTable.from_json(text.read(), space)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"SEARCH.LATENCY_TABLE: {file} is no table of this space ({error}); delete it, or name "
+            "another"
+        ) from error
 
 
 def latency_digest(latency: LatencyTable | None) -> str:

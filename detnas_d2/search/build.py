@@ -77,6 +77,11 @@ def build_searcher(cfg: CfgNode, space: Any, feasible: Feasible) -> GenerationSe
     if search.STRATEGY not in STRATEGIES:
         raise InputError(f"cfg.SEARCH.STRATEGY is {search.STRATEGY!r}, not one of {STRATEGIES}")
     settings = settings_from_config(cfg)
+    if settings.parents_from == "population" and settings.parents > settings.population:
+        raise InputError(
+            f"SEARCH.PARENTS {settings.parents}: expected at most the population of "
+            f"{settings.population}, which they are chosen from"
+        )
     paths = math.prod(space.cardinalities)
     if settings.population > paths:
         raise InputError(

@@ -49,6 +49,7 @@ def run_forked(main: Callable[[], Any], folder: Path, limit: float) -> Outcome:
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not a test's capture
             os.chdir(folder)
             run_command(main)
             code = 0

@@ -27,7 +27,8 @@ def add(title: str, change: dict[str, Any], *words: str) -> None:
 
 def _opt(stage: str, key: str, value: Any, *words: str) -> None:
     shown = f"{stage} {key} = {str(value)[:40]!r}"
-    add(shown, {"stage": stage, "opts": [key, value]}, key.split(".")[-1], str(value), *words)
+    told = (key.split(".")[-1], str(value), str(value).strip("()[],'\""), *words)
+    add(shown, {"stage": stage, "opts": [key, value]}, *told)
 
 
 def S(key: str, value: Any, *words: str) -> None:

@@ -147,7 +147,7 @@ add(
     {"stage": "Q", "opts": ["SEARCH.MUTATION", 10, "SEARCH.CROSSOVER", 10]},
     "MUTATION",
     "CROSSOVER",
-    "POPULATION",
+    "exceeds the population",
 )
 add(
     "Q LATENCY_TABLE absent, latency limited",
@@ -188,7 +188,7 @@ add(
 Q("MODEL.DETNAS.SPACE", "detnas_tinny")
 Q("MODEL.FPN.OUT_CHANNELS", 32)
 Q("MODEL.FPN.NORM", "XN")
-Q("MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone")
+Q("MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone", "a searched backbone")
 Q("MODEL.ROI_HEADS.NUM_CLASSES", 5)
 # errors of the last stage: are they found before the first one?
 for k, v in [
