@@ -201,8 +201,7 @@ def _check_fingerprint(header: Path, fingerprint: Mapping[str, Any]) -> int:
     different = differences(ours, theirs)
     if different:
         raise FingerprintMismatch(
-            f"{header}: cannot resume, the history is of another search:\n  "
-            + "\n  ".join(different)
+            f"{header}: cannot resume, the history is of another search: {'; '.join(different)}"
         )
     return version
 

@@ -27,7 +27,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         if file.suffix == ".pth" and file.name.startswith("model"):
-            found[name] = torch.load(file, map_location="cpu", weights_only=True)
+            found[name] = _checkpoint(file)
         elif file.name == "history.jsonl":
             rows = [json.loads(line) for line in file.read_text().splitlines()]
             rows.sort(key=lambda row: (row["generation"], row["position"]))
@@ -38,6 +38,13 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif file.name in _TEXTS:
             found[name] = file.read_text()
     return found
+
+
+def _checkpoint(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        return f"damaged: {error}"
 
 
 def _without_times(row: dict[str, Any]) -> dict[str, Any]:

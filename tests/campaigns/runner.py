@@ -14,40 +14,47 @@ from pathlib import Path
 HANG = "hang"
 
 
-def start(pipeline: Path, log: Path, *opts: str, before: Callable[[], object] | None = None) -> int:
+def start(
+    pipeline: Path,
+    log: Path,
+    *opts: str,
+    ranks: int = 1,
+    before: Callable[[], object] | None = None,
+) -> int:
     """Forks a child, in a session of its own, that runs the pipeline; returns its process id.
 
     Args:
         log: its output is appended to this file.
         opts: KEY VALUE overrides.
+        ranks: processes that each stage is run on.
         before: called in the child first, e.g. to set a limit or make a system call fail.
     """
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        os._exit(_child(pipeline, log, opts, before))
+        words = ["--config-file", str(pipeline), "--num-gpus", str(ranks), *opts]
+        os._exit(_child(words, log, before))
     return pid
 
 
-def _child(
-    pipeline: Path, log: Path, opts: tuple[str, ...], before: Callable[[], object] | None
-) -> int:
+def _child(words: list[str], log: Path, before: Callable[[], object] | None) -> int:
     os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    from detnas_d2.command import run_command
     from detnas_d2.engine import default_argument_parser, run_pipeline
 
-    words = ["--config-file", str(pipeline), *opts]
     try:
         if before is not None:
             before()
-        run_pipeline(default_argument_parser().parse_args(words))
-    except KeyboardInterrupt:
-        return 130
+        args = default_argument_parser().parse_args(words)
+        run_command(lambda: run_pipeline(args) and None)
+    except SystemExit as status:
+        return int(status.code)
     except BaseException:
         traceback.print_exc()
-        return 1
+        return 2  # a mistake of the program
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -70,11 +77,18 @@ def wait(pid: int, limit: float = 240.0) -> int | str:
 
 
 def run(
-    pipeline: Path, log: Path, *opts: str, before: Callable[[], object] | None = None
+    pipeline: Path,
+    log: Path,
+    *opts: str,
+    ranks: int = 1,
+    before: Callable[[], object] | None = None,
 ) -> tuple[int | str, str]:
-    """Runs the pipeline to its end; returns the exit code and what it printed."""
+    """Runs the pipeline to its end; returns the exit code and what it printed.
+
+    The code is 1 if it was refused with one line, 2 if it failed with a traceback.
+    """
     log.unlink(missing_ok=True)
-    code = wait(start(pipeline, log, *opts, before=before))
+    code = wait(start(pipeline, log, *opts, ranks=ranks, before=before))
     return code, log.read_text(errors="replace")
 
 

@@ -1,0 +1,140 @@
+"""Kills single processes of a run and starts it again at once, and starts it twice at a time.
+
+    python tests/campaigns/processes.py [--trials N] [--seed S] [--only TEXT]
+
+The exit status is 1 if a run did not end with the outcome of one that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.campaigns.outcome import differences, outcome
+from tests.campaigns.reference import SAME, campaign
+from tests.campaigns.runner import message, session, start, wait
+from tests.campaigns.tiny import detnas_pipeline
+
+LOADERS = ("DATALOADER.NUM_WORKERS", "2")
+TRAINING, SEARCHING = "supernet/model_0000003.pth", "search/history.jsonl"
+
+
+class Runs:
+    """Runs of a pipeline in ``root`` whose search scores in a worker."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.file = detnas_pipeline(root, scoring_workers=1, networks=1)
+        self._references: dict[int, dict] = {}
+
+    def start(self, log: str, *opts: str, ranks: int = 1) -> int:
+        opts = ("OUTPUT_DIR", str(self.root / "x"), *opts)
+        return start(self.file, self.root / log, *opts, ranks=ranks)
+
+    def reference(self, ranks: int) -> dict:
+        if ranks not in self._references:
+            folder = self.root / f"reference{ranks}"
+            opts = ("OUTPUT_DIR", str(folder))
+            code = wait(start(self.file, self.root / "log", *opts, ranks=ranks), 600)
+            assert code == 0, (self.root / "log").read_text()
+            self._references[ranks] = outcome(folder)
+        return self._references[ranks]
+
+    def clear(self) -> None:
+        shutil.rmtree(self.root / "x", ignore_errors=True)
+        for log in "ab":
+            (self.root / log).unlink(missing_ok=True)
+
+    def wait_for(self, name: str, pid: int, limit: float = 240.0) -> None:
+        """Until the run has written a file, or has ended."""
+        end = time.monotonic() + limit
+        while time.monotonic() < end and not (self.root / "x" / name).exists() and session(pid):
+            time.sleep(0.02)
+
+    def ended(self, code: int | str, log: str, ranks: int) -> tuple[bool, str]:
+        if code != 0:
+            return False, f"exit {code}: {message((self.root / log).read_text())[:200]}"
+        found = differences(outcome(self.root / "x"), self.reference(ranks))
+        return not found, f"different: {found[:3]}" if found else SAME
+
+
+def killed(
+    runs: Runs, when: str, *opts: str, ranks: int = 1, child: bool = False
+) -> tuple[bool, str]:
+    """Kills the run, or one of its processes, and starts it again at once."""
+    runs.reference(ranks)
+    runs.clear()
+    pid = runs.start("a", *opts, ranks=ranks)
+    runs.wait_for(when, pid)
+    others = [member for member in session(pid) if member != pid]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(others[-1] if child and others else pid, signal.SIGKILL)
+    code = wait(pid, 300)
+    if code != 0:
+        code = wait(runs.start("b", *opts, ranks=ranks), 600)
+    good, ended = runs.ended(code, "b", ranks)
+    end = time.monotonic() + 20
+    while session(pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = session(pid)
+    for member in left:
+        os.kill(member, signal.SIGKILL)
+    return good and not left, f"{ended}, {len(left)} processes left over" if left else ended
+
+
+def twice(runs: Runs, delay: float) -> tuple[bool, str]:
+    """Starts the run twice: one ends as it should, the other is told that the folder is in use."""
+    runs.reference(1)
+    runs.clear()
+    pids = [runs.start("a")]
+    time.sleep(delay)
+    pids.append(runs.start("b"))
+    codes = [wait(pid, 600) for pid in pids]
+    told = [message((runs.root / log).read_text()) for log in "ab"]
+    refused = [text for code, text in zip(codes, told, strict=True) if code != 0]
+    good, ended = runs.ended(0 if 0 in codes else codes[0], "a", 1)
+    return good and all("is in use: process" in text for text in refused), (
+        f"{ended}; the other one: {refused}" if refused and good else ended
+    )
+
+
+CASES: dict[str, Callable[[Runs], tuple[bool, str]]] = {
+    "training, loader workers": lambda r: killed(r, TRAINING, *LOADERS),
+    "search, scoring worker": lambda r: killed(r, SEARCHING),
+    "a loader worker": lambda r: killed(r, TRAINING, *LOADERS, child=True),
+    "a scoring worker": lambda r: killed(r, SEARCHING, child=True),
+    "training, 2 ranks": lambda r: killed(r, TRAINING, ranks=2),
+    "search, 2 ranks": lambda r: killed(r, SEARCHING, ranks=2),
+    "training, one of 2 ranks": lambda r: killed(r, TRAINING, ranks=2, child=True),
+    "two at once": lambda r: twice(r, 0.0),
+    "two, 3 s apart": lambda r: twice(r, 3.0),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=len(CASES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    args = parser.parse_args()
+
+    names = [name for name in CASES if args.only in name]
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = Runs(Path(scratch))
+        wrong = campaign(names, lambda name: CASES[name](runs), args.trials, args.seed)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
