@@ -52,8 +52,15 @@ class DetNASCheckpointer(DetectionCheckpointer):
         data.update(kwargs)
         target = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
-        with new_file(target) as temporary, open(temporary, "wb") as file:
-            torch.save(data, file)
+        try:
+            with new_file(target) as temporary, open(temporary, "wb") as file:
+                torch.save(data, file)
+        except (OSError, RuntimeError) as error:
+            cause = error.__context__ if isinstance(error, RuntimeError) else error
+            if not isinstance(cause, OSError):
+                raise
+            # torch only says "unexpected pos" where a disk is full.
+            raise OSError(cause.errno, cause.strerror, target) from error
         self.tag_last_checkpoint(os.path.basename(target))
         self._remove_older(os.path.basename(target))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_a_failing_save_leaves_the_old_checkpoint(
 
     def torn(data: object, file: object) -> None:
         file.write(b"half")
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(torch, "save", torn)
     for name in ("model", "other"):
@@ -40,6 +41,18 @@ def test_a_failing_save_leaves_the_old_checkpoint(
     assert torch.equal(other.weight, model.weight)
     checkpointer.save("other")
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model.pth", "other.pth"]
+
+
+def test_full_disk_is_what_a_failing_save_tells(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpointer = DetNASCheckpointer(nn.Linear(300, 300), str(tmp_path))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*model\.pth"):
+            checkpointer.save("model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
 
 
 def test_checkpoint_is_tagged_after_it_is_whole(
