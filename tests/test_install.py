@@ -20,6 +20,8 @@ import torch
 from detectron2_patches import NEW_FILES, PATCHES, NewFile, Patch, PatchError, apply_patches
 from packaging.requirements import Requirement
 
+from detnas_d2.ops.extension import environment
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -350,6 +352,9 @@ class TestBuild:
         assert setup_py.openmp_flags() == []
         (line,) = capsys.readouterr().out.splitlines()
         assert "OpenMP: no, operators on the CPU use one thread (" in line and reason in line
+
+    def test_the_library_is_bound_to_this_environment(self, setup_py) -> None:
+        assert setup_py.built_for() == environment()
 
     def test_an_old_torch_is_refused(self, setup_py, monkeypatch) -> None:
         setup_py.check_torch()

@@ -1,17 +1,26 @@
 """Loads ``detnas_d2._C``, the library of compiled operators (``csrc/``).
 
 Without it every operator of the package falls back to its reference implementation in PyTorch:
-the same results, more slowly.
+the same results, more slowly. A library that is there and cannot be used is an error instead: it
+was built for another torch, CUDA or Python, or from older sources, and nobody wants the slow way
+for having forgotten to build it again.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import mmap
+import re
+import sys
 import warnings
+from pathlib import Path
 
 import torch
 
 _MODULE = "detnas_d2._C"
+_BUILD = "scripts/bootstrap.sh, or pip install --no-build-isolation --no-deps -e . beside it"
+_BUILT_FOR = re.compile(rb"detnas_d2 built for ([ -~]+)\n")  # csrc/built_for.cpp
 _OPERATORS = (
     "bn_stats",
     "bn_stats_list",
@@ -27,34 +36,75 @@ _OPERATORS = (
 )
 
 
-def load_extension(module: str = _MODULE) -> str | None:
-    """Import the library, which registers its operators; the reason why that failed, or None."""
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            return f"{type(error).__name__}: {error}"
-        return "it was not built"
-    except (ImportError, OSError, RuntimeError) as error:
-        # Built for another torch or Python, a missing shared library, operators registered twice.
-        return f"{type(error).__name__}: {error}"
+def environment() -> str:
+    """What a library must have been built for; setup.py's ``built_for`` says it while building."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Python {python}"
+
+
+def find_library(module: str = _MODULE) -> Path | None:
+    """The library's file, that of another Python if there is none for this one; or None."""
+    spec = importlib.util.find_spec(module)
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin)
+    package, _, name = module.rpartition(".")
+    folders = list(sys.modules[package].__path__) if package in sys.modules else []
+    found = [file for folder in folders for file in sorted(Path(folder).glob(f"{name}.*.so"))]
+    return found[0] if found else None
+
+
+def built_for(library: Path) -> str:
+    """What a library says that it was built for."""
+    with open(library, "rb") as file:
+        if not library.stat().st_size:
+            return "nothing: the file is empty"
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = _BUILT_FOR.search(content)
+            return found[1].decode() if found else "an unknown torch, from older sources"
+
+
+def load_extension(module: str = _MODULE) -> bool:
+    """Imports the library, which registers its operators; False if none was built.
+
+    Raises:
+        ImportError: there is one, but for another torch, CUDA or Python, from older sources, or
+            damaged; one line that says how to build it again.
+    """
+    if module not in sys.modules:
+        library = find_library(module)
+        if library is None:
+            return False
+        if (found := built_for(library)) != environment():
+            raise _unusable(library, f"it was built for {found}, and this is {environment()}")
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError, RuntimeError) as error:  # e.g. a library that it links to
+            raise _unusable(library, f"{type(error).__name__}: {error}") from error
+    elif sys.modules[module] is None:  # how Python says that it must not be imported
+        return False
     missing = [name for name in _OPERATORS if not hasattr(torch.ops.detnas_d2, name)]
     if missing:
-        return f"it was built from older sources, without {', '.join(missing)}"
-    return None
+        raise _unusable(module, f"it was built from older sources, without {', '.join(missing)}")
+    return True
+
+
+def _unusable(library: Path | str, reason: str) -> ImportError:
+    return ImportError(
+        f"{library} cannot be used: {reason}. Build it again ({_BUILD}), or delete it for"
+        " PyTorch's own operators, which are slower"
+    )
 
 
 def _load_or_warn(module: str = _MODULE) -> bool:
-    cause = load_extension(module)
-    if cause is not None:
+    loaded = load_extension(module)
+    if not loaded:
         warnings.warn(
-            f"{module} could not be loaded ({cause}); the reference implementations are used,"
-            " which are slower. To build it: pip install --no-build-isolation -e . in the"
-            " repository, or scripts/bootstrap.sh",
+            f"{module} was not built; the reference implementations are used, which are slower."
+            f" To build it: {_BUILD}",
             RuntimeWarning,
             stacklevel=2,
         )
-    return cause is None
+    return loaded
 
 
 _LOADED = _load_or_warn()

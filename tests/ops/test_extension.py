@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -29,20 +32,69 @@ def test_has_extension_tells_whether_operators_are_registered() -> None:
 
 
 @needs_extension
-def test_loading_the_built_library_gives_no_cause() -> None:
-    assert extension.load_extension() is None
+def test_the_built_library_says_what_it_was_built_for() -> None:
+    assert extension.load_extension() is True
+    assert extension.built_for(extension.find_library()) == extension.environment()
 
 
-def test_missing_library_is_named() -> None:
-    assert extension.load_extension("detnas_d2._missing") == "it was not built"
+def test_a_library_that_was_not_built() -> None:
+    assert extension.load_extension("detnas_d2._missing") is False
 
 
-def test_failing_library_gives_the_real_cause(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "broken_extension.so").write_bytes(b"not a library")
-    (tmp_path / "needs_more.py").write_text("import a_module_that_is_not_there\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert "file too short" in extension.load_extension("broken_extension")
-    assert "a_module_that_is_not_there" in extension.load_extension("needs_more")
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes the library of the package "foreign"; one line of why it is refused."""
+    monkeypatch.setitem(sys.modules, "foreign", package := ModuleType("foreign"))
+    package.__path__ = [str(tmp_path)]
+
+    def refused(content: bytes, suffix: str = EXTENSION_SUFFIXES[0]) -> str:
+        importlib.invalidate_caches()
+        (tmp_path / f"_C{suffix}").write_bytes(content)
+        with pytest.raises(ImportError) as caught:
+            extension.load_extension("foreign._C")
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path}/_C{suffix} cannot be used: ")
+        assert "\n" not in message and "pip install --no-build-isolation --no-deps -e ." in message
+        return message
+
+    return refused
+
+
+def built_for(text: str) -> bytes:
+    return b"\x7fELF\x00detnas_d2 built for " + text.encode() + b"\n\x00"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "torch 2.13.0+cu130, CUDA 13.0, Python 3.11",
+        f"torch {torch.__version__}, CUDA 11.8, Python 3.11",
+        f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Python 3.9",
+    ],
+)
+def test_a_library_for_another_environment_is_refused(library, other: str) -> None:
+    message = library(built_for(other))
+    assert f"it was built for {other}, and this is {extension.environment()}." in message
+
+
+def test_a_library_for_another_python_alone_is_refused(library) -> None:
+    """Python does not see it at all."""
+    other = f"torch {torch.__version__}, CUDA none, Python 3.9"
+    message = library(built_for(other), ".cpython-39-x86_64-linux-gnu.so")
+    assert f"it was built for {other}, and" in message
+
+
+def test_a_library_that_cannot_be_loaded_gives_the_real_cause(library) -> None:
+    assert f"_C{EXTENSION_SUFFIXES[0]}: " in library(built_for(extension.environment()))
+    assert "it was built for an unknown torch, from older sources" in library(b"\x7fELF")
+    assert "it was built for nothing: the file is empty" in library(b"")
+
+
+@needs_extension
+def test_a_library_from_older_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "_OPERATORS", ("bn_fold", "not_yet"))
+    with pytest.raises(ImportError, match="it was built from older sources, without not_yet"):
+        extension.load_extension()
 
 
 def test_one_warning_says_how_to_build(recwarn) -> None:
@@ -50,8 +102,8 @@ def test_one_warning_says_how_to_build(recwarn) -> None:
     (warning,) = recwarn.list
     message = str(warning.message)
     assert warning.category is RuntimeWarning
-    assert "it was not built" in message
-    assert "pip install --no-build-isolation -e ." in message
+    assert "was not built" in message
+    assert "pip install --no-build-isolation --no-deps -e ." in message
 
 
 def test_package_works_without_the_library() -> None:
