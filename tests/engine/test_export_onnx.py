@@ -22,7 +22,7 @@ from detnas_d2.engine.export import (
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.layers import get_norm
 from detnas_d2.search_space.hit_network import rules_of
-from detnas_d2.search_space.operations import CANDIDATES, DENSE, build_operation
+from detnas_d2.search_space.operations import CANDIDATES, OTHERS, build_operation
 from tests.engine.hit_runs import scene_config
 from tests.engine.test_export import image, settled, trained  # noqa: F401  (a fixture)
 
@@ -92,7 +92,7 @@ class EveryOperation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.ops = nn.ModuleDict()
-        for name in dict.fromkeys(CANDIDATES + DENSE):
+        for name in dict.fromkeys(CANDIDATES + OTHERS):
             for stride in (1, 2):
                 self.ops[f"{name}_stride{stride}"] = build_operation(
                     name,
