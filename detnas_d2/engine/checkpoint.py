@@ -62,17 +62,15 @@ class DetNASCheckpointer(DetectionCheckpointer):
             # torch only says "unexpected pos" where a disk is full.
             raise OSError(cause.errno, cause.strerror, target) from error
         self.tag_last_checkpoint(os.path.basename(target))
-        self._remove_older(os.path.basename(target))
+        self._remove_older(kwargs.get("iteration", -1))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes the file the one that a resumed run reads."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
-    def _remove_older(self, name: str) -> None:
-        """Removes the periodic checkpoints that the one just written makes superfluous."""
-        if not _PERIODIC.fullmatch(name):
-            return
-        older = sorted(number for number in self._periodic() if number <= _number(name))
+    def _remove_older(self, iteration: int) -> None:
+        """Removes the periodic checkpoints that one of ``iteration`` makes superfluous."""
+        older = sorted(number for number in self._periodic() if number <= iteration)
         for number in older[:-KEPT]:
             if not self.keep_every or (number + 1) % self.keep_every:
                 os.remove(os.path.join(self.save_dir, self._periodic()[number]))
@@ -137,6 +135,8 @@ class DetNASCheckpointer(DetectionCheckpointer):
         """
         if os.path.basename(self.get_checkpoint_file()) != f"{FINAL}.pth":
             self.save(FINAL, iteration=iteration)
+        elif self.save_dir and self.save_to_disk:
+            self._remove_older(iteration)  # it may have been ended before it did
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,17 @@ def saved(folder: Path, *iterations: int, keep_every: int = 0) -> DetNASCheckpoi
 
 def numbers(folder: Path) -> list[int]:
     return sorted(int(file.stem[6:]) for file in folder.glob("model_0*.pth"))
+
+
+def test_what_a_killed_run_had_not_removed_goes_with_the_final_one(tmp_path: Path) -> None:
+    checkpointer = saved(tmp_path, 3, 5)
+    names = ["model_0000003.pth", "model_0000005.pth", "model_final.pth"]
+    for resumed_from in ("model_0000005.pth", "model_final.pth"):
+        # Killed after 5 was written and before 1 was removed, or after the final one was.
+        shutil.copy(tmp_path / "model_0000003.pth", tmp_path / "model_0000001.pth")
+        checkpointer.tag_last_checkpoint(resumed_from)
+        checkpointer.save_final(5)
+        assert sorted(f.name for f in tmp_path.glob("*.pth")) == names
 
 
 def test_newest_two_and_every_nth_checkpoint_stay(tmp_path: Path) -> None:
