@@ -13,13 +13,16 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from detnas_d2.command import HideExpected
-from detnas_d2.config.tools import load_config
+from detnas_d2.config.tools import differing_keys, load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.data_checks import check_classes, identical_image_warnings
 from detnas_d2.engine.screen import Shown, screen_handlers
 from detnas_d2.files import write_text
+from detnas_d2.files.errors import InputError
 
+_FREE_KEYS = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+"""Keys that do not alter what a run does."""
 _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
 
@@ -37,6 +40,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Logging, seeds, device and data sets for ``cfg``, which is frozen.
 
+    With ``--resume`` the run goes on with the config at hand, as Detectron2's do; keys that it was
+    begun with other values of are warned of.
+
     Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu``; the number of classes is filled in, see
     :func:`check_classes`.
     """
@@ -53,6 +59,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     for handler in screen_handlers(_LOGGERS):
         handler.addFilter(HideExpected())
         handler.addFilter(Shown())
+    begun_with = _config_before(cfg, args)
     default_setup(cfg, args)
     logger.info("The details are in %s", os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if on_cpu:
@@ -61,8 +68,23 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     if check_classes(cfg) and comm.is_main_process():
         write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())  # of default_setup
     if comm.is_main_process():
+        changes = differing_keys(begun_with, cfg, _FREE_KEYS) if begun_with else []
+        if changes:
+            text = "; ".join(changes)
+            logger.warning("Resumed with other values than it was begun with: %s", text)
         for warning in (*training_images_tested(cfg), *identical_image_warnings(cfg)):
             logging.getLogger("detnas_d2").warning(warning)
+
+
+def _config_before(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
+    """The config in the folder of a run that is resumed; None if there is none that can be read."""
+    file = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if not getattr(args, "resume", False) or not os.path.exists(file):
+        return None
+    try:
+        return load_config(file)
+    except InputError:  # of another version
+        return None
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> bool:

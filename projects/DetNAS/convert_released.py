@@ -11,6 +11,7 @@ import argparse
 import torch
 
 from detnas_d2.command import run_command
+from detnas_d2.engine.checkpoint_files import read_checkpoint
 from detnas_d2.files import new_file
 from detnas_d2.files.errors import InputError
 from detnas_d2.modeling.released import RELEASES, convert
@@ -18,10 +19,7 @@ from detnas_d2.modeling.released import RELEASES, convert
 
 def read_state(file: str, prefix: str) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint whose names start with ``prefix``, which is removed."""
-    checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("model", "state_dict"):
-        if isinstance(checkpoint.get(wrapper), dict):
-            checkpoint = checkpoint[wrapper]
+    checkpoint = read_checkpoint(file)["model"]
     found = {k.removeprefix(prefix): v for k, v in checkpoint.items() if k.startswith(prefix)}
     if not found:
         raise InputError(

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 import detnas_d2.modeling  # noqa: F401  (registers the parts)
 from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
+from detnas_d2.engine.checkpoint_files import read_checkpoint
 from detnas_d2.files import new_file
 from detnas_d2.modeling.released_hit import convert_released_hit
 
@@ -28,8 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_config(args.config_file)
     cfg.MODEL.DEVICE = "cpu"
-    data = torch.load(args.input, map_location="cpu", weights_only=True)
-    state = convert_released_hit(data.get("state_dict", data), build_model(cfg))
+    state = convert_released_hit(read_checkpoint(args.input)["model"], build_model(cfg))
     with new_file(args.output) as temporary, open(temporary, "wb") as file:
         torch.save({"model": state}, file)
     print(f"{len(state)} tensors written to {args.output}")

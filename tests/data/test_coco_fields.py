@@ -223,7 +223,11 @@ def test_files_that_no_parser_takes_are_named(make_cfg, coco, content):
         register_datasets(make_cfg(coco.declaration, train=["pets"]))
 
 
-@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 5000, ".", "", 5])
+@pytest.mark.parametrize(
+    "name",
+    ["a\0b.png", "\ud800.png", "x" * 5000, ".", "", 5],
+    ids=["NUL", "surrogate", "long", "dot", "empty", "number"],  # that every encoding can print
+)
 def test_impossible_file_names_are_named(checked, coco, name):
     coco.data["images"][0]["file_name"] = name
     with pytest.raises(DatasetError, match=r"images\[0\]"):

@@ -196,3 +196,17 @@ def test_identical_images_in_two_parts_are_warned_of(configs: Configs, kind: str
     (text,) = identical_image_warnings(cfg)
     assert text.startswith(f"1 image(s) of DATASETS.TEST {cfg.DATASETS.TEST[0]!r} are byte by byte")
     assert f"{by_size[1][size]} = {one}" in text
+
+
+def test_a_resumed_run_tells_what_has_changed(configs: Configs) -> None:
+    cfg = configs("faster")
+    cfg.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
+    log = Path(cfg.OUTPUT_DIR) / "log.txt"
+    for rate, told in ((0.02, 0), (0.02, 0), (0.005, 1), (0.005, 1)):
+        again = cfg.clone()
+        again.SOLVER.BASE_LR = rate
+        prepare(again, arguments(resume=True))
+        (log.parent / "config.yaml").write_text(again.dump())  # as default_setup does
+        texts = [line for line in log.read_text().splitlines() if "Resumed with other" in line]
+        assert len(texts) == told
+    assert texts[0].endswith("than it was begun with: SOLVER.BASE_LR: 0.02 -> 0.005")

@@ -150,7 +150,9 @@ def write_config(cfg: CfgNode, file: Path) -> str:
     return str(file)
 
 
-def arguments(file: str = "", *opts: str, dry_run: bool = False) -> argparse.Namespace:
+def arguments(
+    file: str = "", *opts: str, dry_run: bool = False, resume: bool = False
+) -> argparse.Namespace:
     """What the commands' parsers give for a run in one process."""
     return argparse.Namespace(
         config_file=file,
@@ -160,6 +162,6 @@ def arguments(file: str = "", *opts: str, dry_run: bool = False) -> argparse.Nam
         machine_rank=0,
         dist_url="auto",
         eval_only=False,
-        resume=False,
+        resume=resume,
         dry_run=dry_run,
     )
