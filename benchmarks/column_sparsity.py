@@ -30,6 +30,7 @@ from scipy.stats import kendalltau
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.hit_search import train_relaxed
+from detnas_d2.engine.setup import fall_back_to_cpu
 from detnas_d2.search import relaxation
 
 CONFIG = Path(__file__).parents[1] / "configs" / "HitDetector" / "demo" / "screen_backbone.yaml"
@@ -56,6 +57,7 @@ def screened(args: argparse.Namespace, term: str, mu: float, seed: int) -> dict[
     """Operation -> score at the end."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = config(args, mu, seed, folder)
+        fall_back_to_cpu(cfg)
         register_datasets(cfg)
         torch.manual_seed(seed)
         relaxation.SPARSITY_TERMS["sum"] = lambda p: relaxation.column_norms(p).sum()

@@ -25,7 +25,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}, {self.entry}" if self.entry else self.file
-        return f"[{self.kind}] {place}: {self.message}"
+        text = f"[{self.kind}] {place}: {self.message}"
+        # A lone surrogate of a JSON text can be neither printed nor logged.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 KINDS = (

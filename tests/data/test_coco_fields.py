@@ -230,8 +230,9 @@ def test_files_that_no_parser_takes_are_named(make_cfg, coco, content):
 )
 def test_impossible_file_names_are_named(checked, coco, name):
     coco.data["images"][0]["file_name"] = name
-    with pytest.raises(DatasetError, match=r"images\[0\]"):
+    with pytest.raises(DatasetError, match=r"images\[0\]") as caught:
         checked()
+    assert str(caught.value).encode("utf-8")  # it can be printed and logged
     checked(DATASETS__INVALID="drop")
     assert len(DatasetCatalog.get("pets")) == 7
 
