@@ -157,7 +157,7 @@ def build(
 def remove(path: str) -> None:
     """Removes the cache that :func:`open_or_build` made at ``path``, if it is there."""
     for name in (path, path + ".lock"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # not there, or something else that bears its name
             os.unlink(name)
 
 

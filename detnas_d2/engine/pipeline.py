@@ -161,7 +161,11 @@ class Pipeline:
         space = get_space(cfg.MODEL.DETNAS.SPACE)
         source = self.stage(stage.path)
         if source is not None:
-            return space.path(History.read(self.folder(source.name)).best()[0].choices)
+            best = History.read(self.folder(source.name)).best()
+            if not best:
+                folder = self.folder(source.name)
+                raise PipelineError(f"stage {stage.name}: the search in {folder} has no candidate")
+            return space.path(best[0].choices)
         word, _, argument = stage.path.partition(" ")
         if word == "uniform":
             return space.uniform_path(argument)

@@ -175,7 +175,7 @@ def _has_checkpoint(folder: str) -> bool:
 def _fingerprint_now(pipeline: Pipeline, stage: Stage) -> str:
     try:
         return stage_fingerprint(pipeline, stage)
-    except OSError:  # what a stage before it found is gone
+    except (OSError, PipelineError):  # what a stage before it found is gone
         return ""
 
 

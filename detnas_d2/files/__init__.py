@@ -14,6 +14,7 @@ from detnas_d2.files.writing import (
     new_file,
     remove_partial,
     sync,
+    sync_open,
     write_json,
     write_text,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "remove_partial",
     "sha256_of",
     "sync",
+    "sync_open",
     "write_json",
     "write_text",
 ]

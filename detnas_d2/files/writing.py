@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,22 +116,40 @@ def sync(path: str | Path) -> None:
     Where the file system cannot do that, a warning says so, once for a folder.
     """
     folder = os.path.isdir(path)
+    place = str(path) if folder else os.path.dirname(os.path.abspath(path))
     try:
         descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
     except OSError as error:
-        if error.errno not in (_FOLDER_UNSUPPORTED if folder else _UNSUPPORTED):
-            raise
-        place = str(path) if folder else os.path.dirname(os.path.abspath(path))
-        warn_once(
-            place,
-            "what is written there cannot be made durable (%s): a crash of the machine, not of the "
-            "program, may lose the newest files",
-            error.strerror,
-        )
+        _not_durable(error, place, _FOLDER_UNSUPPORTED if folder else set())
+        return
+    try:
+        sync_open(descriptor, place, _FOLDER_UNSUPPORTED if folder else _UNSUPPORTED)
+    finally:
+        os.close(descriptor)
+
+
+def sync_open(descriptor: int, folder: str, tolerated: Collection[int] = _UNSUPPORTED) -> None:
+    """:func:`sync` of an open file.
+
+    Args:
+        folder: the file's, for the warning.
+        tolerated: error numbers that say that the file system has no such thing.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        _not_durable(error, folder, tolerated)
+
+
+def _not_durable(error: OSError, folder: str, tolerated: Collection[int]) -> None:
+    if error.errno not in tolerated:
+        raise error
+    warn_once(
+        folder,
+        "what is written there cannot be made durable (%s): a crash of the machine, not of the "
+        "program, may lose the newest files",
+        error.strerror,
+    )
 
 
 def warn_once(folder: str, text: str, *values: object) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detnas_d2.files import sync, write_json
+from detnas_d2.files import sync, sync_open, write_json
 from detnas_d2.files.errors import InputError
 from detnas_d2.search.candidate import CandidateRecord, Choices
 
@@ -253,4 +253,4 @@ def _append(path: Path, data: bytes) -> None:
     with open(path, "ab") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        sync_open(file.fileno(), str(path.parent))

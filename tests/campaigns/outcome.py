@@ -43,7 +43,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 def _checkpoint(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except RuntimeError as error:
+    except (RuntimeError, EOFError) as error:
         return f"damaged: {error}"
 
 

@@ -36,20 +36,21 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.file = detnas_pipeline(root, scoring_workers=1, networks=1)
-        self._references: dict[int, dict] = {}
+        self._references: dict[tuple, dict] = {}
 
     def start(self, log: str, *opts: str, ranks: int = 1) -> int:
         opts = ("OUTPUT_DIR", str(self.root / "x"), *opts)
         return start(self.file, self.root / log, *opts, ranks=ranks)
 
-    def reference(self, ranks: int) -> dict:
-        if ranks not in self._references:
-            folder = self.root / f"reference{ranks}"
-            opts = ("OUTPUT_DIR", str(folder))
-            code = wait(start(self.file, self.root / "log", *opts, ranks=ranks), 600)
+    def reference(self, ranks: int, *opts: str) -> dict:
+        """The outcome of a run that nothing happens to."""
+        if (ranks, opts) not in self._references:
+            folder = self.root / f"reference{len(self._references)}"
+            words = ("OUTPUT_DIR", str(folder), *opts)
+            code = wait(start(self.file, self.root / "log", *words, ranks=ranks), 600)
             assert code == 0, (self.root / "log").read_text()
-            self._references[ranks] = outcome(folder)
-        return self._references[ranks]
+            self._references[ranks, opts] = outcome(folder)
+        return self._references[ranks, opts]
 
     def clear(self) -> None:
         shutil.rmtree(self.root / "x", ignore_errors=True)
@@ -62,10 +63,10 @@ class Runs:
         while time.monotonic() < end and not (self.root / "x" / name).exists() and session(pid):
             time.sleep(0.02)
 
-    def ended(self, code: int | str, log: str, ranks: int) -> tuple[bool, str]:
+    def ended(self, code: int | str, log: str, ranks: int, *opts: str) -> tuple[bool, str]:
         if code != 0:
             return False, f"exit {code}: {message((self.root / log).read_text())[:200]}"
-        found = differences(outcome(self.root / "x"), self.reference(ranks))
+        found = differences(outcome(self.root / "x"), self.reference(ranks, *opts))
         return not found, f"different: {found[:3]}" if found else SAME
 
 
@@ -73,7 +74,7 @@ def killed(
     runs: Runs, when: str, *opts: str, ranks: int = 1, child: bool = False
 ) -> tuple[bool, str]:
     """Kills the run, or one of its processes, and starts it again at once."""
-    runs.reference(ranks)
+    runs.reference(ranks, *opts)
     runs.clear()
     pid = runs.start("a", *opts, ranks=ranks)
     runs.wait_for(when, pid)
@@ -83,7 +84,7 @@ def killed(
     code = wait(pid, 300)
     if code != 0:
         code = wait(runs.start("b", *opts, ranks=ranks), 600)
-    good, ended = runs.ended(code, "b", ranks)
+    good, ended = runs.ended(code, "b", ranks, *opts)
     end = time.monotonic() + 20
     while session(pid) and time.monotonic() < end:
         time.sleep(0.1)

@@ -118,6 +118,8 @@ def test_removed(tmp_path: Path) -> None:
     for _ in range(2):
         remove(str(tmp_path / "c"))
         assert list(tmp_path.iterdir()) == []
+    (tmp_path / "c").mkdir()
+    remove(str(tmp_path / "c"))
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:

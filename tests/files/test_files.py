@@ -15,6 +15,7 @@ from detnas_d2.files import (
     new_file,
     remove_partial,
     sync,
+    sync_open,
     write_json,
     write_text,
     writing,
@@ -100,6 +101,18 @@ def test_folder_that_cannot_be_synced(number, tmp_path, monkeypatch, caplog):
     assert (tmp_path / "x").read_text() == "b"
     (record,) = caplog.records  # told once
     assert str(tmp_path) in record.message and "cannot be made durable" in record.message
+
+
+def test_file_that_cannot_be_synced(tmp_path, monkeypatch, caplog):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "x", "a")
+    assert caplog.text.count("cannot be made durable") == 1
+    with open(tmp_path / "x") as file:
+        sync_open(file.fileno(), str(tmp_path / "other"))
+    assert "other: what is written there cannot be made durable" in caplog.text
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
