@@ -19,6 +19,12 @@ from detnas_d2.files.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of a run that this process made before is not written to."""
+    monkeypatch.setattr(logging.getLogger("detnas_d2"), "handlers", [])
+
+
 def _fail(error: BaseException) -> None:
     raise error
 

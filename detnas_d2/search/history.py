@@ -125,7 +125,7 @@ class History:
         self._check(record)
         if self.directory is not None:
             values = record.as_dict()
-            check = _check_of(self._last_check, values)
+            check = check_of(self._last_check, values)
             line = json.dumps({**values, _CHECK: check}, allow_nan=False) + "\n"
             _append(self.directory / RECORDS_FILE, line.encode())
             self._last_check = check
@@ -226,7 +226,7 @@ def _parse(path: Path, content: bytes, *, checked: bool) -> tuple[list[Candidate
                 return records, whole, last
             raise HistoryError(f"{path}, line {number}: {error}") from None
         checked = checked or check is not None
-        if checked and check != _check_of(last, values):
+        if checked and check != check_of(last, values):
             raise HistoryError(
                 f"{path}, line {number}: the line, or one before it, was changed, moved or removed "
                 f"after it was written; restore the file, or delete {path.parent} to search anew"
@@ -236,7 +236,7 @@ def _parse(path: Path, content: bytes, *, checked: bool) -> tuple[list[Candidate
     return records, whole, last
 
 
-def _check_of(last: str, values: Mapping[str, Any]) -> str:
+def check_of(last: str, values: Mapping[str, Any]) -> str:
     """Check of a line with ``values`` after a line whose check is ``last``."""
     text = last + json.dumps(values, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

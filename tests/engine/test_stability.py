@@ -73,7 +73,7 @@ def test_commands(configs: Configs, tmp_path: Path, capsys: pytest.CaptureFixtur
 
     diagnose(["choices", cfg.OUTPUT_DIR, *files])
     frequencies = json.loads(json_file.read_text())
-    assert list(frequencies) == ["0", "1"]
+    assert list(frequencies) == ["1", "2"]
     assert all(sum(layer.values()) == pytest.approx(1) for layer in frequencies["1"])
     assert plot.read_bytes().startswith(b"\x89PNG")
 

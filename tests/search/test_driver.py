@@ -24,6 +24,7 @@ from detnas_d2.search import (
     open_history,
     run_search,
 )
+from detnas_d2.search.history import check_of
 from detnas_d2.search.ranks import Ranks, SingleProcess
 
 TOY = Path(__file__).with_name("toy_search.py")
@@ -199,6 +200,15 @@ def test_another_searchers_history_is_refused(tmp_path, whole):
     assert untouched.calls == []
 
 
+def write_history(folder, rows):
+    """Records with right checks: what they tell is all that can give them away."""
+    lines, last = [], ""
+    for row in rows:
+        last = check_of(last, row)
+        lines.append(json.dumps({**row, "check": last}) + "\n")
+    (folder / "history.jsonl").write_text("".join(lines))
+
+
 @pytest.mark.parametrize("index", [0, 12, 39])
 @pytest.mark.parametrize(
     ("key", "value"), [("position", 77), ("generation", 3), ("path", "dddddddd"), ("origin", "x")]
@@ -209,7 +219,7 @@ def test_a_changed_record_is_refused(tmp_path, whole, index, key, value):
     rows = [record.as_dict() for record in whole]
     rows[index][key] = value
     opened(tmp_path)
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_history(tmp_path, rows)
     with pytest.raises(ReplayError, match=f"record {index}: the history has .*{value}"):
         toy.search(opened(tmp_path))
 
@@ -220,7 +230,7 @@ def test_a_changed_fitness_leads_elsewhere(tmp_path, whole):
     worst = min(rows[:10], key=lambda row: row["fitness"])
     worst["fitness"] = 1e6
     opened(tmp_path)
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_history(tmp_path, rows)
     with pytest.raises(ReplayError):
         toy.search(opened(tmp_path))
 
