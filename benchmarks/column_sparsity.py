@@ -60,7 +60,6 @@ def screened(args: argparse.Namespace, term: str, mu: float, seed: int) -> dict[
         fall_back_to_cpu(cfg)
         register_datasets(cfg)
         torch.manual_seed(seed)
-        relaxation.SPARSITY_TERMS["sum"] = lambda p: relaxation.column_norms(p).sum()
         cfg.HIT_SEARCH.SCREENING.SPARSITY_TERM = term
         step = train_relaxed(cfg, resume=False)._trainer
         return relaxation.scores(step.screening.layers)
@@ -88,6 +87,7 @@ def main() -> None:
     parser.add_argument("--mu", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--output", type=Path, help="append the JSON lines to this file, too")
     args = parser.parse_args()
+    relaxation.SPARSITY_TERMS["sum"] = lambda p: relaxation.column_norms(p).sum()
     cases = [("none", 0.0), *itertools.product(args.terms, args.mu)]
     for term, mu in cases:
         start = time.perf_counter()

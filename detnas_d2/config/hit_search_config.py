@@ -36,7 +36,8 @@ def add_hit_search_config(cfg: CN) -> None:
     # mu of eq. 4 (section 4.2).
     cfg.HIT_SEARCH.SCREENING.GROUP_SPARSITY = 0.1
     # Its term on the matrix of probabilities: "sparse", the sum over operations of the square root
-    # of their column's norm; "min", the smallest norm, as eq. 4 is printed.
+    # of their column's norm; "min", the smallest norm, which takes the min that
+    # eq. 4 prints for one over the columns.
     cfg.HIT_SEARCH.SCREENING.SPARSITY_TERM = "sparse"
     # Operations to keep (N = 8 of 32).
     cfg.HIT_SEARCH.SCREENING.KEEP = 8

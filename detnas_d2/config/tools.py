@@ -70,6 +70,10 @@ def is_under(key: str, names: Iterable[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
+FREE_KEYS = ("OUTPUT_DIR", "DATASETS.CACHE_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+"""Keys that say where and on what a run works, and do not alter what it does."""
+
+
 def differing_keys(old: CfgNode, new: CfgNode, ignore: Iterable[str] = ()) -> list[str]:
     """Texts "KEY: old -> new", sorted, of the dotted keys in which two configs differ.
 

@@ -16,7 +16,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from detnas_d2.command import tracebacks_in
-from detnas_d2.config.tools import differing_keys, fingerprint, load_config
+from detnas_d2.config.tools import FREE_KEYS, differing_keys, fingerprint, load_config
 from detnas_d2.engine import pipeline_state, stage_time
 from detnas_d2.engine.checkpoint import FINAL
 from detnas_d2.engine.disk import check_disk
@@ -208,7 +208,7 @@ def stage_fingerprint(pipeline: Pipeline, stage: Stage) -> str:
 
 def _ignored(pipeline: Pipeline, stage: Stage) -> list[str]:
     """Keys and nodes that do not alter what a stage does."""
-    ignored = ["OUTPUT_DIR", "DATASETS.CACHE_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"]
+    ignored = list(FREE_KEYS)
     if pipeline.stage(stage.weights) is not None:
         ignored.append("MODEL.WEIGHTS")
     if stage.kind == "train":  # another search of the same supernet does not train it anew

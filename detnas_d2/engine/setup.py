@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from detnas_d2.command import HideExpected
-from detnas_d2.config.tools import differing_keys, load_config
+from detnas_d2.config.tools import FREE_KEYS, differing_keys, load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.data_checks import check_classes, identical_image_warnings
@@ -21,8 +21,6 @@ from detnas_d2.engine.screen import Shown, screen_handlers
 from detnas_d2.files import write_text
 from detnas_d2.files.errors import InputError
 
-_FREE_KEYS = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
-"""Keys that do not alter what a run does."""
 _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
 
@@ -68,7 +66,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     if check_classes(cfg) and comm.is_main_process():
         write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())  # of default_setup
     if comm.is_main_process():
-        changes = differing_keys(begun_with, cfg, _FREE_KEYS) if begun_with else []
+        changes = differing_keys(begun_with, cfg, FREE_KEYS) if begun_with else []
         if changes:
             text = "; ".join(changes)
             logger.warning("Resumed with other values than it was begun with: %s", text)

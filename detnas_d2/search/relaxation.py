@@ -24,7 +24,7 @@ def column_norms(probabilities: Tensor) -> Tensor:
 
 
 def smallest_norm(probabilities: Tensor) -> Tensor:
-    """min_j || p[:, j] ||_2: the regulariser of eq. 4 as it is printed.
+    """min_j || p[:, j] ||_2: eq. 4 if the min that it prints is one over the columns.
 
     It pulls at the weakest operation alone, which is the next one that the screening removes.
     """
