@@ -66,15 +66,6 @@ def _add_evaluation(node: CN) -> None:
     # "population": candidates together, each piece of work once; "sequential": one by one, the
     # reference. The results are the same.
     node.EVALUATOR = "population"
-    # APPROXIMATE: candidates that cannot reach the worst current parent, by a bound over parts
-    # (shards) of the validation images, are not evaluated to the end; see search/racing.py.
-    node.RACING = CN()
-    node.RACING.ENABLED = False
-    node.RACING.SHARDS = 10
-    # No candidate is dropped before so many shards.
-    node.RACING.MIN_SHARDS = 3
-    # Of the one-sided bound. 1: nobody is dropped, the scores of the shards are recorded.
-    node.RACING.CONFIDENCE = 0.99
     # Candidates evaluated together. More share more work; a killed search loses this many.
     node.CHUNK = 25
     # Processes per rank that score finished candidates while others infer. 0: in the same process.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -19,17 +19,13 @@ from detnas_d2.data import (
     register_datasets,
 )
 from detnas_d2.files.errors import InputError
-from detnas_d2.search.candidate import CandidateRecord
 from detnas_d2.search.evaluation import SequentialEvaluator
 from detnas_d2.search.evaluator_scoring import EvaluatorScoring, Scoring
 from detnas_d2.search.evaluators import candidate_evaluators
 from detnas_d2.search.population import PopulationEvaluator
-from detnas_d2.search.racing import Race, RacingSettings
-from detnas_d2.search.racing_evaluator import RacingEvaluator
 from detnas_d2.search.scorable import check_scorable
 from detnas_d2.search.scoring import check_metric, metric_name, metric_task
 from detnas_d2.search.scoring_workers import ScoringPool, ScoringTask
-from detnas_d2.search.searcher import GenerationSearcher
 
 EVALUATORS = ("population", "sequential")
 _WHOLE_IMAGES = ("sem_seg", "panoptic_seg")
@@ -37,13 +33,12 @@ _WHOLE_IMAGES = ("sem_seg", "panoptic_seg")
 
 @contextmanager
 def candidate_evaluator(
-    cfg: CfgNode, model: nn.Module, race: Race | None = None
+    cfg: CfgNode, model: nn.Module
 ) -> Iterator[PopulationEvaluator | SequentialEvaluator]:
     """The evaluator that ``cfg.SEARCH`` describes; its workers end with the block.
 
     Args:
         model: holds the supernet with its weights.
-        race: of candidates against those evaluated before, see :func:`build_race`.
 
     Raises:
         ValueError: ``SEARCH.EVALUATOR`` or another key is wrong, naming it.
@@ -75,10 +70,7 @@ def candidate_evaluator(
     key = json.dumps([evaluation_fingerprint(cfg), batches.image_indices], sort_keys=True)
     common |= {"chunk": cfg.SEARCH.CHUNK, "calibration_key": key}
     with build_scoring(cfg) as scoring:
-        if race is None:
-            yield PopulationEvaluator(model, scoring=scoring, **common)
-        else:
-            yield RacingEvaluator(model, scoring=scoring, race=race, **common)
+        yield PopulationEvaluator(model, scoring=scoring, **common)
 
 
 def build_scoring(cfg: CfgNode) -> AbstractContextManager[Scoring]:
@@ -93,23 +85,10 @@ def build_scoring(cfg: CfgNode) -> AbstractContextManager[Scoring]:
 
 
 def check_evaluator(cfg: CfgNode) -> None:
-    """Raises ValueError if ``SEARCH.EVALUATOR`` is none, or one that cannot race."""
+    """Raises ValueError if ``SEARCH.EVALUATOR`` is none."""
     kind = cfg.SEARCH.EVALUATOR
     if kind not in EVALUATORS:
         raise InputError(f"SEARCH.EVALUATOR {kind!r}: expected one of {', '.join(EVALUATORS)}")
-    if cfg.SEARCH.RACING.ENABLED and kind != "population":
-        raise InputError("SEARCH.RACING.ENABLED needs SEARCH.EVALUATOR population")
-    if cfg.SEARCH.RACING.ENABLED:
-        racing_settings(cfg)
-
-
-def racing_settings(cfg: CfgNode) -> RacingSettings:
-    """``SEARCH.RACING``; InputError names what is wrong."""
-    node = cfg.SEARCH.RACING
-    try:
-        return RacingSettings(node.SHARDS, node.MIN_SHARDS, node.CONFIDENCE)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def check_validation(cfg: CfgNode) -> None:
@@ -121,11 +100,6 @@ def check_validation(cfg: CfgNode) -> None:
     name = validation_set(cfg)
     register_datasets(cfg, (name, calibration_set(cfg)))
     check_metric(cfg, name)
-    if cfg.SEARCH.RACING.ENABLED and metric_task(cfg, name) in _WHOLE_IMAGES:
-        raise InputError(
-            f"SEARCH.RACING.ENABLED: shards of images have no {metric_task(cfg, name)} score of "
-            "their own; expected False, or another SEARCH.METRIC"
-        )
     check_scorable(name, metric_name(cfg, name))
     wanted, there = cfg.SEARCH.CALIBRATION.IMAGES, len(DatasetCatalog.get(calibration_set(cfg)))
     if wanted > there:
@@ -133,21 +107,6 @@ def check_validation(cfg: CfgNode) -> None:
             f"SEARCH.CALIBRATION.IMAGES is {wanted}: expected at most {there}, the images of "
             f"{calibration_set(cfg)!r}"
         )
-
-
-def build_race(
-    cfg: CfgNode, records: Iterable[CandidateRecord], searcher: GenerationSearcher
-) -> Race | None:
-    """The race that ``cfg.SEARCH.RACING`` describes, None unless enabled.
-
-    Raises:
-        ValueError: a key is wrong, naming it.
-    """
-    node = cfg.SEARCH.RACING
-    if not node.ENABLED:
-        return None
-    check_evaluator(cfg)
-    return Race(racing_settings(cfg), records, searcher)
 
 
 def validation_set(cfg: CfgNode) -> str:
@@ -179,5 +138,4 @@ def evaluation_fingerprint(cfg: CfgNode) -> dict[str, Any]:
         "model": {k: v for k, v in flatten(cfg.MODEL).items() if k not in ("WEIGHTS", "DEVICE")},
         "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         "cost_input": list(cfg.SEARCH.MAX_MACS_INPUT),
-        **({"racing": dict(cfg.SEARCH.RACING)} if cfg.SEARCH.RACING.ENABLED else {}),
     }

@@ -157,7 +157,7 @@ def search_model(
     model.eval()
     try:
         return plan.run(
-            lambda race: nullcontext(evaluator),
+            lambda: nullcontext(evaluator),
             {"checkpoint_sha256": weights_digest(model), **key},
             resume=resume,
         )
@@ -169,7 +169,6 @@ _OF_A_CONFIG = (
     "METRIC",
     "VAL",
     "CALIBRATION",
-    "RACING",
     "RETRAIN_CONFIG",
     "SCORING_WORKERS",
     "COCO_EVAL",

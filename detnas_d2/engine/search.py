@@ -19,7 +19,6 @@ from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.data import DataState, data_state, drop_cache
 from detnas_d2.data.splits import overlap
 from detnas_d2.engine.candidate_evaluation import (
-    build_race,
     calibration_set,
     candidate_evaluator,
     check_evaluator,
@@ -38,7 +37,6 @@ from detnas_d2.files.errors import InputError
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import CandidateRecord, Progress, open_history, run_search
 from detnas_d2.search.build import build_constraint, build_searcher, search_fingerprint
-from detnas_d2.search.racing import Race
 from detnas_d2.search.scoring import metric_name
 from detnas_d2.search_space import LatencyTable, SearchSpace, measure_latency
 from detnas_d2.search_space.space import PathSpace
@@ -138,7 +136,7 @@ class SearchPlan:
 
     def run(
         self,
-        evaluator: Callable[[Race | None], AbstractContextManager[Any]],
+        evaluator: Callable[[], AbstractContextManager[Any]],
         evaluation: Mapping[str, Any],
         *,
         resume: bool,
@@ -146,7 +144,7 @@ class SearchPlan:
         """Searches in ``OUTPUT_DIR``, or goes on; returns the best candidate.
 
         Args:
-            evaluator: gives the evaluator of candidates, for the race of ``SEARCH.RACING``.
+            evaluator: gives the evaluator of candidates.
             evaluation: what decides a candidate's fitness, weights included; JSON values.
         """
         cfg, searcher = self.cfg, self.searcher
@@ -161,7 +159,7 @@ class SearchPlan:
         progress = None
         if comm.is_main_process():
             progress = Progress(searcher, cfg.OUTPUT_DIR, outlook=outlook_text)
-        with evaluator(build_race(cfg, history, searcher)) as evaluates:
+        with evaluator() as evaluates:
             if progress is not None and hasattr(evaluates, "on_pass"):
                 evaluates.on_pass = progress.passed
             return run_search(

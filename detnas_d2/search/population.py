@@ -165,7 +165,7 @@ class PopulationEvaluator:
 
     def _finish(self, inferred: Inferred) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
         """Waits for the scores of a chunk (collective)."""
-        mine: dict[Path, Evaluation | CandidateFailed] = dict(inferred.settled)
+        mine: dict[Path, Evaluation | CandidateFailed] = {}
         for path, future in inferred.futures.items():
             mine[path] = self._evaluation(path, future, inferred)
         outcomes: dict[Path, Evaluation | CandidateFailed] = dict(inferred.chunk.failures)
@@ -255,11 +255,9 @@ class Inferred:
 
     Attributes:
         futures, detections: of this rank's share of the candidates.
-        settled: candidates whose evaluation is known already.
     """
 
     chunk: Chunk
     seconds: dict[str, float]
     futures: dict[Path, Future[Score]] = field(default_factory=dict)
     detections: dict[Path, int] = field(default_factory=dict)
-    settled: dict[Path, Evaluation] = field(default_factory=dict)

@@ -165,16 +165,6 @@ add(
     "/etc/passwd",
 )
 add(
-    "Q RACING SHARDS 0",
-    {"stage": "Q", "opts": ["SEARCH.RACING.ENABLED", True, "SEARCH.RACING.SHARDS", 0]},
-    "SHARDS",
-)
-add(
-    "Q RACING CONFIDENCE 2",
-    {"stage": "Q", "opts": ["SEARCH.RACING.ENABLED", True, "SEARCH.RACING.CONFIDENCE", 2.0]},
-    "CONFIDENCE",
-)
-add(
     "Q NUM_SAMPLES -1",
     {"stage": "Q", "opts": ["SEARCH.STRATEGY", "random", "SEARCH.NUM_SAMPLES", -1]},
     "NUM_SAMPLES",

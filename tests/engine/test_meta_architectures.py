@@ -69,13 +69,6 @@ def test_what_a_model_cannot_be_scored_by(tmp_path: Path) -> None:
         check_validation(cfg)
 
 
-def test_whole_images_do_not_race(tmp_path: Path) -> None:
-    cfg = scene_search(tmp_path, "semantic")
-    cfg.SEARCH.RACING.ENABLED = True
-    with pytest.raises(ValueError, match="RACING.ENABLED: shards of images have no sem_seg score"):
-        search(cfg, resume=False)
-
-
 def test_data_registered_by_hand_serves_again(tmp_path: Path) -> None:
     """Evaluation makes a COCO file of dicts; the next run in the process has other dicts."""
     cfg = scene_search(tmp_path, "mask")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 from collections import Counter
 from dataclasses import fields
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,20 +15,12 @@ from detectron2.evaluation import inference_context
 from torch import nn
 
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.candidate_evaluation import build_race, candidate_evaluator
-from detnas_d2.engine.search import load_supernet, search
+from detnas_d2.engine.candidate_evaluation import candidate_evaluator
+from detnas_d2.engine.search import load_supernet
 from detnas_d2.modeling import activate, find_supernet
-from detnas_d2.search import History
-from detnas_d2.search.candidate import CandidateFailed, CandidateRecord, Evaluation
+from detnas_d2.search.candidate import CandidateFailed, Evaluation
 from detnas_d2.search.population import Chunk, PopulationEvaluator
 from detnas_d2.search.predictions import Predictions
-from detnas_d2.search.racing import (
-    SHARDS_SEEN,
-    Race,
-    RacingSettings,
-    shard_metrics,
-    shard_scores,
-)
 from detnas_d2.search.recalibration import installed, recalibrate
 from detnas_d2.search_space import SPACES, Path
 from tests.engine.tiny_runs import Configs
@@ -213,67 +202,3 @@ def test_unknown_metric_lists_the_known_ones(configs: Configs) -> None:
     cfg, model = setting(configs, "faster", "SEARCH.METRIC", "bbox/mAP")
     with pytest.raises(KeyError, match="no metric 'bbox/mAP'; the evaluator reports bbox/AP"):
         all_of(cfg, model, population(2, seed=0), "population")
-
-
-def test_racing_drops_the_hopeless_and_leaves_the_others_exact(configs: Configs) -> None:
-    cfg, model = setting(configs, "faster", "SEARCH.CHUNK", 3)
-    paths = population(5, seed=9)
-    expected = all_of(cfg, model, paths, "population")
-    best = max(expected.values(), key=lambda found: found.fitness)
-    settings = RacingSettings(shards=4, min_shards=2, confidence=0.75)
-
-    class TheBest(Race):
-        def opponent(self) -> CandidateRecord:
-            return opponent
-
-    def evaluated(settings: RacingSettings) -> dict[Path, Evaluation]:
-        race = TheBest(settings, [], None)
-        with candidate_evaluator(cfg, model, race) as evaluator:
-            assert len(evaluator.data_loader) == 4
-            return dict(evaluator.evaluate_many(paths))
-
-    opponent = None
-    recorded = evaluated(settings)  # nobody to race against: all shards are seen
-    shards = {path: shard_scores(found.metrics) for path, found in recorded.items()}
-    winner = next(path for path, found in expected.items() if found is best)
-    opponent = SimpleNamespace(
-        fitness=best.fitness + 50,
-        metrics=shard_metrics([score + 50 for score in shards[winner]]),
-    )
-    raced = evaluated(settings)
-    dropped = {path for path, found in raced.items() if SHARDS_SEEN in found.metrics}
-    assert dropped
-    for path in paths:
-        assert len(shards[path]) == 4
-        if path in dropped:
-            seen = int(raced[path].metrics[SHARDS_SEEN])
-            assert 2 <= seen < 4 and shard_scores(raced[path].metrics) == shards[path][:seen]
-            assert raced[path].fitness < opponent.fitness
-        assert recorded[path].fitness == expected[path].fitness
-        figures = {k: v for k, v in recorded[path].metrics.items() if "racing" not in k}
-        assert str(figures) == str(expected[path].metrics)
-
-
-def test_a_raced_search_resumes_to_the_same_history(configs: Configs, tmp_path: Any) -> None:
-    def searched(folder: str, *, resume: bool) -> list[dict]:
-        opts = ("SEARCH.RACING.SHARDS", 4, "SEARCH.RACING.MIN_SHARDS", 2, "SEARCH.CHUNK", 2)
-        cfg = configs.search(*opts, "SEARCH.RACING.CONFIDENCE", 0.6)
-        cfg.SEARCH.RACING.ENABLED, cfg.OUTPUT_DIR = True, str(tmp_path / folder)
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        register_datasets(cfg)
-        search(cfg, resume=resume)
-        return History.read(cfg.OUTPUT_DIR).identity()
-
-    whole = searched("whole", resume=False)
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    file = tmp_path / "cut" / "history.jsonl"
-    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:6]))
-    assert searched("cut", resume=True) == whole
-    assert any(SHARDS_SEEN in record["metrics"] for record in whole)
-
-
-def test_racing_needs_the_population_evaluator(configs: Configs) -> None:
-    cfg = configs.search()
-    cfg.SEARCH.RACING.ENABLED, cfg.SEARCH.EVALUATOR = True, "sequential"
-    with pytest.raises(ValueError, match=r"RACING.ENABLED needs SEARCH.EVALUATOR population"):
-        build_race(cfg, [], None)
