@@ -223,6 +223,22 @@ def source_of_metadata(name: str) -> Source | None:
     return None
 
 
+def known_source(name: str, use: str) -> Source:
+    """:func:`source_of_metadata`; ``use`` says what cannot be done without.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    source = source_of_metadata(name)
+    if source is None:
+        kind = MetadataCatalog.get(name).get("evaluator_type")
+        raise DatasetError(
+            f"'{name}' cannot be {use}: its format {kind!r} is none of COCO's, PASCAL VOC's or an "
+            "image folder"
+        )
+    return source
+
+
 def source_to_json(source: Source) -> dict[str, Any]:
     """A mapping with the format's name, readable by :func:`source_from_json`."""
     format = next(name for name, kind in _FORMATS.items() if isinstance(source, kind))

@@ -26,7 +26,7 @@ from detnas_d2.data.sources import (
     FolderSource,
     Source,
     VocSource,
-    source_of_metadata,
+    known_source,
 )
 from detnas_d2.data.union import parts_of
 from detnas_d2.data.voc import load_voc, write_view
@@ -168,13 +168,7 @@ def _register(
     parent: str, settings: SplitSettings | Shares, names: dict[str, str], cache_dir: str
 ) -> None:
     """``names``: part -> the name that it is registered under."""
-    source = source_of_metadata(parent)
-    if source is None:
-        kind = MetadataCatalog.get(parent).get("evaluator_type")
-        raise DatasetError(
-            f"'{parent}' cannot be split: its format {kind!r} is none of COCO's, PASCAL VOC's "
-            "or an image folder"
-        )
+    source = known_source(parent, "split")
     splitters = {CocoSource: _CocoSplitter, VocSource: _VocSplitter, FolderSource: _Splitter}
     splitter = splitters[type(source)](parent, source, settings)
     key = [_VERSION, parent, *source_state(source), vars(settings)]

@@ -24,7 +24,7 @@ from detnas_d2.data.sources import (
     FolderSource,
     Source,
     VocSource,
-    source_of_metadata,
+    known_source,
     source_to_json,
 )
 from detnas_d2.data.voc import load_voc, write_view
@@ -54,7 +54,7 @@ def register_union(name: str, cache_dir: str) -> None:
             be trained on in one half of a split and scored on in the other).
     """
     parts = parts_of(name)
-    sources = {part: _source(part, name) for part in parts}
+    sources = {part: known_source(part, f"joined to '{name}'") for part in parts}
     if len(sources) < len(parts):
         raise DatasetError(f"'{name}' names a data set twice")
     kinds = {part: source_to_json(source)["format"] for part, source in sources.items()}
@@ -76,17 +76,6 @@ def register_union(name: str, cache_dir: str) -> None:
         classes = tuple(category_names(read_file(source.annotations)).values())
         extra["thing_dataset_id_to_contiguous_id"] = {i + 1: i for i in range(len(classes))}
     install(name, source, classes, extra)
-
-
-def _source(part: str, name: str) -> Source:
-    source = source_of_metadata(part)
-    if source is None:
-        kind = MetadataCatalog.get(part).get("evaluator_type")
-        raise DatasetError(
-            f"'{name}': the format {kind!r} of '{part}' is none of COCO's, PASCAL VOC's or an "
-            "image folder"
-        )
-    return source
 
 
 def _joined_source(folder: str, sources: dict[str, Source]) -> Source:

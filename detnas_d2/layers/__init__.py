@@ -1,5 +1,5 @@
 from detnas_d2.layers.conv import ConvNormAct, NormFactory
-from detnas_d2.layers.inverted_residual import InvertedResidual, channel_shuffle
+from detnas_d2.layers.inverted_residual import InvertedResidual
 from detnas_d2.layers.norm import NORMS, SyncBatchNorm, get_norm
 from detnas_d2.layers.separable_conv import SeparableConv
 from detnas_d2.layers.shuffle_block import SHUFFLE_METHODS, ShuffleBlock, shuffle_split
@@ -13,7 +13,6 @@ __all__ = [
     "SeparableConv",
     "ShuffleBlock",
     "SyncBatchNorm",
-    "channel_shuffle",
     "get_norm",
     "shuffle_split",
 ]

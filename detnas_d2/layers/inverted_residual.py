@@ -5,15 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from detnas_d2.layers.conv import ConvNormAct, NormFactory
-
-
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Interleaves the channels of ``groups`` equal groups of (N, C, H, W)."""
-    if groups == 1:
-        return x
-    # Not unflatten: torch's ONNX exporter makes constants of its height and width.
-    n, c, h, w = x.shape
-    return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+from detnas_d2.ops.reference import channel_shuffle
 
 
 class InvertedResidual(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2.layers.conv import ConvNormAct, KeepsFolded, NormFactory
-from detnas_d2.layers.inverted_residual import channel_shuffle
+from detnas_d2.ops.reference import channel_shuffle
 
 SHUFFLE_METHODS = (1, 2)
 

@@ -147,13 +147,21 @@ def mixed_depthwise(
     return [y for y, _ in results], [s for _, s in results]
 
 
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleaves the channels of ``groups`` equal groups of (N, C, H, W)."""
+    if groups == 1:
+        return x
+    # Not unflatten: torch's ONNX exporter makes constants of its height and width.
+    n, c, h, w = x.shape
+    return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
 def shuffle(x: Tensor, method: int) -> Tensor:
     """Channel shuffle: 0 none; 1 interleaves the halves; 2 even channels, then odd ones."""
     if method == 0:
         return x
-    c = x.shape[1]
     if method == 1:
-        return x.unflatten(1, (2, c // 2)).transpose(1, 2).flatten(1, 2)
+        return channel_shuffle(x, 2)
     return torch.cat((x[:, 0::2], x[:, 1::2]), dim=1)
 
 

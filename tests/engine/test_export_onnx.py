@@ -21,6 +21,7 @@ from detnas_d2.engine.export import (
 )
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.layers import get_norm
+from detnas_d2.ops import reference
 from detnas_d2.search_space.hit_network import rules_of
 from detnas_d2.search_space.operations import CANDIDATES, OTHERS, build_operation
 from tests.engine.hit_runs import scene_config
@@ -116,3 +117,19 @@ def test_every_operation(tmp_path: Path) -> None:
     for shape in ((1, 4, 12, 21), (2, 4, 17, 10), (1, 4, 15, 15)):
         x = torch.randn(shape)
         assert difference(names, model(x), run(x)) < 1e-5, shape
+
+
+class Shuffles(nn.Module):
+    """The references of the operators' channel shuffles, which stand in without the library."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(reference.shuffle(x, method) for method in (1, 2))
+
+
+def test_the_operators_references(tmp_path: Path) -> None:
+    file, names = str(tmp_path / "shuffles.onnx"), ("halves", "parity")
+    write_onnx(Shuffles(), torch.randn(1, 6, 8, 8), names, file)
+    run = load_exported(file)
+    for shape in ((1, 6, 12, 21), (2, 6, 17, 10)):
+        x = torch.randn(shape)
+        assert difference(names, Shuffles()(x), run(x)) == 0, shape

@@ -2,13 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from detnas_d2.layers import InvertedResidual, SeparableConv, channel_shuffle
-
-
-def test_channel_shuffle_interleaves_groups():
-    x = torch.arange(6.0).view(1, 6, 1, 1)
-    assert channel_shuffle(x, 2).flatten().tolist() == [0, 3, 1, 4, 2, 5]
-    assert channel_shuffle(x, 1) is x
+from detnas_d2.layers import InvertedResidual, SeparableConv
 
 
 def test_residual_is_added_exactly_where_shapes_allow():

@@ -57,6 +57,13 @@ def test_halves_of_different_size_and_gradients_of_both_affines() -> None:
         check_gradients(ops.shuffle_concat, reference.shuffle_concat, args, torch.float64, 1e-9)
 
 
+def test_channel_shuffle_interleaves_groups() -> None:
+    x = torch.arange(6.0).view(1, 6, 1, 1)
+    assert reference.channel_shuffle(x, 2).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert reference.channel_shuffle(x, 1) is x
+    assert reference.channel_shuffle(torch.empty(0, 6, 2, 3), 2).shape == (0, 6, 2, 3)
+
+
 def test_methods_are_those_of_the_released_code() -> None:
     x = torch.arange(8.0).view(1, 8, 1, 1)
     left, right = ops.shuffle_concat(x[:, :4], x[:, 4:], method=1, split=True)

@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import nn
 
 from detnas_d2.layers import NormFactory, get_norm
 from detnas_d2.modeling.hit.backbone import HitBackbone
@@ -173,14 +174,16 @@ def build_hit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitBackbone:
     return hit_backbone(cfg, list(cfg.MODEL.HIT.OUT_FEATURES))
 
 
+def _top_block(channels: int, width: int, feature: str, *, retinanet: bool) -> nn.Module:
+    """P6 and P7, made from ``feature``, or P6 alone, which learns nothing."""
+    return LastLevelP6P7(channels, width, feature) if retinanet else LastLevelMaxPool()
+
+
 def _fpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> FPN:
     features, width = list(cfg.MODEL.FPN.IN_FEATURES), cfg.MODEL.FPN.OUT_CHANNELS
     body = bottom_up(cfg, input_shape)
-    if retinanet:
-        last = features[-1]
-        top = LastLevelP6P7(body.output_shape()[last].channels, width, in_feature=last)
-    else:
-        top = LastLevelMaxPool()
+    last = features[-1]
+    top = _top_block(body.output_shape()[last].channels, width, last, retinanet=retinanet)
     return FPN(
         bottom_up=body,
         in_features=features,
@@ -219,7 +222,7 @@ def _pafpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> HitPAFPN
         levels=len(features),
     )
     width = network.neck_channels
-    top = LastLevelP6P7(width, width, in_feature="p5") if retinanet else LastLevelMaxPool()
+    top = _top_block(width, width, "p5", retinanet=retinanet)
     return HitPAFPN(body, features, layers, channels=width, top_block=top)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import fvcore.nn.weight_init as weight_init
@@ -81,6 +82,21 @@ def _dense(cfg: CfgNode, old: nn.Conv2d, *, norm: bool = False) -> Conv2d | None
     )
 
 
+def _in_place_of(
+    cfg: CfgNode,
+    old: nn.Conv2d,
+    fill: Callable[[nn.Module], None],
+    activation: nn.Module | None = None,
+) -> nn.Module:
+    """The operation in the place of a convolution; ``fill`` and ``activation`` of a dense one."""
+    new = _dense(cfg, old)
+    if new is None:
+        return _inverted_residual(cfg, old.out_channels)
+    fill(new)
+    new.activation = activation
+    return new
+
+
 def _inverted_residual(cfg: CfgNode, channels: int) -> nn.Module:
     """The operation on ``channels`` channels, at stride 1."""
     norm = partial(get_norm, cfg.MODEL.HIT.NORM)
@@ -111,11 +127,7 @@ def _replace_in_resnet(cfg: CfgNode, fpn: FPN) -> None:
 def _replace_in_fpn(cfg: CfgNode, fpn: FPN) -> None:
     layer = replaced_layer(cfg, len(fpn.output_convs))
     old = fpn.output_convs[layer]
-    new = _dense(cfg, old)
-    if new is None:
-        new = _inverted_residual(cfg, old.out_channels)
-    else:
-        weight_init.c2_xavier_fill(new)
+    new = _in_place_of(cfg, old, weight_init.c2_xavier_fill)
     (name,) = [name for name, child in fpn.named_children() if child is old]
     setattr(fpn, name, new)
     fpn.output_convs[layer] = new
@@ -139,12 +151,7 @@ def build_replaced_box_head(cfg: CfgNode, input_shape: ShapeSpec) -> FastRCNNCon
     if cfg.MODEL.HIT.REPLACED.PART == "head":
         layer = replaced_layer(cfg, len(head.conv_norm_relus))
         old = head.conv_norm_relus[layer]
-        new = _dense(cfg, old)
-        if new is None:
-            new = _inverted_residual(cfg, old.out_channels)
-        else:
-            new.activation = nn.ReLU()
-            weight_init.c2_msra_fill(new)
+        new = _in_place_of(cfg, old, weight_init.c2_msra_fill, nn.ReLU())
         setattr(head, f"conv{layer + 1}", new)
         head.conv_norm_relus[layer] = new
     return head
