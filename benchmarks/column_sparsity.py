@@ -10,7 +10,7 @@ term and mu and several seeds, and prints
     python benchmarks/column_sparsity.py --iterations 240 --seeds 3
 
 "sum" is the group lasso on probabilities, which the project does not offer: see
-``detnas_d2/search/relaxation.py``.
+``detnas_d2/search/gradient/objective.py``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from scipy.stats import kendalltau
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.hit_search import train_relaxed
-from detnas_d2.engine.setup import fall_back_to_cpu
-from detnas_d2.search import relaxation
+from detnas_d2.engine.defaults import fall_back_to_cpu
+from detnas_d2.engine.gradient_search import train_relaxed
+from detnas_d2.search.gradient import objective as relaxation
 
 CONFIG = Path(__file__).parents[1] / "configs" / "HitDetector" / "demo" / "screen_backbone.yaml"
 KEPT = 4

@@ -30,8 +30,8 @@ from detnas_d2.data import (
     build_train_loader,
     register_datasets,
 )
-from detnas_d2.data.classification import read_rgb, rows_of_one_tensor, to_tensor
-from detnas_d2.data.train_loader import list_of_samples
+from detnas_d2.data.loaders.classification import read_rgb, rows_of_one_tensor, to_tensor
+from detnas_d2.data.loaders.train import list_of_samples
 from detnas_d2.modeling.classifier import as_batch
 
 CONFIG = Path(__file__).parents[1] / "configs" / "DetNAS" / "supernet_300M_imagenet.yaml"

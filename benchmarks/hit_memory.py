@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import detnas_d2.modeling  # noqa: F401  (registers the parts)
 from detnas_d2.config.tools import load_config
-from detnas_d2.search_space.mixed_block import MixedBlock
+from detnas_d2.modeling.mixed_block import MixedBlock
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/HitDetector/ablations/search_released_spaces_coco.yaml"

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from detnas_d2.layers import get_norm
-from detnas_d2.search_space.mixed_block import MixedBlock
+from detnas_d2.modeling.mixed_block import MixedBlock
 from detnas_d2.search_space.operations import BODY_RULES, build_operation
 
 OPS = (

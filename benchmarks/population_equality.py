@@ -25,13 +25,13 @@ import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
 from detnas_d2.engine import default_argument_parser, setup
-from detnas_d2.engine.candidate_evaluation import candidate_evaluator
-from detnas_d2.engine.search import load_supernet
-from detnas_d2.engine.spaces import searched_space
-from detnas_d2.engine.stability import statistics_distance
+from detnas_d2.engine.architectures import searched_space
+from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.trainer import Trainer
-from detnas_d2.search.population import PopulationEvaluator
-from detnas_d2.search.predictions import DetectionCollector, Predictions
+from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.population import PopulationEvaluator
+from detnas_d2.evaluation.predictions import DetectionCollector, Predictions
+from detnas_d2.pipeline.stability import statistics_distance
 from detnas_d2.search_space.space import PathSpace
 
 

@@ -50,13 +50,13 @@ from stages import Clock, Loading, measured
 from torch import nn
 
 from detnas_d2.data import build_calibration_batches, build_test_loader
-from detnas_d2.engine.candidate_evaluation import candidate_evaluator
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.trainer import Trainer
+from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.candidate import Evaluation
+from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.evaluation.scoring import quiet
 from detnas_d2.modeling import activate, find_supernet
-from detnas_d2.search.candidate import Evaluation
-from detnas_d2.search.evaluators import build_evaluator
-from detnas_d2.search.scoring import quiet
 from detnas_d2.search_space import Path as Choice
 
 

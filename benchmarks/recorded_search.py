@@ -16,7 +16,7 @@ import random
 from pathlib import Path
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.spaces import space_costs
+from detnas_d2.engine.architectures import space_costs
 from detnas_d2.search.build import build_constraint, build_searcher
 from detnas_d2.search_space import SPACES
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 
 FAILED, INTERRUPTED = 1, 130
 TRACEBACK = "DETNAS_D2_TRACEBACK"

@@ -9,7 +9,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
 from detnas_d2.config.tools import base_config
-from detnas_d2.search import CandidateRecord
+from detnas_d2.evaluation import CandidateRecord
 
 
 def detector_config(kind: str = "faster") -> CfgNode:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from detnas_d2.command import HideExpected, is_expected, run_command, text_of, tracebacks_in
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

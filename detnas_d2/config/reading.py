@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 
 BASE = "_BASE_"
 MAX_BYTES = 1 << 20

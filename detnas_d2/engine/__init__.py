@@ -1,15 +1,14 @@
 from detectron2.engine import default_argument_parser
 
+from detnas_d2.engine.bilevel_trainer import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.gradient_search import BilevelStep, GradientSearchTrainer
+from detnas_d2.engine.defaults import prepare, setup
+from detnas_d2.engine.evolution_search import search, search_main
 from detnas_d2.engine.launching import run, run_alone
-from detnas_d2.engine.models import search_model, train_model
+from detnas_d2.engine.library import search_model, train_model
 from detnas_d2.engine.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
-from detnas_d2.engine.pipeline_run import run_pipeline
-from detnas_d2.engine.search import search, search_main
-from detnas_d2.engine.setup import prepare, setup
-from detnas_d2.engine.train import evaluate, train, train_main
 from detnas_d2.engine.trainer import PathTrainer, Trainer
+from detnas_d2.engine.training import evaluate, train, train_main
 
 __all__ = [
     "BilevelStep",
@@ -24,7 +23,6 @@ __all__ = [
     "prepare",
     "run",
     "run_alone",
-    "run_pipeline",
     "search",
     "search_main",
     "search_model",

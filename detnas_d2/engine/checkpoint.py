@@ -13,9 +13,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from detnas_d2.engine.checkpoint_files import damage, read_checkpoint
-from detnas_d2.files import new_file, write_text
 from detnas_d2.modeling import WeightsError, adapt_state_dict, is_supernet
 from detnas_d2.modeling.weights_fit import check_fit, check_numbers, strip_shared_prefixes
+from detnas_d2.utils.io import new_file, write_text
 
 FINAL = "model_final"
 """Name of the checkpoint at the end of a training, without the extension."""

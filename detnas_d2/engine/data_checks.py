@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.config.tools import base_config, load_config
-from detnas_d2.data.duplicates import LIMIT, identical_images
-from detnas_d2.data.splits import overlap
-from detnas_d2.files.errors import InputError
+from detnas_d2.data.checks.duplicates import LIMIT, identical_images
+from detnas_d2.data.datasets.splits import overlap
+from detnas_d2.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

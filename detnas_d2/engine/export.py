@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from detnas_d2.data import ClassificationMapper, build_test_loader
 from detnas_d2.engine.inference import load_trained, test_metadata
-from detnas_d2.files import new_file, write_text
-from detnas_d2.files.errors import InputError
-from detnas_d2.search.evaluators import build_evaluator
+from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import new_file, write_text
 
 logger = logging.getLogger("detnas_d2")
 

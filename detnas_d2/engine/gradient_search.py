@@ -1,325 +1,309 @@
-"""First-order bi-level optimisation of a relaxed detector (Hit-Detector sections 3.2 to 3.4).
-
-Every iteration from ``HIT_SEARCH.ARCH_START_ITER`` on takes two steps: the architecture parameters
-on a batch of one half of the training set, then the weights on a batch of the other. First order:
-the architecture gradient takes the current weights for the best ones.
-"""
+"""Screening and search of a Hit-Detector: what runs, and what is written at the end."""
 
 from __future__ import annotations
 
+import argparse
 import logging
-import math
-import time
-from typing import Any
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
+import yaml
 from detectron2.config import CfgNode
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
-from detnas_d2.data import build_train_loader
-from detnas_d2.data.splits import overlap
-from detnas_d2.engine.gradients import average_gradients
-from detnas_d2.engine.iteration import iteration_seed, loss_normalizers, set_loss_normalizers
-from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.trainer import PathTrainer, Trainer
-from detnas_d2.files.errors import InputError
-from detnas_d2.modeling.hit.layers import RelaxedLayers, relaxed_parts
-from detnas_d2.modeling.relaxed_shufflenet import RELAXED_DETNAS
-from detnas_d2.search.relaxation import GIGA, SPARSITY_TERMS, ExpectedCost
-from detnas_d2.search.screening import RemovalSchedule, Screening
-from detnas_d2.search_space.mixed_block import frozen_statistics
+from detnas_d2.config.merging import merge_file
+from detnas_d2.config.tools import base_config, load_config, short_yaml
+from detnas_d2.data.datasets.splits import overlap
+from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer, is_relaxed
+from detnas_d2.engine.defaults import setup
+from detnas_d2.engine.training import evaluate, train
+from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
+from detnas_d2.modeling.hit.build import candidate_ops, part_specs
+from detnas_d2.search.gradient.objective import decode_parts
+from detnas_d2.search_space.costs import Cost
+from detnas_d2.search_space.genotype import Genotype
+from detnas_d2.search_space.hit_costs import part_cost_table
+from detnas_d2.search_space.hit_network import PARTS, get_hit_network
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import write_text
 
 logger = logging.getLogger("detnas_d2.search")
 
+SUB_SPACE_FILE = "sub_space.yaml"
+SCREENING_FILE = "screening.yaml"
+GENOTYPE_FILE = "genotype.yaml"
+BEST_FILE = "best.yaml"
+PROGRESS_PERIOD = 100
+"""Iterations between two lines about the current genotype."""
 
-class BilevelStep(PathTrainer):
-    """One iteration: architecture parameters first (once they learn), then weights.
 
-    Running statistics (of BatchNorm, RetinaNet's loss normaliser) and Detectron2's metrics belong
-    to the weights' step; the architecture step leaves them alone. In mixed precision each step has
-    its own loss scale: gradients of architecture parameters, sums over whole feature maps, overflow
-    at other scales than those of weights.
+class GenotypeProgress(HookBase):
+    """Logs the entropy of each part's choices, the cost and the current genotype.
+
+    Only once architecture parameters learn: until then all choices are equal.
+    """
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        step, iteration = self.trainer._trainer, self.trainer.iter
+        due = (iteration + 1) % PROGRESS_PERIOD == 0 and step.learns_architecture(iteration)
+        if not due or not comm.is_main_process():
+            return
+        texts = [
+            f"{name} (entropy {float(layers.entropy()):.3f}): {' '.join(layers.decode())}"
+            for name, layers in step.parts.items()
+        ]
+        logger.info(
+            "Iteration %d: expected %.3f, decoded %.3f GMACs; %s",
+            iteration + 1,
+            float(step.cost()),
+            step.cost.decoded_gmacs(),
+            "; ".join(texts),
+        )
+
+
+def train_relaxed(cfg: CfgNode, *, resume: bool) -> GradientSearchTrainer:
+    """Runs or resumes the training of a relaxed model; returns its trainer, finished."""
+    trainer = GradientSearchTrainer(cfg)
+    trainer.register_hooks([GenotypeProgress()])
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def screen(cfg: CfgNode, *, resume: bool) -> list[str]:
+    """Screens the operations of the one searched part; returns those kept, best first.
+
+    Writes ``screening.yaml`` (every operation's scores over time) and ``sub_space.yaml``, a
+    config fragment with the part's ``MODEL.HIT.OPS``.
+
+    Raises:
+        ValueError: ``HIT_SEARCH.SCREENING.ENABLED`` is not set.
+    """
+    check_screening(cfg)
+    screening = train_relaxed(cfg, resume=resume)._trainer.screening
+    report = screening.report()
+    if comm.is_main_process():
+        order = screening.layers.ops
+        kept = sorted(report["kept"], key=order.index)
+        fragment = {"MODEL": {"HIT": {"OPS": {report["part"].upper(): kept}}}, "VERSION": 2}
+        _write_yaml(os.path.join(cfg.OUTPUT_DIR, SCREENING_FILE), report)
+        _write_yaml(os.path.join(cfg.OUTPUT_DIR, SUB_SPACE_FILE), fragment)
+        logger.info("Screening of the %s keeps %s.", report["part"], ", ".join(report["kept"]))
+    comm.synchronize()
+    return report["kept"]
+
+
+def gradient_search(cfg: CfgNode, *, resume: bool, config_dir: str = "") -> Genotype:
+    """Searches all relaxed parts together; returns the decoded genotype.
+
+    Writes ``genotype.yaml``, a config fragment with the genotype, and ``best.yaml``, a whole
+    config for ``train_net.py``: ``HIT_SEARCH.RETRAIN_CONFIG`` (relative to ``config_dir``) or the
+    search's own with the searched parts fixed.
+
+    Raises:
+        ValueError: architecture parameters never learn (``HIT_SEARCH.ARCH_START_ITER``).
+    """
+    check_gradient_search(cfg)
+    retrain = hit_retrain_config(cfg, config_dir)
+    for name in retrain.DATASETS.TEST:
+        if any(overlap(name, used) for used in (*cfg.DATASETS.TRAIN, *cfg.HIT_SEARCH.ARCH_TRAIN)):
+            logger.warning(
+                "The search learns from images of %r, the test set: the searched network's "
+                "results are biased",
+                name,
+            )
+    step = train_relaxed(cfg, resume=resume)._trainer
+    genotype = decode(cfg, step.model)
+    if comm.is_main_process():
+        fragment = os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE)
+        _write_yaml(fragment, _decoded_config(cfg, step.model, genotype))
+        merge_file(retrain, fragment)
+        comment = (
+            f"# Decoded from a gradient search: {step.cost.decoded_gmacs():.3f} GMACs in the "
+            "searched layers.\n"
+        )
+        target = os.path.join(cfg.OUTPUT_DIR, BEST_FILE)
+        write_text(target, comment + short_yaml(retrain))
+        logger.info("Genotype: %s; written to %s", genotype, target)
+    comm.synchronize()
+    return genotype
+
+
+def check_screening(cfg: CfgNode) -> None:
+    """Raises InputError unless the config describes a screening."""
+    if not cfg.HIT_SEARCH.SCREENING.ENABLED:
+        raise InputError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
+
+
+def check_gradient_search(cfg: CfgNode) -> None:
+    """Raises InputError if architecture parameters never learn."""
+    if not 0 <= cfg.HIT_SEARCH.ARCH_START_ITER < cfg.SOLVER.MAX_ITER:
+        raise InputError(
+            f"HIT_SEARCH.ARCH_START_ITER {cfg.HIT_SEARCH.ARCH_START_ITER}: a search needs one "
+            f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
+        )
+
+
+def decode(cfg: CfgNode, model: nn.Module) -> Genotype:
+    """The genotype of a relaxed model's parts; a DetNAS backbone is none of them."""
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    parts = decode_parts(model)
+    if relaxed_detnas(model) is not None:
+        del parts["backbone"]
+    return Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def relaxed_detnas(model: nn.Module) -> RelaxedShuffleNet | None:
+    """The relaxed DetNAS backbone inside a model, or None."""
+    return next((m for m in model.modules() if isinstance(m, RelaxedShuffleNet)), None)
+
+
+def _decoded_config(cfg: CfgNode, model: nn.Module, genotype: Genotype) -> dict:
+    """The keys that make a search's config that of the decoded network."""
+    parts = {part.upper(): genotype.part_text(part) for part in genotype.parts}
+    # The frame belongs to it: operations alone would fit another frame of the same depths too.
+    hit = {"NETWORK": cfg.MODEL.HIT.NETWORK, "SEARCHED_PARTS": [], "GENOTYPE": parts}
+    tree: dict = {"MODEL": {"HIT": hit}, "VERSION": 2}
+    backbone = relaxed_detnas(model)
+    if backbone is not None:
+        tree["MODEL"]["DETNAS"] = {"PATH": str(backbone.space.path(backbone.blocks.decode()))}
+        if cfg.MODEL.BACKBONE.NAME == RELAXED_DETNAS:
+            tree["MODEL"]["BACKBONE"] = {"NAME": "build_detnas_backbone"}
+        else:
+            tree["MODEL"]["HIT"]["BOTTOM_UP"] = "build_detnas_backbone"
+    return tree
+
+
+def genotype_of(cfg: CfgNode) -> Genotype:
+    """The genotype that ``cfg.MODEL.HIT`` gives its fixed parts."""
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    texts = {part: cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS}
+    return Genotype(network, **texts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def _part_costs(
+    cfg: CfgNode, candidates: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[dict[str, Cost]]]:
+    """Part -> operation -> cost of every layer, for ``candidates`` in each layer of a part."""
+    size, proposals = tuple(cfg.HIT_SEARCH.COST_INPUT), cfg.HIT_SEARCH.COST_PROPOSALS
+    specs, costs = part_specs(cfg), {}
+    for part, names in candidates.items():
+        layers = [replace(layer, ops=names) for layer in specs[part]]
+        table = part_cost_table(part, layers, input_size=size, proposals=proposals)
+        costs[part] = [dict(zip(names, row, strict=True)) for row in table.entries]
+    return costs
+
+
+def genotype_cost(cfg: CfgNode) -> Cost:
+    """Cost of the searchable layers of :func:`genotype_of`, at ``HIT_SEARCH.COST_INPUT``.
+
+    Raises:
+        GenotypeError: a part of the model has no genotype.
+    """
+    parts = genotype_of(cfg).parts
+    costs = _part_costs(cfg, {part: tuple(dict.fromkeys(ops)) for part, ops in parts.items()})
+    chosen = (costs[p][layer][op] for p, ops in parts.items() for layer, op in enumerate(ops))
+    return sum(chosen, Cost())
+
+
+def random_genotype(
+    cfg: CfgNode, seed: int, reference: Mapping[str, tuple[str, ...]], *, draws: int = 5000
+) -> Genotype:
+    """A random genotype of the sub-spaces of ``cfg`` that costs what ``reference`` costs.
+
+    Of ``draws`` uniform draws the one whose multiply-adds (``HIT_SEARCH.COST_INPUT``) are closest
+    to the reference's: what a search has to beat.
 
     Args:
-        model: a model with relaxed parts; not wrapped.
-        optimizer: of the weights.
-        arch_optimizer: of the architecture parameters.
-        arch_start: iteration from which they learn; negative: never.
-        cost: C(alpha, beta, gamma).
-        cost_weight: lambda of eq. 6, per 1e9 multiply-adds.
-        sparsity: mu of eq. 4 and its term, a name in SPARSITY_TERMS; used when screening.
-        screening: what removes operations, or None.
-        record_period: iterations between two records of the scores.
-        seed, amp: see :class:`PathTrainer`.
+        reference: part -> operations; these parts are drawn.
     """
+    candidates = {part: candidate_ops(cfg, part) for part in reference}
+    names = {
+        part: tuple(dict.fromkeys((*candidates[part], *ops))) for part, ops in reference.items()
+    }
+    costs = _part_costs(cfg, names)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        arch_optimizer: torch.optim.Optimizer,
-        arch_start: int,
-        cost: ExpectedCost,
-        cost_weight: float,
-        sparsity: tuple[float, str],
-        screening: Screening | None,
-        record_period: int,
-        seed: int,
-        amp: bool = False,
-    ) -> None:
-        super().__init__(model, optimizer, path_sampler=None, seed=seed, amp=amp)
-        self.arch_optimizer, self.arch_start = arch_optimizer, arch_start
-        self.cost, self.cost_weight = cost, cost_weight
-        self.mu, self.sparsity = sparsity[0], SPARSITY_TERMS[sparsity[1]]
-        self.screening, self.record_period = screening, record_period
-        self.parts = relaxed_parts(model)
-        self._arch = [layers.alpha for layers in self.parts.values()]
-        own = {id(p) for p in self._arch}
-        self._weights = [p for p in self._parameters if id(p) not in own]
-        # What average_gradients sees in the weights' step.
-        self._parameters = self._weights
-        self._arch_iter: Any = None
-        scale = self.grad_scaler.is_enabled()
-        self.arch_grad_scaler = torch.amp.GradScaler("cuda", enabled=scale)
+    def macs(parts: Mapping[str, tuple[str, ...]]) -> int:
+        return sum(
+            costs[part][layer][op].macs
+            for part, ops in parts.items()
+            for layer, op in enumerate(ops)
+        )
 
-    def learns_architecture(self, iteration: int) -> bool:
-        return 0 <= self.arch_start <= iteration
-
-    def set_arch_data(self, data_loader: Any) -> None:
-        """Sets what the architecture parameters learn from."""
-        self._arch_iter = iter(data_loader)
-
-    @plain_torchscript()
-    def run_step(self) -> None:
-        if self.screening is not None:
-            self._screen()
-        if self.learns_architecture(self.iter):
-            self._arch_step()
-        self._set_trainable(weights=True)
-        super().run_step()
-        self._set_trainable(weights=True, architecture=True)
-        self._write_architecture()
-
-    def _set_trainable(self, *, weights: bool = False, architecture: bool = False) -> None:
-        for p in self._weights:
-            p.requires_grad_(weights)
-        for p in self._arch:
-            p.requires_grad_(architecture)
-
-    def _arch_step(self) -> None:
-        start = time.perf_counter()
-        data = next(self._arch_iter)
-        waited = time.perf_counter() - start
-        torch.manual_seed(iteration_seed(self.seed + 1, self.iter, comm.get_rank()))
-        self._set_trainable(architecture=True)
-        self.arch_optimizer.zero_grad(set_to_none=True)
-        dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
-        normalizers = loss_normalizers(self.model)
-        # Scores that the model notes about this batch go to a storage that nobody reads.
-        with frozen_statistics(self.model), EventStorage(self.iter):
-            with torch.autocast(self.device_type, dtype, enabled=self.amp):
-                loss = sum(self.model(data).values())
-            # Backward inside the context: recomputed candidates must not move statistics either.
-            self.arch_grad_scaler.scale(loss).backward()
-        set_loss_normalizers(self.model, normalizers)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"architecture loss {value} at iteration {self.iter}")
-        self._update_architecture()
-        get_event_storage().put_scalar("arch/data_time", waited)
-        get_event_storage().put_scalar("arch/loss", value)
-
-    def _update_architecture(self) -> None:
-        average_gradients(self._arch)
-        self.arch_grad_scaler.unscale_(self.arch_optimizer)
-        # The terms on the parameters alone are the same on every rank and unscaled: added last.
-        self.regularizer().backward()
-        finite = all(torch.isfinite(p.grad).all() for p in self._arch)
-        if not finite and not self.arch_grad_scaler.is_enabled():
-            raise FloatingPointError(f"architecture gradient not finite at iteration {self.iter}")
-        # With loss scaling an overflow is ordinary: the step is skipped and the scale lowered.
-        self.arch_grad_scaler.step(self.arch_optimizer)
-        self.arch_grad_scaler.update()
-
-    def regularizer(self) -> torch.Tensor:
-        """lambda * C (eq. 6), and mu * column sparsity (eq. 4) while screening."""
-        total = self.cost_weight * self.cost()
-        if self.screening is not None and self.mu:
-            total = total + self.mu * self.sparsity(self.screening.layers.probabilities())
-        return total
-
-    def _screen(self) -> None:
-        if self.iter % self.record_period == 0:
-            self.screening.record(self.iter)
-        removed = self.screening.remove(self.iter)
-        if removed:
-            left = len(self.screening.layers.active)
-            logger.info("Removed %s; %d operations left.", ", ".join(removed), left)
-
-    def _write_architecture(self) -> None:
-        # Reading values synchronises a GPU; writers show them every 20 iterations at most.
-        if self.iter % 20:
-            return
-        with torch.no_grad():
-            values = {f"arch/entropy_{n}": layers.entropy() for n, layers in self.parts.items()}
-            values["arch/expected_gmacs"] = self.cost()
-        for name, value in values.items():
-            # No noise to smooth away: a median of the last 20 values would be 200 iterations late.
-            get_event_storage().put_scalar(name, float(value), smoothing_hint=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {
-            **super().state_dict(),
-            "arch_optimizer": self.arch_optimizer.state_dict(),
-            "arch_grad_scaler": self.arch_grad_scaler.state_dict(),
-            "candidates": self._candidates,
+    wanted = macs(reference)
+    rng = random.Random(f"genotype/{seed}")
+    best: tuple[int, dict[str, tuple[str, ...]]] | None = None
+    for _ in range(draws):
+        drawn = {
+            part: tuple(rng.choice(candidates[part]) for _ in ops)
+            for part, ops in reference.items()
         }
-        if self.screening is not None:
-            state["screening"] = self.screening.state_dict()
-        return state
-
-    @property
-    def _candidates(self) -> dict[str, list[str]]:
-        return {name: list(layers.ops) for name, layers in self.parts.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state of both optimizers.
-
-        Raises:
-            ValueError: the state is of a search over other operations.
-        """
-        if state_dict["candidates"] != self._candidates:
-            raise InputError(
-                f"the checkpoint is of a search over {state_dict['candidates']}, the config "
-                f"(MODEL.HIT.OPS, MODEL.HIT.SEARCHED_PARTS) over {self._candidates}: resume with "
-                "its own config, or start in another OUTPUT_DIR"
-            )
-        super().load_state_dict(state_dict)
-        self.arch_optimizer.load_state_dict(state_dict["arch_optimizer"])
-        self.arch_grad_scaler.load_state_dict(state_dict["arch_grad_scaler"])
-        if self.screening is not None:
-            self.screening.load_state_dict(state_dict["screening"])
+        distance = abs(macs(drawn) - wanted)
+        if best is None or distance < best[0]:
+            best = (distance, drawn)
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    return Genotype(network, **best[1], levels=len(cfg.MODEL.FPN.IN_FEATURES))
 
 
-class GradientSearchTrainer(Trainer):
-    """Trains a relaxed model: pre-training, screening or search, by ``cfg.HIT_SEARCH``.
+def hit_retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
+    """The config that ``best.yaml`` is made of: ``HIT_SEARCH.RETRAIN_CONFIG``, or the search's."""
+    if cfg.HIT_SEARCH.RETRAIN_CONFIG:
+        return load_config(os.path.join(config_dir, cfg.HIT_SEARCH.RETRAIN_CONFIG))
+    retrain = cfg.clone()
+    retrain.defrost()
+    retrain.MODEL.WEIGHTS = ""
+    retrain.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
+    retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
+    return retrain
+
+
+def _write_yaml(file: str, tree: dict) -> None:
+    write_text(file, yaml.safe_dump(tree, sort_keys=False, width=100))
+
+
+def _refuse_eval_only(args: argparse.Namespace) -> None:
+    if args.eval_only:
+        raise InputError(
+            "--eval-only: a relaxed network is decoded, not evaluated; give train_net.py the "
+            f"{BEST_FILE} of the search"
+        )
+
+
+def screen_main(args: argparse.Namespace) -> list[str]:
+    """Entry point of ``screen_net.py``."""
+    _refuse_eval_only(args)
+    return screen(setup(args), resume=args.resume)
+
+
+def gradient_search_main(args: argparse.Namespace) -> Genotype:
+    """Entry point of ``search_net.py``."""
+    _refuse_eval_only(args)
+    cfg = setup(args)
+    return gradient_search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
+
+
+def hit_train_main(args: argparse.Namespace) -> object:
+    """Entry point of ``train_net.py``: trains a searched detector, or pre-trains a relaxed one."""
+    return hit_train(setup(args), resume=args.resume, eval_only=args.eval_only)
+
+
+def hit_train(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> object:
+    """Trains or evaluates; a relaxed model with its architecture parameters fixed.
 
     Raises:
-        ValueError: Detectron2 would rescale the iterations of ``cfg.SOLVER`` alone.
+        ValueError: a relaxed model is to be evaluated.
     """
-
-    def __init__(self, cfg: CfgNode) -> None:
-        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-        if reference not in (0, comm.get_world_size()):
-            raise InputError(
-                f"SOLVER.REFERENCE_WORLD_SIZE {reference}: the iterations of HIT_SEARCH are not "
-                "rescaled with the number of processes; expected 0"
-            )
-        super().__init__(cfg)
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the weights alone: architecture parameters are never decayed."""
-        parts = relaxed_parts(model).values()
-        for layers in parts:
-            layers.alpha.requires_grad_(False)
-        optimizer = super().build_optimizer(cfg, model)
-        for layers in parts:
-            layers.alpha.requires_grad_(True)
-        return optimizer
-
-    @classmethod
-    def build_step(
-        cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> BilevelStep:
-        parts = relaxed_parts(model)
-        if not parts:
-            raise InputError(
-                "the model has no relaxed part: set MODEL.HIT.SEARCHED_PARTS and "
-                "MODEL.HIT.STRATEGY 'gradient'"
-            )
-        node = cfg.HIT_SEARCH
-        if node.ARCH_START_ITER >= 0:
-            check_halves(cfg)
-        return BilevelStep(
-            model,
-            optimizer,
-            arch_optimizer=torch.optim.Adam(
-                [layers.alpha for layers in parts.values()],
-                lr=node.ARCH_LR,
-                betas=tuple(node.ARCH_BETAS),
-            ),
-            arch_start=node.ARCH_START_ITER,
-            cost=ExpectedCost(
-                parts, input_size=tuple(node.COST_INPUT), proposals=node.COST_PROPOSALS
-            ),
-            cost_weight=node.COST_WEIGHT * GIGA / node.COST_UNIT,
-            sparsity=(node.SCREENING.GROUP_SPARSITY, node.SCREENING.SPARSITY_TERM),
-            screening=build_screening(cfg, parts) if node.SCREENING.ENABLED else None,
-            record_period=node.SCREENING.RECORD_PERIOD,
-            seed=cfg.SEED,
-            amp=cfg.SOLVER.AMP.ENABLED,
-        )
-
-    def train(self) -> Any:
-        start = self.cfg.HIT_SEARCH.ARCH_START_ITER
-        if start >= 0 and self.start_iter < self.max_iter:
-            loader = build_train_loader(
-                self.cfg,
-                start_iter=max(self.start_iter - start, 0),
-                dataset_names=self.cfg.HIT_SEARCH.ARCH_TRAIN,
-            )
-            self._trainer.set_arch_data(loader)
-        return super().train()
-
-    def build_hooks(self) -> list[Any]:
-        # A relaxed network is not what is searched for: it is decoded, not evaluated.
-        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
-
-
-def check_halves(cfg: CfgNode) -> None:
-    """Raises ValueError unless weights and architecture parameters learn from different data."""
-    weights, architecture = tuple(cfg.DATASETS.TRAIN), tuple(cfg.HIT_SEARCH.ARCH_TRAIN)
-    if not architecture or any(overlap(a, b) for a in weights for b in architecture):
-        raise InputError(
-            f"HIT_SEARCH.ARCH_TRAIN {architecture} must name data sets that share no image with "
-            f"DATASETS.TRAIN {weights}, e.g. <name>@search_val beside <name>@search_train"
-        )
-
-
-def build_screening(cfg: CfgNode, parts: dict[str, RelaxedLayers]) -> Screening:
-    """The screening that the config describes.
-
-    Raises:
-        ValueError: not exactly one part is searched, or the iterations of
-            ``HIT_SEARCH.SCREENING`` do not fit together.
-    """
-    if len(parts) != 1:
-        raise InputError(f"one part is screened at a time, the model relaxes {', '.join(parts)}")
-    (layers,) = parts.values()
-    node, start, end = cfg.HIT_SEARCH.SCREENING, cfg.HIT_SEARCH.ARCH_START_ITER, cfg.SOLVER.MAX_ITER
-    if not 0 <= start < node.REMOVE_START <= node.REMOVE_END <= end:
-        # Scores of operations that have not learned are equal; what is never removed is kept.
-        raise InputError(
-            f"expected 0 <= HIT_SEARCH.ARCH_START_ITER ({start}) < SCREENING.REMOVE_START "
-            f"({node.REMOVE_START}) <= SCREENING.REMOVE_END ({node.REMOVE_END}) <= "
-            f"SOLVER.MAX_ITER ({end})"
-        )
-    if not 1 <= node.KEEP <= len(layers.ops):
-        raise InputError(
-            f"HIT_SEARCH.SCREENING.KEEP {node.KEEP}: expected 1 to {len(layers.ops)}, the number "
-            f"of operations of the {layers.part}"
-        )
-    schedule = RemovalSchedule(len(layers.ops), node.KEEP, node.REMOVE_START, node.REMOVE_END)
-    return Screening(layers, schedule)
-
-
-def is_relaxed(cfg: CfgNode) -> bool:
-    """Whether the config describes a model with relaxed parts."""
-    if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
-        return True
-    return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
+    if not is_relaxed(cfg):
+        return evaluate(cfg) if eval_only else train(cfg, resume=resume)
+    if eval_only:
+        raise InputError("MODEL.HIT.SEARCHED_PARTS: a relaxed network is decoded, not evaluated")
+    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        raise InputError("HIT_SEARCH.ARCH_START_ITER is set: use search_net.py or screen_net.py")
+    train_relaxed(cfg, resume=resume)
+    return None

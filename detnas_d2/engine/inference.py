@@ -12,14 +12,14 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from detnas_d2.data import DatasetError, register_datasets
-from detnas_d2.data.splits import parent_of
-from detnas_d2.data.union import parts_of
+from detnas_d2.data.datasets.splits import parent_of
+from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.data_checks import fill_class_number
-from detnas_d2.files.errors import InputError
+from detnas_d2.evaluation.recalibration import batch_norms
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search.recalibration import batch_norms
-from detnas_d2.search_space.mixed_block import MixedBlock
+from detnas_d2.modeling.mixed_block import MixedBlock
+from detnas_d2.utils.errors import InputError
 
 logger = logging.getLogger("detnas_d2")
 

@@ -20,8 +20,8 @@ from torch.multiprocessing.spawn import ProcessException
 
 from detnas_d2.command import INTERRUPTED, is_expected, log_traceback, text_of
 from detnas_d2.config.tools import load_config
-from detnas_d2.files.errors import InputError
-from detnas_d2.files.locks import exclusive
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.locks import exclusive
 
 _STORE = "ranks"
 

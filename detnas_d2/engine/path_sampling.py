@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from detectron2.config import CfgNode
 
-from detnas_d2.files.errors import InputError
 from detnas_d2.search_space import Path, SearchSpace, build_cost_table
+from detnas_d2.utils.errors import InputError
 
 PathSampler = Callable[[int], Path]
 

@@ -41,9 +41,9 @@ from detnas_d2.engine.precise_bn import SeededPreciseBN
 from detnas_d2.engine.schedule import LRScheduler, build_schedule
 from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.files.errors import InputError
+from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search.evaluators import build_evaluator
+from detnas_d2.utils.errors import InputError
 
 
 class PathTrainer(SimpleTrainer):

@@ -1,17 +1,7 @@
-from detnas_d2.modeling.box_head import DetNASConvFCHead
-from detnas_d2.modeling.build import (
-    backbone_from_config,
-    norm_factory,
-    searched_backbone,
-    supernet_backbone,
-)
+from detnas_d2.modeling.baselines.detnet import DetNet, DetNetFPN, DetNetROIHeads
+from detnas_d2.modeling.baselines.nas_fpn import NASFPN
 from detnas_d2.modeling.classifier import ImageClassifier
-from detnas_d2.modeling.detnet import DetNet, DetNetFPN, DetNetROIHeads
-from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
-from detnas_d2.modeling.nas_fpn import NASFPN
-from detnas_d2.modeling.prefix_walk import PrefixWalk
-from detnas_d2.modeling.relaxed_shufflenet import RelaxedShuffleNet
-from detnas_d2.modeling.shufflenet import (
+from detnas_d2.modeling.detnas.backbone import (
     SearchedBackbone,
     ShuffleNetBackbone,
     Supernet,
@@ -19,6 +9,16 @@ from detnas_d2.modeling.shufflenet import (
     find_supernet,
     walking,
 )
+from detnas_d2.modeling.detnas.box_head import DetNASConvFCHead
+from detnas_d2.modeling.detnas.build import (
+    backbone_from_config,
+    norm_factory,
+    searched_backbone,
+    supernet_backbone,
+)
+from detnas_d2.modeling.detnas.relaxed import RelaxedShuffleNet
+from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
+from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.modeling.weights import adapt_state_dict, is_supernet
 from detnas_d2.modeling.weights_error import WeightsError
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from detnas_d2.modeling.detnet import adapt_resnet_state_dict
+from detnas_d2.modeling.baselines.detnet import adapt_resnet_state_dict
+from detnas_d2.modeling.detnas.backbone import SearchedBackbone, ShuffleNetBackbone
 from detnas_d2.modeling.hit.weights import adapt_hit_state_dict
-from detnas_d2.modeling.shufflenet import SearchedBackbone, ShuffleNetBackbone
 from detnas_d2.modeling.weights_error import WeightsError
 from detnas_d2.search_space import Path
 

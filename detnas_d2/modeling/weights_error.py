@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 
 
 class WeightsError(InputError):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from detnas_d2.files import write_json
+from detnas_d2.utils.io import write_json
 
 REPETITIONS = 5
 

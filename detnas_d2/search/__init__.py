@@ -1,10 +1,5 @@
-"""How to choose: searchers, constraints, the history of a search and the loop that drives it.
+"""How to choose: searchers, constraints, the history of a search and the loop that drives it."""
 
-Importing this package needs neither torch nor Detectron2; what does is imported by module
-(`build`, `recalibration`, `evaluation`).
-"""
-
-from detnas_d2.search.candidate import CandidateFailed, CandidateRecord, Evaluation
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.driver import ReplayError, TooManyFailures, open_history, run_search
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
@@ -14,10 +9,7 @@ from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search.searcher import SearchSpaceExhausted
 
 __all__ = [
-    "CandidateFailed",
-    "CandidateRecord",
     "Constraint",
-    "Evaluation",
     "Evolution",
     "EvolutionSettings",
     "FingerprintMismatch",

@@ -10,11 +10,11 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from detnas_d2.files.errors import InputError
 from detnas_d2.search.constraints import Constraint, CostTableLike, LatencyTableLike, Limits
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
 from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search.searcher import Feasible, GenerationSearcher
+from detnas_d2.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from detnas_d2.files.errors import InputError
-from detnas_d2.search.candidate import Choices
+from detnas_d2.evaluation.candidate import Choices
+from detnas_d2.utils.errors import InputError
 
 
 class CostTableLike(Protocol):

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from detnas_d2.files.errors import InputError
-from detnas_d2.search.candidate import CandidateRecord
+from detnas_d2.evaluation.candidate import CandidateRecord
+from detnas_d2.utils.errors import InputError
 
 COSTS = ("macs", "params", "latency_ms")
 

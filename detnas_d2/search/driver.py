@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from detnas_d2.search.candidate import (
+from detnas_d2.evaluation.candidate import (
     CANDIDATE_FAILURES,
     CandidateFailed,
     CandidateRecord,
@@ -19,9 +19,9 @@ from detnas_d2.search.candidate import (
     ManyEvaluator,
     finite_or_none,
 )
+from detnas_d2.evaluation.ranks import Ranks
 from detnas_d2.search.constraints import Constraint
 from detnas_d2.search.history import History, HistoryError
-from detnas_d2.search.ranks import Ranks
 from detnas_d2.search.searcher import GenerationSearcher
 
 logger = logging.getLogger("detnas_d2.search")

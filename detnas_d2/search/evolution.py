@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detnas_d2.search.candidate import Choices
+from detnas_d2.evaluation.candidate import Choices
 from detnas_d2.search.searcher import Draft, Feasible, GenerationSearcher, draw, logger
 
 PARENT_SOURCES = ("population", "history")

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detnas_d2.files import sync, sync_open, write_json
-from detnas_d2.files.errors import InputError
-from detnas_d2.search.candidate import CandidateRecord, Choices
+from detnas_d2.evaluation.candidate import CandidateRecord, Choices
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import sync, sync_open, write_json
 
 logger = logging.getLogger("detnas_d2.search")
 

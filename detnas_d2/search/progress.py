@@ -6,27 +6,21 @@ import logging
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeVar
 
-from detnas_d2.files import write_json
-from detnas_d2.search.candidate import CandidateRecord
+from detnas_d2.evaluation.candidate import CandidateRecord
+from detnas_d2.evaluation.passes import PASSES
 from detnas_d2.search.searcher import GenerationSearcher
+from detnas_d2.utils.io import write_json
 
 logger = logging.getLogger("detnas_d2.search")
 
 T = TypeVar("T")
 
 SUMMARY_FILE = "generations.json"
-
-# The passes over images that an evaluation consists of, by their names in the records' seconds.
-PASSES = ("recalibration", "inference")
-
-OnPass = Callable[[str, int, int, int], None]
-"""Called as ``f(stage, candidates, done, total)`` after each batch of a pass."""
 
 # Seconds between two lines, and until when they come often.
 _OFTEN, _EARLY, _SELDOM = 10.0, 600.0, 60.0
@@ -179,33 +173,6 @@ class Progress:
                 _best_text(self._best),
                 self._eta_text(),
             )
-
-
-class PassLog:
-    """An `OnPass` for evaluations outside a search: says every minute how far a pass is."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._pass: tuple[str, int] | None = None
-
-    def __call__(self, stage: str, candidates: int, done: int, total: int) -> None:
-        now = self._clock()
-        if self._pass != (stage, candidates) or done <= self._done:
-            self._pass, self._start, self._last, self._first = (stage, candidates), now, now, done
-        elif now - self._last >= _SELDOM:
-            self._last = now
-            rest = round((now - self._start) / (done - self._first) * (total - done))
-            left = f" of {total}, {timedelta(seconds=rest)} left" if total >= done else ""
-            logger.info("%s of %d candidates: %d batches%s", stage, candidates, done, left)
-        self._done = done
-
-
-def counted(items: Iterable[T], step: Callable[[int, int], None]) -> Iterator[T]:
-    """Passes items on; after each, ``step(done, total)`` with their number by ``len``, or 0."""
-    total = length_hint(items)
-    for done, item in enumerate(items, start=1):
-        yield item
-        step(done, total)
 
 
 def _rank(record: CandidateRecord) -> tuple[float, int, int]:

@@ -1,4 +1,3 @@
-from detnas_d2.search_space.choice_block import ChoiceBlock
 from detnas_d2.search_space.costs import Cost, CostTable, block_cost, build_cost_table
 from detnas_d2.search_space.latency import LatencyTable, measure_latency
 from detnas_d2.search_space.space import (
@@ -14,7 +13,6 @@ from detnas_d2.search_space.space import (
 __all__ = [
     "SHUFFLE_OPS",
     "SPACES",
-    "ChoiceBlock",
     "Cost",
     "CostTable",
     "LatencyTable",

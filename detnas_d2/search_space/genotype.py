@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from detnas_d2.files.errors import InputError
 from detnas_d2.search_space.hit_network import PARTS, HitNetwork
 from detnas_d2.search_space.operations import OperationError, get_operation
+from detnas_d2.utils.errors import InputError
 
 
 class GenotypeError(InputError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detnas_d2.files.errors import InputError
 from detnas_d2.search_space.operations import BODY_RULES, NECK_RULES, OpRules
 from detnas_d2.search_space.space import LayerSpec
+from detnas_d2.utils.errors import InputError
 
 PARTS = ("backbone", "neck", "head")
 

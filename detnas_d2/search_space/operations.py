@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from detnas_d2.files.errors import InputError
 from detnas_d2.layers import ConvNormAct, InvertedResidual, NormFactory, SeparableConv
 from detnas_d2.search_space.costs import Cost, conv_cost
+from detnas_d2.utils.errors import InputError
 
 
 class OperationError(InputError):

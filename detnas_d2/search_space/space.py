@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 
 # DetNAS (arXiv 1903.10979) section 3.2; the order fixes what an index means in released encodings.
 SHUFFLE_OPS = ("3x3", "5x5", "7x7", "xception")

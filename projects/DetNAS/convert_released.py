@@ -12,9 +12,9 @@ import torch
 
 from detnas_d2.command import run_command
 from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.files import new_file
-from detnas_d2.files.errors import InputError
-from detnas_d2.modeling.released import RELEASES, convert
+from detnas_d2.modeling.detnas.released import RELEASES, convert
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import new_file
 
 
 def read_state(file: str, prefix: str) -> dict[str, torch.Tensor]:

@@ -24,12 +24,12 @@ from PIL import Image
 
 from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
-from detnas_d2.data.image_check import IMAGE_EXTENSIONS
-from detnas_d2.data.user_images import UnreadableImage, find_images, output_names, read_bgr
+from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS
+from detnas_d2.data.loaders.user_images import UnreadableImage, find_images, output_names, read_bgr
+from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.engine.inference import Predictor
-from detnas_d2.engine.setup import fall_back_to_cpu
-from detnas_d2.files import new_file
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import new_file
 
 try:
     from detectron2.utils.visualizer import Visualizer

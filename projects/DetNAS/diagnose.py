@@ -27,11 +27,10 @@ from detectron2.utils import comm
 
 from detnas_d2.command import run_command
 from detnas_d2.engine import default_argument_parser, run, setup
-from detnas_d2.engine.stability import calibration_stability
-from detnas_d2.engine.standalone import train_standalone
-from detnas_d2.files import write_text
-from detnas_d2.files.errors import InputError
-from detnas_d2.search import CandidateRecord, History
+from detnas_d2.evaluation import CandidateRecord
+from detnas_d2.pipeline.stability import calibration_stability
+from detnas_d2.pipeline.standalone import train_standalone
+from detnas_d2.search import History
 from detnas_d2.search.diagnostics import (
     COSTS,
     choice_frequencies,
@@ -40,6 +39,8 @@ from detnas_d2.search.diagnostics import (
     pareto_front,
     rank_correlation,
 )
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import write_text
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
+from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.engine.export import (
     FORMATS,
     PARTS,
@@ -24,8 +25,7 @@ from detnas_d2.engine.export import (
     export_network,
     sample_image,
 )
-from detnas_d2.engine.setup import fall_back_to_cpu
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from detnas_d2.command import run_command
 
 
 def main() -> int:
-    from detnas_d2.engine.table_run import table_main
+    from detnas_d2.pipeline.table_run import table_main
 
     return table_main()
 

@@ -13,8 +13,8 @@ import detnas_d2.modeling  # noqa: F401  (registers the parts)
 from detnas_d2.command import run_command
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.files import new_file
-from detnas_d2.modeling.released_hit import convert_released_hit
+from detnas_d2.modeling.hit.released import convert_released_hit
+from detnas_d2.utils.io import new_file
 
 CONFIG = os.path.join(
     os.path.dirname(__file__), "../../configs/HitDetector/hitdetector_released_coco_1x.yaml"

@@ -9,7 +9,8 @@ from detnas_d2.command import run_command
 
 
 def main() -> None:
-    from detnas_d2.engine import default_argument_parser, run_pipeline
+    from detnas_d2.engine import default_argument_parser
+    from detnas_d2.pipeline.run import run_pipeline
 
     parser = default_argument_parser()
     parser.add_argument("--dry-run", action="store_true", help="start nothing; stages and disk")

@@ -36,9 +36,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from detnas_d2.config.tools import base_config
 from detnas_d2.data import DatasetError, register_datasets
-from detnas_d2.data.train_loader import load_training_dicts
-from detnas_d2.search.evaluators import build_evaluator
-from detnas_d2.search.scoring import quiet
+from detnas_d2.data.loaders.train import load_training_dicts
+from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.evaluation.scoring import quiet
 from tests.campaigns import annotation_cases, voc_cases
 
 LIMIT_S = 60

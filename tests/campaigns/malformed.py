@@ -22,7 +22,8 @@ import yaml
 import tests.campaigns.malformed_files
 import tests.campaigns.malformed_more
 import tests.campaigns.malformed_values  # noqa: F401  (they add the cases)
-from detnas_d2.engine import default_argument_parser, run_pipeline
+from detnas_d2.engine import default_argument_parser
+from detnas_d2.pipeline.run import run_pipeline
 from tests.campaigns.forked import Outcome, run_forked
 from tests.campaigns.malformed_case import CASES, MARK, Case
 from tests.campaigns.tiny import detnas_pipeline, hit_pipeline

@@ -43,7 +43,8 @@ def _child(words: list[str], log: Path, before: Callable[[], object] | None) -> 
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     from detnas_d2.command import run_command
-    from detnas_d2.engine import default_argument_parser, run_pipeline
+    from detnas_d2.engine import default_argument_parser
+    from detnas_d2.pipeline.run import run_pipeline
 
     try:
         if before is not None:

@@ -124,7 +124,7 @@ def _write_hit_config(
             "HIT": {
                 "NETWORK": "hit_tiny_half",
                 "OPS": dict.fromkeys(("BACKBONE", "NECK", "HEAD"), OPS),
-            }
+            },
         },
         "DATASETS": {
             "DIGITS": {"SCENE_SIZE": 64, "NUM_TRAIN": 12, "NUM_TEST": 4},

@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine import Trainer
-from detnas_d2.engine.pipeline import read_pipeline
+from detnas_d2.pipeline.definition import read_pipeline
 from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search_space import build_cost_table, get_space
 from tests.helpers import changed, snapshot, training_batch

@@ -17,7 +17,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from detnas_d2.config.data_config import add_data_config
-from detnas_d2.data import catalog, register_datasets
+from detnas_d2.data import register_datasets
+from detnas_d2.data.datasets import catalog
 
 CLASSES = ("cat", "dog", "owl")
 

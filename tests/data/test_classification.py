@@ -9,7 +9,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from detnas_d2.data import ClassificationMapper
-from detnas_d2.data.classification import read_rgb, rows_of_one_tensor
+from detnas_d2.data.loaders.classification import read_rgb, rows_of_one_tensor
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
 from detnas_d2.data import DatasetError, register_datasets, validate_dataset
-from detnas_d2.data.coco_fields import is_mask, run_lengths
-from detnas_d2.data.train_loader import load_training_dicts
-from detnas_d2.search.coco_eval import FastCOCOEvaluator
+from detnas_d2.data.checks.coco_fields import is_mask, run_lengths
+from detnas_d2.data.loaders.train import load_training_dicts
+from detnas_d2.evaluation.coco_eval import FastCOCOEvaluator
 
 NAN = float("nan")
 

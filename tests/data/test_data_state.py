@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from detectron2.config import CfgNode
 
-from detnas_d2.data import data_changes, data_state, register_datasets, validation
+from detnas_d2.data import data_changes, data_state, register_datasets
+from detnas_d2.data.checks import validation
 from tests.engine.tiny_runs import Configs
 
 HALVES = ("shapes@search_train", "shapes@search_val")

@@ -12,7 +12,7 @@ from numpy.random import RandomState
 from PIL import Image
 
 from detnas_d2.data import DatasetError, build_train_loader, register_datasets
-from detnas_d2.data.digits import draw_scene, load_digits
+from detnas_d2.data.datasets.digits import draw_scene, load_digits
 
 SMALL = {
     "DATASETS__DIGITS__NUM_TRAIN": 12,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detnas_d2.data.image_cache import (
+from detnas_d2.data.loaders.image_cache import (
     CachedImage,
     CacheError,
     ImageCache,

@@ -13,7 +13,7 @@ from detnas_d2.data import (
     cached_loaders,
     register_datasets,
 )
-from detnas_d2.data.samples import SampleError
+from detnas_d2.data.loaders.samples import SampleError
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_bad_image_is_named(broken_cfg, tmp_path, kind):
 
 
 def test_other_errors_of_a_mapper_are_not_about_the_file():
-    from detnas_d2.data.samples import map_sample
+    from detnas_d2.data.loaders.samples import map_sample
 
     def mapper(sample):
         raise KeyError("label")

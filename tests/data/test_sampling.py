@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detnas_d2.data import TrainingBatchSampler, aspect_flags
-from detnas_d2.data.sampling import permutation
+from detnas_d2.data.loaders.sampling import permutation
 
 FLAGS = [1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 1]
 

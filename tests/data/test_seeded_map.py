@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detnas_d2.data import SeededMapDataset
-from detnas_d2.data.samples import SampleError
+from detnas_d2.data.loaders.samples import SampleError
 
 
 def draw(record):

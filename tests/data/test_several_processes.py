@@ -12,14 +12,14 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 
 from detnas_d2.data import (
-    ClassificationEvaluator,
     build_calibration_batches,
     build_eval_loader,
     build_train_loader,
     register_datasets,
 )
 from detnas_d2.engine.launching import call_and_leave
-from detnas_d2.files.errors import InputError
+from detnas_d2.evaluation.classification import ClassificationEvaluator
+from detnas_d2.utils.errors import InputError
 
 
 def _work(cfg: CfgNode, out: str) -> None:

@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 
 from detnas_d2.data import DatasetError, register_datasets
-from detnas_d2.data.duplicates import identical_images
-from detnas_d2.data.splits import Shares, overlap
+from detnas_d2.data.checks.duplicates import identical_images
+from detnas_d2.data.datasets.splits import Shares, overlap
 
 SPLITS = {"SPLITS": {"mine/train": 0.5, "mine_val": 0.25, "mine_test": 0.25}}
 

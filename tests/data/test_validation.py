@@ -17,8 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from detnas_d2.data import DatasetError, register_datasets, validate_dataset
-from detnas_d2.data.image_check import read_header
-from detnas_d2.data.user_images import UnreadableImage, read_bgr
+from detnas_d2.data.checks.image_check import read_header
+from detnas_d2.data.loaders.user_images import UnreadableImage, read_bgr
 
 
 def declare(make_cfg, files):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from detnas_d2.data import catalog
+from detnas_d2.data.datasets import catalog
 from tests.engine.tiny_runs import Configs
 
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.gradient_search import BilevelStep
+from detnas_d2.engine.bilevel_trainer import BilevelStep
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit import RelaxedLayers, relaxed_parts
-from detnas_d2.modeling.hit.layers import operation_builder
-from detnas_d2.search.relaxation import ExpectedCost
+from detnas_d2.modeling.searchable_layers import operation_builder
+from detnas_d2.search.gradient.objective import ExpectedCost
 from detnas_d2.search_space.hit_network import get_hit_network
 
 DEMO = Path(__file__).parents[2] / "configs" / "HitDetector" / "demo"

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import train
-from detnas_d2.engine.hit_search import gradient_search, hit_train, screen
+from detnas_d2.engine.gradient_search import gradient_search, hit_train, screen
 from tests.campaigns.outcome import differences
 from tests.engine.hit_runs import scene_config
 from tests.engine.tiny_runs import Configs

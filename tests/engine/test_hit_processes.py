@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.engine import launch
 
-from detnas_d2.engine.hit_search import gradient_search
+from detnas_d2.engine.gradient_search import gradient_search
 from detnas_d2.engine.launching import call_and_leave
 from tests.engine import hit_processes as work
 from tests.engine.hit_runs import run, toy_step

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from detnas_d2.engine.inference import Predictor, load_trained
-from detnas_d2.files.errors import InputError
+from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
 
 COMMAND = str(Path(__file__).parents[2] / "projects" / "DetNAS" / "demo.py")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine import launching
-from detnas_d2.files.locks import FolderBusy, exclusive, is_held
+from detnas_d2.utils.locks import FolderBusy, exclusive, is_held
 
 
 def urls(words: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:

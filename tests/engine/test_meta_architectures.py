@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import prepare, train
-from detnas_d2.engine.candidate_evaluation import candidate_evaluator, check_validation
-from detnas_d2.engine.search import load_supernet, search
+from detnas_d2.engine.evolution_search import load_supernet, search
+from detnas_d2.evaluation.build import candidate_evaluator, check_validation
 from detnas_d2.modeling import find_supernet
 from tests.engine.tiny_runs import arguments
 from tests.engine.tiny_scenes import scene_search

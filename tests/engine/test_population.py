@@ -15,13 +15,13 @@ from detectron2.evaluation import inference_context
 from torch import nn
 
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.candidate_evaluation import candidate_evaluator
-from detnas_d2.engine.search import load_supernet
+from detnas_d2.engine.evolution_search import load_supernet
+from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.candidate import CandidateFailed, Evaluation
+from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
+from detnas_d2.evaluation.predictions import Predictions
+from detnas_d2.evaluation.recalibration import installed, recalibrate
 from detnas_d2.modeling import activate, find_supernet
-from detnas_d2.search.candidate import CandidateFailed, Evaluation
-from detnas_d2.search.population import Chunk, PopulationEvaluator
-from detnas_d2.search.predictions import Predictions
-from detnas_d2.search.recalibration import installed, recalibrate
 from detnas_d2.search_space import SPACES, Path
 from tests.engine.tiny_runs import Configs
 from tests.helpers import changed, snapshot

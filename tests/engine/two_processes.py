@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import Trainer, prepare
-from detnas_d2.engine.candidate_evaluation import candidate_evaluator
+from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.gradients import average_gradients, broadcast
 from detnas_d2.engine.iteration import loss_normalizers
-from detnas_d2.engine.search import load_supernet
+from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
-from detnas_d2.search.ranks import all_or_none
 from detnas_d2.search_space import SPACES
 from tests.engine.tiny_runs import arguments
 from tests.helpers import classification_batch

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from detnas_d2.evaluation.recalibration import BatchCollector, collecting
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone
 from detnas_d2.ops.choice import Choices
-from detnas_d2.search.recalibration import BatchCollector, collecting
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.engine import PathTrainer
+from detnas_d2.evaluation.recalibration import BatchCollector, collecting
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone, Supernet
-from detnas_d2.search.recalibration import BatchCollector, collecting
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from detnas_d2.evaluation import Evaluation
+from detnas_d2.evaluation.ranks import Ranks, SingleProcess
 from detnas_d2.search import (
-    Evaluation,
     EvolutionSettings,
     History,
     HistoryError,
@@ -25,7 +26,6 @@ from detnas_d2.search import (
     run_search,
 )
 from detnas_d2.search.history import check_of
-from detnas_d2.search.ranks import Ranks, SingleProcess
 
 TOY = Path(__file__).with_name("toy_search.py")
 _spec = importlib.util.spec_from_file_location("toy_search", TOY)

@@ -177,7 +177,7 @@ def test_depends_on_the_seed():
 
 
 def test_replays_across_processes():
-    """Hash randomisation and set order must not leak in; nor does the module need torch."""
+    """Hash randomisation and set order must not leak in."""
     code = (
         "import sys\n"
         "from detnas_d2.search.evolution import Evolution, EvolutionSettings as S\n"
@@ -186,7 +186,6 @@ def test_replays_across_processes():
         "    for c in s.ask():\n"
         "        print(c)\n"
         "        s.tell(c, sum(c) % 7)\n"
-        "assert 'torch' not in sys.modules\n"
     )
     outputs = {
         subprocess.run(

@@ -7,8 +7,9 @@ import logging
 
 import pytest
 
+from detnas_d2.evaluation.passes import PassLog, counted
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
-from detnas_d2.search.progress import PassLog, Progress, counted
+from detnas_d2.search.progress import Progress
 from tests.helpers import candidate_record
 
 

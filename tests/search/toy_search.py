@@ -10,9 +10,10 @@ import sys
 import time
 from types import SimpleNamespace
 
+from detnas_d2.evaluation import Evaluation
+from detnas_d2.evaluation.ranks import SingleProcess
 from detnas_d2.search import (
     Constraint,
-    Evaluation,
     Evolution,
     EvolutionSettings,
     History,
@@ -20,7 +21,6 @@ from detnas_d2.search import (
     open_history,
     run_search,
 )
-from detnas_d2.search.ranks import SingleProcess
 
 LAYERS = 8
 OPS = "abcd"

@@ -1,16 +1,16 @@
 from detnas_d2.modeling.hit.backbone import HitBackbone
 from detnas_d2.modeling.hit.box_head import HitBoxHead
-from detnas_d2.modeling.hit.layers import (
+from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.modeling.hit.replacement import INFLUENCES
+from detnas_d2.modeling.hit.retinanet import HitRetinaNet, HitRetinaNetHead
+from detnas_d2.modeling.hit.supernet import HitSupernet
+from detnas_d2.modeling.searchable_layers import (
     ChoiceLayers,
     FixedLayers,
     PartLayers,
     RelaxedLayers,
     relaxed_parts,
 )
-from detnas_d2.modeling.hit.neck import HitPAFPN
-from detnas_d2.modeling.hit.replacement import INFLUENCES
-from detnas_d2.modeling.hit.retinanet import HitRetinaNet, HitRetinaNetHead
-from detnas_d2.modeling.hit.supernet import HitSupernet
 
 __all__ = [
     "INFLUENCES",

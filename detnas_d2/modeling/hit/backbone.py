@@ -8,7 +8,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from detnas_d2.layers import ConvNormAct, NormFactory
-from detnas_d2.modeling.hit.layers import PartLayers
+from detnas_d2.modeling.searchable_layers import PartLayers
 from detnas_d2.search_space.hit_network import HitNetwork
 from detnas_d2.search_space.operations import BODY_RULES, build_operation
 

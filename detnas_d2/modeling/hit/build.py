@@ -29,7 +29,8 @@ from torch import nn
 
 from detnas_d2.layers import NormFactory, get_norm
 from detnas_d2.modeling.hit.backbone import HitBackbone
-from detnas_d2.modeling.hit.layers import (
+from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.modeling.searchable_layers import (
     BuildOperation,
     ChoiceLayers,
     FixedLayers,
@@ -37,7 +38,6 @@ from detnas_d2.modeling.hit.layers import (
     RelaxedLayers,
     operation_builder,
 )
-from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.genotype import GenotypeError, parse_part
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network

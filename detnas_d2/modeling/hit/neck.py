@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from detnas_d2.modeling.hit.layers import PartLayers
+from detnas_d2.modeling.searchable_layers import PartLayers
 
 
 class HitPAFPN(Backbone):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit.backbone import init_convolutions
 from detnas_d2.modeling.hit.build import part_layers
-from detnas_d2.modeling.hit.layers import BuildOperation, PartLayers, operation_builder
+from detnas_d2.modeling.searchable_layers import BuildOperation, PartLayers, operation_builder
 from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.hit_network import get_hit_network
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from detnas_d2.modeling.hit.layers import ChoiceLayers
+from detnas_d2.modeling.searchable_layers import ChoiceLayers
 from detnas_d2.search_space import Path
 from detnas_d2.search_space.hit_network import PARTS
 from detnas_d2.search_space.hit_space import HitSpace

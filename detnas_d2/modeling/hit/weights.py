@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from detnas_d2.modeling.hit.backbone import HitBackbone
-from detnas_d2.modeling.hit.layers import FixedLayers, PartLayers
+from detnas_d2.modeling.searchable_layers import FixedLayers, PartLayers
 from detnas_d2.modeling.weights_error import WeightsError
 
 _CANDIDATE = re.compile(r"^blocks\.(\d+)\.candidates\.([^.]+)\.(.*)$")

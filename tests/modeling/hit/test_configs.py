@@ -13,8 +13,8 @@ from detectron2.utils.events import EventStorage
 from detnas_d2.analysis.complexity import analyze
 from detnas_d2.config.tools import flatten, load_config
 from detnas_d2.engine import Trainer
-from detnas_d2.engine.gradient_search import GradientSearchTrainer
-from detnas_d2.engine.hit_search import is_relaxed
+from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
+from detnas_d2.engine.gradient_search import is_relaxed
 from detnas_d2.modeling import adapt_state_dict
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
 from detnas_d2.search_space.operations import SCREENED

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 import detnas_d2.modeling.hit  # noqa: F401
 from detnas_d2.config.hit_config import add_hit_detector_config
 from detnas_d2.modeling import WeightsError
-from detnas_d2.modeling.released_hit import convert_released_hit
+from detnas_d2.modeling.hit.released import convert_released_hit
 
 ROOT = Path(__file__).parents[3]
 RPN = {

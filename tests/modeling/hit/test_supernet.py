@@ -9,11 +9,11 @@ from detectron2.utils.events import EventStorage
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.path_sampling import UniformPathSampler
 from detnas_d2.engine.trainer import PathTrainer
+from detnas_d2.evaluation.recalibration import recalibrate
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.modeling.hit import ChoiceLayers, HitSupernet
-from detnas_d2.modeling.hit.layers import operation_builder
+from detnas_d2.modeling.searchable_layers import operation_builder
 from detnas_d2.search import Evolution, EvolutionSettings
-from detnas_d2.search.recalibration import recalibrate
 from detnas_d2.search_space import PathError
 from detnas_d2.search_space.hit_network import get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace

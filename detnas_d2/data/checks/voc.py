@@ -1,0 +1,212 @@
+"""Checks PASCAL VOC folders, also those of another layout, and brings them into the strict one."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+
+from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS, ImageHeader, read_headers
+from detnas_d2.data.checks.inspection import Inspection, box_problem
+from detnas_d2.data.checks.report import DatasetError, Problem
+from detnas_d2.data.datasets.sources import VocSource
+from detnas_d2.data.datasets.voc import write_view
+from detnas_d2.data.datasets.voc_lists import Finder, Listed, id_problem, read_list, split_file
+from detnas_d2.data.datasets.voc_xml import (
+    BrokenXml,
+    VocObject,
+    number,
+    read_object,
+    read_xml,
+    write_annotation,
+)
+
+_ALL = "all"  # the split of a view of a folder without split files
+
+
+@dataclass
+class _Record:
+    """One image: ``plain`` whether Detectron2 can read its files as they are."""
+
+    image_id: str
+    image: str
+    xml: str
+    plain: bool = True
+    size: tuple[int, int] = (0, 0)
+    objects: list[VocObject] = field(default_factory=list)
+
+
+def inspect_voc(
+    source: VocSource, decode: bool = False, tolerate: frozenset[str] = frozenset()
+) -> Inspection:
+    """Reads XML files and image headers; problems of a kind in ``tolerate`` are kept for use."""
+    return _VocInspector(source, tolerate).run(decode)
+
+
+class _VocInspector:
+    def __init__(self, source: VocSource, tolerate: frozenset[str]) -> None:
+        self.source = source
+        self.tolerate = tolerate
+        self.images = Finder(_folder(source.root, source.images), IMAGE_EXTENSIONS)
+        self.annotations = Finder(_folder(source.root, source.annotations), (".xml",))
+        self.kept: list[_Record] = []
+        self.result = Inspection(source.classes, self._write_clean)
+
+    def run(self, decode: bool) -> Inspection:
+        if not os.path.isdir(self.images.folder):
+            raise DatasetError(
+                f"[missing_image] {self.images.folder}: no such folder; VOC keeps its images there "
+                "(key IMAGES names another one)"
+            )
+        list_file, listed = self._listed()
+        records: dict[str, _Record] = {}
+        for item in listed:
+            if item.problem:
+                self._problem("broken_image_entry", list_file, item.place, item.problem)
+            elif item.image_id in records:
+                self._problem(
+                    "duplicate_image_id", list_file, item.place, f"{item.image_id} occurs twice"
+                )
+            else:
+                records[item.image_id] = self._record(item.image_id)
+        headers = read_headers([r.image for r in records.values()], decode)
+        for record, header in zip(records.values(), headers, strict=True):
+            self._check(record, header)
+        # The folders too: a missing image may come back under another extension.
+        folders = [*self.images.folders, *self.annotations.folders]
+        paths = [list_file, *folders, *(p for r in records.values() for p in (r.image, r.xml))]
+        relative = [os.path.relpath(p, self.source.root) for p in paths]
+        self.result.tracked = [(self.source.root, relative)]
+        self.result.num_images = len(self.kept)
+        return self.result
+
+    def _listed(self) -> tuple[str, list[Listed]]:
+        """The file, or without one the folder, that lists the images, and what it lists."""
+        if self.source.split:
+            path = split_file(self.source.root, self.source.split)
+            listed, plain = read_list(path, self.annotations.has)
+            if not plain or self.source.split.endswith(".txt"):
+                self.result.fixes.add("VOC split file normalised")
+            return path, listed
+        self.result.fixes.add("VOC split file made")
+        splits = Finder(os.path.dirname(split_file(self.source.root, "x")), (".txt",)).all()
+        if splits:
+            raise DatasetError(
+                f"{self.source.root} has split files: set SPLIT to one of {splits[:10]}, lest "
+                "images of a test set are trained on"
+            )
+        ids = self.annotations.all()
+        if not ids:
+            raise DatasetError(
+                f"[missing_annotation_file] {self.annotations.folder}: no .xml file in this folder"
+            )
+        return self.annotations.folder, [Listed(i, f"{i}.xml", id_problem(i)) for i in ids]
+
+    def _record(self, image_id: str) -> _Record:
+        record = _Record(image_id, self.images.find(image_id), self.annotations.find(image_id))
+        strict = [
+            os.path.join(self.source.root, folder, f"{image_id}{extension}")
+            for folder, extension in (("JPEGImages", ".jpg"), ("Annotations", ".xml"))
+        ]
+        record.plain = [record.image, record.xml] == strict and len(image_id.split()) == 1
+        return record
+
+    def _problem(self, kind: str, file: str, entry: str, message: str) -> bool:
+        """Notes a problem; returns whether the entry has to go."""
+        self.result.problems.append(Problem(kind, file, entry, message))
+        return kind not in self.tolerate
+
+    def _check(self, record: _Record, header: ImageHeader) -> None:
+        if header.kind and self._problem(header.kind, record.image, "", header.message):
+            return
+        try:
+            root, plain = read_xml(record.xml)
+        except OSError as error:
+            self._problem("missing_annotation_file", record.xml, "", str(error.strerror))
+            return
+        except BrokenXml as error:
+            self._problem("broken_annotation_file", record.xml, "", str(error))
+            return
+        record.plain = record.plain and plain
+        if not self._check_size(record, root, header):
+            return
+        for position, item in enumerate(root.findall("object")):
+            try:
+                found = read_object(item)
+                problem = self._object_problem(found, header)
+            except BrokenXml as error:
+                found, problem = None, ("broken_annotation", str(error))
+            entry = f"object {position + 1}"
+            if problem is not None and self._problem(problem[0], record.xml, entry, problem[1]):
+                record.plain = False
+            else:
+                record.plain = record.plain and found.plain
+                record.objects.append(found)
+        if not record.plain:
+            self.result.fixes.add("VOC files normalised")
+        self.result.num_annotations += len(record.objects)
+        self.kept.append(record)
+        self.result.contents[record.image] = header.content
+
+    def _check_size(self, record: _Record, root: ET.Element, header: ImageHeader) -> bool:
+        """Compares the sizes of file and image; returns whether the image can be used."""
+        record.size = (header.width, header.height)
+        texts = [root.findtext(f"size/{key}") for key in ("width", "height")]
+        size = [number(text) for text in texts]
+        if not size[0] or not size[1]:  # annotation tools write 0 where they did not know
+            record.plain = False
+        elif tuple(size) != record.size and self._problem(
+            "size_mismatch",
+            record.xml,
+            "size",
+            f"{size[0]:g} x {size[1]:g}, but {record.image} has {header.width} x {header.height}",
+        ):
+            return False
+        if [text and text.strip() for text in texts] != [str(side) for side in record.size]:
+            record.plain = False
+        return True
+
+    def _object_problem(self, found: VocObject, header: ImageHeader) -> tuple[str, str] | None:
+        if found.name not in self.source.classes:
+            classes = list(self.source.classes)
+            return "unknown_class", f"class {found.name!r} is not one of {classes}"
+        x0, y0, x1, y1 = found.box
+        # Inclusive pixels from 1: xmin == xmax could mean one pixel, but is what a click leaves.
+        if x1 <= x0 or y1 <= y0:
+            return "empty_box", f"({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+        return box_problem(x0 - 1, y0 - 1, x1, y1, header.width, header.height)
+
+    def _write_clean(self, folder: str) -> VocSource:
+        split = os.path.splitext(os.path.basename(self.source.split))[0] or _ALL
+        if not self.source.split.endswith(".txt"):
+            split = self.source.split or _ALL
+        names = _plain_names([record.image_id for record in self.kept])
+        entries = [
+            (
+                names[record.image_id],
+                record.image,
+                record.xml if record.plain else write_annotation(*record.size, record.objects),
+            )
+            for record in self.kept
+        ]
+        write_view(folder, {split: list(names.values())}, entries)
+        return VocSource("", split, self.source.classes, self.source.year)
+
+
+def _folder(root: str, name: str) -> str:
+    return os.path.normpath(os.path.join(root, name))
+
+
+def _plain_names(ids: list[str]) -> dict[str, str]:
+    """Id -> id without blanks, which separate the columns of the evaluator's files."""
+    names: dict[str, str] = {}
+    taken = {image_id for image_id in ids if len(image_id.split()) == 1}
+    for image_id in ids:
+        name = image_id
+        if len(image_id.split()) > 1:
+            name = "_".join(image_id.split())
+            while name in taken:
+                name += "_"
+            taken.add(name)
+        names[image_id] = name
+    return names

@@ -1,0 +1,204 @@
+"""Reads YOLO data sets: data.yaml, images, and a label file of the same name for each image.
+
+A line of a label file holds the class's number and then centre and size of a box (4 numbers), or
+the corners of a polygon (6 or more), or with ``kpt_shape`` a box and key points; all in shares of
+the image. Polygons become the boxes around them, key points are passed over. The label file lies in
+"labels" where the image lies in "images"; an image without one has no object.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from detnas_d2.data.checks.box_rows import BoxInspector, BoxRow
+from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS
+from detnas_d2.data.checks.inspection import Inspection
+from detnas_d2.data.checks.report import DatasetError, Problem
+from detnas_d2.data.datasets.sources import YoloSource, resolve_path
+
+_NOTHING = ("", "null", "~", "None")
+
+
+def inspect_yolo(
+    source: YoloSource, decode: bool = False, tolerate: frozenset[str] = frozenset()
+) -> Inspection:
+    """Reads label files and image headers; problems of a kind in ``tolerate`` are kept for use.
+
+    Raises:
+        DatasetError: data.yaml cannot be used, or no image or no label file is found.
+    """
+    data = _read_yaml(source.data)
+    names = _names(data, source.data)
+    images, tracked = _images(source, data)
+    labels = {image: _label_file(image) for image in images}
+    if not any(map(os.path.isfile, labels.values())):
+        raise DatasetError(
+            f"[missing_annotation_file] {source.data}: none of the {len(images)} images of "
+            f"'{source.split}' has a label file, e.g. {next(iter(labels.values()))}"
+        )
+    problems: list[Problem] = []
+    key_points = bool(data.get("kpt_shape"))
+    root = os.path.commonpath([os.path.dirname(image) for image in images])
+    rows = {
+        os.path.relpath(image, root): _read_labels(labels[image], names, key_points, problems)
+        for image in images
+    }
+    inspector = BoxInspector(root, source.classes or names, problems, tolerate)
+    result = inspector.inspect(rows, decode)
+    files = [*tracked, *images, *labels.values()]
+    result.tracked = [(root, [os.path.relpath(path, root) for path in files])]
+    return result
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    """Texts, lists and mappings of them: a class called "no" or "1" stays that text."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            data = yaml.BaseLoader(file.read()).get_single_data()
+    except OSError as error:
+        raise DatasetError(f"[missing_annotation_file] {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise DatasetError(f"[broken_annotation_file] {path}: {text}") from error
+    if not isinstance(data, dict):
+        raise DatasetError(f"[broken_annotation_file] {path}: expected a mapping with names")
+    return {key: value for key, value in data.items() if value not in _NOTHING}
+
+
+def _names(data: dict[str, Any], path: str) -> list[str]:
+    """Class names by their numbers."""
+    place = f"[broken_annotation_file] {path}, names"
+    names = data.get("names")
+    if isinstance(names, dict):
+        numbers = [str(number) for number in range(len(names))]
+        if set(names) != set(numbers):
+            raise DatasetError(f"{place}: expected the numbers 0 to {len(names) - 1} as keys")
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(f"{place}: expected a list of class names")
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise DatasetError(f"{place}: expected texts as class names")
+    if len(set(names)) < len(names):
+        raise DatasetError(f"{place}: a class is there twice")
+    if str(data.get("nc", len(names))) != str(len(names)):
+        raise DatasetError(f"{place}: {len(names)} names, but nc is {data['nc']}")
+    return names
+
+
+def _images(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The images of the split, sorted, and the files and folders that list them."""
+    places = data.get(source.split)
+    places = places if isinstance(places, list) else [places]
+    if not all(isinstance(place, str) and place for place in places):
+        keys = sorted(key for key in ("train", "val", "test") if data.get(key))
+        raise DatasetError(
+            f"{source.data}: no images under {source.split!r}; SPLIT may be one of {keys}"
+        )
+    images: dict[str, None] = {}
+    tracked = [source.data]
+    for place in places:
+        path = _place(source.data, data.get("path"), place)
+        tracked.append(path)
+        if os.path.isfile(path):
+            found = _listed(path)
+        else:
+            found = []
+            for folder, _, names in os.walk(path):
+                tracked.append(folder)
+                found += [
+                    os.path.join(folder, name)
+                    for name in names
+                    if name.lower().endswith(IMAGE_EXTENSIONS)
+                ]
+        images |= dict.fromkeys(sorted(map(os.path.abspath, found)))
+    if not images:
+        raise DatasetError(f"[missing_image] {source.data}, {source.split}: no image in {places}")
+    return list(images), list(dict.fromkeys(map(os.path.abspath, tracked)))
+
+
+def _place(file: str, base: Any, place: str) -> str:
+    """Where a folder or list of data.yaml lies; exports disagree on what it is relative to."""
+    here = os.path.dirname(os.path.abspath(file))
+    bases = [os.path.join(here, base), resolve_path(base)] if isinstance(base, str) else []
+    # Roboflow writes ../train/images for train/images beside the file.
+    forms = [place, place[3:]] if place.startswith("../") else [place]
+    candidates = [os.path.join(b, form) for b in (*bases, here) for form in forms]
+    for path in candidates:
+        if os.path.exists(path):
+            return os.path.normpath(path)
+    raise DatasetError(f"[missing_image] {file}: {place!r} is not there; looked at {candidates}")
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except ValueError as error:
+        raise DatasetError(f"[broken_annotation_file] {path}: not UTF-8 ({error})") from error
+    return [os.path.join(os.path.dirname(path), line) for line in lines]
+
+
+def _label_file(image: str) -> str:
+    stem = os.path.splitext(image)[0]
+    before, middle, after = stem.rpartition(f"{os.sep}images{os.sep}")
+    if middle:
+        stem = os.path.join(before, "labels", after)
+    return f"{stem}.txt"
+
+
+def _read_labels(
+    path: str, names: Sequence[str], key_points: bool, problems: list[Problem]
+) -> list[BoxRow]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        problems.append(Problem("broken_annotation_file", path, "", str(error)))
+        return []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            entry = f"line {number}"
+            try:
+                label, box = _read_line(line.split(), names, key_points)
+            except ValueError as error:
+                problems.append(Problem("broken_annotation", path, entry, str(error)))
+                continue
+            rows.append(BoxRow(path, entry, label, box, shares=True))
+    return rows
+
+
+def _read_line(
+    texts: list[str], names: Sequence[str], key_points: bool
+) -> tuple[str, tuple[float, float, float, float]]:
+    """Class and box, in shares of the image."""
+    try:
+        label, *values = [float(text) for text in texts]
+    except ValueError:
+        raise ValueError(f"expected numbers, got {' '.join(texts)[:80]!r}") from None
+    if not all(math.isfinite(value) for value in (label, *values)):
+        raise ValueError(f"expected finite numbers, got {' '.join(texts)[:80]!r}")
+    if label != int(label) or not 0 <= label < len(names):
+        raise ValueError(f"class {texts[0]} is not one of 0 to {len(names) - 1}")
+    if key_points:
+        values = values[:4]
+    is_box, is_polygon = len(values) == 4, len(values) >= 6 and len(values) % 2 == 0
+    if not is_box and not is_polygon:
+        raise ValueError(
+            f"{len(values)} numbers after the class; expected 4 of a box, or x and y of at least 3 "
+            "corners"
+        )
+    if max(map(abs, values)) > 2:
+        raise ValueError("numbers count in shares of the image, from 0 to 1, not in pixels")
+    if is_box:
+        x, y, width, height = values
+        return names[int(label)], (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    xs, ys = values[0::2], values[1::2]
+    return names[int(label)], (min(xs), min(ys), max(xs), max(ys))

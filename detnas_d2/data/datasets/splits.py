@@ -1,0 +1,312 @@
+"""Search splits: two disjoint, seeded halves of a training set.
+
+Scores that choose an architecture come from ``<name>@search_val``, the supernet learns from
+``<name>@search_train`` (DetNAS, section 4.1), so that the test set stays untouched. ``<name>`` may
+be a union, ``a+b``: one choice from the images of several data sets together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from detnas_d2.data.checks.report import DatasetError
+from detnas_d2.data.datasets.catalog import install
+from detnas_d2.data.datasets.coco import read_coco
+from detnas_d2.data.datasets.derived import derived_folder, source_state
+from detnas_d2.data.datasets.image_folder import list_files, write_listing
+from detnas_d2.data.datasets.sources import (
+    CocoSource,
+    FolderSource,
+    Source,
+    VocSource,
+    known_source,
+)
+from detnas_d2.data.datasets.union import parts_of
+from detnas_d2.data.datasets.voc import load_voc, write_view
+from detnas_d2.utils.io import file_name_of, write_json
+
+logger = logging.getLogger(__name__)
+
+SEARCH_TRAIN, SEARCH_VAL = HALVES = ("search_train", "search_val")
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """``size`` images go to search_val, or the share ``fraction`` where that is not 0."""
+
+    size: int = 5000
+    fraction: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise DatasetError(
+                f"DATASETS.SEARCH_SPLIT.FRACTION must be in [0, 1), got {self.fraction}"
+            )
+        if not self.fraction and self.size < 1:
+            raise DatasetError(f"DATASETS.SEARCH_SPLIT.SIZE must be positive, got {self.size}")
+
+    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
+        """Keys of each half."""
+        val = choose(keys, self.val_size(source, len(keys)), self.seed)
+        return dict(zip(HALVES, (set(keys) - val, val), strict=True))
+
+    def val_size(self, source: str, num_images: int) -> int:
+        """Images in search_val of a source of ``num_images``."""
+        size = max(1, round(self.fraction * num_images)) if self.fraction else self.size
+        if size >= num_images:
+            raise DatasetError(
+                f"DATASETS.SEARCH_SPLIT asks for {size} images of '{source}', which has "
+                f"{num_images}; nothing would be left to train on"
+            )
+        return size
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Named parts of a data set, by their shares of its images (SPLITS of a declaration)."""
+
+    parts: tuple[tuple[str, float], ...]
+    seed: int = 0
+
+    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
+        """Keys of each part; a key's part depends on the others only near the borders."""
+        ordered = ordered_by_seed(set(keys), self.seed)
+        found, total = {}, 0.0
+        for name, share in self.parts:
+            start, total = round(total * len(ordered)), total + share
+            found[name] = set(ordered[start : round(total * len(ordered))])
+            if not found[name]:
+                raise DatasetError(
+                    f"SPLITS of '{source}': {share} of {len(ordered)} images are none for '{name}'"
+                )
+        return found
+
+
+def parent_of(name: str) -> str:
+    """The data set, or the union "a+b", that a search split is carved from; other names stay.
+
+    Raises:
+        DatasetError: what follows "@" is not the name of a half.
+    """
+    parent, at, half = name.rpartition("@")
+    if not at:
+        return name
+    if half not in HALVES or not parent:
+        raise DatasetError(
+            f"'{name}': a search split is written <name>@{HALVES[0]} or <name>@{HALVES[1]}"
+        )
+    return parent
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two data sets share images, as far as their names tell.
+
+    Halves of one data set or union do not, nor do parts that SPLITS makes of one; halves of
+    different splits of the same images may.
+    """
+    parents = parent_of(one), parent_of(other)
+    if parents[0] == parents[1]:
+        return one == other or one in parents or other in parents
+    return any(
+        a == b or whole_of(a) == b or a == whole_of(b)
+        for a in parts_of(parents[0])
+        for b in parts_of(parents[1])
+    )
+
+
+def whole_of(name: str) -> str:
+    """The data set that a part of it was made from, or the name itself."""
+    return MetadataCatalog.get(name).get("part_of", name) if name in DatasetCatalog else name
+
+
+def choose(keys: Iterable[str], size: int, seed: int) -> set[str]:
+    """``size`` of the keys, in the order of SHA-256 of seed and key.
+
+    No library's generator is involved, and the order of the keys does not matter: the choice is
+    the same on every machine and version, and a larger one contains a smaller one.
+    """
+    return set(ordered_by_seed(keys, seed)[:size])
+
+
+def ordered_by_seed(keys: Iterable[str], seed: int) -> list[str]:
+    """The keys in the order of SHA-256 of seed and key."""
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+
+
+def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str) -> None:
+    """Registers both halves of a registered data set, in its own format.
+
+    Their files lie in a folder below ``cache_dir`` named by the source's files and the settings;
+    they are reused as long as those stay the same. All processes must call this.
+    """
+    _register(parent, settings, {half: f"{parent}@{half}" for half in HALVES}, cache_dir)
+
+
+def register_shares(parent: str, shares: Shares, cache_dir: str) -> None:
+    """Registers the named parts of a registered data set, like :func:`register_search_splits`.
+
+    Raises:
+        DatasetError: a part has the name of another data set, or no image.
+    """
+    for name, _ in shares.parts:
+        if name in DatasetCatalog and whole_of(name) != parent:
+            raise DatasetError(f"SPLITS of '{parent}': '{name}' is the name of another data set")
+    _register(parent, shares, {name: name for name, _ in shares.parts}, cache_dir)
+
+
+def _register(
+    parent: str, settings: SplitSettings | Shares, names: dict[str, str], cache_dir: str
+) -> None:
+    """``names``: part -> the name that it is registered under."""
+    source = known_source(parent, "split")
+    splitters = {CocoSource: _CocoSplitter, VocSource: _VocSplitter, FolderSource: _Splitter}
+    splitter = splitters[type(source)](parent, source, settings)
+    key = [_VERSION, parent, *source_state(source), vars(settings)]
+    kind = "search_splits" if isinstance(settings, SplitSettings) else "splits"
+    folder = derived_folder(cache_dir, kind, parent, key, splitter.write)
+    extra = MetadataCatalog.get(parent).as_dict()
+    extra.pop("name")
+    if isinstance(settings, Shares):
+        extra["part_of"] = parent
+    for half, name in names.items():
+        install(name, _half_source(source, folder, file_name_of(half)), extra=extra)
+
+
+def _half_source(source: Source, folder: str, half: str) -> Source:
+    path = os.path.join(folder, f"{half}.json")
+    if isinstance(source, CocoSource):
+        return replace(source, annotations=path)
+    if isinstance(source, FolderSource):
+        return replace(source, listing=path)
+    return replace(source, root=os.path.join(folder, "voc"), split=half)
+
+
+class _Splitter:
+    """Splits an image folder; the base of the other formats."""
+
+    def __init__(self, parent: str, source: Source, settings: SplitSettings | Shares) -> None:
+        self.parent = parent
+        self.source = source
+        self.settings = settings
+
+    def write(self, folder: str) -> None:
+        files = list_files(self.source)
+        classes = tuple(MetadataCatalog.get(self.parent).thing_classes)
+        for half, chosen in self.halves([path for path, _ in files]).items():
+            part = [item for item in files if item[0] in chosen]
+            path = os.path.join(folder, f"{half}.json")
+            write_listing(path, classes, part, self.info(half, [p for p, _ in files], len(part)))
+
+    def halves(self, keys: list[str]) -> dict[str, set[str]]:
+        """Image keys of each half."""
+        halves = self.settings.cut(self.parent, keys)
+        sizes = ", ".join(f"{len(chosen)} in {half}" for half, chosen in halves.items())
+        logger.info("Splitting '%s': images %s", self.parent, sizes)
+        return {file_name_of(half): chosen for half, chosen in halves.items()}
+
+    def info(self, half: str, keys: list[str], size: int) -> dict[str, Any]:
+        """What a person needs to know about a half, or to make it again."""
+        listed = "\n".join(sorted(keys)).encode()
+        return {
+            "description": f"{half} of {self.parent}",
+            "source": self.parent,
+            "half": half,
+            "num_images": size,
+            "seed": self.settings.seed,
+            "source_num_images": len(keys),
+            "source_sha256": hashlib.sha256(listed).hexdigest(),
+        }
+
+
+class _CocoSplitter(_Splitter):
+    def write(self, folder: str) -> None:
+        data = read_coco(self.source.annotations)
+        if isinstance(self.settings, SplitSettings):
+            keys = {str(image["id"]): str(image["id"]) for image in data["images"]}
+        else:  # ids may be made anew as the data grow
+            keys = {str(image["id"]): image["file_name"] for image in data["images"]}
+        halves = {
+            half: {image_id for image_id, key in keys.items() if key in chosen}
+            for half, chosen in self.halves(list(keys.values())).items()
+        }
+        self.write_halves(folder, data, halves)
+
+    def write_halves(self, folder: str, data: dict[str, Any], halves: dict[str, set[str]]) -> None:
+        """Writes COCO JSON files; an image's key is its id as text."""
+        keys = [str(image["id"]) for image in data["images"]]
+        for half, chosen in halves.items():
+            part = {key: value for key, value in data.items() if key != "info"}
+            part["info"] = self.info(half, keys, len(chosen))
+            part["images"] = [i for i in data["images"] if str(i["id"]) in chosen]
+            part["annotations"] = [a for a in data["annotations"] if str(a["image_id"]) in chosen]
+            write_json(os.path.join(folder, f"{half}.json"), part)
+
+
+class _VocSplitter(_CocoSplitter):
+    """A VOC folder of links for Detectron2's evaluation, and COCO JSON to look at."""
+
+    def write(self, folder: str) -> None:
+        dicts = load_voc(self.source)
+        halves = self.halves([d["image_id"] for d in dicts])
+        self.write_halves(folder, _voc_as_coco(dicts, self.source.classes), halves)
+        if SEARCH_VAL in halves:
+            self._warn_of_absent_classes([d for d in dicts if d["image_id"] in halves[SEARCH_VAL]])
+        splits = {
+            half: [d["image_id"] for d in dicts if d["image_id"] in chosen]
+            for half, chosen in halves.items()
+        }
+        annotations = os.path.join(self.source.root, "Annotations")
+        entries = [
+            (d["image_id"], d["file_name"], os.path.join(annotations, f"{d['image_id']}.xml"))
+            for d in dicts
+        ]
+        write_view(os.path.join(folder, "voc"), splits, entries)
+
+    def _warn_of_absent_classes(self, dicts: Sequence[dict[str, Any]]) -> None:
+        present = {item["category_id"] for record in dicts for item in record["annotations"]}
+        absent = [name for i, name in enumerate(self.source.classes) if i not in present]
+        if absent:
+            logger.warning(
+                "'%s@%s' has no object of %s: Detectron2's VOC evaluation gives nan for them and "
+                "for the mean; choose a larger DATASETS.SEARCH_SPLIT",
+                self.parent,
+                SEARCH_VAL,
+                absent,
+            )
+
+
+def _voc_as_coco(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    images, annotations = [], []
+    for record in dicts:
+        images.append(
+            {
+                "id": record["image_id"],
+                "file_name": os.path.basename(record["file_name"]),
+                "width": record["width"],
+                "height": record["height"],
+            }
+        )
+        for item in record["annotations"]:
+            x0, y0, x1, y1 = item["bbox"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": item["category_id"] + 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}

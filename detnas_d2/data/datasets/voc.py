@@ -1,0 +1,107 @@
+"""Loads and writes PASCAL VOC folders in the strict layout that Detectron2's evaluation reads.
+
+That evaluation expects integers in every field, ".jpg" images and ids without blanks, and remembers
+each path it has read. Folders that differ get a view: a new folder of links, with those XML files
+written anew that need it (:mod:`detnas_d2.data.checks.voc`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from detnas_d2.data.checks.report import DatasetError
+from detnas_d2.data.datasets.sources import VocSource
+from detnas_d2.data.datasets.voc_lists import id_problem, split_file, strict_split
+from detnas_d2.data.datasets.voc_xml import EDGES, BrokenXml, number, read_object, read_xml
+from detnas_d2.utils.io import link_file, write_text
+
+
+def load_voc(source: VocSource) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a strict folder, as ``load_voc_instances`` makes them.
+
+    Boxes: XYXY_ABS with 1 subtracted from xmin and ymin. Unlike Detectron2 0.6 it runs with
+    current NumPy and reads splits of one image.
+    """
+    dicts = []
+    for image_id in strict_split(source):
+        path = os.path.join(source.root, "Annotations", f"{image_id}.xml")
+        try:
+            tree, _ = read_xml(path)
+        except (OSError, BrokenXml) as error:
+            raise DatasetError(f"[broken_annotation_file] {path}: {error}") from error
+        objects = []
+        for item in tree.findall("object"):
+            box = [number(item.findtext(f"bndbox/{edge}")) for edge in EDGES]
+            name = item.findtext("name")
+            if name not in source.classes:
+                raise DatasetError(f"{path}: class {name!r} is not one of {list(source.classes)}")
+            if None in box:
+                raise DatasetError(f"{path}: bndbox must hold numbers {', '.join(EDGES)}")
+            objects.append(
+                {
+                    "category_id": source.classes.index(name),
+                    "bbox": [box[0] - 1.0, box[1] - 1.0, box[2], box[3]],
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                }
+            )
+        dicts.append(
+            {
+                "file_name": os.path.join(source.root, "JPEGImages", f"{image_id}.jpg"),
+                "image_id": image_id,
+                "height": int(tree.findtext("size/height")),
+                "width": int(tree.findtext("size/width")),
+                "annotations": objects,
+            }
+        )
+    return dicts
+
+
+def count_scored(source: VocSource) -> Counter[str]:
+    """Number of objects per class that VOC's evaluation counts: those that are not difficult."""
+    found: Counter[str] = Counter()
+    for image_id in strict_split(source):
+        root, _ = read_xml(os.path.join(source.root, "Annotations", f"{image_id}.xml"))
+        objects = map(read_object, root.findall("object"))
+        found.update(item.name for item in objects if not item.difficult)
+    return found
+
+
+def write_view(
+    folder: str,
+    splits: dict[str, list[str]],
+    entries: Iterable[tuple[str, str, str]],
+) -> None:
+    """Fills a VOC folder; nothing is written outside it.
+
+    Args:
+        splits: image ids per split file.
+        entries: (id, image file, XML); an XML starting with "<" is content, else a file to link.
+
+    Raises:
+        DatasetError: an id or the name of a split leads elsewhere.
+    """
+    for split, ids in splits.items():
+        _refuse(split)
+        write_text(split_file(folder, split), "".join(f"{image_id}\n" for image_id in ids))
+    for image_id, image, xml in entries:
+        _refuse(image_id)
+        picture = os.path.join(folder, "JPEGImages", f"{image_id}.jpg")
+        annotation = os.path.join(folder, "Annotations", f"{image_id}.xml")
+        for target in (picture, annotation):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        link_file(image, picture)
+        if xml.startswith("<"):
+            write_text(annotation, xml)
+        else:
+            link_file(xml, annotation)
+
+
+def _refuse(name: str) -> None:
+    problem = id_problem(name)
+    if problem:
+        raise DatasetError(f"[broken_image_entry] {problem}")

@@ -1,0 +1,1 @@
+"""Loaders of images for training, calibration and evaluation."""

@@ -1,0 +1,151 @@
+"""Detectron2's evaluators of the data sets that a config names."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+
+from detnas_d2.evaluation.classification import ClassificationEvaluator
+from detnas_d2.evaluation.coco_eval import FastCOCOEvaluator
+from detnas_d2.evaluation.panoptic import PanopticEvaluator
+from detnas_d2.evaluation.scoring import evaluator_type, metric_task, quiet
+
+# COCO files that this process made: what of -> who gave the dicts.
+_CONVERTED: dict[str, Any] = {}
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+) -> DatasetEvaluator:
+    """The evaluator of a data set, by its ``evaluator_type``; COCO's is pycocotools'.
+
+    Args:
+        output_dir: where results are written; ``<OUTPUT_DIR>/inference`` by default.
+
+    Raises:
+        ValueError: a data set of an unknown type.
+    """
+    kind = evaluator_type(dataset_name)
+    folder = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if kind == "image_classification":
+        return ClassificationEvaluator()
+    if kind == "sem_seg":
+        return SemSegEvaluator(dataset_name, output_dir=folder)
+    detection = "coco" if kind == "coco_panoptic_seg" else kind
+    with metadata_of(dataset_name, coco_file(dataset_name, folder)):
+        evaluator = detection_evaluator(
+            detection, dataset_name, output_dir=folder, sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
+        )
+    if kind != "coco_panoptic_seg":
+        return evaluator
+    others = SemSegEvaluator(dataset_name, output_dir=folder), PanopticEvaluator(dataset_name)
+    return DatasetEvaluators([evaluator, *others])
+
+
+def detection_evaluator(
+    kind: str,
+    dataset_name: str,
+    *,
+    coco_eval: str = "pycocotools",
+    distributed: bool = True,
+    output_dir: str | None = None,
+    sigmas: Sequence[float] = (),
+) -> DatasetEvaluator:
+    """Detectron2's evaluator of a "coco" or "pascal_voc" data set.
+
+    Args:
+        coco_eval: "pycocotools", or "faster" for the same figures from faster-coco-eval.
+        distributed: COCO's gathers the predictions of all ranks (VOC's always does).
+        output_dir: where COCO results are written; None: nowhere.
+        sigmas: of COCO's key point similarity, one per key point; empty: COCO's own 17.
+    """
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    options = {
+        "distributed": distributed,
+        "output_dir": output_dir,
+        "kpt_oks_sigmas": list(sigmas),
+    }
+    if coco_eval == "faster":
+        return FastCOCOEvaluator(dataset_name, **options)
+    return COCOEvaluator(dataset_name, use_fast_impl=False, **options)
+
+
+def coco_file(dataset_name: str, folder: str) -> dict[str, str]:
+    """The metadata entry "json_file" for a data set registered without one; empty for others.
+
+    The file is made anew by every process: the data may be others than those of the last run. The
+    catalog is not told of it: it belongs to this folder.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = evaluator_type(dataset_name)
+    if kind not in ("coco", "coco_panoptic_seg") or hasattr(metadata, "json_file"):
+        return {}
+    file = os.path.abspath(os.path.join(folder, f"{dataset_name}_coco_format.json"))
+    source = DatasetCatalog.data[dataset_name]
+    if _CONVERTED.get(file) is not source or not os.path.exists(file):
+        os.makedirs(folder, exist_ok=True)
+        with quiet():
+            convert_to_coco_json(dataset_name, file, allow_cached=False)
+        _CONVERTED[file] = source
+    return {"json_file": file}
+
+
+@contextmanager
+def metadata_of(dataset_name: str, entries: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block the data set's metadata have ``entries`` too; then they are what they were.
+
+    Evaluators that are made in the block keep what they found.
+    """
+    known, catalog = MetadataCatalog.get(dataset_name), MetadataCatalog.data
+    catalog[dataset_name] = type(known)(**{**known.as_dict(), **entries})
+    try:
+        yield
+    finally:
+        catalog[dataset_name] = known
+
+
+def candidate_evaluators(cfg: CfgNode, dataset_name: str) -> Callable[[], DatasetEvaluator]:
+    """Makes an evaluator for each candidate of a search, of the metric's task alone.
+
+    Nothing is written but VOC's temporary files and, for a data set without COCO file, that file.
+    """
+    kind, task = evaluator_type(dataset_name), metric_task(cfg, dataset_name)
+    if task == "panoptic_seg":
+        prototype: DatasetEvaluator = PanopticEvaluator(dataset_name)
+    elif task == "sem_seg":
+        prototype = _SemSegFigures(dataset_name)
+    elif kind == "image_classification":
+        return ClassificationEvaluator
+    else:
+        kind = "coco" if kind == "coco_panoptic_seg" else kind
+        entries = coco_file(dataset_name, cfg.OUTPUT_DIR)
+
+        def make() -> DatasetEvaluator:
+            with metadata_of(dataset_name, entries), quiet():
+                sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+                return detection_evaluator(kind, dataset_name, sigmas=sigmas)
+
+        return make
+    return lambda: copy.copy(prototype)  # ``reset`` gives each its own counts
+
+
+class _SemSegFigures(SemSegEvaluator):
+    """Detectron2's evaluator without the list of predicted masks, which nobody reads."""
+
+    def encode_json_sem_seg(self, sem_seg: Any, input_file_name: str) -> list[dict]:
+        return []

@@ -1,0 +1,263 @@
+"""Evaluation of a population together: each piece of work once, results as one by one.
+
+Two passes over the images for a chunk of candidates: calibration (statistics per node of the trie
+of their paths) and inference (each candidate with its own). Per batch the paths run in the order
+of a depth-first walk of the trie, see :class:`detnas_d2.modeling.PrefixWalk`; images are decoded,
+moved and normalised once for all of them.
+
+Memory beside the model and one forward pass: one activation of the backbone per layer at most (of
+the layers after which paths of the chunk part), the statistics of all nodes seen (16 bytes per
+channel of a BatchNorm), and 24 bytes per detection of the chunk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+from torch import nn
+
+from detnas_d2.data import CalibrationBatches
+from detnas_d2.evaluation.candidate import CANDIDATE_FAILURES, CandidateFailed, Evaluation
+from detnas_d2.evaluation.evaluator_scoring import Scoring
+from detnas_d2.evaluation.passes import OnPass, PassLog, counted
+from detnas_d2.evaluation.predictions import Predictions
+from detnas_d2.evaluation.prefix_statistics import (
+    StatisticsMemory,
+    agree_on_failures,
+    attempt,
+    on_device,
+    recalibrate_population,
+    shared_preprocessing,
+)
+from detnas_d2.evaluation.ranks import all_or_none
+from detnas_d2.evaluation.recalibration import BNStatistics, Loan, batch_norms
+from detnas_d2.evaluation.scoring_workers import Score
+from detnas_d2.evaluation.sequential import finite_features, fitness_of
+from detnas_d2.modeling import PrefixWalk, activate, walking
+from detnas_d2.search_space import Path
+
+T = TypeVar("T")
+
+Failures = dict[Path, CandidateFailed]
+
+
+class PopulationEvaluator:
+    """:class:`SequentialEvaluator`'s results for many paths at once.
+
+    Candidates are taken in lexicographic order of their choices, ``chunk`` at a time. While a
+    chunk is calibrated, the chunk before it is scored by the workers of ``scoring``; then its
+    results are yielded, so that a killed search loses one chunk. Every rank calls
+    :meth:`evaluate_many` with the same paths; ranks share the images, and score candidates in
+    turn.
+
+    Args:
+        model: any Detectron2 model that holds a supernet.
+        calibration: this rank's calibration batches, the same at every iteration.
+        data_loader: this rank's share of the search-validation images.
+        scoring: of this rank.
+        metric: "task/metric" to maximise, e.g. "bbox/AP".
+        chunk: candidates evaluated together.
+        seed: seed of the model's random choices during calibration.
+        calibration_key: names what ``calibration`` yields, see :class:`StatisticsMemory`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        calibration: CalibrationBatches,
+        data_loader: Iterable[list[dict]],
+        scoring: Scoring,
+        metric: str,
+        chunk: int,
+        seed: int = 0,
+        calibration_key: str = "",
+    ) -> None:
+        if chunk < 1:
+            raise ValueError(f"SEARCH.CHUNK must be positive, got {chunk}")
+        self.model = model
+        self.calibration = calibration
+        self.data_loader = data_loader
+        self.scoring = scoring
+        self.metric = metric
+        self.chunk = chunk
+        self.seed = seed
+        self.calibration_key = calibration_key
+        self.memory = StatisticsMemory()
+        self.on_pass: OnPass = PassLog()
+
+    def evaluate(self, path: Path) -> Evaluation:
+        """Fitness of one path.
+
+        Raises:
+            CandidateFailed: why it has none.
+        """
+        ((_, outcome),) = self.evaluate_many([path])
+        if isinstance(outcome, CandidateFailed):
+            raise outcome
+        return outcome
+
+    def evaluate_many(
+        self, paths: Sequence[Path]
+    ) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
+        """Every path once with its evaluation or why it failed; see the class.
+
+        Raises:
+            KeyError: the evaluator does not report the metric; lists those it does.
+            ScoringError: scoring cannot work, whatever the candidate.
+        """
+        ordered = PrefixWalk(paths).paths
+        previous: Inferred | None = None
+        for start in range(0, len(ordered), self.chunk):
+            chunk = ordered[start : start + self.chunk]
+            begin = time.perf_counter()
+            statistics = self.statistics(chunk)
+            calibrated = time.perf_counter()
+            if previous is not None:
+                yield from self._finish(previous)
+            seconds = {"recalibration": (calibrated - begin) / len(chunk)}
+            previous = self._infer(Chunk(self.model, self.scoring, chunk, statistics), seconds)
+        if previous is not None:
+            yield from self._finish(previous)
+
+    def statistics(self, paths: Sequence[Path]) -> dict[Path, BNStatistics | CandidateFailed]:
+        """Recalibrated statistics of the paths, merged over ranks; prefixes are remembered."""
+        self.memory.use(self.model, self.calibration_key)
+
+        def numbered() -> Iterator[tuple[int, list[dict]]]:
+            # Nothing is loaded where everything is remembered.
+            batches = self._watched(self.calibration, "recalibration", len(paths))
+            yield from zip(self.calibration.batch_ids, batches, strict=True)
+
+        return recalibrate_population(
+            self.model, paths, numbered(), seed=self.seed, known=self.memory.nodes
+        )
+
+    def _watched(self, batches: Iterable[T], stage: str, candidates: int) -> Iterator[T]:
+        return counted(batches, lambda done, total: self.on_pass(stage, candidates, done, total))
+
+    def _infer(self, chunk: Chunk, seconds: dict[str, float]) -> Inferred:
+        """Infers a chunk and hands it to the scoring workers."""
+        start = time.perf_counter()
+        found = chunk.infer(self._watched(self.data_loader, "inference", len(chunk.paths)))
+        seconds["inference"] = (time.perf_counter() - start) / len(chunk.paths)
+        inferred = Inferred(chunk, seconds)
+        for path, predictions in self._shared_out(chunk, found):
+            inferred.detections[path] = predictions.detections
+            inferred.futures[path] = self.scoring.submit(str(path), predictions)
+        return inferred
+
+    def _shared_out(
+        self, chunk: Chunk, found: dict[Path, Predictions]
+    ) -> Iterator[tuple[Path, Predictions]]:
+        """This rank's share of the candidates, with the predictions of all ranks (collective)."""
+        for path, part in found.items():
+            whole = self.scoring.share(part, chunk.paths.index(path) % comm.get_world_size())
+            if whole is not None:
+                yield path, whole
+
+    def _finish(self, inferred: Inferred) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
+        """Waits for the scores of a chunk (collective)."""
+        mine: dict[Path, Evaluation | CandidateFailed] = {}
+        for path, future in inferred.futures.items():
+            mine[path] = self._evaluation(path, future, inferred)
+        outcomes: dict[Path, Evaluation | CandidateFailed] = dict(inferred.chunk.failures)
+        for part in comm.all_gather(mine):
+            outcomes |= part
+        for path in inferred.chunk.paths:
+            yield path, outcomes[path]
+
+    def _evaluation(
+        self, path: Path, future: Future[Score], inferred: Inferred
+    ) -> Evaluation | CandidateFailed:
+        try:
+            score = future.result()
+        except (*CANDIDATE_FAILURES, CandidateFailed) as error:
+            return CandidateFailed.because(error)
+        fitness = fitness_of(score.metrics, self.metric, inferred.detections[path])
+        return Evaluation(fitness, score.metrics, {**inferred.seconds, "scoring": score.seconds})
+
+
+class Chunk:
+    """Candidates that are inferred together.
+
+    Args:
+        paths: in the order of a walk.
+        statistics: of every path, or why it has none.
+
+    Attributes:
+        failures: the candidates that failed so far; the same on every rank.
+        active: the candidates that take part in the next pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scoring: Scoring,
+        paths: list[Path],
+        statistics: dict[Path, BNStatistics | CandidateFailed],
+    ) -> None:
+        self.paths = paths
+        self.failures: Failures = {
+            path: why for path, why in statistics.items() if isinstance(why, CandidateFailed)
+        }
+        self.active = [path for path in paths if path not in self.failures]
+        self._model = model
+        self._scoring = scoring
+        modules = batch_norms(model)
+        self._loans = {path: Loan(modules, statistics[path]) for path in self.active}
+
+    @torch.no_grad()
+    def infer(self, batches: Iterable[list[dict]]) -> dict[Path, Predictions]:
+        """What the active candidates predict for this rank's batches.
+
+        Collective: a candidate that fails on a rank fails on all and is not active any more.
+        """
+        model, failures = self._model, {}
+        walk = PrefixWalk(self.active)
+        collectors = {path: self._scoring.collector() for path in walk.paths}
+        with (
+            all_or_none(),
+            walking(model, walk),
+            shared_preprocessing(model),
+            inference_context(model),
+            finite_features(model),
+        ):
+            for inputs in batches if walk.paths else ():
+                inputs = on_device(inputs, model)
+                walk.clear()
+                for path in walk.paths:
+                    if path in failures:
+                        continue
+
+                    def step(path: Path = path, inputs: list[dict] = inputs) -> None:
+                        with activate(model, path), self._loans[path].installed():
+                            collectors[path].process(inputs, model(inputs))
+
+                    failure = attempt(step, walk)
+                    if failure is not None:
+                        failures[path] = failure
+        self.failures |= agree_on_failures(failures)
+        self.active = [path for path in self.active if path not in self.failures]
+        return {path: collectors[path].finish() for path in self.active}
+
+
+@dataclass
+class Inferred:
+    """A chunk on its way through scoring.
+
+    Attributes:
+        futures, detections: of this rank's share of the candidates.
+    """
+
+    chunk: Chunk
+    seconds: dict[str, float]
+    futures: dict[Path, Future[Score]] = field(default_factory=dict)
+    detections: dict[Path, int] = field(default_factory=dict)

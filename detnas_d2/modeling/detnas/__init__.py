@@ -1,0 +1,1 @@
+"""DetNAS: ShuffleNetV2 supernets and the networks of their paths."""

@@ -1,0 +1,293 @@
+"""The DetNAS backbone: stem, choice or fixed blocks, optional last convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
+from detnas_d2.layers.fused_shuffle import fused_forward
+from detnas_d2.modeling.choice_block import ChoiceBlock
+from detnas_d2.modeling.hit.supernet import HitSupernet, find_hit_supernet
+from detnas_d2.modeling.prefix_walk import PrefixWalk
+from detnas_d2.ops.choice import Choices
+from detnas_d2.search_space import LayerSpec, Path, SearchSpace
+
+INITS = ("imagenet", "default")
+FUSED_OPS = ("off", "cpu", "on", "auto")
+
+
+class ShuffleNetBackbone(Backbone):
+    """What supernet and searched backbone share.
+
+    Input: images (N, 3, H, W). Output: dict of features; "stage1" ... "stage4" with strides 4, 8,
+    16, 32, and "last" (stride 32) where a last convolution is asked for.
+
+    Args:
+        space: the search space that gives depths and channels.
+        build_layer: makes the module of one layer.
+        norm: makes a normalisation layer from a channel number.
+        out_features: names of the features to return.
+        last_conv: append the 1x1 convolution to ``space.last_channels``.
+        init: "imagenet" or "default", see the config key ``MODEL.DETNAS.INIT``.
+
+    Attributes:
+        fused_ops: "off", "cpu", "on" or "auto", see the config key ``MODEL.DETNAS.FUSED_OPS``.
+        choices: what "auto" has measured.
+    """
+
+    fused_ops = "cpu"
+    choices: Choices | None = None
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        build_layer: Callable[[LayerSpec], nn.Module],
+        *,
+        norm: NormFactory,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
+        self.blocks = nn.ModuleList(build_layer(layer) for layer in space.layers)
+        self.last = (
+            ConvNormAct(space.stage_channels[-1], space.last_channels, norm=norm, bias=True)
+            if last_conv
+            else None
+        )
+        ends = {layer.stage: layer.index for layer in space.layers}
+        self._feature_after = {index: f"stage{stage + 1}" for stage, index in ends.items()}
+        self._out_feature_strides = {f"stage{s + 1}": 4 * 2**s for s in ends}
+        self._out_feature_channels = {
+            f"stage{s + 1}": c for s, c in enumerate(space.stage_channels)
+        }
+        if last_conv:
+            self._out_feature_strides["last"] = 4 * 2 ** max(ends)
+            self._out_feature_channels["last"] = space.last_channels
+        unknown = sorted(set(out_features) - set(self._out_feature_strides))
+        if unknown or not out_features:
+            raise ValueError(
+                f"out_features {list(out_features)}: expected some of "
+                f"{', '.join(self._out_feature_strides)}"
+            )
+        self._out_features = list(out_features)
+        init_shufflenet(self, init)
+
+    def run_layer(self, index: int, x: Tensor) -> Tensor:
+        """Output of layer ``index`` for its input ``x``."""
+        return self.blocks[index](x)
+
+    def layer_block(self, index: int) -> ShuffleBlock:
+        """The block that :meth:`run_layer` runs."""
+        return self.blocks[index]
+
+    def _run(self, images: Tensor, outputs: dict[int, Tensor], wanted: set[int]) -> Tensor | None:
+        """Adds the outputs ``wanted``, by depth, to ``outputs``; returns that of the last
+        convolution if it is a feature.
+
+        Depth d is the output of the first d layers, 0 that of the stem. Continues from the deepest
+        output there is.
+        """
+        start = max(outputs, default=-1)
+        x = outputs.get(start, images)
+        last = self.last if "last" in self._out_features else None
+        fuses = self.fused_ops == "on" or (self.fused_ops in ("cpu", "auto") and not x.is_cuda)
+        if fuses and start < len(self.blocks):
+            blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
+            stem = self.stem if start < 0 else None
+            found = fused_forward(
+                stem, blocks, last, x, wanted, max(start, 0), self.blocks, self.choices
+            )
+            if found is not None:
+                outputs.update(found[0])
+                return found[1]
+        for depth in range(start + 1, len(self.blocks) + 1):
+            x = self.run_layer(depth - 1, x) if depth else self.stem(x)
+            if depth in wanted:
+                outputs[depth] = x
+        return None if last is None else last(x)
+
+    def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
+        """Outputs that there are already, and the depths to keep beside the features."""
+        return {}, frozenset()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if x.dim() != 4:
+            raise ValueError(f"expected images (N, 3, H, W), got shape {tuple(x.shape)}")
+        names = {i + 1: n for i, n in self._feature_after.items() if n in self._out_features}
+        outputs, keep = self._walk_step()
+        last = self._run(x, outputs, keep.union(names))
+        features = {name: outputs[depth] for depth, name in names.items()}
+        return features if last is None else {**features, "last": last}
+
+
+class SearchedBackbone(ShuffleNetBackbone):
+    """The plain backbone of one path."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        norm: NormFactory,
+        shuffle_method: int,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+    ) -> None:
+        def build(layer: LayerSpec) -> nn.Module:
+            return build_shuffle_block(layer, path.ops[layer.index], norm, shuffle_method)
+
+        super().__init__(
+            path.space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
+        )
+        self.path = path
+
+
+class Supernet(ShuffleNetBackbone):
+    """All paths of a space with shared weights; a forward pass runs the active one.
+
+    Detectron2's meta-architectures call ``backbone(images)`` without further argument, so the
+    path is set around their call with :meth:`active` (or :func:`activate` for a whole model).
+    Without one, ``forward`` raises ``RuntimeError``.
+
+    Attributes:
+        walk: what the paths of a population share, see :func:`walking`.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        norm: NormFactory,
+        shuffle_method: int,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+    ) -> None:
+        def build(layer: LayerSpec) -> nn.Module:
+            return ChoiceBlock(
+                layer.ops, lambda op: build_shuffle_block(layer, op, norm, shuffle_method)
+            )
+
+        super().__init__(
+            space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
+        )
+        self._active: Path | None = None
+        self.walk: PrefixWalk | None = None
+
+    @property
+    def active_path(self) -> Path:
+        if self._active is None:
+            raise RuntimeError(
+                "no path is active: call the supernet inside `with activate(model, path):`"
+            )
+        return self._active
+
+    @contextmanager
+    def active(self, path: Path) -> Iterator[None]:
+        """Makes ``path`` the active path for the duration of a ``with`` block."""
+        if path.space != self.space:
+            raise ValueError(
+                f"path of space {path.space.name!r}, supernet of space {self.space.name!r}"
+            )
+        previous, self._active = self._active, path
+        try:
+            yield
+        finally:
+            self._active = previous
+
+    def run_layer(self, index: int, x: Tensor) -> Tensor:
+        return self.blocks[index](x, self.active_path.choices[index])
+
+    def layer_block(self, index: int) -> ShuffleBlock:
+        return self.blocks[index].candidates[self.active_path.ops[index]]
+
+    def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
+        if self.walk is None:
+            return super()._walk_step()
+        return self.walk.enter(self.active_path), self.walk.keep(self.active_path)
+
+
+def find_supernet(model: nn.Module) -> Supernet | HitSupernet | None:
+    """The supernet inside ``model``, or None; several are an error.
+
+    That of a Hit-Detector is all its parts with choices together.
+    """
+    found: list[Supernet | HitSupernet] = []
+    found += [module for module in model.modules() if isinstance(module, Supernet)]
+    hit = find_hit_supernet(model)
+    found += [hit] if hit else []
+    if len(found) > 1:
+        raise ValueError(f"{type(model).__name__} contains {len(found)} supernets, expected one")
+    return found[0] if found else None
+
+
+@contextmanager
+def activate(model: nn.Module, path: Path) -> Iterator[None]:
+    """Makes ``path`` the active path of the supernet inside ``model`` (any meta-architecture).
+
+    Raises:
+        ValueError: the model has no supernet, or one of another space.
+    """
+    supernet = find_supernet(model)
+    if supernet is None:
+        raise ValueError(f"{type(model).__name__} contains no supernet")
+    with supernet.active(path):
+        yield
+
+
+@contextmanager
+def walking(model: nn.Module, walk: PrefixWalk) -> Iterator[None]:
+    """Within the block the supernet inside ``model`` runs its active path through ``walk``.
+
+    Supernets other than :class:`Supernet` go on computing every path whole.
+    """
+    supernet = find_supernet(model)
+    if not isinstance(supernet, Supernet):
+        yield
+        return
+    supernet.walk = walk
+    try:
+        yield
+    finally:
+        supernet.walk = None
+        walk.clear()
+
+
+def build_shuffle_block(
+    layer: LayerSpec, op: str, norm: NormFactory, shuffle_method: int
+) -> ShuffleBlock:
+    """The block of candidate ``op`` in ``layer``."""
+    return ShuffleBlock(
+        layer.in_channels,
+        layer.out_channels,
+        op=op,
+        stride=layer.stride,
+        norm=norm,
+        shuffle_method=shuffle_method,
+    )
+
+
+def init_shufflenet(backbone: ShuffleNetBackbone, init: str) -> None:
+    """Initial weights as released (see the config key ``MODEL.DETNAS.INIT``)."""
+    if init not in INITS:
+        raise ValueError(f"init {init!r}: expected one of {', '.join(INITS)}")
+    nn.init.normal_(backbone.stem.conv.weight, 0, 0.01)
+    nn.init.zeros_(backbone.stem.conv.bias)
+    if init == "default":
+        return
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d) and module is not backbone.stem.conv:
+            # weight.shape[1]: input channels of a group, so 1 for a depthwise convolution.
+            nn.init.normal_(module.weight, 0, 1.0 / module.weight.shape[1])
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(module.weight)
+            nn.init.constant_(module.bias, 1e-4)

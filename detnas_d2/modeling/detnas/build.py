@@ -1,0 +1,183 @@
+"""Registry entries: supernet and searched backbones, bare and with FPN, by name in YAML.
+
+=============================================  ====================================
+``MODEL.BACKBONE.NAME``                        what it builds
+=============================================  ====================================
+build_detnas_supernet_backbone                 supernet
+build_detnas_supernet_fpn_backbone             supernet, FPN P2-P6 (Faster, Mask R-CNN)
+build_detnas_supernet_retinanet_fpn_backbone   supernet, FPN P3-P7
+build_detnas_backbone                          network of ``MODEL.DETNAS.PATH``
+build_detnas_fpn_backbone                      the same with FPN P2-P6
+build_detnas_retinanet_fpn_backbone            the same with FPN P3-P7
+=============================================  ====================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import nn
+
+from detnas_d2.layers import NormFactory, get_norm
+from detnas_d2.modeling.detnas.backbone import (
+    FUSED_OPS,
+    SearchedBackbone,
+    ShuffleNetBackbone,
+    Supernet,
+)
+from detnas_d2.ops.choice import Choices
+from detnas_d2.search_space import PathError, get_space
+
+
+def norm_factory(cfg: CfgNode, norm: str) -> NormFactory | str:
+    """What Detectron2's layers take as ``norm``: a factory, or "" for no norm."""
+    if not norm:
+        return ""
+    return partial(get_norm, norm, momentum=cfg.MODEL.DETNAS.NORM_MOMENTUM)
+
+
+def backbone_from_config(
+    cfg: CfgNode, *, supernet: bool, out_features: list[str] | None = None
+) -> ShuffleNetBackbone:
+    """The backbone that ``cfg.MODEL.DETNAS`` describes.
+
+    Raises:
+        PathError: ``MODEL.DETNAS.PATH`` is missing or is no path of the space.
+    """
+    node = cfg.MODEL.DETNAS
+    if node.FUSED_OPS not in FUSED_OPS:
+        raise ValueError(
+            f"MODEL.DETNAS.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
+        )
+    if not supernet and not node.PATH:
+        raise PathError("MODEL.DETNAS.PATH is empty: a searched backbone needs a path")
+    options = {
+        "space": node.SPACE,
+        "out_features": out_features or node.OUT_FEATURES,
+        "norm": node.NORM,
+        "norm_momentum": node.NORM_MOMENTUM,
+        "shuffle_method": node.SHUFFLE_METHOD,
+        "last_conv": node.LAST_CONV,
+        "init": node.INIT,
+        "fused_ops": node.FUSED_OPS,
+        "choices_dir": cfg.OUTPUT_DIR,
+    }
+    if supernet:
+        return supernet_backbone(**options)
+    try:
+        return searched_backbone(path=node.PATH, **options)
+    except PathError as error:
+        raise PathError(f"MODEL.DETNAS.PATH: {error}") from None
+
+
+def supernet_backbone(*, space: str, **options: Any) -> Supernet:
+    """The supernet of a space from plain values, e.g. for Detectron2's ``LazyCall``.
+
+    Args:
+        space: name of the space, e.g. "detnas_small".
+        options: of :func:`searched_backbone`.
+    """
+    return _backbone(partial(Supernet, get_space(space)), **options)
+
+
+def searched_backbone(*, space: str, path: str, **options: Any) -> SearchedBackbone:
+    """The backbone of one path from plain values, e.g. for Detectron2's ``LazyCall``.
+
+    Args:
+        space: name of the space.
+        path: text of the path, as a search reports it.
+        options: ``out_features`` (default "stage1" to "stage4", strides 4 to 32), ``norm`` ("BN"),
+            ``norm_momentum`` (0.1), ``shuffle_method`` (1), ``last_conv`` (False), ``init``
+            ("imagenet"), ``fused_ops`` ("cpu") and, for "auto", ``choices_dir``: the keys of the
+            same names below ``MODEL.DETNAS``.
+
+    Raises:
+        PathError: no path of the space.
+    """
+    return _backbone(partial(SearchedBackbone, get_space(space).path(path)), **options)
+
+
+def _backbone(
+    make: Callable[..., Any],
+    *,
+    out_features: Sequence[str] = ("stage1", "stage2", "stage3", "stage4"),
+    norm: str = "BN",
+    norm_momentum: float = 0.1,
+    shuffle_method: int = 1,
+    last_conv: bool = False,
+    init: str = "imagenet",
+    fused_ops: str = "cpu",
+    choices_dir: str = "",
+) -> Any:
+    if fused_ops not in FUSED_OPS:
+        raise ValueError(f"fused_ops {fused_ops!r}: expected one of {', '.join(FUSED_OPS)}")
+    backbone = make(
+        norm=partial(get_norm, norm, momentum=norm_momentum) if norm else "",
+        shuffle_method=shuffle_method,
+        out_features=list(out_features),
+        last_conv=last_conv,
+        init=init,
+    )
+    backbone.fused_ops = fused_ops
+    if fused_ops == "auto":
+        backbone.choices = Choices(Path(choices_dir) / "fused_ops.json")
+    return backbone
+
+
+def add_conv_biases(module: nn.Module) -> None:
+    """Gives every bias-free convolution in ``module`` a zero bias."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.bias is None:
+            conv.bias = nn.Parameter(torch.zeros(conv.out_channels))
+
+
+def _bare(cfg: CfgNode, input_shape: ShapeSpec, *, supernet: bool) -> ShuffleNetBackbone:
+    return backbone_from_config(cfg, supernet=supernet)
+
+
+def _fpn(cfg: CfgNode, input_shape: ShapeSpec, *, supernet: bool, retinanet: bool) -> FPN:
+    features = list(cfg.MODEL.FPN.IN_FEATURES)
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    if retinanet:
+        # As released: P6 is made from P5, not from C5.
+        top_block: nn.Module = LastLevelP6P7(channels, channels, in_feature="p5")
+    else:
+        top_block = LastLevelMaxPool()
+    neck = FPN(
+        bottom_up=backbone_from_config(cfg, supernet=supernet, out_features=features),
+        in_features=features,
+        out_channels=channels,
+        norm=norm_factory(cfg, cfg.MODEL.FPN.NORM),
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+    if cfg.MODEL.DETNAS.CONV_BIAS_BEFORE_NORM:
+        for name, child in neck.named_children():
+            if name != "bottom_up":
+                add_conv_biases(child)
+    return neck
+
+
+def _register(name: str, build: Callable[..., nn.Module]) -> None:
+    def builder(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+        return build(cfg, input_shape)
+
+    builder.__name__ = name
+    BACKBONE_REGISTRY.register(builder)
+
+
+for _kind, _supernet in (("supernet_", True), ("", False)):
+    _register(f"build_detnas_{_kind}backbone", partial(_bare, supernet=_supernet))
+    for _retinanet in (False, True):
+        _register(
+            f"build_detnas_{_kind}{'retinanet_' if _retinanet else ''}fpn_backbone",
+            partial(_fpn, supernet=_supernet, retinanet=_retinanet),
+        )

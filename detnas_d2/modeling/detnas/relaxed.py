@@ -1,0 +1,76 @@
+"""DetNAS's choice blocks, relaxed: its space searched by gradient as Hit-Detector's are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from torch import Tensor, nn
+
+from detnas_d2.layers import NormFactory
+from detnas_d2.modeling.detnas.backbone import (
+    ShuffleNetBackbone,
+    build_shuffle_block,
+    init_shufflenet,
+)
+from detnas_d2.modeling.detnas.build import norm_factory
+from detnas_d2.modeling.searchable_layers import RelaxedLayers
+from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
+
+RELAXED_DETNAS = "build_detnas_relaxed_backbone"
+
+
+class RelaxedShuffleNet(ShuffleNetBackbone):
+    """The DetNAS backbone with weighted sums of all four blocks in every layer (eq. 5).
+
+    Args:
+        recompute: see :class:`detnas_d2.modeling.mixed_block.MixedBlock`; others as
+            :class:`ShuffleNetBackbone`.
+    """
+
+    fused_ops = "off"
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        norm: NormFactory,
+        shuffle_method: int,
+        out_features: Sequence[str],
+        last_conv: bool = False,
+        init: str = "imagenet",
+        recompute: bool = True,
+    ) -> None:
+        def build(layer: LayerSpec, op: str) -> nn.Module:
+            return build_shuffle_block(layer, op, norm, shuffle_method)
+
+        super().__init__(
+            space,
+            lambda layer: nn.Identity(),
+            norm=norm,
+            out_features=out_features,
+            last_conv=last_conv,
+            init=init,
+        )
+        self.blocks = RelaxedLayers("backbone", space.layers, build, recompute=recompute)
+        init_shufflenet(self, init)
+
+    def run_layer(self, index: int, x: Tensor) -> Tensor:
+        return self.blocks(index, x)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detnas_relaxed_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RelaxedShuffleNet:
+    """The relaxed space ``MODEL.DETNAS.SPACE``; under a neck by ``MODEL.HIT.BOTTOM_UP``."""
+    node = cfg.MODEL.DETNAS
+    return RelaxedShuffleNet(
+        get_space(node.SPACE),
+        norm=norm_factory(cfg, node.NORM),
+        shuffle_method=node.SHUFFLE_METHOD,
+        out_features=list(node.OUT_FEATURES),
+        last_conv=node.LAST_CONV,
+        init=node.INIT,
+        recompute=cfg.MODEL.HIT.RECOMPUTE,
+    )

@@ -1,0 +1,1 @@
+"""Pipelines of stages and the tables made of them."""

@@ -1,0 +1,111 @@
+"""How much disk the stages of pipelines need, told before the first one starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from detnas_d2.engine.checkpoint import KEPT
+from detnas_d2.utils.errors import InputError
+
+_GIB = 2**30
+
+
+class DiskError(InputError):
+    """Less disk is free than will be needed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a stage writes.
+
+    Attributes:
+        lasting: checkpoints that stay.
+        passing: one more, which is written before an older one is removed.
+        cache: images, as long as a search runs; without the room it decodes them each time.
+    """
+
+    lasting: int = 0
+    passing: int = 0
+    cache: int = 0
+
+
+def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
+    """What a stage needs.
+
+    Args:
+        kind: of the stage.
+        model: its model; may be on the meta device.
+    """
+    if kind == "search":
+        return Need(cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))
+    size = checkpoint_bytes(model)
+    return Need(size * (1 + kept_checkpoints(cfg)), passing=size)
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Of a training's checkpoint: the model, and the momentum of what learns."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    tensors = [*model.state_dict().values(), *learning]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def kept_checkpoints(cfg: CfgNode) -> int:
+    """How many periodic checkpoints stay beside the final one."""
+    every = cfg.SOLVER.CHECKPOINT_KEEP_EVERY
+    numbers = range(1, cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD + 1)
+    return len({*numbers[-KEPT:], *(n for n in numbers if every and n % every == 0)})
+
+
+def check_disk(needs: Mapping[str, Need], output_dir: str) -> str:
+    """A line about what is needed in all and what is free.
+
+    Args:
+        needs: folder of a stage that is not done -> its need. Checkpoints that are there count.
+
+    Raises:
+        DiskError: less is free than the checkpoints need.
+    """
+    folder = _existing(output_dir)
+    lasting = sum(need.lasting - _checkpoints_in(place) for place, need in needs.items())
+    needed = max(0, lasting) + max((need.passing for need in needs.values()), default=0)
+    cache = max((need.cache for need in needs.values()), default=0)
+    text = f"about {needed / _GIB:.1f} GiB for checkpoints"
+    text += f" and up to {cache / _GIB:.1f} GiB for images while a search runs" if cache else ""
+    free = free_bytes(folder)
+    if free is None:
+        return f"Disk: {text}; {folder} does not tell how much is free"
+    if needed > free:
+        raise DiskError(
+            f"OUTPUT_DIR {output_dir}: {free / _GIB:.1f} GiB are free, the stages need {text}; "
+            "free some, use another OUTPUT_DIR, or keep fewer checkpoints for good "
+            "(SOLVER.CHECKPOINT_KEEP_EVERY)"
+        )
+    return f"Disk: {text}; {free / _GIB:.1f} GiB are free"
+
+
+def free_bytes(folder: str) -> int | None:
+    """What this user may still write; None where the file system does not tell."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize if status.f_blocks else None
+
+
+def _existing(folder: str) -> str:
+    folder = os.path.abspath(folder)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _checkpoints_in(folder: str) -> int:
+    if not os.path.isdir(folder):
+        return 0
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.name.endswith(".pth"))

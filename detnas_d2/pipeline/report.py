@@ -1,0 +1,141 @@
+"""The table at the end of a pipeline: metrics and cost of the networks its stages trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from torch.utils.flop_counter import FlopCounterMode
+
+from detnas_d2.engine.gradient_search import genotype_cost, genotype_of
+from detnas_d2.pipeline.state import DONE_FILE
+from detnas_d2.search.history import History
+from detnas_d2.search_space import Cost, build_cost_table, get_space
+
+if TYPE_CHECKING:
+    from detnas_d2.pipeline.definition import Pipeline, Stage
+
+COSTS, EFFORT = ("macs", "params"), ("iterations", "gpus", "days")
+METRICS = (*COSTS, *EFFORT)
+"""What a stage has beside its results: cost of its network, and what it took to train or search."""
+
+
+def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """Row name -> number of networks, mean and standard deviation of their metrics, mean MACs."""
+    rows = {}
+    for row in pipeline.table:
+        members = pipeline.stages_of(row)
+        found = [_read_done(pipeline, stage) for stage in members]
+        metrics = {
+            key: mean_and_deviation([done["results"][key] for done in found])
+            for key in ("bbox/AP", "bbox/AP50", "classification/top1")
+            if all(key in done["results"] for done in found)
+        }
+        pairs = zip(members, found, strict=True)
+        costs = [_cost_of(pipeline, stage, done) for stage, done in pairs]
+        rows[row] = {
+            "networks": len(found),
+            "metrics": metrics,
+            "macs": statistics.fmean(cost.macs for cost in costs),
+            "params": statistics.fmean(cost.params for cost in costs),
+            "paths": [done["path"] for done in found],
+        }
+    return rows
+
+
+def measured(pipeline: Pipeline, stage: Stage, metric: str) -> float | None:
+    """A metric of a stage that is done, or one of METRICS; None if it has none.
+
+    Costs are in millions. ``iterations`` of a search are the candidates that it evaluated, ``gpus``
+    the processes (table 1 of DetNAS).
+    """
+    done = _read_done(pipeline, stage)
+    if metric in EFFORT:
+        return _effort(pipeline, stage, done)[metric]
+    if metric in COSTS:
+        return getattr(_cost_of(pipeline, stage, done), metric) / 1e6
+    value = done["results"].get(metric)
+    return None if value is None or math.isnan(value) else value
+
+
+def _read_done(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    file = os.path.join(pipeline.folder(stage.name), DONE_FILE)
+    with open(file, encoding="utf-8") as text:
+        return json.load(text)
+
+
+def _effort(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> dict[str, float | None]:
+    if stage.kind == "search":
+        iterations = len(History.read(pipeline.folder(stage.name)))
+    else:
+        iterations = pipeline.config_of(stage).SOLVER.MAX_ITER
+    days = done["seconds"] / 86400 if "seconds" in done else None
+    return {"iterations": iterations, "gpus": done.get("processes"), "days": days}
+
+
+def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
+    """Cost of a stage's network: its searchable layers, or the whole backbone if it has none."""
+    cfg = pipeline.config_of(stage)
+    if genotype_of(cfg).parts:
+        return genotype_cost(cfg)
+    size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
+    if not done["path"]:
+        return backbone_cost(cfg, size)
+    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    return build_cost_table(space, size).cost(space.path(done["path"]))
+
+
+def backbone_cost(cfg: CfgNode, size: tuple[int, int]) -> Cost:
+    """Parameters, and multiply-adds of convolutions and linear layers, of any backbone.
+
+    Args:
+        size: (height, width) of the image. What a neck adds is not counted.
+    """
+    with torch.device("meta"), torch.no_grad():
+        backbone = build_backbone(cfg).eval()
+        body = getattr(backbone, "bottom_up", backbone)
+        with FlopCounterMode(display=False) as counter:  # two for a multiply-add
+            body(torch.empty(1, 3, *size))
+    macs = counter.get_total_flops() // 2
+    return Cost(params=sum(p.numel() for p in body.parameters()), macs=macs)
+
+
+def format_table(rows: dict[str, dict[str, Any]]) -> str:
+    """The rows as a Markdown table: metrics in percent, cost of what is searched.
+
+    That is the backbone body of DetNAS at the search's SEARCH.MAX_MACS_INPUT, the searchable layers
+    of a Hit-Detector at HIT_SEARCH.COST_INPUT, and the whole backbone of any other network.
+    """
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
+    lines = [
+        "| network | " + " | ".join(keys) + " | MACs (M) | params (M) |",
+        "|---|" + "---|" * (len(keys) + 2),
+    ]
+    for name, row in rows.items():
+        cells = []
+        for key in keys:
+            mean, deviation = row["metrics"][key]
+            spread = f" ± {deviation:.2f} ({row['networks']} nets)" if row["networks"] > 1 else ""
+            cells.append(f"{mean:.2f}{spread}")
+        cells += [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1), 0 of one value.
+
+    NaN, as COCO gives where nothing is detected, makes both NaN.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, 0.0
+    # statistics.stdev cannot take what is not finite.
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,0 +1,1 @@
+"""Gradient search: the objective on the probabilities of operations, and screening."""

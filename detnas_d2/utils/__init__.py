@@ -1,0 +1,1 @@
+"""Files, locks, errors and processes: what every package uses."""

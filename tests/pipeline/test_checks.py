@@ -1,0 +1,106 @@
+"""Mistakes of any stage are found before the first one starts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detnas_d2.pipeline.checks import check_stages
+from detnas_d2.pipeline.definition import PipelineError, read_pipeline
+from detnas_d2.pipeline.run import run_pipeline
+from tests.campaigns.tiny import detnas_pipeline, hit_pipeline
+from tests.engine.tiny_runs import arguments
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("plans")
+    return {"detnas": detnas_pipeline(root / "detnas"), "hit": hit_pipeline(root / "hit")}
+
+
+def _changed(file: Path, stage: str, opts: list[Any], **keys: Any) -> str:
+    data = yaml.safe_load(file.read_text())
+    (entry,) = (entry for entry in data["STAGES"] if entry["NAME"] == stage)
+    entry["OPTS"] = [*entry.get("OPTS", []), *opts]
+    entry.update(keys)
+    new = file.with_name("changed.yaml")
+    new.write_text(yaml.safe_dump(data, sort_keys=False))
+    return str(new)
+
+
+@pytest.mark.parametrize("kind", ["detnas", "hit"])
+def test_good_pipelines_pass_in_seconds(kind: str, roots: dict[str, Path]) -> None:
+    start = time.process_time()
+    check_stages(read_pipeline(str(roots[kind])), set())
+    assert time.process_time() - start < 60
+
+
+def test_the_number_of_classes_is_filled_in(roots: dict[str, Path], tmp_path: Path) -> None:
+    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", "80", "OUTPUT_DIR", str(tmp_path))
+    pipeline = read_pipeline(str(roots["detnas"]), opts)
+    check_stages(pipeline, set())
+    # A finished stage's data are not looked at; what it has filled in is in its folder.
+    supernet = pipeline.stage("supernet")
+    cfg = pipeline.config_of(supernet)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    folder = Path(pipeline.folder("supernet"))
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(cfg.dump())
+    check_stages(pipeline, {"supernet"})
+
+
+@pytest.mark.parametrize(
+    ("stage", "opts", "message"),
+    [
+        ("searched", ["MODEL.BACKBONE.NAME", "build_detnas_fpn_backbon"], "did you mean build_det"),
+        ("searched", ["MODEL.BACKBONE.NAME", "build_detnas_supernet_fpn_backbone"], "a supernet"),
+        ("searched", ["MODEL.FPN.NORM", "XN"], "MODEL: the model cannot be built: .*XN"),
+        ("searched", ["MODEL.DETNAS.SPACE", "detnas_small"], "WEIGHTS .supernet.: .* do not fit"),
+        ("searched", ["MODEL.FPN.OUT_CHANNELS", "32"], "WEIGHTS 'supernet': .*in part only"),
+        ("searched", ["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "NUM_CLASSES is 5, data set"),
+        ("searched", ["MODEL.DEVICE", "cuda:77"], "MODEL.DEVICE is 'cuda:77': this machine"),
+        ("search", ["MODEL.FPN.OUT_CHANNELS", "32"], "WEIGHTS 'supernet': .*in part only"),
+        ("search", ["MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone"], "backbone needs a path"),
+        ("search", ["SEARCH.CALIBRATION.IMAGES", "1000000"], "IMAGES is 1000000: expected at most"),
+        ("search", ["SEARCH.POPULATION", "100000"], "POPULATION 100000: the space has 1024 paths"),
+        ("search", ["SEARCH.METRIC", "bbox/AP51"], "SEARCH.METRIC 'bbox/AP51'"),
+        ("search", ["SEARCH.VAL", "nope"], "'nope' is neither in DATASETS.REGISTER nor"),
+        ("supernet", ["TEST.PRECISE_BN.ENABLED", "True"], "PRECISE_BN.ENABLED: a supernet"),
+    ],
+)
+def test_detnas_mistakes(stage: str, opts: list[str], message: str, roots: dict[str, Path]) -> None:
+    file = _changed(roots["detnas"], stage, opts)
+    with pytest.raises(PipelineError, match=rf"changed\.yaml: stage '{stage}': .*{message}"):
+        check_stages(read_pipeline(file), set())
+
+
+@pytest.mark.parametrize(
+    ("stage", "opts", "message"),
+    [
+        ("screen_head", ["HIT_SEARCH.SCREENING.KEEP", "100"], "SCREENING.KEEP 100"),
+        ("search", ["HIT_SEARCH.ARCH_START_ITER", "100"], "ARCH_START_ITER 100"),
+        ("search", ["MODEL.HIT.SEARCHED_PARTS", "['spine']"], "SEARCHED_PARTS is 'spine'"),
+        ("search", ["HIT_SEARCH.ARCH_TRAIN", "()"], "ARCH_TRAIN"),
+        ("search", ["MODEL.HIT.NETWORK", "hit_huge"], "HIT.NETWORK is 'hit_huge'"),
+        ("searched", ["MODEL.HIT.NORM", "XN"], "XN"),
+    ],
+)
+def test_hit_mistakes(stage: str, opts: list[str], message: str, roots: dict[str, Path]) -> None:
+    file = _changed(roots["hit"], stage, opts)
+    with pytest.raises(PipelineError, match=rf"stage '{stage}': .*{message}"):
+        check_stages(read_pipeline(file), set())
+
+
+def test_nothing_is_written_but_the_traceback(roots: dict[str, Path]) -> None:
+    file = _changed(roots["detnas"], "searched", ["MODEL.FPN.NORM", "XN"])
+    runs = roots["detnas"].parent / "runs"
+    with pytest.raises(PipelineError) as caught:
+        run_pipeline(arguments(file))
+    assert caught.value.log_file == str(runs / "log.txt")
+    assert [path.name for path in runs.iterdir()] == ["log.txt"]
+    assert "norm 'XN'" in (runs / "log.txt").read_text()

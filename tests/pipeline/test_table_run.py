@@ -1,0 +1,107 @@
+"""Running a table: what is started, what a failure holds up, what a killed run leaves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from detnas_d2.engine import PathTrainer
+from detnas_d2.pipeline.run import run_pipeline, stage_state
+from detnas_d2.pipeline.state import DONE, STOPPED
+from detnas_d2.pipeline.table_run import list_runs, run_table
+from detnas_d2.pipeline.tables import read_table
+from tests.engine.tiny_runs import Configs, arguments
+from tests.pipeline.test_tables import write_table
+
+MODULE = sys.modules[run_pipeline.__module__]
+
+
+def test_failure_holds_up_only_what_starts_from_it(
+    configs: Configs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write_table(tmp_path, configs, SEEDS=[0])
+    started: list[str] = []
+
+    def fake(args: argparse.Namespace) -> None:
+        folder = args.pipeline.folder(args.stage.name)
+        started.append(os.path.relpath(folder, tmp_path / "runs"))
+        if started[-1] == "seed0/shared/base" and started.count("seed0/shared/base") == 1:
+            raise FloatingPointError("Loss became infinite or NaN at iteration=7!")
+        cfg = args.pipeline.config_of(args.stage)
+        done = {
+            "fingerprint": MODULE.stage_fingerprint(args.pipeline, args.stage),
+            "results": {"bbox/AP": 30.0},
+            "path": cfg.MODEL.DETNAS.PATH,
+        }
+        Path(folder, "done.json").write_text(json.dumps(done))
+        torch.save({}, Path(folder, "model_final.pth"))
+
+    monkeypatch.setattr(MODULE, "_run_stage", fake)
+    assert not run_table(arguments(file))
+    lines = capsys.readouterr().out.splitlines()
+    why = "FloatingPointError: Loss became infinite or NaN at iteration=7!"
+    assert f"seed 0, one: base     failed: {why}" in lines
+    assert "seed 0, one: large    not started" in lines
+    assert "seed 0, two: small_2  done" in lines
+    assert "7 runs: 1 failed, 4 not started, 2 done" in lines
+    assert (tmp_path / "runs" / "table.md").read_text().startswith("| network | top-1, paper |")
+    first, started[:] = list(started), ["seed0/shared/base"]
+    assert run_table(arguments(file))
+    assert sorted(first[1:] + started[1:]) == sorted({*first, *started})
+    started.clear()
+    # Done with another config: neither run again nor taken for done.
+    assert not run_table(arguments(file, "SOLVER.BASE_LR", "0.5"))
+    assert not started
+    assert "7 runs: 7 outdated" in capsys.readouterr().out
+
+
+def test_several_machines_are_refused(configs: Configs, tmp_path: Path) -> None:
+    args = arguments(write_table(tmp_path, configs))
+    args.num_machines = 2
+    with pytest.raises(ValueError, match="--num-machines: a table runs on one machine"):
+        run_table(args)
+
+
+def _run_until_killed(args: argparse.Namespace) -> None:
+    run_step = PathTrainer.run_step
+
+    def killed(self: PathTrainer) -> None:
+        if self.iter == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        run_step(self)
+
+    PathTrainer.run_step = killed
+    run_table(args)
+
+
+def test_killed_run_is_told_and_resumed(configs: Configs, tmp_path: Path) -> None:
+    columns = [{"NAME": "AP", "PIPELINE": "one", "METRIC": "bbox/AP"}]
+    rows = [{"NAME": "large", "ROW": "large"}]
+    pipelines = {"one": "pipeline.yaml"}
+    content = {"SEEDS": [0], "PIPELINES": pipelines, "COLUMNS": columns, "ROWS": rows}
+    file = write_table(tmp_path, configs, stages=2, **content)
+    args = arguments(file)
+    process = multiprocessing.get_context("fork").Process(target=_run_until_killed, args=(args,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    table = read_table(file)
+    states = [stage_state(run.pipeline, run.stage) for run in table.runs()]
+    assert states[0] == STOPPED and set(states[1:]) == {"not started"}
+    assert list_runs(table).splitlines()[0] == "seed 0, one: base   stopped"
+    folder = Path(table.runs()[0].folder)
+    assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert run_table(args)
+    assert {stage_state(run.pipeline, run.stage) for run in table.runs()} == {DONE}
+    assert "Starting training from iteration 2" in (folder / "log.txt").read_text()
