@@ -2,13 +2,19 @@ from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine.bilevel_trainer import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.commands import (
+    gradient_search_main,
+    screen_main,
+    search_main,
+    train_main,
+)
 from detnas_d2.engine.defaults import prepare, setup
-from detnas_d2.engine.evolution_search import search, search_main
+from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.launching import run, run_alone
 from detnas_d2.engine.library import search_model, train_model
 from detnas_d2.engine.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
 from detnas_d2.engine.trainer import PathTrainer, Trainer
-from detnas_d2.engine.training import evaluate, train, train_main
+from detnas_d2.engine.training import evaluate, train
 
 __all__ = [
     "BilevelStep",
@@ -20,9 +26,11 @@ __all__ = [
     "UniformPathSampler",
     "default_argument_parser",
     "evaluate",
+    "gradient_search_main",
     "prepare",
     "run",
     "run_alone",
+    "screen_main",
     "search",
     "search_main",
     "search_model",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from torch import Tensor, nn
 
 from detnas_d2.engine.checkpoint_files import damage, read_checkpoint
 from detnas_d2.modeling import WeightsError, adapt_state_dict, is_supernet
@@ -180,14 +181,28 @@ class DetNASCheckpointer(DetectionCheckpointer):
             if len(incompatible.missing_keys) >= len(self.model.state_dict()):
                 raise WeightsError("no tensor of the model is in the weights")
             return incompatible
-        found = checkpoint["model"].items()
-        state = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in found}
-        check_numbers(state)
-        state = strip_shared_prefixes(state, self.model)
+        state = weights_of(checkpoint, self.model)
         self.loaded_supernet = is_supernet(state)
         checkpoint["model"] = adapt_state_dict(state, self.model)
         check_fit(checkpoint["model"], self.model, whole=self._whole)
         return super()._load_model(checkpoint)
+
+
+def weights_of(checkpoint: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that was read, without what wrappers put before their names.
+
+    Raises:
+        WeightsError: they are no tensors of finite numbers.
+    """
+    found = checkpoint["model"].items()
+    state = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in found}
+    check_numbers(state)
+    return strip_shared_prefixes(state, model)
+
+
+def has_checkpoints(folder: str) -> bool:
+    """Whether a training has left something in ``folder`` to go on from."""
+    return os.path.isdir(folder) and any(name.startswith("model_") for name in os.listdir(folder))
 
 
 def _number(name: str) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -59,6 +60,36 @@ def check_classes(cfg: CfgNode) -> bool:
     return filled
 
 
+class ClassList(NamedTuple):
+    """What a model's last layers tell apart, in their order.
+
+    Attributes:
+        head: the node of the config that counts them, or the meta-architecture of other models.
+        setting, name: key and data set that tell them.
+    """
+
+    head: str
+    setting: str
+    name: str
+    classes: tuple[str, ...]
+
+
+def class_list(cfg: CfgNode) -> ClassList | None:
+    """The classes of a run whose data sets are registered; None without labels."""
+    head = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE)
+    for setting, name in _in_use(cfg):
+        if (classes := _classes(name)) is not None:
+            return ClassList(head, setting, name, tuple(classes))
+    return None
+
+
+def class_list_problem(one: ClassList | None, other: ClassList | None) -> tuple[str, str] | None:
+    """Texts about both lists where models of one kind learn different ones."""
+    if one is None or other is None or one.head != other.head or one.classes == other.classes:
+        return None
+    return _texts(one[1:], other[1:])
+
+
 def take_class_number(cfg: CfgNode, folder: str) -> None:
     """Fills in the number of classes as a run in ``folder`` has done, without its data."""
     key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
@@ -96,11 +127,19 @@ def _classes(name: str) -> Sequence[str] | None:
     return metadata.get("thing_classes")
 
 
+def training_sets(cfg: CfgNode) -> list[str]:
+    """What weights and, if they learn, architecture parameters learn from."""
+    return [*cfg.DATASETS.TRAIN, *_architecture_sets(cfg)]
+
+
+def _architecture_sets(cfg: CfgNode) -> Sequence[str]:
+    return cfg.HIT_SEARCH.ARCH_TRAIN if cfg.HIT_SEARCH.ARCH_START_ITER >= 0 else ()
+
+
 def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
     """(key, name) of every data set whose labels a model learns or is scored by."""
     yield from (("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN)
-    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
-        yield from (("HIT_SEARCH.ARCH_TRAIN", name) for name in cfg.HIT_SEARCH.ARCH_TRAIN)
+    yield from (("HIT_SEARCH.ARCH_TRAIN", name) for name in _architecture_sets(cfg))
     yield from (("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)
     if cfg.SEARCH.VAL:
         yield "SEARCH.VAL", cfg.SEARCH.VAL
@@ -108,18 +147,25 @@ def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
         yield "SEARCH.CALIBRATION.DATASET", cfg.SEARCH.CALIBRATION.DATASET
 
 
-def _difference(one: tuple[str, str, Sequence[str]], other: tuple[str, str, Sequence[str]]) -> str:
+def _texts(
+    one: tuple[str, str, Sequence[str]], other: tuple[str, str, Sequence[str]]
+) -> tuple[str, str]:
+    """What the classes of both are, at the first place where they differ."""
     place = next(
         (i for i, (a, b) in enumerate(zip(one[2], other[2], strict=False)) if a != b),
         min(len(one[2]), len(other[2])),
     )
-    texts = [
+    first, second = (
         f"{setting} {name!r} has the classes {_shortened(classes, place)}"
         for setting, name, classes in (one, other)
-    ]
+    )
+    return first, second
+
+
+def _difference(one: tuple[str, str, Sequence[str]], other: tuple[str, str, Sequence[str]]) -> str:
     return (
-        f"{', but '.join(texts)}: labels are positions in these lists, so they must be the same; "
-        "write the same CLASSES into both declarations in DATASETS.REGISTER"
+        f"{', but '.join(_texts(one, other))}: labels are positions in these lists, so they must "
+        "be the same; write the same CLASSES into both declarations in DATASETS.REGISTER"
     )
 
 
@@ -138,12 +184,10 @@ def identical_image_warnings(cfg: CfgNode) -> list[str]:
     """
     roles: dict[str, Sequence[str]] = {
         "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
-        "HIT_SEARCH.ARCH_TRAIN": (),
+        "HIT_SEARCH.ARCH_TRAIN": _architecture_sets(cfg),
         "SEARCH.VAL": [cfg.SEARCH.VAL] if cfg.SEARCH.VAL else [],
         "DATASETS.TEST": cfg.DATASETS.TEST,
     }
-    if cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
-        roles["HIT_SEARCH.ARCH_TRAIN"] = cfg.HIT_SEARCH.ARCH_TRAIN
     settings = list(roles)
     found: dict[tuple[str, str], str] = {}
     for position, learned in enumerate(settings):

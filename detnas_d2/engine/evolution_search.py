@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
 import os
@@ -20,7 +19,6 @@ from detnas_d2.data import DataState, data_state, drop_cache
 from detnas_d2.data.datasets.splits import overlap
 from detnas_d2.engine.architectures import fix_path, searched_space, space_costs
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.defaults import setup
 from detnas_d2.engine.outlook import outlook_text
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import Trainer
@@ -43,12 +41,6 @@ from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sha256_of, write_text
 
 logger = logging.getLogger("detnas_d2.search")
-
-
-def search_main(args: argparse.Namespace) -> CandidateRecord:
-    """Searches the supernet of a config; writes ``best.yaml``; returns the best candidate."""
-    cfg = setup(args)
-    return search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
 
 
 def check_search(cfg: CfgNode, config_dir: str, retrain_opts: Sequence[str] = ()) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import random
@@ -20,7 +19,6 @@ from detnas_d2.config.merging import merge_file
 from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.data.datasets.splits import overlap
 from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer, is_relaxed
-from detnas_d2.engine.defaults import setup
 from detnas_d2.engine.training import evaluate, train
 from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
@@ -265,32 +263,6 @@ def hit_retrain_config(cfg: CfgNode, config_dir: str) -> CfgNode:
 
 def _write_yaml(file: str, tree: dict) -> None:
     write_text(file, yaml.safe_dump(tree, sort_keys=False, width=100))
-
-
-def _refuse_eval_only(args: argparse.Namespace) -> None:
-    if args.eval_only:
-        raise InputError(
-            "--eval-only: a relaxed network is decoded, not evaluated; give train_net.py the "
-            f"{BEST_FILE} of the search"
-        )
-
-
-def screen_main(args: argparse.Namespace) -> list[str]:
-    """Entry point of ``screen_net.py``."""
-    _refuse_eval_only(args)
-    return screen(setup(args), resume=args.resume)
-
-
-def gradient_search_main(args: argparse.Namespace) -> Genotype:
-    """Entry point of ``search_net.py``."""
-    _refuse_eval_only(args)
-    cfg = setup(args)
-    return gradient_search(cfg, resume=args.resume, config_dir=os.path.dirname(args.config_file))
-
-
-def hit_train_main(args: argparse.Namespace) -> object:
-    """Entry point of ``train_net.py``: trains a searched detector, or pre-trains a relaxed one."""
-    return hit_train(setup(args), resume=args.resume, eval_only=args.eval_only)
 
 
 def hit_train(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> object:

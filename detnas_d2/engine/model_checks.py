@@ -114,10 +114,20 @@ class Models:
                 told("MODEL: the model cannot be built"),
                 _silent(),
                 torch.random.fork_rng([]),
-                torch.device("meta"),
             ):
-                self._built[key] = build_model(cfg)
+                self._built[key] = _build(cfg)
         return self._built[key]
+
+
+def _build(cfg: CfgNode) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build_model(cfg)
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise
+        cfg.MODEL.DEVICE = "cpu"  # its code reads numbers from tensors, e.g. by item()
+        return build_model(cfg)
 
 
 def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -> None:

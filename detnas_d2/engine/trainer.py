@@ -26,6 +26,7 @@ from detnas_d2.data import (
 )
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.clipping import build_clipped_optimizer
+from detnas_d2.engine.data_checks import training_sets
 from detnas_d2.engine.gradients import average_gradients, broadcast
 from detnas_d2.engine.iteration import (
     NORMALIZER,
@@ -193,9 +194,7 @@ class Trainer(DefaultTrainer):
     def data(self) -> DataState:
         """State of what is learned from, on rank 0, which writes and compares it."""
         if self._data is None:
-            names = list(self.cfg.DATASETS.TRAIN)
-            if self.cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
-                names += self.cfg.HIT_SEARCH.ARCH_TRAIN
+            names = training_sets(self.cfg)
             self._data = data_state(names) if comm.is_main_process() else {}
         return self._data
 

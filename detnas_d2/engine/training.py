@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from detnas_d2.engine.defaults import setup
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import Trainer
-
-
-def train_main(args: argparse.Namespace) -> Any:
-    """Trains the model of a config, or with ``--eval-only`` evaluates it; returns the results."""
-    cfg = setup(args)
-    return evaluate(cfg) if args.eval_only else train(cfg, resume=args.resume)
 
 
 def train(cfg: CfgNode, *, resume: bool) -> Any:

@@ -6,41 +6,36 @@ or a sub-space of the same space, and the shapes of the weights.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
-from torch import Tensor, nn
+from torch import nn
 
-from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.architectures import fix_path, searched_space
-from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.engine.data_checks import check_classes, take_class_number
-from detnas_d2.engine.defaults import fall_back_to_cpu
-from detnas_d2.engine.evolution_search import check_search, retrain_config
-from detnas_d2.engine.gradient_search import (
-    check_gradient_search,
-    check_screening,
-    hit_retrain_config,
+from detnas_d2.engine.data_checks import (
+    ClassList,
+    check_classes,
+    class_list,
+    class_list_problem,
+    take_class_number,
 )
-from detnas_d2.engine.model_checks import Models, check_names, check_training, told
-from detnas_d2.evaluation.build import check_validation
-from detnas_d2.modeling import adapt_state_dict, find_supernet
+from detnas_d2.engine.defaults import fall_back_to_cpu
+from detnas_d2.engine.disk import Need, need_of
+from detnas_d2.engine.model_checks import Models, check_names, told
+from detnas_d2.engine.run_checks import check_run, check_weights, decoded
+from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.detnas.backbone import SearchedBackbone
-from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
-from detnas_d2.modeling.hit.build import candidate_ops, part_specs
-from detnas_d2.modeling.searchable_layers import relaxed_parts
-from detnas_d2.modeling.weights_fit import check_fit, check_numbers, strip_shared_prefixes
+from detnas_d2.modeling.hit.build import candidate_ops
 from detnas_d2.pipeline.definition import FRAGMENTS, Pipeline, PipelineError, Stage
-from detnas_d2.pipeline.disk import Need, need_of
+from detnas_d2.pipeline.stage_data import read_classes
 from detnas_d2.search_space import get_space
-from detnas_d2.search_space.genotype import Genotype
-from detnas_d2.search_space.hit_network import get_hit_network
 from detnas_d2.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def check_stages(pipeline: Pipeline, done: set[str], *, processes: int = 1) -> dict[str, Need]:
@@ -56,16 +51,10 @@ def check_stages(pipeline: Pipeline, done: set[str], *, processes: int = 1) -> d
     Raises:
         PipelineError: naming the file, the stage, and what is wrong.
     """
-    plan = _Plan(pipeline)
+    plan = _Plan(pipeline, processes)
     for stage in pipeline.stages:
         with _named(pipeline, stage):
             plan.check(stage, finished=stage.name in done)
-            images = plan.config_of(stage).SOLVER.IMS_PER_BATCH
-            if stage.kind != "search" and images % processes:
-                raise InputError(
-                    f"SOLVER.IMS_PER_BATCH is {images}: expected a multiple of the {processes} "
-                    "processes (--num-gpus, --num-machines)"
-                )
     return plan.needs
 
 
@@ -81,42 +70,39 @@ def _named(pipeline: Pipeline, stage: Stage) -> Iterator[None]:
 
 
 class _Plan:
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, processes: int) -> None:
+        self.pipeline, self.processes = pipeline, processes
         self.models = Models()
         self.needs: dict[str, Need] = {}
         self._configs: dict[str, CfgNode] = {}
+        self._classes: dict[str, ClassList | None] = {}
 
     def check(self, stage: Stage, *, finished: bool) -> None:
         cfg = self.config_of(stage)
         fall_back_to_cpu(cfg)
         check_names(cfg)
-        model = self.models.of(cfg)
-        self._check_path(stage, cfg, model)
-        self.needs[stage.name] = need_of(stage.kind, cfg, model)
-        if not finished:
-            register_datasets(cfg)
-            if check_classes(cfg):
-                model = self.models.of(cfg)
-        else:
+        self._check_path(stage, cfg, self.models.of(cfg))
+        if finished:
             take_class_number(cfg, self.pipeline.folder(stage.name))
-        if stage.kind == "search":
-            self._check_search(stage, cfg, model, finished=finished)
+            self._classes[stage.name] = read_classes(self.pipeline.folder(stage.name))
         else:
-            check_training(cfg, model, evaluation=not finished)
-        folder = os.path.dirname(self.pipeline.file_of(stage))
-        if stage.kind == "screen":
-            check_screening(cfg)
-        elif stage.kind == "gradient":
-            check_gradient_search(cfg)
-            retrain = hit_retrain_config(cfg, folder)
-            retrain.merge_from_list(_decoded(cfg, model))
-            self.models.of(retrain)
-        elif cfg.HIT_SEARCH.ARCH_START_ITER >= 0 and relaxed_parts(model):
-            raise PipelineError(
-                f"{self.pipeline.file}: stage {stage.name!r}: HIT_SEARCH.ARCH_START_ITER is "
-                f"{cfg.HIT_SEARCH.ARCH_START_ITER}: expected -1, or KIND screen or gradient"
-            )
+            register_datasets(cfg)
+            check_classes(cfg)
+            self._classes[stage.name] = class_list(cfg)
+            self._compare_classes(stage)
+        model = self.models.of(cfg)
+        self.needs[stage.name] = need_of(stage.kind, cfg, model)
+        if stage.kind == "search" and not (stage.weights or cfg.MODEL.WEIGHTS):
+            raise InputError("no WEIGHTS: expected the stage that trains the supernet, or a file")
+        check_run(
+            cfg,
+            stage.kind,
+            self.models,
+            config_dir=os.path.dirname(self.pipeline.file_of(stage)),
+            opts=self.pipeline.opts,
+            data=not finished,
+            processes=self.processes,
+        )
         if not finished:
             self._check_weights(stage, cfg, model)
 
@@ -133,17 +119,13 @@ class _Plan:
                 fragments.append(fragment)
             else:
                 standins += self._result_of(source)
-        cfg = load_config(
-            self.pipeline.file_of(stage),
-            [*standins, *stage.opts, *self.pipeline.opts],
-            fragments=fragments,
-            place="OPTS or command line",
-        )
-        if stage.path:
+        place = "OPTS or command line"
+        cfg = self.pipeline.merged(stage, fragments, standins, place=place)
+        if self.pipeline.stage(stage.path) is not None:
             space = get_space(cfg.MODEL.DETNAS.SPACE)
             cfg.MODEL.DETNAS.PATH = str(space.uniform_path(space.ops[0]))
-        cfg.OUTPUT_DIR = self.pipeline.folder(stage.name)
-        self.pipeline.share_cache(cfg)
+        elif stage.path:
+            cfg.MODEL.DETNAS.PATH = str(self.pipeline.path_of(stage, cfg))
         self._configs[stage.name] = cfg
         return cfg
 
@@ -151,7 +133,7 @@ class _Plan:
         """KEY, VALUE that a screening or gradient search might find."""
         cfg = self.config_of(source)
         if source.kind == "gradient":
-            return _decoded(cfg, self.models.of(cfg))
+            return decoded(cfg, self.models.of(cfg))
         (part,) = cfg.MODEL.HIT.SEARCHED_PARTS
         kept = list(candidate_ops(cfg, part))[: cfg.HIT_SEARCH.SCREENING.KEEP]
         return [f"MODEL.HIT.OPS.{part.upper()}", kept]
@@ -165,82 +147,35 @@ class _Plan:
                 "backbone, e.g. build_detnas_fpn_backbone"
             )
 
-    def _check_search(
-        self, stage: Stage, cfg: CfgNode, model: nn.Module, *, finished: bool
-    ) -> None:
-        folder = os.path.dirname(self.pipeline.file_of(stage))
-        if find_supernet(model) is None:
-            raise PipelineError(
-                f"{self.pipeline.file}: stage {stage.name!r}: MODEL.BACKBONE.NAME "
-                f"{cfg.MODEL.BACKBONE.NAME} holds no supernet to search"
+    def _compare_classes(self, stage: Stage) -> None:
+        """A search scores with what the last layers of its supernet have learned. Other stages may
+        start from other classes on purpose, so that a warning has to do.
+        """
+        own = self._classes[stage.name]
+        for source in self.pipeline.sources_of(stage):
+            problem = class_list_problem(own, self._classes.get(source.name))
+            if not problem:
+                continue
+            other = f"{source.config} of stage {source.name!r}, which it starts from"
+            text = f"{stage.config}: {problem[0]}, but {other}: {problem[1]}"
+            remedy = "write the same CLASSES into DATASETS.REGISTER of both files"
+            if stage.kind == "search" and source.name == stage.weights:
+                raise InputError(f"{text}; {remedy}")
+            logger.warning(
+                "%s: stage %r: %s; unless other classes are meant, %s",
+                self.pipeline.file,
+                stage.name,
+                text,
+                remedy,
             )
-        if not (stage.weights or cfg.MODEL.WEIGHTS):
-            raise PipelineError(
-                f"{self.pipeline.file}: stage {stage.name!r}: no WEIGHTS: expected the stage that "
-                "trains the supernet, or a file"
-            )
-        check_search(cfg, folder, self.pipeline.opts)
-        retrain = retrain_config(cfg, folder, self.pipeline.opts)
-        space = searched_space(cfg)
-        fix_path(retrain, space, str(space.path((0,) * len(space.cardinalities))))
-        with told("SEARCH.RETRAIN_CONFIG"):
-            check_names(retrain)
-            self.models.of(retrain)
-        if not finished:
-            check_validation(cfg)
+            return
 
     def _check_weights(self, stage: Stage, cfg: CfgNode, model: nn.Module) -> None:
         source = self.pipeline.stage(stage.weights)
         name = stage.weights or cfg.MODEL.WEIGHTS
-        if source is None and not name:
+        if not name:
             return
-        if source is None:
-            name = _local(name)
-            if name.endswith((".pkl", ".pyth")):  # matched by name when they are loaded
-                return
-        with told(f"WEIGHTS {name!r}"):
-            if source is not None:
-                state = self.models.of(self.config_of(source)).state_dict()
-            else:
-                state = _weights_in(name, model)
-            try:
-                check_fit(adapt_state_dict(state, model), model, whole=stage.kind == "search")
-            except ValueError as error:
-                raise PipelineError(
-                    f"{self.pipeline.file}: stage {stage.name!r}: WEIGHTS {name!r}: {error}"
-                ) from error
-
-
-def _local(name: str) -> str:
-    """The file of weights, fetched if it is an address."""
-    try:
-        file = PathManager.get_local_path(name)
-    except Exception as error:  # of the many that handlers of addresses raise
-        raise InputError(f"WEIGHTS {name!r} cannot be fetched: {error}") from error
-    if not os.path.isfile(file):
-        raise InputError(f"WEIGHTS {name!r}: no such file")
-    return file
-
-
-def _weights_in(file: str, model: nn.Module) -> dict[str, Tensor]:
-    state = read_checkpoint(file)["model"]
-    check_numbers(state)
-    return strip_shared_prefixes(state, model)
-
-
-def _decoded(cfg: CfgNode, model: nn.Module) -> list[Any]:
-    """KEY, VALUE of a network that a gradient search over ``cfg`` might find."""
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
-    searched = set(cfg.MODEL.HIT.SEARCHED_PARTS)
-    specs = part_specs(cfg)
-    parts = {part: tuple(layer.ops[0] for layer in specs[part]) for part in searched & set(specs)}
-    genotype = Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
-    opts: list[Any] = ["MODEL.HIT.NETWORK", network.name, "MODEL.HIT.SEARCHED_PARTS", []]
-    for part in genotype.parts:
-        opts += [f"MODEL.HIT.GENOTYPE.{part.upper()}", genotype.part_text(part)]
-    relaxed = next((m for m in model.modules() if isinstance(m, RelaxedShuffleNet)), None)
-    if relaxed is not None:
-        opts += ["MODEL.DETNAS.PATH", str(relaxed.space.uniform_path(relaxed.space.ops[0]))]
-        at = "BACKBONE.NAME" if cfg.MODEL.BACKBONE.NAME == RELAXED_DETNAS else "HIT.BOTTOM_UP"
-        opts += [f"MODEL.{at}", "build_detnas_backbone"]
-    return opts
+        state = None
+        if source is not None:
+            state = self.models.of(self.config_of(source)).state_dict()
+        check_weights("WEIGHTS", name, model, whole=stage.kind == "search", state=state)

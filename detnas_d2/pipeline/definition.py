@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,17 +120,10 @@ class Pipeline:
             os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind])
             for name in stage.merge
         ]
-        cfg = load_config(
-            self.file_of(stage),
-            [*stage.opts, *self.opts],
-            fragments=fragments,
-            place=f"{self.file}: stage {stage.name!r}: OPTS or command line",
-        )
-        cfg.SEED += SEED_STEP * stage.number
+        place = f"{self.file}: stage {stage.name!r}: OPTS or command line"
+        cfg = self.merged(stage, fragments, place=place)
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
-        cfg.OUTPUT_DIR = self.folder(stage.name)
-        self.share_cache(cfg)
         if stage.weights:
             known = self.stage(stage.weights)
             weights = os.path.join(self.folder(stage.weights), "model_final.pth")
@@ -138,10 +132,19 @@ class Pipeline:
             cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))
         return cfg
 
-    def share_cache(self, cfg: CfgNode) -> None:
-        """Gives all stages one folder of derived data."""
+    def merged(
+        self, stage: Stage, fragments: list[str], standins: Sequence[Any] = (), *, place: str
+    ) -> CfgNode:
+        """The stage's file with ``fragments``, KEY, VALUE ``standins`` and all overrides, its seed
+        and folders; ``place`` names the overrides in errors. All stages share derived data.
+        """
+        opts = [*standins, *stage.opts, *self.opts]
+        cfg = load_config(self.file_of(stage), opts, fragments=fragments, place=place)
+        cfg.SEED += SEED_STEP * stage.number
+        cfg.OUTPUT_DIR = self.folder(stage.name)
         if not cfg.DATASETS.CACHE_DIR:
             cfg.DATASETS.CACHE_DIR = os.path.join(self.output_dir, CACHE_FOLDER)
+        return cfg
 
     def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
         sources = [self.stage(name) for name in stage.merge]

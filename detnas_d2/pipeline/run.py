@@ -17,8 +17,10 @@ from detectron2.utils import comm
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, fingerprint, load_config
-from detnas_d2.engine.checkpoint import FINAL
+from detnas_d2.data import data_state
+from detnas_d2.engine.checkpoint import FINAL, has_checkpoints
 from detnas_d2.engine.defaults import prepare
+from detnas_d2.engine.disk import check_disk
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import (
     BEST_FILE,
@@ -35,8 +37,8 @@ from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline import state as pipeline_state
 from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline, PipelineError, Stage, read_pipeline
-from detnas_d2.pipeline.disk import check_disk
 from detnas_d2.pipeline.report import format_table, table_rows
+from detnas_d2.pipeline.stage_data import check_data, data_of
 from detnas_d2.pipeline.state import (
     DONE,
     DONE_FILE,
@@ -80,6 +82,7 @@ def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             waiting = {pipeline.folder(n): needs[n] for n, state in states.items() if state != DONE}
             if dry_run:
                 print("\n".join(f"{name}: {state}" for name, state in states.items()))
+            check_data(pipeline, {name for name, state in states.items() if state == DONE})
             print(check_disk(waiting, pipeline.output_dir), flush=True)
             if dry_run:
                 return {}
@@ -162,15 +165,11 @@ def stage_state(pipeline: Pipeline, stage: Stage) -> str:
     """A state of :mod:`pipeline_state`."""
     folder = pipeline.folder(stage.name)
     state = pipeline_state.state_of(folder, PRODUCTS[stage.kind])
-    if state == DONE or (state in (STOPPED, FAILED) and _has_checkpoint(folder)):
+    if state == DONE or (state in (STOPPED, FAILED) and has_checkpoints(folder)):
         mark = read_json(folder, DONE_FILE if state == DONE else LOCK_FILE).get("fingerprint")
         if mark is not None and mark != _fingerprint_now(pipeline, stage):
             return OUTDATED
     return state
-
-
-def _has_checkpoint(folder: str) -> bool:
-    return any(name.startswith("model_") for name in os.listdir(folder))
 
 
 def _fingerprint_now(pipeline: Pipeline, stage: Stage) -> str:
@@ -224,6 +223,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     start = time.monotonic()
     before = stage_time.start(cfg.OUTPUT_DIR) if comm.is_main_process() else 0.0
     prepare(cfg, args)
+    data = data_of(cfg, stage.kind) if comm.is_main_process() else {}
     set_outlook(args.outlook)
     folder = os.path.dirname(pipeline.file_of(stage))
     if stage.kind == "search":
@@ -235,6 +235,8 @@ def _run_stage(args: argparse.Namespace) -> None:
         results = {"genotype": str(gradient_search(cfg, resume=True, config_dir=folder))}
     else:
         results = flatten_results_dict(hit_train(cfg, resume=True) or {})
+        if results and comm.is_main_process():
+            data["data"] |= data_state(cfg.DATASETS.TEST)
     if comm.is_main_process():
         missing = missing_products(cfg.OUTPUT_DIR, PRODUCTS[stage.kind])
         if missing:
@@ -245,6 +247,7 @@ def _run_stage(args: argparse.Namespace) -> None:
             "path": _architecture(cfg, stage),
             "seconds": round(time.monotonic() - start + before, 1),
             "processes": comm.get_world_size(),
+            **data,
         }
         write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
     comm.synchronize()

@@ -10,8 +10,8 @@ from collections import Counter
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.analysis.detector_cost import DETECTOR_COSTS
+from detnas_d2.engine.disk import Need, check_disk
 from detnas_d2.pipeline.checks import check_stages
-from detnas_d2.pipeline.disk import Need, check_disk
 from detnas_d2.pipeline.run import run_stage, stage_state
 from detnas_d2.pipeline.state import (
     DONE,

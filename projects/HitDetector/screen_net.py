@@ -8,8 +8,7 @@ from detnas_d2.command import run_command
 
 
 def main() -> None:
-    from detnas_d2.engine import default_argument_parser, run_alone
-    from detnas_d2.engine.gradient_search import screen_main
+    from detnas_d2.engine import default_argument_parser, run_alone, screen_main
 
     run_alone(screen_main, default_argument_parser().parse_args())
 

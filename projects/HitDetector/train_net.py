@@ -8,10 +8,9 @@ from detnas_d2.command import run_command
 
 
 def main() -> None:
-    from detnas_d2.engine import default_argument_parser, run_alone
-    from detnas_d2.engine.gradient_search import hit_train_main
+    from detnas_d2.engine import default_argument_parser, run_alone, train_main
 
-    run_alone(hit_train_main, default_argument_parser().parse_args())
+    run_alone(train_main, default_argument_parser().parse_args())
 
 
 if __name__ == "__main__":

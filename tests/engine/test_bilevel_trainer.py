@@ -16,17 +16,16 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.data import DatasetError
 from detnas_d2.engine.bilevel_trainer import BilevelStep, GradientSearchTrainer
 from detnas_d2.engine.clipping import build_clipped_optimizer
+from detnas_d2.engine.commands import gradient_search_main, screen_main
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import (
     GenotypeProgress,
     genotype_cost,
     genotype_of,
     gradient_search,
-    gradient_search_main,
     hit_train,
     random_genotype,
     screen,
-    screen_main,
 )
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from detectron2.modeling import build_model
 
 from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import PipelineError, read_pipeline
 from detnas_d2.pipeline.run import run_pipeline
+from detnas_d2.search_space import get_space
 from tests.campaigns.tiny import detnas_pipeline, hit_pipeline
 from tests.engine.tiny_runs import arguments
 
@@ -94,6 +98,55 @@ def test_hit_mistakes(stage: str, opts: list[str], message: str, roots: dict[str
     file = _changed(roots["hit"], stage, opts)
     with pytest.raises(PipelineError, match=rf"stage '{stage}': .*{message}"):
         check_stages(read_pipeline(file), set())
+
+
+def test_weights_are_compared_with_the_path_that_is_written(roots: dict[str, Path]) -> None:
+    """Not with a stand-in for it."""
+    file = roots["detnas"]
+    pipeline = read_pipeline(str(file))
+    cfg = pipeline.config_of(pipeline.stage("random_1"))
+    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    cfg.MODEL.DETNAS.PATH, cfg.MODEL.DEVICE = str(space.uniform_path("7x7")), "cpu"
+    weights = str(file.with_name("path.pth"))
+    torch.save({"model": build_model(cfg).state_dict()}, weights)
+    for path in (cfg.MODEL.DETNAS.PATH, "uniform 7x7"):
+        changed = _changed(file, "random_1", [], PATH=path, WEIGHTS=weights)
+        check_stages(read_pipeline(changed), set())
+    changed = _changed(file, "random_1", [], PATH="uniform 3x3", WEIGHTS=weights)
+    with pytest.raises(PipelineError, match=rf"WEIGHTS '{weights}': .*do not fit"):
+        check_stages(read_pipeline(changed), set())
+
+
+def _other_classes(file: Path, names: str) -> list[Any]:
+    """Overrides that put data with other classes in the place of a stage's."""
+    data = json.loads((file.parent / "shapes.json").read_text())
+    data["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    annotations = file.with_name(f"{names}.json")
+    annotations.write_text(json.dumps(data))
+    entry = {"NAME": names, "FORMAT": "coco", "IMAGES": str(file.with_name("shapes"))}
+    return [
+        *("DATASETS.REGISTER", [{**entry, "ANNOTATIONS": str(annotations)}]),
+        *("DATASETS.TRAIN", (f"{names}@search_train",), "DATASETS.TEST", (f"{names}@search_val",)),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", len(names)),
+    ]
+
+
+def test_class_lists_of_stages_are_compared(
+    roots: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = roots["detnas"]
+    four = _changed(file, "searched", _other_classes(file, "abcd"))
+    check_stages(read_pipeline(four), set())
+    (text,) = [r.getMessage() for r in caplog.records if "has the classes" in r.getMessage()]
+    assert (
+        "changed.yaml: stage 'searched': retrain.yaml: DATASETS.TRAIN 'abcd@search_train'" in text
+    )
+    assert "[a, b, c, d] (4), but train.yaml of stage 'supernet', which it starts from: " in text
+    assert "DATASETS.TRAIN 'shapes@search_train' has the classes [a, b, c] (3)" in text
+    # A search scores with the last layers as they are, which would take a for b.
+    swapped = [*_other_classes(file, "bac"), "SEARCH.VAL", "bac@search_val"]
+    with pytest.raises(PipelineError, match=r"'search': search.yaml: .*\[b, a, c\].*\[a, b, c\]"):
+        check_stages(read_pipeline(_changed(file, "search", swapped)), set())
 
 
 def test_nothing_is_written_but_the_traceback(roots: dict[str, Path]) -> None:

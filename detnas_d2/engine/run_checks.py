@@ -1,0 +1,156 @@
+"""What a run needs, looked at before it starts: by its command, or by a pipeline for every stage.
+
+Data sets are registered before; models stand on the meta device, see
+:mod:`detnas_d2.engine.model_checks`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from detnas_d2.engine.architectures import fix_path, searched_space
+from detnas_d2.engine.checkpoint import weights_of
+from detnas_d2.engine.checkpoint_files import read_checkpoint
+from detnas_d2.engine.evolution_search import check_search, retrain_config
+from detnas_d2.engine.gradient_search import (
+    check_gradient_search,
+    check_screening,
+    hit_retrain_config,
+)
+from detnas_d2.engine.model_checks import Models, check_names, check_training, told
+from detnas_d2.evaluation.build import check_validation
+from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet
+from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
+from detnas_d2.modeling.hit.build import part_specs
+from detnas_d2.modeling.searchable_layers import relaxed_parts
+from detnas_d2.modeling.weights_fit import check_fit
+from detnas_d2.search_space.genotype import Genotype
+from detnas_d2.search_space.hit_network import get_hit_network
+from detnas_d2.utils.errors import InputError
+
+
+def check_run(
+    cfg: CfgNode,
+    kind: str,
+    models: Models,
+    *,
+    config_dir: str,
+    opts: Sequence[str] = (),
+    data: bool = True,
+    processes: int = 1,
+) -> None:
+    """Model, optimizer, schedule, search, evaluation, and the network that a search completes.
+
+    Args:
+        kind: "train", "search", "screen" or "gradient".
+        config_dir, opts: folder and overrides of the config that a search completes.
+        data: look at the data sets too; False for a run that is finished.
+        processes: on which it will run, all machines together.
+
+    Raises:
+        InputError: naming the key, and what is wrong.
+    """
+    model = models.of(cfg)
+    if kind == "search":
+        _check_search(cfg, models, config_dir, opts)
+        if data:
+            check_validation(cfg)
+        return
+    check_training(cfg, model, evaluation=data)
+    if kind == "screen":
+        check_screening(cfg)
+    elif kind == "gradient":
+        check_gradient_search(cfg)
+        retrain = hit_retrain_config(cfg, config_dir)
+        retrain.merge_from_list(decoded(cfg, model))
+        models.of(retrain)
+    elif cfg.HIT_SEARCH.ARCH_START_ITER >= 0 and relaxed_parts(model):
+        raise InputError(
+            f"HIT_SEARCH.ARCH_START_ITER is {cfg.HIT_SEARCH.ARCH_START_ITER}: a training expects "
+            "-1; what learns architectures is screen_net.py or search_net.py, KIND screen or "
+            "gradient of a pipeline"
+        )
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: expected a multiple of the "
+            f"{processes} processes (--num-gpus, --num-machines)"
+        )
+
+
+def _check_search(cfg: CfgNode, models: Models, config_dir: str, opts: Sequence[str]) -> None:
+    if find_supernet(models.of(cfg)) is None:
+        raise InputError(
+            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} holds no supernet to search"
+        )
+    check_search(cfg, config_dir, opts)
+    retrain = retrain_config(cfg, config_dir, opts)
+    space = searched_space(cfg)
+    fix_path(retrain, space, str(space.path((0,) * len(space.cardinalities))))
+    with told("SEARCH.RETRAIN_CONFIG"):
+        check_names(retrain)
+        models.of(retrain)
+
+
+def check_weights(
+    key: str,
+    name: str,
+    model: nn.Module,
+    *,
+    whole: bool,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Compares weights with the model that will start from them.
+
+    Args:
+        key: that names them.
+        name: a file or an address, unless ``state`` is what it will hold.
+        whole: they must be those of the whole model.
+
+    Raises:
+        InputError: they cannot be read, or do not fit.
+    """
+    try:
+        with told(f"{key} {name!r}"):
+            if state is None:
+                checkpoint = read_checkpoint(_local(key, name))
+                if checkpoint.get("matching_heuristics"):  # matched by name when they are loaded
+                    return
+                state = weights_of(checkpoint, model)
+            check_fit(adapt_state_dict(state, model), model, whole=whole)
+    except WeightsError as error:
+        raise WeightsError(f"{key} {name!r}: {error}") from error
+
+
+def _local(key: str, name: str) -> str:
+    """The file of weights, fetched if it is an address."""
+    try:
+        file = PathManager.get_local_path(name)
+    except Exception as error:  # of the many that handlers of addresses raise
+        raise InputError(f"{key} {name!r} cannot be fetched: {error}") from error
+    if not os.path.isfile(file):
+        raise InputError(f"{key} {name!r}: no such file")
+    return file
+
+
+def decoded(cfg: CfgNode, model: nn.Module) -> list[Any]:
+    """KEY, VALUE of a network that a gradient search over ``cfg`` might find."""
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    searched = set(cfg.MODEL.HIT.SEARCHED_PARTS)
+    specs = part_specs(cfg)
+    parts = {part: tuple(layer.ops[0] for layer in specs[part]) for part in searched & set(specs)}
+    genotype = Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+    opts: list[Any] = ["MODEL.HIT.NETWORK", network.name, "MODEL.HIT.SEARCHED_PARTS", []]
+    for part in genotype.parts:
+        opts += [f"MODEL.HIT.GENOTYPE.{part.upper()}", genotype.part_text(part)]
+    relaxed = next((m for m in model.modules() if isinstance(m, RelaxedShuffleNet)), None)
+    if relaxed is not None:
+        opts += ["MODEL.DETNAS.PATH", str(relaxed.space.uniform_path(relaxed.space.ops[0]))]
+        at = "BACKBONE.NAME" if cfg.MODEL.BACKBONE.NAME == RELAXED_DETNAS else "HIT.BOTTOM_UP"
+        opts += [f"MODEL.{at}", "build_detnas_backbone"]
+    return opts
