@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine import launching
 from detnas_d2.utils.locks import FolderBusy, exclusive, is_held
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def urls(words: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -87,3 +91,23 @@ def test_process_group_is_left(tmp_path):
     assert seen == [(3, True)] and not dist.is_initialized()
     launching.call_and_leave(seen.clear)  # one process has no group
     assert not seen
+
+
+def ended_by(rank: str, kind: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.engine.failing_ranks", rank, kind]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_wrong_input_of_a_rank_is_one_line() -> None:
+    """Also where the other rank waits for it."""
+    run = ended_by("1", "input")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.splitlines()[-1] == "error: SOLVER.X is 3: expected 4"
+    assert "Traceback" not in run.stderr
+
+
+def test_a_bug_on_a_rank_shows_its_traceback() -> None:
+    run = ended_by("0", "bug")
+    assert run.returncode == 1
+    assert "-- Process 0 terminated with the following error:" in run.stderr
+    assert run.stderr.rstrip().endswith("KeyError: 'a bug'")

@@ -132,6 +132,25 @@ def check_statistics(shape: tuple, setup: Setup) -> None:
         check("bn_fold", fold(ops), fold(reference), (torch.randn(c), m2, gamma, beta), setup)
 
 
+def check_extremes(shape: tuple, setup: Setup) -> None:
+    """An outlier where kernels begin, and values that are none, which stay in their channel."""
+    n, c, h, w = shape
+    x = 1 + torch.randn(shape) / 64
+    x[0, :, 0, 0] = 1000
+    named("bn_stats", (Map(x), None, None, False), setup, False)
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        x = torch.randn(shape)
+        x[n - 1, c - 1, h // 2, w // 2] = bad
+        args = (Map(x), None, None, False)
+        with torch.no_grad():
+            _, mean, m2 = ops.bn_stats(*setup.leaves(args, True))
+            _, expected, _ = reference.bn_stats(*setup.leaves(args, False))
+        assert torch.equal(m2.isfinite().cpu(), torch.arange(c) < c - 1), f"m2 of {bad}, {setup}"
+        assert_near(mean.cpu()[:-1], expected[:-1], TOLERANCE[setup.dtype], f"mean, {setup}")
+        last = mean[-1:].double().cpu()
+        torch.testing.assert_close(last, expected[-1:], equal_nan=True, msg=f"{bad}, {setup}")
+
+
 def check_convolutions(shape: tuple, setup: Setup) -> None:
     n, c, h, w = shape
     x, (a, b) = Map(torch.randn(shape)), torch.randn(2, c)
@@ -207,7 +226,14 @@ def check_blocks(shape: tuple, setup: Setup) -> None:
         named("shuffle_block_stats", args, setup, False)
 
 
-CHECKS = (check_statistics, check_convolutions, check_shuffles, check_mixed_sums, check_blocks)
+CHECKS = (
+    check_statistics,
+    check_extremes,
+    check_convolutions,
+    check_shuffles,
+    check_mixed_sums,
+    check_blocks,
+)
 
 
 def main() -> None:
