@@ -212,33 +212,39 @@ class TestInstaller:
         assert install_detectron2.main() == 0
 
 
-def test_fast_coco_evaluation_agrees_with_pycocotools() -> None:
-    from detectron2.evaluation.fast_eval_api import COCOeval_opt
+@pytest.mark.parametrize("iou_type", ["bbox", "keypoints"])
+def test_fast_coco_evaluation_agrees_with_pycocotools(iou_type: str) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    patch = _load("fast_eval_api", ROOT / "scripts/detectron2_patches/fast_eval_api.py")
     rng = np.random.default_rng(0)
     boxes = np.concatenate([rng.uniform(0, 60, (40, 2)), rng.uniform(4, 40, (40, 2))], axis=1)
+    points = np.concatenate([rng.uniform(0, 99, (40, 17, 2)), np.full((40, 17, 1), 2)], axis=2)
     truth = COCO()
     truth.dataset = {
         "info": {},
         "images": [{"id": i, "width": 100, "height": 100} for i in range(4)],
-        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "categories": [{"id": i, "name": "abc"[i - 1]} for i in (1, 2, 3)],
         "annotations": [
             {"id": i + 1, "image_id": i % 4, "category_id": 1 + i % 2, "bbox": box.tolist(),
-             "area": float(box[2] * box[3]), "iscrowd": int(i % 9 == 0)}
+             "area": float(box[2] * box[3]), "iscrowd": int(i % 9 == 0),
+             "keypoints": points[i].ravel().tolist(), "num_keypoints": 17}
             for i, box in enumerate(boxes)
         ],
     }  # fmt: skip
     truth.createIndex()
+    places = [*range(40), *range(0, 40, 3)]
+    key = "bbox" if iou_type == "bbox" else "keypoints"
+    found = {"bbox": boxes[places], "keypoints": points[places].reshape(len(places), -1)}[key]
     detections = truth.loadRes([
         {"image_id": i % 4, "category_id": 1 + i % 2, "score": float(rng.uniform()),
-         "bbox": (box + rng.normal(0, 2, 4)).tolist()}
-        for i, box in enumerate(np.concatenate([boxes, boxes[::3]]))
+         key: (values + rng.normal(0, 2, len(values))).tolist()}
+        for i, values in enumerate(found)
     ])  # fmt: skip
     precision = []
-    for evaluator in (COCOeval, COCOeval_opt):
-        evaluation = evaluator(truth, detections, "bbox")
+    for evaluator in (COCOeval, patch.COCOeval_opt):
+        evaluation = evaluator(truth, detections, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         precision.append(np.asarray(evaluation.eval["precision"]))

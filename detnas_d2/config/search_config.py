@@ -70,9 +70,6 @@ def _add_evaluation(node: CN) -> None:
     node.CHUNK = 25
     # Processes per rank that score finished candidates while others infer. 0: in the same process.
     node.SCORING_WORKERS = 2
-    # COCO's figures: "pycocotools", "faster" (faster-coco-eval, the same to the last bit and about
-    # ten times as fast), or "auto": faster if installed.
-    node.COCO_EVAL = "auto"
     # Decoded and resized images kept in a file in OUTPUT_DIR, GiB at most: a search then decodes
     # each image once. Those beyond are decoded each time. 0: no file. 5,000 images of 800 x 1333
     # take 15 GiB.

@@ -227,7 +227,6 @@ RULES: dict[str, Rule] = {
     "SEARCH.EVALUATOR": one_of("population", "sequential"),
     "SEARCH.CHUNK": _POSITIVE,
     "SEARCH.SCORING_WORKERS": _NOT_NEGATIVE,
-    "SEARCH.COCO_EVAL": one_of("auto", "pycocotools", "faster"),
     "SEARCH.IMAGE_CACHE_GIB": _NOT_NEGATIVE,
     "SEARCH.CALIBRATION.IMAGES": _POSITIVE,
     "SEARCH.CALIBRATION.BATCH_SIZE": _POSITIVE,

@@ -107,6 +107,11 @@ class CandidateRecord:
     seconds: Mapping[str, float] = field(compare=False)
     finished: str = field(compare=False)
 
+    @property
+    def rank_key(self) -> tuple[float, int, int]:
+        """Sort key of candidates with a fitness: the fittest first, ties in order of proposal."""
+        return -self.fitness, self.generation, self.position
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, in the order of the fields, ready for ``json.dumps(allow_nan=False)``."""
         return {**_shallow(self), "choices": list(self.choices)}

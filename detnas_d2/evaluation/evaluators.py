@@ -20,7 +20,6 @@ from detectron2.evaluation import (
 )
 
 from detnas_d2.evaluation.classification import ClassificationEvaluator
-from detnas_d2.evaluation.coco_eval import FastCOCOEvaluator
 from detnas_d2.evaluation.panoptic import PanopticEvaluator
 from detnas_d2.evaluation.scoring import evaluator_type, metric_task, quiet
 
@@ -31,7 +30,7 @@ _CONVERTED: dict[str, Any] = {}
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_dir: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluator of a data set, by its ``evaluator_type``; COCO's is pycocotools'.
+    """The evaluator of a dataset, by its ``evaluator_type``.
 
     Args:
         output_dir: where results are written; ``<OUTPUT_DIR>/inference`` by default.
@@ -48,7 +47,7 @@ def build_evaluator(
     detection = "coco" if kind == "coco_panoptic_seg" else kind
     with metadata_of(dataset_name, coco_file(dataset_name, folder)):
         evaluator = detection_evaluator(
-            detection, dataset_name, output_dir=folder, sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
+            detection, dataset_name, output_dir=folder, sigmas=keypoint_sigmas(cfg)
         )
     if kind != "coco_panoptic_seg":
         return evaluator
@@ -60,29 +59,35 @@ def detection_evaluator(
     kind: str,
     dataset_name: str,
     *,
-    coco_eval: str = "pycocotools",
+    sigmas: Sequence[float] | None,
     distributed: bool = True,
     output_dir: str | None = None,
-    sigmas: Sequence[float] = (),
 ) -> DatasetEvaluator:
-    """Detectron2's evaluator of a "coco" or "pascal_voc" data set.
+    """Detectron2's evaluator of a "coco" or "pascal_voc" dataset.
+
+    COCO's counts in C++ where Detectron2 can (``use_fast_impl``), up to rounding as pycocotools
+    does; for models with keypoints it is pycocotools, as faster-coco-eval takes these from its own
+    dataset class only.
 
     Args:
-        coco_eval: "pycocotools", or "faster" for the same figures from faster-coco-eval.
+        sigmas: see :func:`keypoint_sigmas`.
         distributed: COCO's gathers the predictions of all ranks (VOC's always does).
         output_dir: where COCO results are written; None: nowhere.
-        sigmas: of COCO's key point similarity, one per key point; empty: COCO's own 17.
     """
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
-    options = {
-        "distributed": distributed,
-        "output_dir": output_dir,
-        "kpt_oks_sigmas": list(sigmas),
-    }
-    if coco_eval == "faster":
-        return FastCOCOEvaluator(dataset_name, **options)
-    return COCOEvaluator(dataset_name, use_fast_impl=False, **options)
+    return COCOEvaluator(
+        dataset_name,
+        distributed=distributed,
+        output_dir=output_dir,
+        use_fast_impl=sigmas is None,
+        kpt_oks_sigmas=sigmas or (),
+    )
+
+
+def keypoint_sigmas(cfg: CfgNode) -> tuple[float, ...] | None:
+    """``TEST.KEYPOINT_OKS_SIGMAS``, one per keypoint (empty: COCO's own 17); None without any."""
+    return tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS) if cfg.MODEL.KEYPOINT_ON else None
 
 
 def coco_file(dataset_name: str, folder: str) -> dict[str, str]:
@@ -137,8 +142,7 @@ def candidate_evaluators(cfg: CfgNode, dataset_name: str) -> Callable[[], Datase
 
         def make() -> DatasetEvaluator:
             with metadata_of(dataset_name, entries), quiet():
-                sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-                return detection_evaluator(kind, dataset_name, sigmas=sigmas)
+                return detection_evaluator(kind, dataset_name, sigmas=keypoint_sigmas(cfg))
 
         return make
     return lambda: copy.copy(prototype)  # ``reset`` gives each its own counts

@@ -26,7 +26,7 @@ from torch import nn
 from detnas_d2.data import CalibrationBatches
 from detnas_d2.evaluation.candidate import CANDIDATE_FAILURES, CandidateFailed, Evaluation
 from detnas_d2.evaluation.evaluator_scoring import Scoring
-from detnas_d2.evaluation.passes import OnPass, PassLog, counted
+from detnas_d2.evaluation.passes import OnPass, counted, log_pass
 from detnas_d2.evaluation.predictions import Predictions
 from detnas_d2.evaluation.prefix_statistics import (
     StatisticsMemory,
@@ -91,7 +91,7 @@ class PopulationEvaluator:
         self.seed = seed
         self.calibration_key = calibration_key
         self.memory = StatisticsMemory()
-        self.on_pass: OnPass = PassLog()
+        self.on_pass: OnPass = log_pass
 
     def evaluate(self, path: Path) -> Evaluation:
         """Fitness of one path.

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from detectron2.utils import comm
+
 from detnas_d2.evaluation.candidate import CANDIDATE_FAILURES, CandidateFailed
 
 
@@ -18,14 +20,10 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        from detectron2.utils import comm  # here, so that the search logic works without torch
-
         return comm.is_main_process()
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every rank, in order of rank, on every rank (a collective call)."""
-        from detectron2.utils import comm
-
         return comm.all_gather(value)
 
     def from_main(self, value: Any) -> Any:
@@ -34,7 +32,7 @@ class Ranks:
 
 
 class SingleProcess(Ranks):
-    """A group of one that needs neither torch nor Detectron2."""
+    """A group of one, whatever processes there are."""
 
     is_main = True
 

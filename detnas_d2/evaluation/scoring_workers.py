@@ -15,8 +15,12 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from detnas_d2.evaluation.classification import accuracy
-from detnas_d2.evaluation.coco_eval import coco_eval_name
-from detnas_d2.evaluation.evaluators import coco_file, detection_evaluator, metadata_of
+from detnas_d2.evaluation.evaluators import (
+    coco_file,
+    detection_evaluator,
+    keypoint_sigmas,
+    metadata_of,
+)
 from detnas_d2.evaluation.predictions import DetectionCollector, Detections, HitCollector, Hits
 from detnas_d2.evaluation.scoring import evaluator_type, flat_metrics, quiet
 from detnas_d2.evaluation.workers import WorkerPool
@@ -46,22 +50,20 @@ class ScoringTask:
     Attributes:
         kind: "coco", "pascal_voc" or "image_classification".
         metadata: the entries of Detectron2's catalog that evaluators read.
-        coco_eval: "pycocotools" or "faster".
-        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``.
+        sigmas: see :func:`keypoint_sigmas`.
     """
 
     kind: str
     dataset_name: str
     metadata: Mapping[str, Any]
-    coco_eval: str
-    sigmas: tuple[float, ...] = ()
+    sigmas: tuple[float, ...] | None
 
     @classmethod
     def of(cls, cfg: CfgNode, dataset_name: str) -> ScoringTask:
         """Of a registered data set. One that has no COCO file gets one in ``OUTPUT_DIR``.
 
         Raises:
-            ValueError: a data set of an unknown type, a bad SEARCH.COCO_EVAL.
+            ValueError: a dataset of an unknown type.
         """
         kind, metadata = evaluator_type(dataset_name), MetadataCatalog.get(dataset_name)
         known = {n: getattr(metadata, n) for n in _METADATA if hasattr(metadata, n)}
@@ -69,19 +71,14 @@ class ScoringTask:
             "coco" if kind == "coco_panoptic_seg" else kind,
             dataset_name,
             {**known, **coco_file(dataset_name, cfg.OUTPUT_DIR)},
-            coco_eval_name(cfg.SEARCH.COCO_EVAL),
-            tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS),
+            keypoint_sigmas(cfg),
         )
 
     def evaluator(self) -> DatasetEvaluator:
         """Detectron2's, with its ground truth, in a process where the data set may be unknown."""
         with metadata_of(self.dataset_name, self.metadata), quiet():
             return detection_evaluator(
-                self.kind,
-                self.dataset_name,
-                coco_eval=self.coco_eval,
-                distributed=False,
-                sigmas=self.sigmas,
+                self.kind, self.dataset_name, sigmas=self.sigmas, distributed=False
             )
 
     def __call__(self) -> Callable[[Detections], Score]:

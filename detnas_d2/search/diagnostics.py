@@ -66,7 +66,7 @@ def pareto_front(records: Iterable[CandidateRecord], cost: str) -> list[Candidat
     if any(getattr(record, cost) is None for record in alive):
         raise InputError(f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS)")
     front: list[CandidateRecord] = []
-    for record in sorted(alive, key=lambda r: (getattr(r, cost), -r.fitness, r.index)):
+    for record in sorted(alive, key=lambda r: (getattr(r, cost), r.rank_key)):
         if not front or record.fitness > front[-1].fitness:
             front.append(record)
     return front
@@ -78,10 +78,8 @@ def spread_over_fitness(records: Iterable[CandidateRecord], count: int) -> list[
     Raises:
         ValueError: fewer were evaluated, or fewer than two are asked for.
     """
-    ranked = sorted(
-        (record for record in records if record.fitness is not None),
-        key=lambda record: (-record.fitness, record.index),
-    )
+    alive = [record for record in records if record.fitness is not None]
+    ranked = sorted(alive, key=lambda record: record.rank_key)
     if not 2 <= count <= len(ranked):
         raise InputError(f"{count} candidates: expected 2 to {len(ranked)}, as many have a fitness")
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]

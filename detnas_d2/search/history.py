@@ -160,7 +160,7 @@ class History:
     def best(self, k: int = 1) -> list[CandidateRecord]:
         """The k fittest, best first; ties in order of proposal."""
         alive = [record for record in self._records if record.fitness is not None]
-        return sorted(alive, key=lambda r: (-r.fitness, r.generation, r.position))[:k]
+        return sorted(alive, key=lambda record: record.rank_key)[:k]
 
     @property
     def failed(self) -> list[CandidateRecord]:

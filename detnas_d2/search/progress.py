@@ -72,8 +72,7 @@ class Progress:
         """Take note of a candidate of a generation of `size`."""
         self._members.append(record)
         self._generation, self._size = record.generation, size
-        if record.fitness is not None and (self._best is None or _precedes(record, self._best)):
-            self._best = record
+        self._best = _best([record] if self._best is None else [self._best, record])
         if replayed:
             self._replayed += 1
             self._start = self._last = self._clock()  # replaying is no measure of evaluating
@@ -141,7 +140,7 @@ class Progress:
         self._generation, self._last = generation + 1, self._clock()
         self._work = self._passed = float(self._live)
         fitness = [r.fitness for r in members if r.fitness is not None]
-        best = min((r for r in members if r.fitness is not None), key=_rank, default=None)
+        best = _best(members)
         seconds: Counter[str] = Counter()
         for record in members:
             seconds.update(record.seconds)
@@ -175,13 +174,9 @@ class Progress:
             )
 
 
-def _rank(record: CandidateRecord) -> tuple[float, int, int]:
-    """Sort key: the fittest first, ties in order of proposal."""
-    return (-record.fitness, record.generation, record.position)
-
-
-def _precedes(one: CandidateRecord, other: CandidateRecord) -> bool:
-    return _rank(one) < _rank(other)
+def _best(records: list[CandidateRecord]) -> CandidateRecord | None:
+    alive = (record for record in records if record.fitness is not None)
+    return min(alive, key=lambda record: record.rank_key, default=None)
 
 
 def _mean(records: list[CandidateRecord]) -> float | None:

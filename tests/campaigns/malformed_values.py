@@ -121,7 +121,6 @@ for k, v in [
     ("CHUNK", -1),
     ("SCORING_WORKERS", -1),
     ("SCORING_WORKERS", "x"),
-    ("COCO_EVAL", "slow"),
     ("IMAGE_CACHE_GIB", -1.0),
     ("IMAGE_CACHE_GIB", 1e-9),
     ("VAL", "nope"),

@@ -1,159 +1,168 @@
-"""faster-coco-eval's figures are pycocotools'."""
+"""COCO's AP is pycocotools', whichever implementation counts."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from detectron2.evaluation import COCOEvaluator
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from detnas_d2.evaluation import coco_eval
-from detnas_d2.evaluation.coco_eval import FastCOCOeval, FastCOCOEvaluator, coco_eval_name
-from tests.evaluation.coco_scenes import detect, forget, ground_truth, register
+from detnas_d2.config.tools import base_config
+from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.evaluation.scoring_workers import ScoringPool, ScoringTask
+from tests.evaluation.coco_scenes import IDS, detect, forget, ground_truth, register
 
-pytest.importorskip("faster_coco_eval")
-_RESULTS = FastCOCOeval._evaluate_fast
+POINTS = 5
 
 
-def evaluated(cls: type[COCOeval], truth: COCO, results: list[dict], task: str) -> COCOeval:
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = cls(truth, truth.loadRes(copy.deepcopy(results)), task)
-        found.evaluate()
-        found.accumulate()
-        found.summarize()
-    return found
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Any]:
+    """Registers a ground truth as "scene"."""
+    yield lambda truth: register("scene", truth, tmp_path)
+    forget("scene")
 
 
-def coco(truth: dict[str, Any]) -> COCO:
-    made = COCO()
-    made.dataset = copy.deepcopy(truth)
-    with contextlib.redirect_stdout(io.StringIO()):
-        made.createIndex()
-    return made
+def by_pycocotools(batches: list, sigmas: tuple[float, ...] = ()) -> dict[str, dict[str, float]]:
+    evaluator = COCOEvaluator(
+        "scene", distributed=False, use_fast_impl=False, kpt_oks_sigmas=sigmas
+    )
+    return evaluated(evaluator, batches)
 
 
-def results(name: str, truth: dict[str, Any], task: str, seed: int, digits: int) -> list[dict]:
-    """Detections in COCO's format with the data set's ids."""
-    evaluator = COCOEvaluator(name, distributed=False, use_fast_impl=False)
+def evaluated(evaluator: Any, batches: list) -> dict[str, dict[str, float]]:
     evaluator.reset()
-    for inputs, outputs in detect(truth, seed, digits=digits, masks=task == "segm"):
+    for inputs, outputs in copy.deepcopy(batches):  # COCO's moves keypoints in place
         evaluator.process(inputs, outputs)
-    ids = sorted(c["id"] for c in truth["categories"])
-    found = [r for p in evaluator._predictions for r in p["instances"]]
-    for record in found:
-        record["category_id"] = ids[record["category_id"]]
-        if task == "segm":
-            del record["bbox"]
-    return found
+    with contextlib.redirect_stdout(io.StringIO()):
+        return evaluator.evaluate()
 
 
-@pytest.mark.parametrize("task", ["bbox", "segm"])
-@pytest.mark.parametrize(("seed", "digits"), [(0, 1), (1, 2), (2, 7), (3, 7)])
-def test_all_figures_are_those_of_pycocotools(
-    tmp_path: Path, task: str, seed: int, digits: int
+def assert_equal(found: dict[str, dict], expected: dict[str, dict]) -> None:
+    assert found.keys() == expected.keys()
+    for task, metrics in expected.items():
+        assert found[task].keys() == metrics.keys()
+        for name, value in metrics.items():
+            # absolute: percent; NaN where there is no object
+            assert found[task][name] == pytest.approx(value, rel=0, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize(("seed", "digits", "crowds"), [(0, 1, 0.15), (1, 2, 0.5), (2, 7, 0.0)])
+def test_random_scenes(
+    scene: Any, masks: bool, seed: int, digits: int, crowds: float, tmp_path: Path
 ) -> None:
-    truth = ground_truth(seed)
-    register("figures", truth, tmp_path)
-    try:
-        found = results("figures", truth, task, seed, digits)
-    finally:
-        forget("figures")
-    assert sum(a["iscrowd"] for a in truth["annotations"]) > 1
-    ours = evaluated(FastCOCOeval, coco(truth), found, task)
-    theirs = evaluated(COCOeval, coco(truth), found, task)
-    assert ours.stats.shape == (12,) and 0.05 < theirs.stats[0] < 0.9
-    for key in ("precision", "recall", "scores"):
-        np.testing.assert_array_equal(ours.eval[key], theirs.eval[key])
-    np.testing.assert_array_equal(ours.stats, theirs.stats)
-    assert not ours.evalImgs  # it was not pycocotools that computed them
-
-
-def box(image: int, x: float, score: float | None = None, **more: Any) -> dict[str, Any]:
-    truth = {"area": 1600.0, "iscrowd": 0} if score is None else {"score": score}
-    return {
-        "image_id": image, "category_id": 1, "bbox": [x, 0.0, 40.0, 40.0], **truth, **more
-    }  # fmt: skip
+    truth = ground_truth(seed, crowds=crowds)
+    scene(truth)
+    batches = detect(truth, seed, digits=digits, masks=masks)
+    expected = by_pycocotools(batches)
+    assert 5 < expected["segm" if masks else "bbox"]["AP"] < 90
+    assert any(a["iscrowd"] for a in truth["annotations"]) == (crowds > 0)
+    evaluator = build_evaluator(base_config(), "scene", str(tmp_path / "out"))
+    assert_equal(evaluated(evaluator, batches), expected)
 
 
 @pytest.mark.parametrize("hits", [(1, 0, 1, 0), (1, 1, 0), (1,), (0, 1), (1, 0, 1, 1), (1, 1, 1)])
-def test_precision_of_the_first_detections(hits: tuple[int, ...]) -> None:
-    """The one place where faster-coco-eval alone differs."""
-    truth = {
-        "images": [{"id": 1, "height": 400, "width": 400}],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [box(1, 60.0 * i, id=i + 1) for i in range(sum(hits) + 1)],
-    }
-    right = iter(60.0 * i for i in range(9))
-    found = [box(1, next(right) if h else 380.0, 1 - i / 10) for i, h in enumerate(hits)]
-    ours = evaluated(FastCOCOeval, coco(truth), found, "bbox")
-    theirs = evaluated(COCOeval, coco(truth), found, "bbox")
-    np.testing.assert_array_equal(ours.eval["precision"], theirs.eval["precision"])
-    if hits[0]:
-        first = theirs.eval["precision"][0, 0, 0, 0, -1]
-        assert (first == 1) == (hits[:2] == (1, 1))
+def test_first_detections(scene: Any, hits: tuple[int, ...], tmp_path: Path) -> None:
+    """Where faster-coco-eval rounds otherwise: a right detection before a wrong one."""
+    truth = ground_truth(0, images=1)
+    box = {"image_id": 100, "category_id": IDS[0], "area": 100.0, "iscrowd": 0}
+    truth["annotations"] = [
+        {**box, "id": i + 1, "bbox": [12.0 * i, 0.0, 10.0, 10.0]} for i in range(sum(hits) + 1)
+    ]
+    scene(truth)
+    (batch,) = detect({**truth, "annotations": []}, 1)
+    found = batch[1][0]["instances"]
+    while len(found) < len(hits):
+        found = type(found).cat([found, found])
+    found = found[: len(hits)]
+    left = np.where(hits, 12.0 * (np.cumsum(hits) - 1), 100.0)
+    found.pred_boxes.tensor = torch.tensor([[x, 0, x + 10, 10] for x in left]).float()
+    found.scores = torch.linspace(0.9, 0.1, len(hits))
+    found.pred_classes[:] = 0
+    batch[1][0]["instances"] = found
+    expected = by_pycocotools([batch])
+    assert expected["bbox"]["AP"] > 0
+    evaluator = build_evaluator(base_config(), "scene", str(tmp_path / "out"))
+    assert_equal(evaluated(evaluator, [batch]), expected)
 
 
-def test_annotation_id_0_is_left_to_pycocotools() -> None:
-    truth = {
-        "images": [{"id": 1, "height": 400, "width": 400}],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [box(1, 0.0, id=0)],
-    }
-    ours = evaluated(FastCOCOeval, coco(truth), [box(1, 0.0, 0.5)], "bbox")
-    assert ours.evalImgs and ours.stats[0] == 0  # pycocotools takes id 0 for "not matched"
+@pytest.mark.parametrize("what", ["truth", "detections"])
+def test_nothing_there(scene: Any, what: str, tmp_path: Path) -> None:
+    truth = ground_truth(3)
+    batches = detect(truth, 0)
+    if what == "truth":
+        truth["annotations"] = []
+    for _, outputs in batches if what == "detections" else ():
+        outputs[0]["instances"] = outputs[0]["instances"][:0]
+    scene(truth)
+    evaluator = build_evaluator(base_config(), "scene", str(tmp_path / "out"))
+    found = evaluated(evaluator, batches)
+    assert_equal(found, by_pycocotools(batches))
+    assert np.isnan(found["bbox"]["AP"])
 
 
-def test_evaluator(tmp_path: Path) -> None:
-    truth = ground_truth(5)
-    register("evaluator", truth, tmp_path)
-    figures = []
-    try:
-        for cls, more in ((COCOEvaluator, {"use_fast_impl": False}), (FastCOCOEvaluator, {})):
-            evaluator = cls("evaluator", distributed=False, **more)
-            evaluator.reset()
-            for inputs, outputs in detect(truth, 1, masks=True):
-                evaluator.process(inputs, outputs)
-            with contextlib.redirect_stdout(io.StringIO()):
-                figures.append(evaluator.evaluate())
-    finally:
-        forget("evaluator")
-    assert set(figures[0]) == {"bbox", "segm"}
-    np.testing.assert_equal(figures[1], figures[0])
+def keypoint_scene(seed: int) -> tuple[dict[str, Any], list]:
+    """Persons of all sizes, some of them crowds or without a visible point, and guesses."""
+    truth, random = ground_truth(seed), np.random.default_rng(seed)
+    points = {}
+    for a in truth["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["category_id"] = IDS[0]
+        shown = 2 * (random.random(POINTS) < 0.7) * (random.random() < 0.8)
+        xy = random.uniform((x, y), (x + w, y + h), (POINTS, 2))
+        points[x, y] = xy
+        a["keypoints"] = np.column_stack([xy, shown]).ravel().tolist()
+        a["num_keypoints"] = int((shown > 0).sum())
+    batches = detect(truth, seed, digits=2)
+    everywhere = np.array([*points.values()])
+    for _, outputs in batches:
+        found = outputs[0]["instances"]
+        found.pred_classes[:] = 0
+        near = found.pred_boxes.tensor[:, None, :2].numpy()
+        start = np.array([*points])[None]
+        nearest = ((near - start) ** 2).sum(-1).argmin(1)
+        moved = everywhere[nearest] + random.normal(0, 4, (len(found), POINTS, 2))
+        shape = (len(found), POINTS, 1)
+        found.pred_keypoints = torch.tensor(np.concatenate([moved, np.ones(shape)], -1)).float()
+    return truth, batches
 
 
-def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [coco_eval_name(s) for s in ("auto", "faster", "pycocotools")] == [
-        "faster", "faster", "pycocotools"
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="SEARCH.COCO_EVAL must be one of .* got 'fast'"):
-        coco_eval_name("fast")
-    monkeypatch.setattr(coco_eval, "disagreement", lambda: "its figures differ")
-    assert coco_eval_name("auto") == "pycocotools"
-    with pytest.raises(ValueError, match="'faster': its figures differ, or set 'auto'"):
-        coco_eval_name("faster")
-    monkeypatch.setattr(coco_eval.importlib.util, "find_spec", lambda name: None)
-    assert coco_eval_name("auto") == "pycocotools"
-    with pytest.raises(ValueError, match="pip install faster-coco-eval"):
-        coco_eval_name("faster")
+def test_keypoints_by_the_sigmas_of_the_config(scene: Any, tmp_path: Path) -> None:
+    truth, batches = keypoint_scene(4)
+    scene(truth)
+    cfg, aps = base_config(), []
+    cfg.MODEL.KEYPOINT_ON = True
+    for sigma in (0.1, 0.5):
+        cfg.TEST.KEYPOINT_OKS_SIGMAS = [sigma] * POINTS
+        evaluator = build_evaluator(cfg, "scene", str(tmp_path / "out"))
+        found = evaluated(evaluator, batches)
+        assert_equal(found, by_pycocotools(batches, (sigma,) * POINTS))
+        aps.append(found["keypoints"]["AP"])
+        with ScoringPool(ScoringTask.of(cfg, "scene"), workers=0) as pool:
+            collector = pool.collector()
+            for inputs, outputs in batches:
+                collector.process(inputs, outputs)
+            score = pool.submit("path", collector.finish()).result()
+        assert score.metrics["keypoints/AP"] == aps[-1]
+    assert 0.5 < aps[0] < aps[1]
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda self: {"precision": 0}, "it fails"),
-        (lambda self: {**_RESULTS(self), "scores": np.zeros(1)}, "for bbox are not"),
-    ],
-)
-def test_a_version_that_differs_is_noticed(
-    change: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+def test_detectron2_without_a_fast_implementation(
+    scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert coco_eval.disagreement() == ""
-    monkeypatch.setattr(FastCOCOeval, "_evaluate_fast", change)
-    assert reason in coco_eval.disagreement.__wrapped__()
+    """There Detectron2 names pycocotools' class COCOeval_opt."""
+    from detectron2.evaluation import coco_evaluation
+
+    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", coco_evaluation.COCOeval)
+    truth = ground_truth(5)
+    scene(truth)
+    batches = detect(truth, 5)
+    evaluator = build_evaluator(base_config(), "scene", str(tmp_path / "out"))
+    np.testing.assert_equal(evaluated(evaluator, batches), by_pycocotools(batches))

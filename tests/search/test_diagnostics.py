@@ -15,6 +15,7 @@ from detnas_d2.search.diagnostics import (
     rank_correlation,
     spread_over_fitness,
 )
+from detnas_d2.search.history import History
 from tests.helpers import candidate_record
 
 OPS = ("a", "b", "c")
@@ -120,3 +121,11 @@ def test_candidates_spread_over_fitness() -> None:
     for count in (1, 6):
         with pytest.raises(ValueError, match=f"{count} candidates: expected 2 to 5"):
             found(count)
+
+
+def test_ties_are_in_order_of_proposal() -> None:
+    """However the evaluations finished, so that equal searches choose the same."""
+    ties = [candidate_record(i, position=(2, 0, 1)[i], macs=5) for i in range(3)]
+    assert [r.position for r in spread_over_fitness(ties, 3)] == [0, 1, 2]
+    assert [r.position for r in History.in_memory(ties).best(3)] == [0, 1, 2]
+    assert [r.position for r in pareto_front(ties, "macs")] == [0]

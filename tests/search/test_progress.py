@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from detnas_d2.evaluation.passes import PassLog, counted
+from detnas_d2.evaluation.passes import counted, log_pass
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
 from detnas_d2.search.progress import Progress
 from tests.helpers import candidate_record
@@ -160,18 +160,19 @@ def test_items_are_counted() -> None:
     assert steps == [(1, 0), (2, 0)]
 
 
-def test_passes_outside_a_search_say_how_far_they_are(clock, caplog) -> None:
+def test_passes_outside_a_search_say_how_far_they_are(clock, caplog, monkeypatch) -> None:
     caplog.set_level(logging.INFO, "detnas_d2.search")
-    passes = PassLog(clock)
+    monkeypatch.setattr("detectron2.utils.logger.time.time", clock)
+    monkeypatch.setattr("detectron2.utils.logger._LOG_TIMER", {})
     for done in range(1, 9):
         clock.now += 25.0
-        passes("inference", 4, done, 8)
+        log_pass("inference", 4, done, 8)
+    log_pass("inference", 4, 9, 0)
+    clock.now += 61.0
+    log_pass("recalibration", 4, 2, 0)  # of unknown number
     assert caplog.messages == [
-        "inference of 4 candidates: 4 batches of 8, 0:01:40 left",
-        "inference of 4 candidates: 7 batches of 8, 0:00:25 left",
+        "inference of 4 candidates: 1 of 8 batches",
+        "inference of 4 candidates: 4 of 8 batches",
+        "inference of 4 candidates: 7 of 8 batches",
+        "recalibration of 4 candidates: 2 batches",
     ]
-    caplog.clear()
-    for done in (1, 2):  # another pass
-        clock.now += 61.0
-        passes("inference", 4, done, 0)
-    assert caplog.messages == ["inference of 4 candidates: 2 batches"]
