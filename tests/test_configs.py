@@ -21,8 +21,8 @@ from detnas_d2.config.tools import flatten, load_config, short_yaml
 from detnas_d2.data import DIGITS_NAMES
 from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.engine import Trainer
-from detnas_d2.engine.defaults import training_images_tested
-from detnas_d2.engine.evolution_search import retrain_config
+from detnas_d2.engine.data_checks import training_images_tested
+from detnas_d2.engine.plan import retrain_config
 from detnas_d2.modeling import find_supernet
 from detnas_d2.pipeline.definition import read_pipeline
 from detnas_d2.search.build import build_constraint, build_searcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -104,12 +104,17 @@ def fingerprint(cfg: CfgNode, ignore: Iterable[str] = ()) -> str:
 
 def short_yaml(cfg: CfgNode) -> str:
     """YAML of the keys that differ from :func:`base_config`; loads back to ``cfg``."""
+    tree = nested(changed_keys(cfg)) | {"VERSION": cfg.VERSION}
+    return yaml.safe_dump(tree, sort_keys=True, width=100)
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML tree of dotted keys, as :func:`flatten` gives them."""
     tree: dict[str, Any] = {}
-    for key, value in changed_keys(cfg).items():
+    for key, value in flat.items():
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = list(value) if isinstance(value, tuple) else value
-    tree["VERSION"] = cfg.VERSION
-    return yaml.safe_dump(tree, sort_keys=True, width=100)
+    return tree

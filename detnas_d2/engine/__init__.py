@@ -1,6 +1,7 @@
 from detectron2.engine import default_argument_parser
 
-from detnas_d2.engine.bilevel_trainer import BilevelStep, GradientSearchTrainer
+from detnas_d2.engine.bilevel_step import BilevelStep
+from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.commands import (
     gradient_search_main,

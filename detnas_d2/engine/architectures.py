@@ -1,14 +1,34 @@
-"""Which space of paths a config searches by evolution, what its paths cost, how one is fixed."""
+"""Architectures of a config, both families: spaces, costs, paths and genotypes, and back."""
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
+from typing import Any
 
-from detnas_d2.modeling.hit.build import part_specs
+from detectron2.config import CfgNode
+from torch import nn
+
+from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
+from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
+from detnas_d2.modeling.hit.build import candidate_ops, part_specs
+from detnas_d2.search.gradient.objective import decode_parts
 from detnas_d2.search_space import CostTable, build_cost_table, get_space
+from detnas_d2.search_space.costs import Cost
+from detnas_d2.search_space.genotype import Genotype
+from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.search_space.space import PathSpace
+
+
+def is_relaxed(cfg: CfgNode) -> bool:
+    """Whether the config describes a model with relaxed parts, which is searched by gradient."""
+    if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
+        return True
+    return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
 
 
 def searched_space(cfg: CfgNode) -> PathSpace:
@@ -29,6 +49,18 @@ def space_costs(cfg: CfgNode, space: PathSpace) -> CostTable:
     return build_cost_table(space, size)
 
 
+def decode_backbones(cfg: CfgNode) -> None:
+    """Names the decoded backbone where ``cfg`` names a supernet or a relaxed one, in place."""
+    for node, key in ((cfg.MODEL.BACKBONE, "NAME"), (cfg.MODEL.HIT, "BOTTOM_UP")):
+        node[key] = DECODED_BACKBONES.get(node[key], node[key])
+
+
+def searchable_backbone(cfg: CfgNode) -> str:
+    """Name of the supernet or relaxed backbone of ``cfg``, "" if it has none."""
+    names = (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP)
+    return next((name for name in names if name in DECODED_BACKBONES), "")
+
+
 def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
     """Makes ``cfg`` the config of the network of one path, in place."""
     if not isinstance(space, HitSpace):
@@ -38,3 +70,118 @@ def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
     cfg.MODEL.HIT.SEARCHED_PARTS = []
     for part in genotype.parts:
         cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
+
+
+def genotype_of(cfg: CfgNode) -> Genotype:
+    """The genotype that ``cfg.MODEL.HIT`` gives its fixed parts."""
+    return _genotype(cfg, {part: cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS})
+
+
+def decoded(cfg: CfgNode, model: nn.Module) -> tuple[Genotype, dict[str, Any]]:
+    """What a relaxed model's architecture parameters chose.
+
+    Returns:
+        the genotype of its parts, and KEY: VALUE that make ``cfg`` the config of that network; a
+        DetNAS backbone is no part, its path is among the keys.
+    """
+    parts, backbone = decode_parts(model), _relaxed_detnas(model)
+    path = ""
+    if backbone is not None:
+        path = str(backbone.space.path(parts.pop("backbone")))
+    genotype = _genotype(cfg, parts)
+    return genotype, _decoded_keys(cfg, genotype, path)
+
+
+def decoded_example(cfg: CfgNode, model: nn.Module) -> list[Any]:
+    """KEY, VALUE of a network that a gradient search over ``cfg`` might find."""
+    searched, specs = set(cfg.MODEL.HIT.SEARCHED_PARTS), part_specs(cfg)
+    parts = {part: tuple(layer.ops[0] for layer in specs[part]) for part in searched & set(specs)}
+    backbone = _relaxed_detnas(model)
+    path = str(backbone.space.uniform_path(backbone.space.ops[0])) if backbone is not None else ""
+    return list(chain(*_decoded_keys(cfg, _genotype(cfg, parts), path).items()))
+
+
+def _genotype(cfg: CfgNode, parts: Mapping[str, Any]) -> Genotype:
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    return Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+
+
+def _relaxed_detnas(model: nn.Module) -> RelaxedShuffleNet | None:
+    return next((m for m in model.modules() if isinstance(m, RelaxedShuffleNet)), None)
+
+
+def _decoded_keys(cfg: CfgNode, genotype: Genotype, path: str) -> dict[str, Any]:
+    # The frame belongs to it: operations alone would fit another frame of the same depths too.
+    keys: dict[str, Any] = {
+        "MODEL.HIT.NETWORK": cfg.MODEL.HIT.NETWORK,
+        "MODEL.HIT.SEARCHED_PARTS": [],
+        **{f"MODEL.HIT.GENOTYPE.{p.upper()}": genotype.part_text(p) for p in genotype.parts},
+    }
+    if path:
+        bare = cfg.MODEL.BACKBONE.NAME == RELAXED_DETNAS
+        key = "MODEL.BACKBONE.NAME" if bare else "MODEL.HIT.BOTTOM_UP"
+        keys |= {"MODEL.DETNAS.PATH": path, key: DECODED_BACKBONES[RELAXED_DETNAS]}
+    return keys
+
+
+def _part_costs(
+    cfg: CfgNode, candidates: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[dict[str, Cost]]]:
+    """Part -> operation -> cost of every layer, for ``candidates`` in each layer of a part."""
+    size, proposals = tuple(cfg.HIT_SEARCH.COST_INPUT), cfg.HIT_SEARCH.COST_PROPOSALS
+    specs, costs = part_specs(cfg), {}
+    for part, names in candidates.items():
+        layers = [replace(layer, ops=names) for layer in specs[part]]
+        table = part_cost_table(part, layers, input_size=size, proposals=proposals)
+        costs[part] = [dict(zip(names, row, strict=True)) for row in table.entries]
+    return costs
+
+
+def genotype_cost(cfg: CfgNode) -> Cost:
+    """Cost of the searchable layers of :func:`genotype_of`, at ``HIT_SEARCH.COST_INPUT``.
+
+    Raises:
+        GenotypeError: a part of the model has no genotype.
+    """
+    parts = genotype_of(cfg).parts
+    costs = _part_costs(cfg, {part: tuple(dict.fromkeys(ops)) for part, ops in parts.items()})
+    chosen = (costs[p][layer][op] for p, ops in parts.items() for layer, op in enumerate(ops))
+    return sum(chosen, Cost())
+
+
+def random_genotype(
+    cfg: CfgNode, seed: int, reference: Mapping[str, tuple[str, ...]], *, draws: int = 5000
+) -> Genotype:
+    """A random genotype of the sub-spaces of ``cfg`` that costs what ``reference`` costs.
+
+    Of ``draws`` uniform draws the one whose multiply-adds (``HIT_SEARCH.COST_INPUT``) are closest
+    to the reference's: what a search has to beat.
+
+    Args:
+        reference: part -> operations; these parts are drawn.
+    """
+    candidates = {part: candidate_ops(cfg, part) for part in reference}
+    names = {
+        part: tuple(dict.fromkeys((*candidates[part], *ops))) for part, ops in reference.items()
+    }
+    costs = _part_costs(cfg, names)
+
+    def macs(parts: Mapping[str, tuple[str, ...]]) -> int:
+        return sum(
+            costs[part][layer][op].macs
+            for part, ops in parts.items()
+            for layer, op in enumerate(ops)
+        )
+
+    wanted = macs(reference)
+    rng = random.Random(f"genotype/{seed}")
+    best: tuple[int, dict[str, tuple[str, ...]]] | None = None
+    for _ in range(draws):
+        drawn = {
+            part: tuple(rng.choice(candidates[part]) for _ in ops)
+            for part, ops in reference.items()
+        }
+        distance = abs(macs(drawn) - wanted)
+        if best is None or distance < best[0]:
+            best = (distance, drawn)
+    return _genotype(cfg, best[1])

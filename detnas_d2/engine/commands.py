@@ -17,9 +17,10 @@ from detnas_d2.engine.checkpoint import has_checkpoints
 from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.disk import check_disk, need_of
 from detnas_d2.engine.evolution_search import search
-from detnas_d2.engine.gradient_search import BEST_FILE, gradient_search, hit_train, screen
+from detnas_d2.engine.gradient_search import BEST_FILE, gradient_search, screen
 from detnas_d2.engine.model_checks import Models, check_evaluation, check_names
 from detnas_d2.engine.run_checks import check_run, check_weights
+from detnas_d2.engine.training import evaluate, train
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.utils.errors import InputError
@@ -57,7 +58,7 @@ def begin(args: argparse.Namespace, kind: str) -> CfgNode:
 def train_main(args: argparse.Namespace) -> object:
     """Trains a supernet, a searched or a relaxed network, or evaluates one (``--eval-only``)."""
     cfg = begin(args, "evaluate" if args.eval_only else "train")
-    return hit_train(cfg, resume=args.resume, eval_only=args.eval_only)
+    return evaluate(cfg) if args.eval_only else train(cfg, resume=args.resume)
 
 
 def search_main(args: argparse.Namespace) -> CandidateRecord:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
@@ -26,6 +27,21 @@ _MODEL_KEYS = {
 }
 _NAMED = 3  # pairs of files in a warning
 _LISTED = 12  # classes in an error
+
+
+def sharing_images(ones: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs of data sets, one of each list, that share images as far as their names tell."""
+    others = tuple(others)
+    return [(one, other) for one in ones for other in others if overlap(one, other)]
+
+
+def training_images_tested(cfg: CfgNode) -> list[str]:
+    """A text for each data set of DATASETS.TEST that shares images with one of DATASETS.TRAIN."""
+    return [
+        f"DATASETS.TEST {test!r} shares images with DATASETS.TRAIN {train!r}: its scores do not "
+        "tell how the network does on new images"
+        for test, train in sharing_images(cfg.DATASETS.TEST, cfg.DATASETS.TRAIN)
+    ]
 
 
 def check_classes(cfg: CfgNode) -> bool:
@@ -180,7 +196,7 @@ def _shortened(classes: Sequence[str], place: int) -> str:
 def identical_image_warnings(cfg: CfgNode) -> list[str]:
     """A text for every two data sets that should have different images but share some.
 
-    Data sets that share images by their names (:func:`overlap`) have warnings of their own.
+    Data sets that share images by their names (:func:`sharing_images`) have warnings of their own.
     """
     roles: dict[str, Sequence[str]] = {
         "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
@@ -192,10 +208,10 @@ def identical_image_warnings(cfg: CfgNode) -> list[str]:
     found: dict[tuple[str, str], str] = {}
     for position, learned in enumerate(settings):
         for scored in settings[position + 1 :]:
-            for one in roles[learned]:
-                for other in roles[scored]:
-                    if not overlap(one, other) and (one, other) not in found:
-                        found[one, other] = _shared(learned, one, scored, other)
+            told = sharing_images(roles[learned], roles[scored])
+            for one, other in product(roles[learned], roles[scored]):
+                if (one, other) not in told and (one, other) not in found:
+                    found[one, other] = _shared(learned, one, scored, other)
     return [text for text in found.values() if text]
 
 

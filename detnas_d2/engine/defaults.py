@@ -15,8 +15,11 @@ from detectron2.utils.logger import setup_logger
 from detnas_d2.command import HideExpected
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.data.datasets.splits import overlap
-from detnas_d2.engine.data_checks import check_classes, identical_image_warnings
+from detnas_d2.engine.data_checks import (
+    check_classes,
+    identical_image_warnings,
+    training_images_tested,
+)
 from detnas_d2.engine.screen import Shown, screen_handlers
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
@@ -91,14 +94,3 @@ def fall_back_to_cpu(cfg: CfgNode) -> bool:
     if on_cpu:
         cfg.MODEL.DEVICE = "cpu"
     return on_cpu
-
-
-def training_images_tested(cfg: CfgNode) -> list[str]:
-    """A text for each data set of DATASETS.TEST that shares images with one of DATASETS.TRAIN."""
-    return [
-        f"DATASETS.TEST {test!r} shares images with DATASETS.TRAIN {train!r}: its scores do not "
-        "tell how the network does on new images"
-        for test in cfg.DATASETS.TEST
-        for train in cfg.DATASETS.TRAIN
-        if overlap(test, train)
-    ]

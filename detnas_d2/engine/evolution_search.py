@@ -14,12 +14,13 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.config.tools import base_config, load_config, short_yaml
+from detnas_d2.config.tools import short_yaml
 from detnas_d2.data import DataState, data_state, drop_cache
-from detnas_d2.data.datasets.splits import overlap
 from detnas_d2.engine.architectures import fix_path, searched_space, space_costs
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.data_checks import sharing_images
 from detnas_d2.engine.outlook import outlook_text
+from detnas_d2.engine.plan import retrain_config
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import Trainer
 from detnas_d2.evaluation import CandidateRecord
@@ -215,9 +216,9 @@ def latency_digest(latency: LatencyTable | None) -> str:
 
 def leaks(cfg: CfgNode, retrain: CfgNode) -> list[str]:
     """A text for each data set that the candidates' scores must not share images with, but do."""
-    validation = validation_set(cfg)
+    validation = [validation_set(cfg)]
     return [
-        f"Candidates are scored on {validation!r}, of which images are in {name!r}, {why}"
+        f"Candidates are scored on {validation[0]!r}, of which images are in {name!r}, {why}"
         for names, why in (
             (
                 cfg.DATASETS.TRAIN,
@@ -225,42 +226,8 @@ def leaks(cfg: CfgNode, retrain: CfgNode) -> list[str]:
             ),
             (retrain.DATASETS.TEST, "the test set: the searched network's results are biased"),
         )
-        for name in names
-        if overlap(name, validation)
+        for name, _ in sharing_images(names, validation)
     ]
-
-
-def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The config that ``best.yaml`` is made of: ``SEARCH.RETRAIN_CONFIG``, or the search's own
-    with the supernet replaced by a searched backbone.
-
-    Args:
-        opts: KEY, VALUE overrides of the file.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it builds another space or a supernet.
-    """
-    if cfg.SEARCH.RETRAIN_CONFIG:
-        retrain = load_config(os.path.join(config_dir, cfg.SEARCH.RETRAIN_CONFIG), opts)
-    else:
-        retrain = cfg.clone()
-        retrain.defrost()
-        retrain.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
-        retrain.MODEL.WEIGHTS = ""
-        retrain.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
-        retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
-    if retrain.MODEL.DETNAS.SPACE != cfg.MODEL.DETNAS.SPACE:
-        raise InputError(
-            f"SEARCH.RETRAIN_CONFIG has MODEL.DETNAS.SPACE {retrain.MODEL.DETNAS.SPACE}, the "
-            f"search {cfg.MODEL.DETNAS.SPACE}"
-        )
-    if "_supernet" in retrain.MODEL.BACKBONE.NAME:
-        raise InputError(
-            f"SEARCH.RETRAIN_CONFIG has the backbone {retrain.MODEL.BACKBONE.NAME}, expected a "
-            "searched backbone, e.g. build_detnas_fpn_backbone"
-        )
-    return retrain
 
 
 def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:

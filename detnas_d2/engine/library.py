@@ -24,7 +24,7 @@ from detnas_d2.engine.evolution_search import SearchPlan
 from detnas_d2.engine.gradients import broadcast
 from detnas_d2.engine.path_sampling import PathSampler, UniformPathSampler
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.trainer import PathTrainer
+from detnas_d2.engine.trainer import PathTrainer, refuse_relaxed
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring
 from detnas_d2.evaluation.population import PopulationEvaluator
@@ -66,7 +66,11 @@ def train_model(
             LazyConfig; None: a constant rate.
         path_sampler: path of an iteration; default: uniform.
         evaluate: called every ``eval_period`` iterations and at the end; returns results.
+
+    Raises:
+        InputError: the model has relaxed parts.
     """
+    refuse_relaxed(model)
     os.makedirs(output_dir, exist_ok=True)
     supernet = find_supernet(model)
     if supernet is not None and path_sampler is None:

@@ -31,8 +31,8 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import nn
 
 from detnas_d2.config.tools import flatten
-from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer, is_relaxed
 from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.training import trainer_class
 from detnas_d2.evaluation.scoring import evaluator_type
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
@@ -147,7 +147,7 @@ def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -
             f"SOLVER.REFERENCE_WORLD_SIZE {reference}: expected a divisor of SOLVER.IMS_PER_BATCH "
             f"{images}"
         )
-    trainer = GradientSearchTrainer if is_relaxed(cfg) else Trainer
+    trainer = trainer_class(cfg)
     with told("SOLVER: the training cannot be set up"), _silent():
         optimizer = trainer.build_optimizer(cfg, model)
         trainer.build_step(cfg, model, optimizer)

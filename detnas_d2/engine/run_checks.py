@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from detnas_d2.engine.architectures import fix_path, searched_space
+from detnas_d2.engine.architectures import decoded_example, fix_path, searched_space
 from detnas_d2.engine.checkpoint import weights_of
 from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.engine.evolution_search import check_search, retrain_config
-from detnas_d2.engine.gradient_search import (
-    check_gradient_search,
-    check_screening,
-    hit_retrain_config,
-)
+from detnas_d2.engine.evolution_search import check_search
+from detnas_d2.engine.gradient_search import check_gradient_search, check_screening
 from detnas_d2.engine.model_checks import Models, check_names, check_training, told
+from detnas_d2.engine.plan import retrain_config
+from detnas_d2.engine.training import check_plain_training
 from detnas_d2.evaluation.build import check_validation
 from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet
-from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
-from detnas_d2.modeling.hit.build import part_specs
-from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.modeling.weights_fit import check_fit
-from detnas_d2.search_space.genotype import Genotype
-from detnas_d2.search_space.hit_network import get_hit_network
 from detnas_d2.utils.errors import InputError
 
 
@@ -67,15 +59,11 @@ def check_run(
         check_screening(cfg)
     elif kind == "gradient":
         check_gradient_search(cfg)
-        retrain = hit_retrain_config(cfg, config_dir)
-        retrain.merge_from_list(decoded(cfg, model))
+        retrain = retrain_config(cfg, config_dir, opts)
+        retrain.merge_from_list(decoded_example(cfg, model))
         models.of(retrain)
-    elif cfg.HIT_SEARCH.ARCH_START_ITER >= 0 and relaxed_parts(model):
-        raise InputError(
-            f"HIT_SEARCH.ARCH_START_ITER is {cfg.HIT_SEARCH.ARCH_START_ITER}: a training expects "
-            "-1; what learns architectures is screen_net.py or search_net.py, KIND screen or "
-            "gradient of a pipeline"
-        )
+    else:
+        check_plain_training(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: expected a multiple of the "
@@ -136,21 +124,3 @@ def _local(key: str, name: str) -> str:
     if not os.path.isfile(file):
         raise InputError(f"{key} {name!r}: no such file")
     return file
-
-
-def decoded(cfg: CfgNode, model: nn.Module) -> list[Any]:
-    """KEY, VALUE of a network that a gradient search over ``cfg`` might find."""
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
-    searched = set(cfg.MODEL.HIT.SEARCHED_PARTS)
-    specs = part_specs(cfg)
-    parts = {part: tuple(layer.ops[0] for layer in specs[part]) for part in searched & set(specs)}
-    genotype = Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
-    opts: list[Any] = ["MODEL.HIT.NETWORK", network.name, "MODEL.HIT.SEARCHED_PARTS", []]
-    for part in genotype.parts:
-        opts += [f"MODEL.HIT.GENOTYPE.{part.upper()}", genotype.part_text(part)]
-    relaxed = next((m for m in model.modules() if isinstance(m, RelaxedShuffleNet)), None)
-    if relaxed is not None:
-        opts += ["MODEL.DETNAS.PATH", str(relaxed.space.uniform_path(relaxed.space.ops[0]))]
-        at = "BACKBONE.NAME" if cfg.MODEL.BACKBONE.NAME == RELAXED_DETNAS else "HIT.BOTTOM_UP"
-        opts += [f"MODEL.{at}", "build_detnas_backbone"]
-    return opts

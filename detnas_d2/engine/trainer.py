@@ -44,6 +44,7 @@ from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.modeling import find_supernet
+from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.utils.errors import InputError
 
 
@@ -122,6 +123,15 @@ class PathTrainer(SimpleTrainer):
             set_loss_normalizers(self.model, state_dict[NORMALIZER])
 
 
+def refuse_relaxed(model: nn.Module) -> None:
+    """Raises InputError if the model has relaxed parts, to be trained as a plain one."""
+    if parts := relaxed_parts(model):
+        raise InputError(
+            f"{' and '.join(parts)} of the model: relaxed; as in a plain network their "
+            "architecture parameters would learn with the weights; expected GradientSearchTrainer"
+        )
+
+
 class Trainer(DefaultTrainer):
     """Detectron2's default trainer for this package's models, resumable to the bit.
 
@@ -156,7 +166,11 @@ class Trainer(DefaultTrainer):
 
         A supernet is never wrapped in DistributedDataParallel; nor is a network on CPUs, where
         that refuses SyncBatchNorm. The step then averages the gradients itself.
+
+        Raises:
+            InputError: the model has relaxed parts.
         """
+        refuse_relaxed(model)
         supernet = find_supernet(model)
         sampler = build_path_sampler(cfg, supernet.space) if supernet else None
         if supernet is None and next(model.parameters()).is_cuda:

@@ -1,4 +1,4 @@
-"""Training and evaluation as Detectron2's ``tools/train_net.py`` does them."""
+"""Training and evaluation of any model of a config, as Detectron2's ``tools/train_net.py`` does."""
 
 from __future__ import annotations
 
@@ -8,16 +8,42 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from detnas_d2.engine.architectures import is_relaxed
+from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import Trainer
+from detnas_d2.utils.errors import InputError
 
 
 def train(cfg: CfgNode, *, resume: bool) -> Any:
-    """Trains ``cfg``'s model to its last iteration; returns the last evaluation's results."""
-    trainer = Trainer(cfg)
+    """Trains ``cfg``'s model to its last iteration; returns the last evaluation's results.
+
+    A supernet and a relaxed model have none: None. The architecture parameters of a relaxed model
+    stay as they are (its pre-training).
+
+    Raises:
+        InputError: see :func:`check_plain_training`.
+    """
+    check_plain_training(cfg)
+    trainer = trainer_class(cfg)(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()
+
+
+def check_plain_training(cfg: CfgNode) -> None:
+    """Raises InputError if architecture parameters are to learn: a screening or a search."""
+    if is_relaxed(cfg) and cfg.HIT_SEARCH.ARCH_START_ITER >= 0:
+        raise InputError(
+            f"HIT_SEARCH.ARCH_START_ITER is {cfg.HIT_SEARCH.ARCH_START_ITER}: a training expects "
+            "-1; what learns architectures is screen_net.py or search_net.py, KIND screen or "
+            "gradient of a pipeline"
+        )
+
+
+def trainer_class(cfg: CfgNode) -> type[Trainer]:
+    """What trains the model of ``cfg``."""
+    return GradientSearchTrainer if is_relaxed(cfg) else Trainer
 
 
 @plain_torchscript()

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from detnas_d2.data import register_datasets
+from detnas_d2.engine.architectures import decoded_example
 from detnas_d2.engine.data_checks import (
     ClassList,
     check_classes,
@@ -26,7 +27,7 @@ from detnas_d2.engine.data_checks import (
 from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.engine.disk import Need, need_of
 from detnas_d2.engine.model_checks import Models, check_names, told
-from detnas_d2.engine.run_checks import check_run, check_weights, decoded
+from detnas_d2.engine.run_checks import check_run, check_weights
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.detnas.backbone import SearchedBackbone
 from detnas_d2.modeling.hit.build import candidate_ops
@@ -133,7 +134,7 @@ class _Plan:
         """KEY, VALUE that a screening or gradient search might find."""
         cfg = self.config_of(source)
         if source.kind == "gradient":
-            return decoded(cfg, self.models.of(cfg))
+            return decoded_example(cfg, self.models.of(cfg))
         (part,) = cfg.MODEL.HIT.SEARCHED_PARTS
         kept = list(candidate_ops(cfg, part))[: cfg.HIT_SEARCH.SCREENING.KEEP]
         return [f"MODEL.HIT.OPS.{part.upper()}", kept]

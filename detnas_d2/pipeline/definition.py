@@ -41,13 +41,10 @@ from detectron2.config import CfgNode
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
+from detnas_d2.engine.architectures import genotype_of, random_genotype
 from detnas_d2.engine.evolution_search import check_search
-from detnas_d2.engine.gradient_search import (
-    GENOTYPE_FILE,
-    SUB_SPACE_FILE,
-    genotype_of,
-    random_genotype,
-)
+from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
+from detnas_d2.engine.plan import retrain_config
 from detnas_d2.pipeline.entry import entry_problem
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
@@ -236,8 +233,8 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
             pipeline.path_of(stage, cfg)
         if stage.kind == "search" and not stage.merge:
             check_search(cfg, os.path.dirname(name), pipeline.opts)
-        if stage.kind == "gradient" and cfg.HIT_SEARCH.RETRAIN_CONFIG:
-            load_config(os.path.join(os.path.dirname(name), cfg.HIT_SEARCH.RETRAIN_CONFIG))
+        if stage.kind == "gradient":
+            retrain_config(cfg, os.path.dirname(name), pipeline.opts)
     except (KeyError, ValueError, OSError) as error:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 

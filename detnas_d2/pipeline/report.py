@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
-from detnas_d2.engine.gradient_search import genotype_cost, genotype_of
+from detnas_d2.engine.architectures import genotype_cost, genotype_of
 from detnas_d2.pipeline.state import DONE_FILE
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost, build_cost_table, get_space

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detnas_d2.command import tracebacks_in
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, fingerprint, load_config
 from detnas_d2.data import data_state
+from detnas_d2.engine.architectures import genotype_of
 from detnas_d2.engine.checkpoint import FINAL, has_checkpoints
 from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.disk import check_disk
@@ -26,13 +27,12 @@ from detnas_d2.engine.gradient_search import (
     BEST_FILE,
     GENOTYPE_FILE,
     SUB_SPACE_FILE,
-    genotype_of,
     gradient_search,
-    hit_train,
     screen,
 )
 from detnas_d2.engine.launching import check_launch, run
 from detnas_d2.engine.outlook import Outlook, set_outlook, work_of
+from detnas_d2.engine.training import train
 from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline import state as pipeline_state
 from detnas_d2.pipeline.checks import check_stages
@@ -226,15 +226,16 @@ def _run_stage(args: argparse.Namespace) -> None:
     data = data_of(cfg, stage.kind) if comm.is_main_process() else {}
     set_outlook(args.outlook)
     folder = os.path.dirname(pipeline.file_of(stage))
+    retrain = {"config_dir": folder, "retrain_opts": pipeline.opts}
     if stage.kind == "search":
-        best = search(cfg, resume=True, config_dir=folder, retrain_opts=pipeline.opts)
+        best = search(cfg, resume=True, **retrain)
         results = {"fitness": best.fitness}
     elif stage.kind == "screen":
         results = {"kept": screen(cfg, resume=True)}
     elif stage.kind == "gradient":
-        results = {"genotype": str(gradient_search(cfg, resume=True, config_dir=folder))}
+        results = {"genotype": str(gradient_search(cfg, resume=True, **retrain))}
     else:
-        results = flatten_results_dict(hit_train(cfg, resume=True) or {})
+        results = flatten_results_dict(train(cfg, resume=True) or {})
         if results and comm.is_main_process():
             data["data"] |= data_state(cfg.DATASETS.TEST)
     if comm.is_main_process():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from detnas_d2.analysis.complexity import PARTS, analyze, as_json
 from detnas_d2.config.tools import load_config
+from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.search_space import SPACES, Cost, build_cost_table
 from tests.helpers import detector_config
 
@@ -37,7 +38,7 @@ RELEASED = {
 
 def config(kind: str = "faster") -> CfgNode:
     cfg = detector_config(kind)
-    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
+    decode_backbones(cfg)
     cfg.MODEL.DETNAS.PATH = str(SPACES["detnas_tiny"].random_path(random.Random(0)))
     return cfg
 

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import yaml
 
 from detnas_d2.config.tools import base_config
+from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.search_space import SPACES, build_cost_table
 from tests.engine.hit_runs import DEMO, OPS
 from tests.engine.tiny_runs import Configs, write_config
@@ -54,7 +55,7 @@ def detnas_pipeline(
     train = configs(kind, "SOLVER.MAX_ITER", 8, "SOLVER.STEPS", (5,))
     write_config(train, root / "train.yaml")
     retrain = configs(kind)
-    retrain.MODEL.BACKBONE.NAME = retrain.MODEL.BACKBONE.NAME.replace("_supernet", "")
+    decode_backbones(retrain)
     retrain.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # an AP above zero
     retrain.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     if precise_bn:

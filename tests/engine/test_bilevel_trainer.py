@@ -14,19 +14,17 @@ from torch import nn
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import DatasetError
-from detnas_d2.engine.bilevel_trainer import BilevelStep, GradientSearchTrainer
+from detnas_d2.engine.architectures import genotype_cost, genotype_of, random_genotype
+from detnas_d2.engine.bilevel_step import BilevelStep
+from detnas_d2.engine.bilevel_trainer import GenotypeProgress, GradientSearchTrainer
 from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.commands import gradient_search_main, screen_main
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import (
-    GenotypeProgress,
-    genotype_cost,
-    genotype_of,
     gradient_search,
-    hit_train,
-    random_genotype,
     screen,
 )
+from detnas_d2.engine.training import train
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space import get_space
@@ -175,7 +173,7 @@ def test_search_result_is_a_config_that_trains(scenes, caplog):
     cfg.merge_from_file(fragment)
     cfg.MODEL.WEIGHTS = "search/model_final.pth"
     cfg.SOLVER.MAX_ITER = 1
-    assert "bbox" in hit_train(cfg, resume=False)
+    assert "bbox" in train(cfg, resume=False)
 
 
 def test_one_stage_detector_is_searched_and_trained(scenes):
@@ -197,7 +195,7 @@ def test_one_stage_detector_is_searched_and_trained(scenes):
     best.MODEL.DEVICE = "cpu"
     best.HIT_SEARCH.ARCH_START_ITER = -1
     best.SOLVER.MAX_ITER = 1
-    assert "bbox" in hit_train(best, resume=False)
+    assert "bbox" in train(best, resume=False)
 
 
 def test_screening_writes_the_sub_space_and_its_history(scenes):
@@ -267,7 +265,7 @@ def test_evolution_over_the_sub_spaces(scenes):
     images = ("SEARCH.CALIBRATION.IMAGES", 2, "SEARCH.CALIBRATION.BATCH_SIZE", 2)
     validation = ("SEARCH.VAL", "digits_scenes_train@search_val")
     more = (*options, *limits, *images, *validation)
-    hit_train(scenes("search.yaml", "supernet", *more), resume=False)
+    train(scenes("search.yaml", "supernet", *more), resume=False)
     weights = ("MODEL.WEIGHTS", "supernet/model_final.pth")
     best = search(scenes("search.yaml", "evolution", *more, *weights), resume=False)
     assert best.macs > 0

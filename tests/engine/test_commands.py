@@ -32,7 +32,7 @@ def attempt(
     network: CfgNode, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """Calls a command; returns what it refuses with. Nothing may begin."""
-    for name in ("hit_train", "search", "gradient_search"):
+    for name in ("train", "search", "gradient_search"):
         monkeypatch.setattr(commands, name, lambda *args, **keys: pytest.fail("it ran"))
     search = configs.search("SEARCH.RETRAIN_CONFIG", "train.yaml")
     files = {
@@ -71,7 +71,7 @@ def test_weights_that_do_not_fit(
     # A run that goes on from its own checkpoint does without.
     (tmp_path / "out" / "model_0000001.pth").touch()
     begun: list[bool] = []
-    monkeypatch.setattr(commands, "hit_train", lambda *args, **keys: begun.append(True))
+    monkeypatch.setattr(commands, "train", lambda *args, **keys: begun.append(True))
     train_main(arguments(str(tmp_path / "train.yaml"), "MODEL.WEIGHTS", "gone.pth", resume=True))
     assert begun
 

@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from detnas_d2.data import register_datasets
+from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.engine.export import (
     ExportError,
     as_model,
@@ -39,7 +40,7 @@ def trained(configs: Configs, tmp_path: Path):
 
     def make(kind: str) -> CfgNode:
         cfg = configs(kind)
-        cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
+        decode_backbones(cfg)
         cfg.MODEL.DETNAS.PATH = "0 1 2 3 0"
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
         cfg.MODEL.WEIGHTS = str(tmp_path / f"{kind}.pth")

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import train
-from detnas_d2.engine.gradient_search import gradient_search, hit_train, screen
+from detnas_d2.engine.gradient_search import gradient_search, screen
 from tests.campaigns.outcome import differences
 from tests.engine.hit_runs import scene_config
 from tests.engine.tiny_runs import Configs
@@ -46,7 +46,7 @@ SCREENING = (
         (supernet("classifier"), train, ""),
         (hit("screen_head.yaml", *SCREENING), screen, "sub_space.yaml"),
         (hit("search.yaml"), gradient_search, "genotype.yaml"),
-        (hit("search.yaml", "HIT_SEARCH.ARCH_START_ITER", -1), hit_train, ""),
+        (hit("search.yaml", "HIT_SEARCH.ARCH_START_ITER", -1), train, ""),
     ],
     ids=["supernet", "classifier", "screening", "gradient search", "relaxed pre-training"],
 )

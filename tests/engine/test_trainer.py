@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detnas_d2.data import build_train_loader
 from detnas_d2.engine import PathTrainer, Trainer, evaluate, prepare, train
+from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.engine.iteration import iteration_seed, loss_normalizers
 from detnas_d2.modeling import WeightsError, find_supernet
 from detnas_d2.search_space import SPACES
@@ -171,7 +172,7 @@ def final(cfg: CfgNode) -> dict[str, object]:
 
 
 def searched(cfg: CfgNode) -> CfgNode:
-    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
+    decode_backbones(cfg)
     cfg.MODEL.DETNAS.PATH = str(disjoint_paths()[0])
     return cfg
 

@@ -10,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
+from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import SearchedBackbone, Supernet, WeightsError, adapt_state_dict
 from detnas_d2.search_space import SPACES, Path
@@ -37,7 +38,7 @@ def classifier(path: Path | None = None) -> nn.Module:
 def detector(path: Path | None = None, kind: str = "faster") -> nn.Module:
     cfg = detector_config(kind)
     if path is not None:
-        cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
+        decode_backbones(cfg)
         cfg.MODEL.DETNAS.PATH = str(path)
     return randomised(build_model(cfg))
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.gradient_search import genotype_of
+from detnas_d2.engine.architectures import genotype_of
 from detnas_d2.pipeline.definition import PipelineError, read_pipeline
 from detnas_d2.pipeline.report import format_table, mean_and_deviation
 from detnas_d2.pipeline.run import run_pipeline

@@ -166,6 +166,15 @@ def _fpn(cfg: CfgNode, input_shape: ShapeSpec, *, supernet: bool, retinanet: boo
     return neck
 
 
+DECODED_BACKBONES = {
+    "build_detnas_supernet_backbone": "build_detnas_backbone",
+    "build_detnas_supernet_fpn_backbone": "build_detnas_fpn_backbone",
+    "build_detnas_supernet_retinanet_fpn_backbone": "build_detnas_retinanet_fpn_backbone",
+    "build_detnas_relaxed_backbone": "build_detnas_backbone",
+}
+"""Backbone that is searched -> the same of the one path ``MODEL.DETNAS.PATH``."""
+
+
 def _register(name: str, build: Callable[..., nn.Module]) -> None:
     def builder(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
         return build(cfg, input_shape)

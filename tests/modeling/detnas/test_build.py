@@ -12,6 +12,7 @@ from detectron2.modeling import build_backbone, build_model
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.layers import SyncBatchNorm
 from detnas_d2.modeling import SearchedBackbone, Supernet, activate
 from detnas_d2.search_space import SPACES
@@ -22,7 +23,7 @@ PATH = SPACES["detnas_tiny"].random_path(random.Random(0))
 
 def searched(kind: str = "faster") -> CfgNode:
     cfg = detector_config(kind)
-    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_supernet", "")
+    decode_backbones(cfg)
     cfg.MODEL.DETNAS.PATH = str(PATH)
     return cfg
 

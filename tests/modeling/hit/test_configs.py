@@ -12,9 +12,7 @@ from detectron2.utils.events import EventStorage
 
 from detnas_d2.analysis.complexity import analyze
 from detnas_d2.config.tools import flatten, load_config
-from detnas_d2.engine import Trainer
-from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
-from detnas_d2.engine.gradient_search import is_relaxed
+from detnas_d2.engine.training import trainer_class
 from detnas_d2.modeling import adapt_state_dict
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
 from detnas_d2.search_space.operations import SCREENED
@@ -106,7 +104,7 @@ def test_a_config_of_each_kind_trains_a_step(name, monkeypatch):
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 20
     cfg.HIT_SEARCH.SCREENING.KEEP = 1
-    trainer = GradientSearchTrainer if is_relaxed(cfg) else Trainer
+    trainer = trainer_class(cfg)
     searches = cfg.HIT_SEARCH.ARCH_START_ITER >= 0
     cfg.HIT_SEARCH.ARCH_START_ITER = 0 if searches else -1
     model = build_model(cfg)

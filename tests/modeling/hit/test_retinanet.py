@@ -7,8 +7,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from detnas_d2.analysis.complexity import analyze
-from detnas_d2.engine.architectures import fix_path, searched_space, space_costs
-from detnas_d2.engine.gradient_search import genotype_cost
+from detnas_d2.engine.architectures import fix_path, genotype_cost, searched_space, space_costs
 from detnas_d2.modeling import activate, adapt_state_dict, find_supernet
 from detnas_d2.modeling.hit.retinanet import TwinOperation
 from tests.modeling.hit.test_detector import OPS, config, images
