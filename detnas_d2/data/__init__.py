@@ -3,7 +3,11 @@
 from detnas_d2.data.checks.data_state import DataState, data_changes, data_state
 from detnas_d2.data.checks.report import DatasetError, DatasetReport, Problem
 from detnas_d2.data.checks.validation import validate_dataset
-from detnas_d2.data.datasets.digits_dataset import DIGITS_NAMES
+from detnas_d2.data.datasets.digits_dataset import (
+    DIGITS_NAMES,
+    DigitsSettings,
+    register_digits,
+)
 from detnas_d2.data.datasets.registration import register_datasets
 from detnas_d2.data.loaders.cached import cached_loaders, drop_cache
 from detnas_d2.data.loaders.calibration import CalibrationBatches, build_calibration_batches
@@ -20,6 +24,7 @@ __all__ = [
     "DataState",
     "DatasetError",
     "DatasetReport",
+    "DigitsSettings",
     "Problem",
     "SeededMapDataset",
     "TrainingBatchSampler",
@@ -33,6 +38,7 @@ __all__ = [
     "data_state",
     "drop_cache",
     "register_datasets",
+    "register_digits",
     "resumable_loader",
     "validate_dataset",
 ]

@@ -149,7 +149,8 @@ def training_sets(cfg: CfgNode) -> list[str]:
 
 
 def _architecture_sets(cfg: CfgNode) -> Sequence[str]:
-    return cfg.HIT_SEARCH.ARCH_TRAIN if cfg.HIT_SEARCH.ARCH_START_ITER >= 0 else ()
+    node = cfg.get("HIT_SEARCH")  # a config of add_detnas_config has none
+    return node.ARCH_TRAIN if node and node.ARCH_START_ITER >= 0 else ()
 
 
 def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
