@@ -100,7 +100,8 @@ def tracebacks_in(folder: Callable[[], str]) -> Iterator[None]:
         yield
     except Exception as error:
         if is_expected(error) and not getattr(error, "log_file", None):
-            error.log_file = _append(os.path.join(folder(), LOG_FILE), error)
+            log_file = _append(os.path.join(folder(), LOG_FILE), error)
+            error.log_file = log_file  # type: ignore[attr-defined]  # errors of any class
         raise
 
 

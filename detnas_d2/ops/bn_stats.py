@@ -50,14 +50,13 @@ def bn_stats(
         RuntimeError: an argument has another shape, dtype or device than it should, or x is an
             empty sequence.
     """
-    several = not isinstance(x, Tensor)
-    if several:
+    if not isinstance(x, Tensor):
         x = list(x)
         if not x:
             raise RuntimeError("x: expected at least one tensor")
-    if not takes(x[0] if several else x):
+    if not takes(x if isinstance(x, Tensor) else x[0]):
         return by_reference("bn_stats", reference.bn_stats, x, scale, shift, relu)
-    if several:
+    if not isinstance(x, Tensor):
         return BNStats(*torch.ops.detnas_d2.bn_stats_list(x, scale, shift, relu))
     return BNStats(*_bn_stats(x, scale, shift, relu))
 

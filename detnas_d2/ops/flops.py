@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -31,16 +32,16 @@ def pointwise_conv(x: Shape, weight: Shape, *args: object, **_: object) -> int:
     return convolution(x, weight)
 
 
-def depthwise_conv(x: Shape, weight: Shape, *args: object, **_: object) -> int:
+def depthwise_conv(x: Shape, weight: Shape, *args: Any, **_: object) -> int:
     return convolution(strided(x, args[-2]), weight)
 
 
-def mixed_depthwise(x: Sequence[Shape], weight: Sequence[Shape], *args: object, **_: object) -> int:
+def mixed_depthwise(x: Sequence[Shape], weight: Sequence[Shape], *args: Any, **_: object) -> int:
     return sum(convolution(strided(a, args[-2]), w) for a, w in zip(x, weight, strict=True))
 
 
 def conv_backward(
-    grad_y: Shape, grad_mean: object, grad_m2: object, x: Shape, weight: Shape, *args: object,
+    grad_y: Shape, grad_mean: object, grad_m2: object, x: Shape, weight: Shape, *args: Any,
     **_: object,
 ) -> int:  # fmt: skip
     """As often as gradients of the input and of the weight are asked for."""
@@ -74,7 +75,7 @@ def shuffle_block(
     return block(x, weights, kernel, stride)
 
 
-def shuffle_block_stats(left: Shape, *args: object, **_: object) -> int:
+def shuffle_block_stats(left: Shape, *args: Any, **_: object) -> int:
     weights, (kernel, stride) = args[4], args[8:10]
     return block(left, weights, kernel, stride)
 

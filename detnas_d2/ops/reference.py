@@ -18,7 +18,7 @@ from torch import Tensor
 class BNStats(NamedTuple):
     """Number of values per channel, their mean (C) and sum of squared deviations from it (C)."""
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # in place of tuple.count
     mean: Tensor
     m2: Tensor
 
@@ -32,6 +32,7 @@ def pending(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
     """relu?(scale * x + shift), in the wide dtype: what an operator sees when it reads x."""
     x = x.to(wide_dtype(x))
     if scale is not None:
+        assert shift is not None
         x = x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
     return F.relu(x) if relu else x
 
@@ -139,7 +140,8 @@ def mixed_depthwise(
     stride: int,
     dilation: Sequence[int],
 ) -> tuple[list[Tensor], list[BNStats | None]]:
-    pairs = list(zip(scale, shift, strict=True)) or [(None, None)] * len(x)
+    pairs: list[tuple[Tensor | None, Tensor | None]] = list(zip(scale, shift, strict=True))
+    pairs = pairs or [(None, None)] * len(x)
     results = [
         depthwise_conv(t, w, a, b, relu, None, False, want_stats, stride, d)
         for t, w, (a, b), d in zip(x, weight, pairs, dilation, strict=True)
@@ -231,6 +233,10 @@ def shuffle_block(
     return channels_last(y.to(x.dtype))
 
 
+Pending = tuple[Tensor, Tensor | None, Tensor | None, bool]
+"""A map, and the affine map and the ReLU that are pending on it."""
+
+
 def shuffle_block_stats(
     left: Tensor,
     right: Tensor | None,
@@ -249,7 +255,7 @@ def shuffle_block_stats(
     layers = list(zip(weights, gammas, betas, eps, strict=True))
     main = 6 if kernel == 0 else 3
 
-    def chain(z: tuple, some: list[tuple]) -> tuple:
+    def chain(z: Pending, some: list[tuple[Tensor, Tensor, Tensor, float]]) -> Pending:
         s = stride
         for w, gamma, beta, e in some:
             spatial = w.shape[-1] > 1
@@ -258,13 +264,15 @@ def shuffle_block_stats(
                 s = 1
             else:
                 y, stats = pointwise_conv(z[0], w, *z[1:], want_stats=True)
+            assert stats is not None
             all_stats.append(stats)
             z = (y, *bn_fold(stats, gamma, beta, e), not spatial)
         return z
 
-    a = (left, scale, shift, relu)
+    a: Pending = (left, scale, shift, relu)
     b = chain(a if right is None else (right, None, None, False), layers[:main])
     if right is None:
         a = chain(a, layers[main:])
-    affine = (*a[1:3], *b[1:3], a[3], b[3])
-    return shuffle_concat(a[0], b[0], *affine, out_method, out_method != 0), all_stats
+    affine = (*a[1:3], *b[1:3])
+    split = out_method != 0
+    return shuffle_concat(a[0], b[0], *affine, a[3], b[3], out_method, split), all_stats

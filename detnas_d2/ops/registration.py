@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from detnas_d2.ops.extension import build_info, has_extension
+
+T = TypeVar("T")
 
 NAMESPACE = "detnas_d2"
 _HAS_CUDA = has_extension() and build_info().endswith("CUDA yes")
@@ -39,7 +42,7 @@ def takes(x: Tensor) -> bool:
     return compiled(x) and not transforming()
 
 
-def by_reference(op: str, reference: Callable, *args: object) -> object:
+def by_reference(op: str, reference: Callable[..., T], *args: object) -> T:
     """The reference, under autocast with the operator's casts and no others."""
     device = next(tensors(args)).device.type
     if op not in _CASTS or not torch.is_autocast_enabled(device):
@@ -68,7 +71,7 @@ def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
             setup(ctx, args, output)
             return output
 
-    Function.backward = staticmethod(backward)
+    Function.backward = staticmethod(backward)  # type: ignore[method-assign]
 
     def call(*args):
         if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
@@ -102,8 +105,8 @@ def recorded_gradients(
     device = next(tensors(args)).device.type
     with torch.enable_grad(), torch.autocast(device, enabled=False):
         args = [[alias(t) for t in a] if isinstance(a, (list, tuple)) else alias(a) for a in args]
-        pairs = zip(tensors(reference(*args)), grads, strict=False)
-        pairs = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
+        outputs = zip(tensors(reference(*args)), grads, strict=False)
+        pairs = [(y, g) for y, g in outputs if g is not None and y.requires_grad]
         wanted = [t for t in tensors(args) if t.requires_grad]
         found = iter(
             torch.autograd.grad(

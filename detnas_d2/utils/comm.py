@@ -19,10 +19,11 @@ def writer_first(work: Callable[[], T]) -> T:
     """
     if comm.get_world_size() == 1:
         return work()
-    result, error, writer = None, None, _is_writer()
+    results: list[T] = []  # the writer's
+    error, writer = None, _is_writer()
     if writer:
         try:
-            result = work()
+            results.append(work())
         except Exception as raised:  # held until every process knows, or the others would hang
             error = raised
     message = None if error is None else (type(error), str(error))
@@ -34,7 +35,7 @@ def writer_first(work: Callable[[], T]) -> T:
         if issubclass(kind, InputError):
             raise InputError(text)
         raise RuntimeError(f"The process that prepares data sets failed: {kind.__name__}: {text}")
-    return result if writer else work()
+    return results[0] if writer else work()
 
 
 def _is_writer() -> bool:

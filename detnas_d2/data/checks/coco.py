@@ -13,6 +13,7 @@ from detnas_d2.data.checks.coco_fields import (
     distinct,
     identifier,
     is_plain,
+    known_identifier,
     shortened,
 )
 from detnas_d2.data.checks.coco_images import CocoImages
@@ -64,7 +65,7 @@ class _CocoInspector:
             self.result.fixes.add("classes ordered as declared")
             self.result.category_ids = list(positions.values())
             return {i: positions[n] for i, n in self.names.items() if n in positions}
-        ids = {i: i for i in self.names}
+        ids = {i: int(i) for i in self.names if is_plain(i)}
         if not all(map(is_plain, self.names)):
             ids = {i: position for position, i in enumerate(self.names, start=1)}
             self.result.fixes.add("category ids renumbered from 1")
@@ -107,7 +108,7 @@ class _CocoInspector:
         if found is not None:
             self._annotation_problem(position, annotation, *found)
             return
-        image = self.images.kept.get(identifier(annotation["image_id"]))
+        image = self.images.kept.get(known_identifier(annotation["image_id"]))
         found = self._box_problem(annotation, image)
         if found is not None and self._annotation_problem(position, annotation, *found):
             return
@@ -135,7 +136,8 @@ class _CocoInspector:
             if identifier(annotation.get(key)) is None:
                 value = shortened(annotation.get(key))
                 return "broken_annotation", f"'{key}' must be a number or a text, got {value}"
-        image, category = identifier(annotation["image_id"]), identifier(annotation["category_id"])
+        image = known_identifier(annotation["image_id"])
+        category = known_identifier(annotation["category_id"])
         if image not in self.images.ids:
             hint = _other_type(image, self.images.ids)
             return "absent_image", f"image_id {shortened(image)} is not in 'images'{hint}"
@@ -209,7 +211,10 @@ class _CocoInspector:
             return {}
         found = {}
         for category in self.file.categories:
-            name, points = self.names.get(identifier(category["id"])), category.get("keypoints")
+            name, points = (
+                self.names.get(known_identifier(category["id"])),
+                category.get("keypoints"),
+            )
             if name and isinstance(points, list) and all(isinstance(p, str) for p in points):
                 found[name] = points
         return found

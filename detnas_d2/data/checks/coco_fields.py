@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,6 +20,13 @@ def identifier(value: Any) -> int | str | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, str) and value else None
+
+
+def known_identifier(value: Any) -> int | str:
+    """:func:`identifier` of what was found to be an id."""
+    found = identifier(value)
+    assert found is not None
+    return found
 
 
 def is_plain(value: Any) -> bool:
@@ -147,14 +154,14 @@ def run_lengths(text: str) -> np.ndarray | None:
     return values
 
 
-def _are_whole(value: Any, count: int | None = None) -> bool:
+def _are_whole(value: Any, count: int | None = None) -> TypeGuard[list[int]]:
     """Whether it is a list of whole numbers from 0, ``count`` of them if given."""
     if not isinstance(value, list) or (count is not None and len(value) != count):
         return False
     return bool(value) and all(type(v) is int and 0 <= v < 2**40 for v in value)
 
 
-def _are_keypoints(value: Any, number: int) -> bool:
+def _are_keypoints(value: Any, number: int) -> TypeGuard[list[float]]:
     if not isinstance(value, list) or len(value) != 3 * number or not all(map(is_number, value)):
         return False
     return all(v in (0, 1, 2) for v in value[2::3])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from detnas_d2.data.checks.coco_fields import identifier, is_plain, shortened
+from detnas_d2.data.checks.coco_fields import identifier, is_plain, known_identifier, shortened
 from detnas_d2.data.checks.image_check import ImageHeader, read_headers
 
 _NAMED = 3  # files that a note names
@@ -71,7 +71,7 @@ class CocoImages:
     def new_ids(self) -> dict[int | str, int]:
         """Id -> id in the cleaned copy: numbers from 1 if an evaluator would not take them all."""
         if all(map(is_plain, self.kept)):
-            return {i: i for i in self.kept}
+            return {i: int(i) for i in self.kept}
         return {i: position for position, i in enumerate(self.kept, start=1)}
 
     def entries(self, new_ids: Mapping[int | str, int]) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class CocoImages:
         places: dict[int | str, list[int]] = {}
         for position, image in enumerate(images):
             if _is_entry(image):
-                places.setdefault(identifier(image["id"]), []).append(position)
+                places.setdefault(known_identifier(image["id"]), []).append(position)
         self.ids = set(places)
         entries = []
         for position, image in enumerate(images):
@@ -99,7 +99,7 @@ class CocoImages:
                 message = f"'id' and 'file_name' expected, got {shortened(image)}"
                 self._problem("broken_image_entry", place, message)
                 continue
-            key = identifier(image["id"])
+            key = known_identifier(image["id"])
             same = [images[p]["file_name"] for p in places[key]]
             if len(set(same)) > 1:
                 # Whose boxes are the id's? Nobody can tell, so neither image has them.

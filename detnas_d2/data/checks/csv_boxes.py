@@ -90,7 +90,8 @@ def _row(values: dict, path: str, entry: str) -> tuple[str, BoxRow | None]:
         return name, None
     if not texts["class"]:
         raise ValueError("class is empty")
-    box = tuple(_number(texts[edge], edge) for edge in _EDGES)
+    left, top, right, bottom = (_number(texts[edge], edge) for edge in _EDGES)
+    box = left, top, right, bottom
     size = None
     if texts.get("width") and texts.get("height"):
         size = _number(texts["width"], "width"), _number(texts["height"], "height")

@@ -11,7 +11,12 @@ from detectron2.data import DatasetCatalog
 
 from detnas_d2.data.checks.validation import contents_of
 from detnas_d2.data.datasets.image_folder import list_files
-from detnas_d2.data.datasets.sources import CocoSource, FolderSource, Source, source_of_metadata
+from detnas_d2.data.datasets.sources import (
+    CocoSource,
+    FolderSource,
+    RegisteredSource,
+    source_of_metadata,
+)
 from detnas_d2.data.datasets.splits import parent_of
 from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.data.datasets.voc_lists import split_file, strict_split
@@ -53,7 +58,7 @@ def _state_of(name: str) -> Iterator[tuple[str, str]]:
     yield "images", _files_digest(contents or _first_bytes(name))
 
 
-def _annotations(source: Source) -> str:
+def _annotations(source: RegisteredSource) -> str:
     if isinstance(source, CocoSource):
         return sha256_of(source.annotations)[:12]
     if isinstance(source, FolderSource):

@@ -6,6 +6,8 @@ import os
 from typing import BinaryIO
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 TAIL = 2048
 """Bytes at the end of a file that are looked at."""
@@ -13,7 +15,8 @@ TAIL = 2048
 
 def png_chunks(file: BinaryIO, size: int) -> tuple[bool, frozenset[bytes]]:
     """(Whether the file has all chunks up to IEND, the types of those after the first IDAT)."""
-    offset, pixels, late = 8, False, set()
+    offset, pixels = 8, False
+    late: set[bytes] = set()
     while offset + 12 <= size:  # length, type and checksum
         head = os.pread(file.fileno(), 8, offset)
         kind = head[4:]
@@ -42,14 +45,15 @@ def is_whole(image: Image.Image, file: BinaryIO, size: int, tail: bytes) -> bool
         return tail.rstrip(b"\0").endswith(b";")
     if image.format == "WEBP":
         return int.from_bytes(os.pread(file.fileno(), 4, 4), "little") + 8 <= size
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         tags = image.tag_v2
         for offsets, counts in ((273, 279), (324, 325)):  # of strips, of tiles
             if offsets in tags and len(tags[offsets]) == len(tags.get(counts, ())):
                 ends = map(sum, zip(tags[offsets], tags[counts], strict=True))
                 return max(ends) <= size
         return False
-    if image.format == "BMP":
-        strides = [(tile[2], tile[3][1]) for tile in image.tile if tile[0] == "raw"]
+    if isinstance(image, ImageFile) and image.format == "BMP":
+        tiles = [tile for tile in image.tile if tile[0] == "raw"]
+        strides = [(tile[2], tile[3][1]) for tile in tiles if isinstance(tile[3], tuple)]
         return bool(strides) and all(o + s * image.height <= size for o, s in strides)
     return False

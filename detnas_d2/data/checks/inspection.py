@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from detnas_d2.data.checks.report import Problem
 from detnas_d2.data.datasets.sources import Source
@@ -67,7 +67,7 @@ class Inspection:
     contents: dict[str, str] = field(default_factory=dict)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value of a JSON or XML file is a finite number."""
     if type(value) is int:
         return abs(value) < _LARGEST

@@ -7,10 +7,9 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,7 +51,7 @@ _STAMP = "stamp.json"
 _CONTENTS = "contents.json"
 _LISTING = "problems.txt"
 _STAT_CHUNK = 1000
-_INSPECTORS = {
+_INSPECTORS: dict[type[Source], Callable[..., Inspection]] = {
     CocoSource: inspect_coco,
     VocSource: inspect_voc,
     FolderSource: inspect_image_folder,
@@ -208,9 +207,8 @@ class _Check:
 
     def _inspect(self) -> Inspection:
         inspect = _INSPECTORS[type(self.source)]
-        if isinstance(self.source, CocoSource):
-            inspect = partial(inspect, targets=self.targets)
-        return inspect(self.source, self.decode, self.tolerate)
+        targets = {"targets": self.targets} if isinstance(self.source, CocoSource) else {}
+        return inspect(self.source, self.decode, self.tolerate, **targets)
 
     def _write_clean(self, inspection: Inspection, state: str) -> dict[str, Any]:
         # A new state gets a new folder: Detectron2 remembers VOC files by their path.

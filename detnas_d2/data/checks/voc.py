@@ -131,15 +131,16 @@ class _VocInspector:
         if not self._check_size(record, root, header):
             return
         for position, item in enumerate(root.findall("object")):
+            found = None
             try:
                 found = read_object(item)
                 problem = self._object_problem(found, header)
             except BrokenXml as error:
-                found, problem = None, ("broken_annotation", str(error))
+                problem = "broken_annotation", str(error)
             entry = f"object {position + 1}"
             if problem is not None and self._problem(problem[0], record.xml, entry, problem[1]):
                 record.plain = False
-            else:
+            elif found is not None:
                 record.plain = record.plain and found.plain
                 record.objects.append(found)
         if not record.plain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -67,7 +66,10 @@ def original_source(name: str) -> Source | None:
     source, installed = source_of_metadata(name), _INSTALLED.get(name)
     if source is None:
         return None
-    ours = installed is not None and replace(installed, classes=source.classes) == source
+    ours = type(installed) is type(source) and {
+        **vars(installed),
+        "classes": source.classes,
+    } == vars(source)
     if not ours or name not in _ORIGINALS:
         _ORIGINALS[name] = source
     return _ORIGINALS[name]

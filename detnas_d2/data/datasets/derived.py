@@ -11,7 +11,12 @@ from typing import Any
 
 from detnas_d2.data.checks.validation import tracked_state
 from detnas_d2.data.datasets.image_folder import list_files
-from detnas_d2.data.datasets.sources import CocoSource, FolderSource, Source, source_to_json
+from detnas_d2.data.datasets.sources import (
+    CocoSource,
+    FolderSource,
+    RegisteredSource,
+    source_to_json,
+)
 from detnas_d2.data.datasets.voc_lists import split_file, strict_split
 from detnas_d2.utils.comm import writer_first
 from detnas_d2.utils.io import digest, file_name_of, new_directory, write_json
@@ -43,12 +48,12 @@ def derived_folder(
     return folder
 
 
-def source_state(source: Source) -> list[Any]:
+def source_state(source: RegisteredSource) -> list[Any]:
     """What changes when the source, its list of images or its annotations change."""
     return [source_to_json(source), _files_state(source)]
 
 
-def _files_state(source: Source) -> Any:
+def _files_state(source: RegisteredSource) -> Any:
     if isinstance(source, CocoSource):
         folder, name = os.path.split(source.annotations)
         return tracked_state([(folder, [name])])

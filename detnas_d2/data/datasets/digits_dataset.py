@@ -85,7 +85,8 @@ def _write_scenes(folder: str, name: str, settings: DigitsSettings) -> None:
     digits = load_digits(part)
     random = RandomState(zlib.crc32(name.encode()))
     os.makedirs(os.path.join(folder, "images"))
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     count = settings.num_train if part == "train" else settings.num_test
     for image_id in range(1, count + 1):
         pixels, objects = draw_scene(digits, settings.scene_size, random)

@@ -83,7 +83,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             if whole not in ready:
                 reports[whole] = _prepare(cfg, whole, owners)
                 ready.add(whole)
-            if part not in ready:
+            if owner is not None and part not in ready:
                 shares = Shares(owner.splits, owner.split_seed)
                 register_shares(whole, shares, cache_dir(cfg))
                 ready.update(name for name, _ in owner.splits)

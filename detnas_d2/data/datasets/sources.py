@@ -66,7 +66,10 @@ class YoloSource:
     classes: tuple[str, ...] | None = None
 
 
-Source = CocoSource | VocSource | FolderSource | CsvSource | YoloSource
+RegisteredSource = CocoSource | VocSource | FolderSource
+"""What Detectron2's catalogs hold once a data set was prepared."""
+
+Source = RegisteredSource | CsvSource | YoloSource
 
 BOXES_ALONE = (VocSource, CsvSource, YoloSource)
 """Formats that have no masks and key points, or whose are not read."""
@@ -208,7 +211,7 @@ def _classes(value: Any, place: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def source_of_metadata(name: str) -> Source | None:
+def source_of_metadata(name: str) -> RegisteredSource | None:
     """The source that the metadata of a registered data set tells; None for other kinds, and for
     data registered by hand whose metadata do not say where everything lies."""
     meta = MetadataCatalog.get(name).as_dict()
@@ -223,7 +226,7 @@ def source_of_metadata(name: str) -> Source | None:
     return None
 
 
-def known_source(name: str, use: str) -> Source:
+def known_source(name: str, use: str) -> RegisteredSource:
     """:func:`source_of_metadata`; ``use`` says what cannot be done without.
 
     Raises:

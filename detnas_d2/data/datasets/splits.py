@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -24,7 +24,7 @@ from detnas_d2.data.datasets.image_folder import list_files, write_listing
 from detnas_d2.data.datasets.sources import (
     CocoSource,
     FolderSource,
-    Source,
+    RegisteredSource,
     VocSource,
     known_source,
 )
@@ -33,6 +33,8 @@ from detnas_d2.data.datasets.voc import load_voc, write_view
 from detnas_d2.utils.io import file_name_of, write_json
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=RegisteredSource)
 
 SEARCH_TRAIN, SEARCH_VAL = HALVES = ("search_train", "search_val")
 
@@ -169,8 +171,13 @@ def _register(
 ) -> None:
     """``names``: part -> the name that it is registered under."""
     source = known_source(parent, "split")
-    splitters = {CocoSource: _CocoSplitter, VocSource: _VocSplitter, FolderSource: _Splitter}
-    splitter = splitters[type(source)](parent, source, settings)
+    splitter: _Splitter[Any]
+    if isinstance(source, CocoSource):
+        splitter = _CocoSplitter(parent, source, settings)
+    elif isinstance(source, VocSource):
+        splitter = _VocSplitter(parent, source, settings)
+    else:
+        splitter = _FolderSplitter(parent, source, settings)
     key = [_VERSION, parent, *source_state(source), vars(settings)]
     kind = "search_splits" if isinstance(settings, SplitSettings) else "splits"
     folder = derived_folder(cache_dir, kind, parent, key, splitter.write)
@@ -182,7 +189,7 @@ def _register(
         install(name, _half_source(source, folder, file_name_of(half)), extra=extra)
 
 
-def _half_source(source: Source, folder: str, half: str) -> Source:
+def _half_source(source: RegisteredSource, folder: str, half: str) -> RegisteredSource:
     path = os.path.join(folder, f"{half}.json")
     if isinstance(source, CocoSource):
         return replace(source, annotations=path)
@@ -191,21 +198,16 @@ def _half_source(source: Source, folder: str, half: str) -> Source:
     return replace(source, root=os.path.join(folder, "voc"), split=half)
 
 
-class _Splitter:
-    """Splits an image folder; the base of the other formats."""
+class _Splitter(Generic[S]):
+    """The halves of a data set; a subclass writes them."""
 
-    def __init__(self, parent: str, source: Source, settings: SplitSettings | Shares) -> None:
+    def __init__(self, parent: str, source: S, settings: SplitSettings | Shares) -> None:
         self.parent = parent
         self.source = source
         self.settings = settings
 
     def write(self, folder: str) -> None:
-        files = list_files(self.source)
-        classes = tuple(MetadataCatalog.get(self.parent).thing_classes)
-        for half, chosen in self.halves([path for path, _ in files]).items():
-            part = [item for item in files if item[0] in chosen]
-            path = os.path.join(folder, f"{half}.json")
-            write_listing(path, classes, part, self.info(half, [p for p, _ in files], len(part)))
+        raise NotImplementedError
 
     def halves(self, keys: list[str]) -> dict[str, set[str]]:
         """Image keys of each half."""
@@ -227,8 +229,28 @@ class _Splitter:
             "source_sha256": hashlib.sha256(listed).hexdigest(),
         }
 
+    def write_halves(self, folder: str, data: dict[str, Any], halves: dict[str, set[str]]) -> None:
+        """Writes COCO JSON files; an image's key is its id as text."""
+        keys = [str(image["id"]) for image in data["images"]]
+        for half, chosen in halves.items():
+            part = {key: value for key, value in data.items() if key != "info"}
+            part["info"] = self.info(half, keys, len(chosen))
+            part["images"] = [i for i in data["images"] if str(i["id"]) in chosen]
+            part["annotations"] = [a for a in data["annotations"] if str(a["image_id"]) in chosen]
+            write_json(os.path.join(folder, f"{half}.json"), part)
 
-class _CocoSplitter(_Splitter):
+
+class _FolderSplitter(_Splitter[FolderSource]):
+    def write(self, folder: str) -> None:
+        files = list_files(self.source)
+        classes = tuple(MetadataCatalog.get(self.parent).thing_classes)
+        for half, chosen in self.halves([path for path, _ in files]).items():
+            part = [item for item in files if item[0] in chosen]
+            path = os.path.join(folder, f"{half}.json")
+            write_listing(path, classes, part, self.info(half, [p for p, _ in files], len(part)))
+
+
+class _CocoSplitter(_Splitter[CocoSource]):
     def write(self, folder: str) -> None:
         data = read_coco(self.source.annotations)
         if isinstance(self.settings, SplitSettings):
@@ -241,18 +263,8 @@ class _CocoSplitter(_Splitter):
         }
         self.write_halves(folder, data, halves)
 
-    def write_halves(self, folder: str, data: dict[str, Any], halves: dict[str, set[str]]) -> None:
-        """Writes COCO JSON files; an image's key is its id as text."""
-        keys = [str(image["id"]) for image in data["images"]]
-        for half, chosen in halves.items():
-            part = {key: value for key, value in data.items() if key != "info"}
-            part["info"] = self.info(half, keys, len(chosen))
-            part["images"] = [i for i in data["images"] if str(i["id"]) in chosen]
-            part["annotations"] = [a for a in data["annotations"] if str(a["image_id"]) in chosen]
-            write_json(os.path.join(folder, f"{half}.json"), part)
 
-
-class _VocSplitter(_CocoSplitter):
+class _VocSplitter(_Splitter[VocSource]):
     """A VOC folder of links for Detectron2's evaluation, and COCO JSON to look at."""
 
     def write(self, folder: str) -> None:
@@ -286,7 +298,8 @@ class _VocSplitter(_CocoSplitter):
 
 
 def _voc_as_coco(dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for record in dicts:
         images.append(
             {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from detnas_d2.data.datasets.image_folder import (
 from detnas_d2.data.datasets.sources import (
     CocoSource,
     FolderSource,
-    Source,
+    RegisteredSource,
     VocSource,
     known_source,
     source_to_json,
@@ -65,9 +65,7 @@ def register_union(name: str, cache_dir: str) -> None:
     kinds = {part: source_to_json(source)["format"] for part, source in sources.items()}
     if len(set(kinds.values())) > 1:
         raise DatasetError(f"'{name}' joins data sets of different formats: {kinds}")
-    join = {CocoSource: _join_coco, VocSource: _join_voc, FolderSource: _join_folders}[
-        type(sources[parts[0]])
-    ]
+    join = _JOINS[type(sources[parts[0]])]
     key = [_VERSION, [[part, source_state(source)] for part, source in sources.items()]]
     folder = derived_folder(
         cache_dir, "unions", name, key, lambda place: join(place, sources, name)
@@ -83,22 +81,22 @@ def register_union(name: str, cache_dir: str) -> None:
     install(name, source, classes, extra)
 
 
-def _joined_source(folder: str, sources: dict[str, Source]) -> Source:
-    first = next(iter(sources.values()))
+def _joined_source(folder: str, sources: dict[str, RegisteredSource]) -> RegisteredSource:
+    first, *others = sources.values()  # all of one format
+    if isinstance(first, VocSource):
+        return replace(first, root=folder, split=_VOC_SPLIT)
     if isinstance(first, CocoSource):
-        images = _common([source.images for source in sources.values()])
-        return CocoSource(os.path.join(folder, _ANNOTATIONS), images)
-    if isinstance(first, FolderSource):
-        root = _common([source.root for source in sources.values()])
-        return FolderSource(root, class_names(first), os.path.join(folder, LISTING_FILE))
-    return replace(first, root=folder, split=_VOC_SPLIT)
+        images = [first.images, *(s.images for s in others if isinstance(s, CocoSource))]
+        return CocoSource(os.path.join(folder, _ANNOTATIONS), _common(images))
+    roots = [first.root, *(s.root for s in others if isinstance(s, FolderSource))]
+    return FolderSource(_common(roots), class_names(first), os.path.join(folder, LISTING_FILE))
 
 
 def _common(folders: Sequence[str]) -> str:
     return os.path.commonpath([os.path.abspath(folder) for folder in folders])
 
 
-def _check_classes(name: str, lists: dict[str, Sequence[str]]) -> None:
+def _check_classes(name: str, lists: Mapping[str, Sequence[str]]) -> None:
     first, *others = lists
     for other in others:
         if sorted(lists[first]) != sorted(lists[other]):
@@ -133,7 +131,8 @@ def _join_coco(folder: str, sources: dict[str, CocoSource], name: str) -> None:
     numbers = {label: number for number, label in enumerate(classes, start=1)}
     root = _common([source.images for source in sources.values()])
     ids = Counter(image["id"] for content in data.values() for image in content.images)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for part, content in data.items():
         new_ids = {}
         for image, path in zip(content.images, paths[part], strict=True):
@@ -193,3 +192,10 @@ def _join_folders(folder: str, sources: dict[str, FolderSource], name: str) -> N
         for path, (_, label) in zip(paths[part], items, strict=True)
     ]
     write_listing(os.path.join(folder, LISTING_FILE), first, files, {"description": name})
+
+
+_JOINS: dict[type[RegisteredSource], Callable[..., None]] = {
+    CocoSource: _join_coco,
+    VocSource: _join_voc,
+    FolderSource: _join_folders,
+}

@@ -36,11 +36,12 @@ def load_voc(source: VocSource) -> list[dict[str, Any]]:
             raise DatasetError(f"[broken_annotation_file] {path}: {error}") from error
         objects = []
         for item in tree.findall("object"):
-            box = [number(item.findtext(f"bndbox/{edge}")) for edge in EDGES]
+            read = [number(item.findtext(f"bndbox/{edge}")) for edge in EDGES]
+            box = [edge for edge in read if edge is not None]
             name = item.findtext("name")
             if name not in source.classes:
                 raise DatasetError(f"{path}: class {name!r} is not one of {list(source.classes)}")
-            if None in box:
+            if len(box) < len(EDGES):
                 raise DatasetError(f"{path}: bndbox must hold numbers {', '.join(EDGES)}")
             objects.append(
                 {
@@ -53,8 +54,8 @@ def load_voc(source: VocSource) -> list[dict[str, Any]]:
             {
                 "file_name": os.path.join(source.root, "JPEGImages", f"{image_id}.jpg"),
                 "image_id": image_id,
-                "height": int(tree.findtext("size/height")),
-                "width": int(tree.findtext("size/width")),
+                "height": int(tree.findtext("size/height", "")),
+                "width": int(tree.findtext("size/width", "")),
                 "annotations": objects,
             }
         )

@@ -77,9 +77,9 @@ def read_list(path: str, known: Callable[[str], bool]) -> tuple[list[Listed], bo
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        broken = data.count(b"\n", 0, error.start) + 1
         raise DatasetError(
-            f"[broken_annotation_file] {path}, line {line}: not UTF-8 ({error.reason}); save the "
+            f"[broken_annotation_file] {path}, line {broken}: not UTF-8 ({error.reason}); save the "
             "list of images as UTF-8"
         ) from error
     plain = not text.startswith("\ufeff")

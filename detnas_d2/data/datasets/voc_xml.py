@@ -99,8 +99,8 @@ def read_object(item: ET.Element) -> VocObject:
         BrokenXml: naming the field.
     """
     texts = [item.findtext(f"bndbox/{edge}") for edge in EDGES]
-    box = [number(text) for text in texts]
-    if None in box:
+    box = [value for value in map(number, texts) if value is not None]
+    if len(box) < len(EDGES):
         raise BrokenXml(f"bndbox must hold numbers {', '.join(EDGES)}: {texts}")
     name, pose = item.findtext("name") or "", item.findtext("pose") or ""
     difficult = _flag(item.findtext("difficult"))
@@ -112,10 +112,11 @@ def read_object(item: ET.Element) -> VocObject:
     wanted = [name.strip(), truncated, difficult, *(round(value) for value in box)]
     plain = bool(pose) and all(map(_plain, written, wanted))
     pose = pose.strip() or "Unspecified"
-    return VocObject(name.strip(), pose, truncated, difficult, tuple(box), plain)
+    xmin, ymin, xmax, ymax = box
+    return VocObject(name.strip(), pose, truncated, difficult, (xmin, ymin, xmax, ymax), plain)
 
 
-def _plain(text: str | None, value: str | int) -> bool:
+def _plain(text: str | None, value: object) -> bool:
     """Whether Detectron2 reads ``value`` from a field."""
     return text == value if isinstance(value, str) else (text or "").strip() == str(value)
 
@@ -139,6 +140,6 @@ def write_annotation(width: int, height: int, objects: Sequence[VocObject]) -> s
         for key in ("name", "pose", "truncated", "difficult"):
             ET.SubElement(item, key).text = str(getattr(found, key))
         box = ET.SubElement(item, "bndbox")
-        for edge, value in zip(EDGES, found.box, strict=True):
-            ET.SubElement(box, edge).text = str(round(value))
+        for edge, position in zip(EDGES, found.box, strict=True):
+            ET.SubElement(box, edge).text = str(round(position))
     return ET.tostring(root, encoding="unicode")
