@@ -55,9 +55,9 @@ def check_search(cfg: CfgNode, config_dir: str, retrain_opts: Sequence[str] = ()
     Raises:
         OSError, ValueError: what :func:`search` would raise, without its data.
     """
+    space, known = searched_space(cfg), cfg.clone()
     retrain_config(cfg, config_dir, retrain_opts)
     check_evaluator(cfg)
-    space, known = searched_space(cfg), cfg.clone()
     known.defrost()
     if not cfg.SEARCH.LATENCY_TABLE:
         known.SEARCH.MAX_LATENCY_MS = 0.0

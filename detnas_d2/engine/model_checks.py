@@ -53,6 +53,7 @@ _REGISTRIES = {
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
 }
 _PRECOMPUTED = "PrecomputedProposals"  # an entry of no registry
+_LISTED = 8  # names that an error lists though it guesses which was meant
 # Of what a model is built, beside cfg.MODEL.
 _OTHER_KEYS = ("TEST.DETECTIONS_PER_IMAGE", "INPUT.FORMAT", "VIS_PERIOD")
 
@@ -74,8 +75,11 @@ def check_names(cfg: CfgNode) -> None:
 
 def _refuse(key: str, value: str, names: list[str]) -> None:
     close = difflib.get_close_matches(value, names)
-    shown = f"; did you mean {' or '.join(close)}?" if close else f": {', '.join(sorted(names))}"
-    raise InputError(f"{key} is {value!r}: expected one of the {len(names)} known{shown}")
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    known = (
+        f"the {len(names)} known" if close and len(names) > _LISTED else ", ".join(sorted(names))
+    )
+    raise InputError(f"{key} is {value!r}: expected one of {known}{hint}")
 
 
 def check_device(cfg: CfgNode) -> None:

@@ -49,7 +49,7 @@ def adapt_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
     if isinstance(backbone, SearchedBackbone) and any(_CANDIDATE.match(key) for key in inner):
         inner = select_path(inner, backbone.path)
     expected = backbone.state_dict()
-    _check(inner, expected)
+    _check(inner, expected, backbone.space.name)
     adapted.update({target + key: value for key, value in inner.items() if key in expected})
     return adapted
 
@@ -90,7 +90,7 @@ def _belongs(key: str, prefix: str) -> bool:
     return any(key.startswith(prefix + part) for part in ("stem.", "blocks.", "last."))
 
 
-def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], space: str) -> None:
     missing = [k for k in expected if k not in state and not k.startswith("last.")]
     wrong = [
         f"{k}: {tuple(state[k].shape)}, expected {tuple(v.shape)}"
@@ -101,7 +101,6 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
         problems = wrong + [f"missing {key}" for key in missing]
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise WeightsError(
-            "the weights do not fit the backbone (another search space or path?): "
-            + "; ".join(problems[:5])
-            + more
+            f"the weights do not fit the backbone of MODEL.DETNAS.SPACE {space!r} (another search "
+            "space or path?): " + "; ".join(problems[:5]) + more
         )

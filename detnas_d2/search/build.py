@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,16 @@ def settings_from_config(cfg: CfgNode) -> EvolutionSettings:
     try:
         return EvolutionSettings.preset(search.PRESET, **overrides)
     except ValueError as error:
-        raise InputError(f"cfg.SEARCH: {error}") from None
+        raise InputError(_with_keys(error)) from None
+
+
+def _with_keys(message: object) -> str:
+    """A message in which fields of the settings or limits have values, with the fields' keys."""
+    fields = [
+        field.name for kind in (EvolutionSettings, Limits) for field in dataclasses.fields(kind)
+    ]
+    pattern = rf"\b({'|'.join(fields)}|preset)(?= must | is | -?[\d'])"
+    return re.sub(pattern, lambda match: f"SEARCH.{match[1].upper()}", str(message))
 
 
 def build_constraint(
@@ -56,10 +66,13 @@ def build_constraint(
         max_params=search.MAX_PARAMS or None,
         max_latency_ms=search.MAX_LATENCY_MS or None,
     )
-    constraint = Constraint(limits, costs, latency)
-    constraint.check_satisfiable()
+    try:
+        constraint = Constraint(limits, costs, latency)
+        constraint.check_satisfiable()
+    except ValueError as error:
+        raise type(error)(_with_keys(error)) from None
     for text in constraint.idle():
-        logger.warning("cfg.SEARCH: %s", text)
+        logger.warning("%s", _with_keys(text))
     return constraint
 
 

@@ -74,8 +74,8 @@ class EvolutionSettings:
             )
         if self.mutation and self.mutation_prob == 0.0:
             raise ValueError(
-                f"mutation {self.mutation} with mutation_prob 0 changes nothing; take a positive "
-                "probability, or mutation 0"
+                f"mutation {self.mutation} with mutation_prob {self.mutation_prob} changes "
+                "nothing: expected a positive probability, or mutation 0"
             )
 
     @classmethod

@@ -232,4 +232,6 @@ def get_space(name: str) -> SearchSpace:
     try:
         return SPACES[name]
     except KeyError:
-        raise PathError(f"no search space {name!r}; expected one of {', '.join(SPACES)}") from None
+        raise PathError(
+            f"MODEL.DETNAS.SPACE is {name!r}: expected one of {', '.join(SPACES)}"
+        ) from None

@@ -197,6 +197,7 @@ for k, v in [
     ("MODEL.ROI_HEADS.NUM_CLASSES", 5),
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[12]]"),
     ("MODEL.DETNAS.SPACE", "detnas_small"),
+    ("MODEL.DETNAS.SPACE", "detnas_tinny"),
     ("MODEL.DEVICE", "tpu"),
     ("INPUT.MIN_SIZE_TEST", -4),
     ("TEST.DETECTIONS_PER_IMAGE", -1),

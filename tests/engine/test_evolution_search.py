@@ -167,7 +167,7 @@ def test_given_latency_table(configs: Configs, tmp_path: Path) -> None:
         run(small(configs, *keys, 100.0))
     file.write_text(table(2.0).to_json())
     total = 0.5 + 2 * TINY.num_layers
-    with pytest.raises(UnsatisfiableLimit, match=rf"max_latency_ms is 1\.0, but .* has {total}"):
+    with pytest.raises(UnsatisfiableLimit, match=rf"SEARCH.MAX_LATENCY_MS is 1\.0, .* has {total}"):
         run(small(configs, *keys, 1.0))
     file.write_text(table(2.0).to_json().replace("detnas_tiny", "detnas_small"))
     with pytest.raises(ValueError, match="latency table of space 'detnas_small'"):
@@ -224,7 +224,7 @@ def test_what_scores_candidates_is_checked_first(configs: Configs) -> None:
 def test_what_cannot_be_searched(configs: Configs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
         run(small(configs, "MODEL.WEIGHTS", ""))
-    with pytest.raises(UnsatisfiableLimit, match="max_macs is 1000, but the cheapest path"):
+    with pytest.raises(UnsatisfiableLimit, match="SEARCH.MAX_MACS is 1000, but the cheapest path"):
         run(small(configs, "SEARCH.MAX_MACS", 1000, "MODEL.WEIGHTS", "not/read.pth"))
     cfg = small(configs, "MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone")
     cfg.MODEL.DETNAS.PATH = str(TINY.uniform_path("3x3"))

@@ -156,7 +156,10 @@ def test_another_space_is_refused() -> None:
     source = SearchedBackbone(
         small.uniform_path("3x3"), norm=BN, shuffle_method=1, out_features=["stage4"]
     )
-    message = r"stem\.conv\.weight: \(16, 3, 3, 3\), expected \(8, 3, 3, 3\)"
+    message = (
+        r"backbone of MODEL\.DETNAS\.SPACE 'detnas_tiny' .*"
+        r"stem\.conv\.weight: \(16, 3, 3, 3\), expected \(8, 3, 3, 3\)"
+    )
     with pytest.raises(WeightsError, match=message):
         adapt_state_dict(source.state_dict(), backbone(TINY.uniform_path("3x3")))
 

@@ -65,6 +65,8 @@ def test_the_number_of_classes_is_filled_in(roots: dict[str, Path], tmp_path: Pa
         ("searched", ["MODEL.BACKBONE.NAME", "build_detnas_supernet_fpn_backbone"], "a supernet"),
         ("searched", ["MODEL.FPN.NORM", "XN"], "MODEL: the model cannot be built: .*XN"),
         ("searched", ["MODEL.DETNAS.SPACE", "detnas_small"], "WEIGHTS .supernet.: .* do not fit"),
+        ("searched", ["MODEL.DETNAS.SPACE", "x"], "SPACE is .x.: expected one of .*detnas_tiny"),
+        ("search", ["MODEL.DETNAS.SPACE", "x"], "SPACE is .x.: expected one of .*detnas_tiny"),
         ("searched", ["MODEL.FPN.OUT_CHANNELS", "32"], "WEIGHTS 'supernet': .*in part only"),
         ("searched", ["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "NUM_CLASSES is 5, data set"),
         ("searched", ["MODEL.DEVICE", "cuda:77"], "MODEL.DEVICE is 'cuda:77': this machine"),

@@ -84,7 +84,7 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
         (
             [TRAIN, {**SEARCH, "OPTS": ["SEARCH.MAX_MACS", 1000]}],
             {},
-            "'search': max_macs is 1000, but the cheapest path",
+            "'search': SEARCH.MAX_MACS is 1000, but the cheapest path",
         ),
         ([TRAIN, {**SEARCH, "OPTS": ["SEARCH.PRESET", "best"]}], {}, "'search': .*PRESET is"),
         ([TRAIN, {**SEARCH, "OPTS": ["SEARCH.EVALUATOR", "all"]}], {}, "'search': .*EVALUATOR is"),

@@ -76,8 +76,18 @@ def test_build_random():
     ("search", "message"),
     [
         ({"STRATEGY": "annealing"}, "cfg.SEARCH.STRATEGY is 'annealing'"),
-        ({"PRESET": "fast"}, "cfg.SEARCH: unknown preset 'fast'"),
-        ({"POPULATION": 4, "MUTATION": 9}, "cfg.SEARCH: mutation 9 .* exceeds the population of 4"),
+        ({"PRESET": "fast"}, "unknown SEARCH.PRESET 'fast', expected one of"),
+        (
+            {"POPULATION": 4, "MUTATION": 9},
+            r"SEARCH.MUTATION 9 \+ SEARCH.CROSSOVER 2 .* exceeds the population of 4",
+        ),
+        (
+            {"MUTATION_PROB": 0.0},
+            "SEARCH.MUTATION 25 with SEARCH.MUTATION_PROB 0.0 changes nothing: expected a positive "
+            "probability, or SEARCH.MUTATION 0",
+        ),
+        ({"MUTATION_PROB": 1.5}, r"SEARCH.MUTATION_PROB must be in \[0, 1\], got 1.5"),
+        ({"PARENTS": 1}, "SEARCH.CROSSOVER 25 with SEARCH.PARENTS 1: a child of one parent"),
     ],
 )
 def test_errors_name_the_config(search, message):
@@ -87,9 +97,9 @@ def test_errors_name_the_config(search, message):
 
 def test_limits_are_checked_before_the_search():
     table = build_cost_table(SPACE)
-    with pytest.raises(UnsatisfiableLimit, match="max_macs is 200000000, but the cheapest path"):
+    with pytest.raises(UnsatisfiableLimit, match="SEARCH.MAX_MACS is 200000000, but the"):
         build_constraint(config(MAX_MACS=200_000_000), table)
-    with pytest.raises(ValueError, match="max_latency_ms is set, but there is no table"):
+    with pytest.raises(ValueError, match="SEARCH.MAX_LATENCY_MS is set, but there is no table"):
         build_constraint(config(MAX_LATENCY_MS=5.0), table)
     latency = SimpleNamespace(base=1.0, entries=[[0.5] * 4] * SPACE.num_layers)
     assert build_constraint(config(MAX_LATENCY_MS=11.0), table, latency)((0,) * 20)
@@ -101,8 +111,9 @@ def test_a_limit_that_excludes_nothing_is_told(caplog):
     assert caplog.messages == []
     build_constraint(config(MAX_MACS=365_472_576, MIN_MACS=1), table)
     first, second = caplog.messages
-    assert "max_macs 3.65473e+08 excludes nothing: the paths of the space have 2.37223e+08" in first
-    assert "min_macs 1 excludes nothing" in second
+    assert "SEARCH.MAX_MACS 3.65473e+08 excludes nothing: the paths of the space have " in first
+    assert "2.37223e+08" in first
+    assert "SEARCH.MIN_MACS 1 excludes nothing" in second
 
 
 def test_fingerprint_survives_the_disk(tmp_path):

@@ -326,7 +326,7 @@ def test_small_populations_breed(preset, population):
         ({"parents_from": "nowhere"}, "parents_from must be in"),
         ({"parents": 1}, "crossover 25 with parents 1: .* 2 parents or more, or crossover 0"),
         ({"population": 1, "mutation": 0, "crossover": 1, "parents": 2}, "a generation of one"),
-        ({"mutation_prob": 0.0}, "mutation 25 with mutation_prob 0 changes nothing"),
+        ({"mutation_prob": 0.0}, "mutation 25 with mutation_prob 0.0 changes nothing"),
     ],
 )
 def test_settings_are_checked(overrides, message):
