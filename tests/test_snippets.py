@@ -84,7 +84,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_library_in_the_readme(small: None) -> None:
-    found = run(snippets("README.md")[0])
+    code = snippets("README.md")[0]
+    lines = [line for line in code.splitlines() if line and not line.startswith(("from", "import"))]
+    assert len(lines) == 12  # as the text before it says
+    found = run(code)
     assert 0 <= found["results"]["bbox"]["AP"] <= 100 and "segm" in found["results"]
     # The path's BatchNorms alone were recalibrated, and none of the supernet's own was written.
     layers = [name for name in found["statistics"].moments if ".blocks." in name]
