@@ -1,10 +1,11 @@
 """Scores of candidates: recalibration, inference and metrics, one path or a population."""
 
-from detnas_d2.evaluation.candidate import CandidateFailed, CandidateRecord, Evaluation
+from detnas_d2.evaluation.candidate import CandidateRecord, Evaluation
 from detnas_d2.evaluation.classification import ClassificationEvaluator
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.recalibration import BNStatistics, installed, recalibrate
 from detnas_d2.evaluation.sequential import SequentialEvaluator
+from detnas_d2.utils.errors import CandidateFailed
 
 __all__ = [
     "BNStatistics",

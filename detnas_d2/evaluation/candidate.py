@@ -12,9 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-CANDIDATE_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
-"""Exceptions that say something about one candidate (CUDA out of memory is a RuntimeError)."""
-
 Choices = tuple[int, ...]
 """One op index per layer of the search space."""
 
@@ -32,22 +29,6 @@ class Evaluation:
     fitness: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-class CandidateFailed(Exception):
-    """Why a candidate has no fitness, in one line.
-
-    Unlike the exception it stands for it holds no traceback, whose frames would keep the tensors
-    of the failed candidate alive while the next one is evaluated.
-    """
-
-    @classmethod
-    def because(cls, error: Exception) -> CandidateFailed:
-        """From the class and the first line of the message of `error`."""
-        if isinstance(error, cls):
-            return error
-        lines = str(error).strip().splitlines()
-        return cls(": ".join([type(error).__name__, *lines[:1]]))
 
 
 class Evaluator(Protocol):

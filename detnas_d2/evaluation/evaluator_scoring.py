@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from detnas_d2.evaluation.candidate import CANDIDATE_FAILURES, CandidateFailed
 from detnas_d2.evaluation.scoring import flat_metrics, quiet
 from detnas_d2.evaluation.scoring_workers import Score
 from detnas_d2.evaluation.sequential import CountingEvaluator
+from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 
 class Scoring(Protocol):

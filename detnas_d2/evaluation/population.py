@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.data import CalibrationBatches
-from detnas_d2.evaluation.candidate import CANDIDATE_FAILURES, CandidateFailed, Evaluation
+from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.evaluator_scoring import Scoring
 from detnas_d2.evaluation.passes import OnPass, counted, log_pass
 from detnas_d2.evaluation.predictions import Predictions
@@ -42,6 +42,7 @@ from detnas_d2.evaluation.scoring_workers import Score
 from detnas_d2.evaluation.sequential import finite_features, fitness_of
 from detnas_d2.modeling import PrefixWalk, activate, walking
 from detnas_d2.search_space import Path
+from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class PopulationEvaluator:
 
         Raises:
             KeyError: the evaluator does not report the metric; lists those it does.
-            ScoringError: scoring cannot work, whatever the candidate.
+            WorkerError: scoring cannot work, whatever the candidate.
         """
         ordered = PrefixWalk(paths).paths
         previous: Inferred | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
-from detnas_d2.evaluation.candidate import CANDIDATE_FAILURES, CandidateFailed
+from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 
 class Ranks:

@@ -23,7 +23,7 @@ from detnas_d2.evaluation.evaluators import (
 )
 from detnas_d2.evaluation.predictions import DetectionCollector, Detections, HitCollector, Hits
 from detnas_d2.evaluation.scoring import evaluator_type, flat_metrics, quiet
-from detnas_d2.evaluation.workers import WorkerPool
+from detnas_d2.utils.workers import WorkerPool
 
 _METADATA = (
     "json_file",

@@ -14,11 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detnas_d2.engine.architectures import searched_space, space_costs
 from detnas_d2.engine.evolution_search import load_latency, load_supernet
 from detnas_d2.evaluation.build import candidate_evaluator
-from detnas_d2.evaluation.candidate import CandidateFailed
 from detnas_d2.evaluation.recalibration import BNStatistics
 from detnas_d2.search.build import build_constraint
 from detnas_d2.search.diagnostics import rank_correlation
-from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.errors import CandidateFailed, InputError
 
 logger = logging.getLogger("detnas_d2.search")
 

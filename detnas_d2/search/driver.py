@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from detnas_d2.evaluation.candidate import (
-    CANDIDATE_FAILURES,
-    CandidateFailed,
     CandidateRecord,
     Choices,
     Evaluation,
@@ -23,6 +21,7 @@ from detnas_d2.evaluation.ranks import Ranks
 from detnas_d2.search.constraints import Constraint
 from detnas_d2.search.history import History, HistoryError
 from detnas_d2.search.searcher import GenerationSearcher
+from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 logger = logging.getLogger("detnas_d2.search")
 

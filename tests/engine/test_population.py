@@ -17,12 +17,13 @@ from torch import nn
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.evaluation.build import candidate_evaluator
-from detnas_d2.evaluation.candidate import CandidateFailed, Evaluation
+from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
 from detnas_d2.evaluation.predictions import Predictions
 from detnas_d2.evaluation.recalibration import installed, recalibrate
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search_space import SPACES, Path
+from detnas_d2.utils.errors import CandidateFailed
 from tests.engine.tiny_runs import Configs
 from tests.helpers import changed, snapshot
 

@@ -12,7 +12,6 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.evaluation.candidate import CandidateFailed
 from detnas_d2.evaluation.prefix_statistics import (
     StatisticsMemory,
     _merged,
@@ -23,6 +22,7 @@ from detnas_d2.evaluation.recalibration import BNStatistics, recalibrate
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import PrefixWalk, Supernet, activate, find_supernet
 from detnas_d2.search_space import SHUFFLE_OPS, SPACES, Path, SearchSpace
+from detnas_d2.utils.errors import CandidateFailed
 from tests.helpers import (
     changed,
     classification_batch,

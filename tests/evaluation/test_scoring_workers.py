@@ -20,7 +20,7 @@ from detnas_d2.evaluation.classification import ClassificationEvaluator
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.evaluation.scoring import flat_metrics, quiet
 from detnas_d2.evaluation.scoring_workers import Score, ScoringPool, ScoringTask
-from detnas_d2.evaluation.workers import WorkerError
+from detnas_d2.utils.workers import WorkerError
 from tests.evaluation.coco_scenes import CLASSES, detect, forget, ground_truth, register
 
 TRUTH = ground_truth(8)

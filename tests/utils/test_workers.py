@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from detnas_d2.evaluation.workers import WorkerError, WorkerPool
+from detnas_d2.utils.workers import WorkerError, WorkerPool
 
 
 def build() -> Callable[[Any], Any]:
@@ -130,8 +130,8 @@ def test_closing_without_waiting() -> None:
 PARENT = """
 import sys, time
 sys.path.insert(0, {root!r})
-from detnas_d2.evaluation.workers import WorkerPool
-from tests.evaluation.test_workers import build
+from detnas_d2.utils.workers import WorkerPool
+from tests.utils.test_workers import build
 
 if __name__ == "__main__":
     pool = WorkerPool(build, 1)
