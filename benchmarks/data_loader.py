@@ -1,4 +1,4 @@
-"""What a worker of the classification loader spends its time on, and how many workers GPUs need.
+"""CPU time of a worker of the classification loader, step by step, and how many workers GPUs need.
 
     python benchmarks/data_loader.py [--folder IMAGES] [--workers 1 2 4] [--gpu-rate 1000]
 

@@ -1,4 +1,4 @@
-"""Where the time and memory of an evaluation of candidates go."""
+"""Time and memory of an evaluation of candidates, by stage."""
 
 from __future__ import annotations
 

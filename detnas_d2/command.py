@@ -1,4 +1,4 @@
-"""How every command ends: one line for what a person can put right, a traceback for what not.
+"""Exit of every command: one line for what a person can put right, a traceback for what not.
 
 Imports nothing large, so that Ctrl-C is answered by one line from the first moment on.
 """

@@ -1,4 +1,4 @@
-"""What the values of config keys may be: the project's keys and Detectron2's that it relies on.
+"""Rules for the values of config keys: the project's and those of Detectron2 that it relies on.
 
 Names that only the model's parts know (registries, search spaces) are checked where a run is
 planned (:mod:`detnas_d2.engine.model_checks`).

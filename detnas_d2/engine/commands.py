@@ -1,4 +1,4 @@
-"""What the commands of the projects call: the start of a run, and the run.
+"""Entry points of the projects' commands: the start of a run, and the run.
 
 Before anything is computed a run is looked at as a pipeline looks at each of its stages.
 """

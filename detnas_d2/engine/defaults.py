@@ -1,4 +1,4 @@
-"""What every entry point does before it works: config, data sets, logging, seeds."""
+"""Set-up that every entry point shares: config, data sets, logging, seeds."""
 
 from __future__ import annotations
 

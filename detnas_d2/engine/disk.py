@@ -1,4 +1,4 @@
-"""How much disk the stages of pipelines need, told before the first one starts."""
+"""Disk space that the stages of pipelines need, told before the first one starts."""
 
 from __future__ import annotations
 

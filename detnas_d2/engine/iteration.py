@@ -1,4 +1,4 @@
-"""What an iteration depends on beside weights and optimizer, so that it can be run again."""
+"""State that an iteration needs beyond weights and optimizer, so that it can be repeated."""
 
 from __future__ import annotations
 

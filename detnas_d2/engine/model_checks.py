@@ -1,4 +1,4 @@
-"""What a run will need, tried on the meta device before anything is computed.
+"""Checks of what a run will need, on the meta device before anything is computed.
 
 Models are built without memory, with their optimizer, schedule and evaluators, so that a mistake in
 the config of a stage that runs days later is found in seconds.

@@ -1,4 +1,4 @@
-"""How long a whole pipeline still takes, told beside the time that its stage still takes.
+"""Remaining time of a whole pipeline, logged next to the remaining time of its stage.
 
 An estimate: work counts images times pixels, three times where they are learned from. A stage that
 has not begun takes as long per unit as the finished ones of its kind, or else as the one that runs.

@@ -1,4 +1,4 @@
-"""Which path an iteration trains: a pure function of (seed, iteration)."""
+"""Samplers of the path that an iteration trains: pure functions of (seed, iteration)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run needs, looked at before it starts: by its command, or by a pipeline for every stage.
+"""Checks of a run before it starts: by its command, or by a pipeline for every stage.
 
 Data sets are registered before; models stand on the meta device, see
 :mod:`detnas_d2.engine.model_checks`.

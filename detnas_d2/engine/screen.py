@@ -1,4 +1,4 @@
-"""What a person sees while a run works: progress, warnings and results; log.txt has the rest."""
+"""Screen output of a run: progress, warnings and results; log.txt has the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluator returns for a path, and what the history keeps of it.
+"""Results of an evaluator for a path, and the record that the history keeps of them.
 
 An evaluator is any object with ``evaluate(path) -> Evaluation``. One that can do better by seeing
 several candidates at once also offers ``evaluate_many(paths)``; see :class:`ManyEvaluator`.

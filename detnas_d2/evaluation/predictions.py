@@ -1,4 +1,4 @@
-"""What a candidate predicted, small enough to keep for a whole generation and to send around.
+"""Predictions of a candidate, small enough to keep for a whole generation and to send around.
 
 Detectron2's evaluators turn detections into a dict (COCO) or a text line (VOC) each, about 600
 bytes; the arrays here hold 24. Detectron2's own code makes its dicts of them in the process that

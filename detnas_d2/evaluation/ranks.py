@@ -1,4 +1,4 @@
-"""How the processes of a search agree.
+"""Agreement between the processes of a search.
 
 All ranks run the same loop and take the same decisions; rank 0 alone reads and writes files, and
 its word counts. This file is all that the search needs of torch.distributed.

@@ -1,4 +1,4 @@
-"""Which of two ways to compute the same is faster on this machine: measured once, then kept."""
+"""Autotuning: the faster of two ways to compute the same, measured once, then kept."""
 
 from __future__ import annotations
 

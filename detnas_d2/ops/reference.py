@@ -1,4 +1,4 @@
-"""What every operator computes, in plain PyTorch: slow, obvious, differentiable.
+"""Definitions of all operators in plain PyTorch: slow, obvious, differentiable.
 
 The compiled operators are tested against these, and they are used where the library is missing.
 Shapes: x (N, C, H, W); scale, shift, mean, m2 (C); count a scalar. Statistics and affine maps are

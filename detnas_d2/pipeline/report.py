@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COSTS, EFFORT = ("macs", "params"), ("iterations", "gpus", "days")
 METRICS = (*COSTS, *EFFORT)
-"""What a stage has beside its results: cost of its network, and what it took to train or search."""
+"""Columns besides results: cost of the network, and what its training or search took."""
 
 
 def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How many calibration images a search needs."""
+"""Stability of scores over the number of calibration images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a stage has worked, its interrupted starts included (the days of DetNAS's table 1)."""
+"""Working time of a stage, its interrupted starts included (the days of DetNAS's table 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a stage of a pipeline stands, told by the files in its folder.
+"""State of a pipeline stage, read from the files in its folder.
 
 ``done.json`` is written at the end, ``failed.json`` by an error. Who runs a stage holds the lock of
 its folder (:mod:`detnas_d2.utils.locks`): a stage that was killed reads "stopped". So does one that

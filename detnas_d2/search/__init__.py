@@ -1,4 +1,4 @@
-"""How to choose: searchers, constraints, the history of a search and the loop that drives it."""
+"""Choice of candidates: searchers, constraints, the history of a search, the search loop."""
 
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.driver import ReplayError, TooManyFailures, open_history, run_search

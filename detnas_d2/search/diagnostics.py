@@ -1,4 +1,4 @@
-"""What a finished search tells: what it chose, and whether its fitness ranks networks rightly."""
+"""Diagnostics of a finished search: what it chose, and whether its fitness ranks networks."""
 
 from __future__ import annotations
 

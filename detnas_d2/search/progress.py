@@ -1,4 +1,4 @@
-"""What a search says while it runs: lines at even times, a summary per generation."""
+"""Progress of a search: lines at even intervals, a summary per generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who prepares data sets when several processes run."""
+"""Work that one of several processes does before the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who writes into a folder holds its lock; the system takes it back when the process ends.
+"""Locks of output folders. A writer holds its lock; the system takes it back when the process ends.
 
 ``flock`` on a file of the folder, closed in forked children. Not filelock, which torch brings:
 looking at a folder needs a shared lock, which it has not, and only its newest versions close the

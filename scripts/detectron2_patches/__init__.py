@@ -1,4 +1,4 @@
-"""What Detectron2 v0.6 (2021) needs to run on today's PyTorch, NumPy, Pillow and setuptools.
+"""Patches with which Detectron2 v0.6 (2021) runs on today's PyTorch, NumPy, Pillow, setuptools.
 
 Each :class:`Patch` rewrites one file of the unpacked source distribution and names the text it
 expects there.  A patch whose text is missing, or found another number of times than stated, raises

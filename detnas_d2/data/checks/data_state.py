@@ -1,4 +1,4 @@
-"""What a data set holds, in two digests: so that a run is not resumed over data that changed."""
+"""Contents of a data set in two digests, so that a run is not resumed over data that changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every format's check returns, and the checks on boxes that they share."""
+"""Result of the check of any format, and the checks on boxes that formats share."""
 
 from __future__ import annotations
 

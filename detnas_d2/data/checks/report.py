@@ -1,4 +1,4 @@
-"""What the check of a data set found."""
+"""Findings of the check of a data set."""
 
 from __future__ import annotations
 

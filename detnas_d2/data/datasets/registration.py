@@ -35,7 +35,7 @@ from detnas_d2.data.datasets.splits import (
 from detnas_d2.data.datasets.union import parts_of, register_union
 
 CACHE_FOLDER = "data_cache"
-"""Where derived files lie below an OUTPUT_DIR, without DATASETS.CACHE_DIR."""
+"""Folder of derived files below an OUTPUT_DIR, without DATASETS.CACHE_DIR."""
 
 logger = logging.getLogger(__name__)
 

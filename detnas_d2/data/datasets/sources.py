@@ -1,4 +1,4 @@
-"""Where a data set lies: frozen values made from the config or from Detectron2's metadata."""
+"""Locations of data sets: frozen values made from the config or from Detectron2's metadata."""
 
 from __future__ import annotations
 

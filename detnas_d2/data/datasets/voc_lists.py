@@ -1,4 +1,4 @@
-"""Which images a PASCAL VOC data set has: split files, image ids, and the files of an id.
+"""Images of a PASCAL VOC data set: split files, image ids, and the files of an id.
 
 An id is the path of an image below the folder of images without its extension: it names files that
 are read and, in a view, files that are written. What leads elsewhere is never used.

@@ -1,4 +1,4 @@
-"""Which images make up which training batch: a pure function of the seed."""
+"""Composition of training batches: a pure function of the seed."""
 
 from __future__ import annotations
 
