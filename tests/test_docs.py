@@ -68,3 +68,51 @@ def test_missing_path_is_found(tmp_path: Path) -> None:
         "projects/DetNAS/train_net.py",
         "scripts/gone.sh",
     ]
+
+
+SOURCES = sorted(
+    path
+    for place in ("detnas_d2", "projects", "scripts", "benchmarks", "csrc")
+    for ending in ("py", "h", "cpp", "cu", "cuh", "sh")
+    for path in (ROOT / place).glob(f"**/*.{ending}")
+)
+_FILE = re.compile(rf"(?<![\w./-]){_FOLDERS}/[\w./-]*\.(?:py|md|h|cpp|cu|cuh|sh|yaml)\b")
+_REFERENCE = re.compile(r":\w+:`~?(detnas_d2(?:\.\w+)+)`")
+
+
+def stale_references(text: str, root: Path) -> list[str]:
+    """Files and ``:class:`detnas_d2...``` that the comments of a source name and that are gone."""
+    stale = [file for file in _FILE.findall(text) if not (root / file).exists()]
+    for reference in _REFERENCE.findall(text):
+        module, names = root, reference.split(".")
+        while names and (module / names[0]).is_dir():
+            module /= names.pop(0)
+        if names and (module / f"{names[0]}.py").exists():
+            module /= f"{names.pop(0)}.py"
+        else:
+            module /= "__init__.py"
+        words = set(re.findall(r"\w+", module.read_text(encoding="utf-8")))
+        if not module.exists() or not words.issuperset(names):
+            stale.append(reference)
+    return stale
+
+
+def test_sources_name_what_exists() -> None:
+    found = {
+        str(path.relative_to(ROOT)): stale_references(path.read_text(encoding="utf-8"), ROOT)
+        for path in SOURCES
+    }
+    assert {file: stale for file, stale in found.items() if stale} == {}
+
+
+def test_stale_reference_is_found() -> None:
+    good = (
+        "# see detnas_d2/utils/io.py\n:mod:`detnas_d2.utils.io`, :class:`detnas_d2.data.DataState`"
+    )
+    bad = "# see detnas_d2/gone.py\n:mod:`detnas_d2.utils.gone`, :class:`detnas_d2.data.Gone`"
+    assert stale_references(good, ROOT) == []
+    assert stale_references(bad, ROOT) == [
+        "detnas_d2/gone.py",
+        "detnas_d2.utils.gone",
+        "detnas_d2.data.Gone",
+    ]

@@ -7,7 +7,7 @@ class InputError(ValueError):
     """Input that cannot be used: a config, a file, data, weights, a folder that is in use.
 
     The text names the file, the key or value, what was expected and the remedy. Commands print it
-    without a traceback (:mod:`detnas_d2.engine.command`).
+    without a traceback (:mod:`detnas_d2.command`).
     """
 
 
