@@ -128,16 +128,17 @@ def test_stale_and_damaged_caches(
         plain = loaders(cfg, "pets", "pets")
         cached = cached_loaders(*plain, folder=str(file.parent), gib=1)
         assert same([list(p) for p in cached], [list(p) for p in plain])
-        assert warning in caplog.text and ("anew" in caplog.text) == bool(warning)
+        assert warning in caplog.text and ("built again" in caplog.text) == bool(warning)
 
     check("")
     check("")
     content = bytearray(file.read_bytes())
     content[7] ^= 1
     file.write_bytes(content)
-    check("is damaged; it is built anew")
+    touch(file)
+    check("changed since it was written; it is built again")
     file.write_bytes(content[:-9])
-    check("truncated")
+    check("cut off or changed")
     cfg.INPUT.MIN_SIZE_TEST = 24
     check("other images, preprocessing")
     cfg.INPUT.FORMAT = "RGB"
@@ -148,13 +149,14 @@ def test_stale_and_damaged_caches(
     check("")
 
 
-def test_damage_while_open_costs_one_decoding(cfg: CfgNode, tmp_path: Path, caplog) -> None:
+def test_damage_while_open_costs_the_decoding(cfg: CfgNode, tmp_path: Path, touch, caplog) -> None:
     plain = loaders(cfg, "pets", "pets")
     cached = cached_loaders(*plain, folder=str(tmp_path), gib=1)
     with open(tmp_path / "images.cache", "r+b") as file:
         file.write(b"\0" * 20)
+    touch(tmp_path / "images.cache")
     assert same(list(cached[0]), list(plain[0]))
-    assert "1.png is damaged; what cannot be read from it is decoded" in caplog.text
+    assert caplog.text.count("was written; what cannot be read from it is decoded") == 1
 
 
 def test_without_a_cache(cfg: CfgNode, tmp_path: Path, caplog) -> None:

@@ -1,10 +1,10 @@
-"""A file of decoded and resized images that processes share.
+"""Decoded and resized images that processes share: one file of pixels, and an index written last.
 
-Layout: the images one after another, uint8 (channels, height, width) as models take them; the
-index, JSON in UTF-8; a footer with the index's place and CRC-32. The index holds a fingerprint of
-what the images were made of and, per image, name, place, shapes and CRC-32. It is read, not mapped
-into memory: a mapped file that is cut off or whose disk fails would end the process (SIGBUS), and
-some file systems map nothing.
+The file holds one image after another, uint8 (channels, height, width) as models take them; the
+index, ``<file>.json``, a fingerprint of what they were made of, their names and shapes, and size
+and time of change of the file, by which damage is found. The file is read and not mapped into
+memory (as by ``numpy.lib.format.open_memmap``): a mapped file that is cut off or whose disk fails
+would end the process (SIGBUS), and some file systems map nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,18 @@ import contextlib
 import json
 import logging
 import os
-import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detnas_d2.utils.io import new_file
+from detnas_d2.utils.io import new_file, write_text
 from detnas_d2.utils.locks import Lock
 
 logger = logging.getLogger(__name__)
-
-_FOOTER = struct.Struct("<QQI8s")  # start and length of the index, its CRC-32, the layout
-_LAYOUT = b"DETNAS-1"
 
 
 class CacheError(Exception):
@@ -49,18 +46,23 @@ class ImageCache:
     """An open cache. Pickling it takes the file's name along, not the images.
 
     Raises:
-        CacheError: no such file, a damaged index, or another layout.
+        CacheError: no such file, or it or its index is damaged.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
+            index = _read_index(path)
+            self.fingerprint, self._state = index["fingerprint"], index["state"]
+            self._entries: dict[str, list] = index["images"]
             self._file = open(path, "rb")  # noqa: SIM115
-            index = _read_index(self._file, os.path.getsize(path))
-        except (OSError, ValueError, struct.error) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(str(error)) from error
-        self.fingerprint: Any = index["fingerprint"]
-        self._entries: dict[str, list] = index["images"]
+        self._check()
+
+    def _check(self) -> None:
+        if _state(os.fstat(self._file.fileno())) != self._state:
+            raise CacheError("it was cut off or changed since it was written")
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return ImageCache, (self.path,)
@@ -75,22 +77,18 @@ class ImageCache:
         """The image ``name``.
 
         Raises:
-            CacheError: it is damaged.
+            CacheError: the file is damaged.
         """
-        start, shape, original, checksum = self._entries[name]
+        start, shape, original = self._entries[name]
         size = int(np.prod(shape))
         try:
+            self._check()
             content = os.pread(self._file.fileno(), size, start)  # shares no position with others
         except OSError as error:
             raise CacheError(str(error)) from error
-        if len(content) != size or zlib.crc32(content) != checksum:
-            raise CacheError(f"the image {name} is damaged")
+        if len(content) != size:
+            raise CacheError(f"the image {name} cannot be read")
         return CachedImage(np.frombuffer(content, np.uint8).reshape(shape), tuple(original))
-
-    def check(self) -> None:
-        """Reads everything; raises CacheError at the first damaged image."""
-        for name in self._entries:
-            self.get(name)
 
 
 def open_or_build(
@@ -112,62 +110,55 @@ def open_or_build(
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     lock = Lock(path + ".lock")
     try:
-        # If another process had it, that one has just checked or built the cache.
-        first = lock.acquire(wait=False) or not lock.acquire(wait=True)
+        lock.acquire(wait=True)
         if os.path.exists(path):
             try:
-                return _up_to_date(path, fingerprint, limit, thorough=first)
+                cache = ImageCache(path)
+                if cache.fingerprint == json.loads(json.dumps([fingerprint, limit])):
+                    return cache
+                raise CacheError("made of other images, preprocessing, versions or limit")
             except CacheError as error:
-                logger.warning("Image cache %s: %s; it is built anew", path, error)
+                logger.warning("Image cache %s: %s; it is built again", path, error)
         build(path, fingerprint, images, limit)
         return ImageCache(path)
     finally:
         lock.release()
 
 
-def _up_to_date(path: str, fingerprint: Any, limit: int, *, thorough: bool) -> ImageCache:
-    cache = ImageCache(path)
-    expected = json.loads(json.dumps([fingerprint, limit]))
-    if cache.fingerprint != expected:
-        raise CacheError("made of other images, preprocessing, versions or limit")
-    if thorough:
-        cache.check()
-    return cache
-
-
 def build(
     path: str, fingerprint: Any, images: Iterable[tuple[str, CachedImage]], limit: int
 ) -> None:
     """Writes a cache, atomically; see :func:`open_or_build`."""
-    entries: dict[str, list] = {}
+    entries = {}
     with new_file(path) as temporary, open(temporary, "wb") as file:
         for name, image in images:
             pixels = np.ascontiguousarray(image.pixels)
             if file.tell() + pixels.nbytes > limit:
                 break
-            shape = list(pixels.shape)
-            entries[name] = [file.tell(), shape, list(image.original), zlib.crc32(pixels)]
+            entries[name] = [file.tell(), list(pixels.shape), list(image.original)]
             file.write(pixels)
-        text = json.dumps({"fingerprint": [fingerprint, limit], "images": entries}).encode()
-        file.write(text)
-        start = file.tell() - len(text)
-        file.write(_FOOTER.pack(start, len(text), zlib.crc32(text), _LAYOUT))
+    state = _state(os.stat(path))
+    text = json.dumps({"fingerprint": [fingerprint, limit], "state": state, "images": entries})
+    write_text(_index_file(path), f"{zlib.crc32(text.encode())}\n{text}")
+
+
+def _index_file(path: str) -> str:
+    return path + ".json"
+
+
+def _read_index(path: str) -> dict[str, Any]:
+    checksum, text = Path(_index_file(path)).read_text(encoding="utf-8").split("\n")
+    if int(checksum) != zlib.crc32(text.encode()):
+        raise ValueError("its index is damaged")
+    return json.loads(text)
+
+
+def _state(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns]
 
 
 def remove(path: str) -> None:
     """Removes the cache that :func:`open_or_build` made at ``path``, if it is there."""
-    for name in (path, path + ".lock"):
+    for name in (path, _index_file(path), path + ".lock"):
         with contextlib.suppress(OSError):  # not there, or something else that bears its name
             os.unlink(name)
-
-
-def _read_index(file: Any, size: int) -> Mapping[str, Any]:
-    file.seek(max(0, size - _FOOTER.size))
-    start, length, checksum, layout = _FOOTER.unpack(file.read())
-    if layout != _LAYOUT or start + length + _FOOTER.size != size:
-        raise ValueError("truncated, or not an image cache of this version")
-    file.seek(start)
-    text = file.read(length)
-    if zlib.crc32(text) != checksum:
-        raise ValueError("its index is damaged")
-    return json.loads(text)
