@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detnas_d2.layers import ConvNormAct, get_norm
-from detnas_d2.layers.batch_statistics import COLLECTOR
+from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import SearchedBackbone
 from detnas_d2.search_space import SPACES
 
@@ -77,15 +77,6 @@ def kept_bytes(net: nn.Module, x: Tensor) -> int:
     return total
 
 
-def collect(net: nn.Module, on: bool) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            if on:
-                setattr(module, COLLECTOR, lambda stats: None)
-            else:
-                delattr(module, COLLECTOR)
-
-
 def without_gradient(f: Callable[[], object]) -> Callable[[], object]:
     def run() -> object:
         with torch.no_grad():
@@ -119,12 +110,11 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
     for net in nets.values():
         net.train(not any(isinstance(m, nn.Identity) for m in net.modules()))
     ours = nets["ours"]
-    collect(ours, True)
-    report.compare(
-        f"recalibration forward, {batch}", threads, without_gradient(lambda: ours(x)),
-        runs(("eager",), forward), repetitions,
-    )  # fmt: skip
-    collect(ours, False)
+    with use_batch_statistics(ours):
+        report.compare(
+            f"recalibration forward, {batch}", threads, without_gradient(lambda: ours(x)),
+            runs(("eager",), forward), repetitions,
+        )  # fmt: skip
     if x.shape[0] == 1 and size == "320x480":
         report.compare(
             f"training step, {batch}", threads, lambda: step(ours, x), runs(("eager",), step),

@@ -21,7 +21,7 @@ from detnas_d2.engine.gradients import average_gradients
 from detnas_d2.engine.iteration import iteration_seed, loss_normalizers, set_loss_normalizers
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import PathTrainer
-from detnas_d2.modeling.mixed_block import frozen_statistics
+from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.search.gradient.objective import SPARSITY_TERMS, ExpectedCost
 from detnas_d2.search.gradient.screening import Screening

@@ -3,7 +3,7 @@
 from detnas_d2.evaluation.candidate import CandidateRecord, Evaluation
 from detnas_d2.evaluation.classification import ClassificationEvaluator
 from detnas_d2.evaluation.population import PopulationEvaluator
-from detnas_d2.evaluation.recalibration import BNStatistics, installed, recalibrate
+from detnas_d2.evaluation.recalibration import BNStatistics, override_bn_stats, recalibrate
 from detnas_d2.evaluation.sequential import SequentialEvaluator
 from detnas_d2.utils.errors import CandidateFailed
 
@@ -15,6 +15,6 @@ __all__ = [
     "Evaluation",
     "PopulationEvaluator",
     "SequentialEvaluator",
-    "installed",
+    "override_bn_stats",
     "recalibrate",
 ]

@@ -37,9 +37,10 @@ from detnas_d2.evaluation.prefix_statistics import (
     shared_preprocessing,
 )
 from detnas_d2.evaluation.ranks import all_or_none
-from detnas_d2.evaluation.recalibration import BNStatistics, Loan, batch_norms
+from detnas_d2.evaluation.recalibration import BNOverride, BNStatistics
 from detnas_d2.evaluation.scoring_workers import Score
 from detnas_d2.evaluation.sequential import finite_features, fitness_of
+from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.modeling import PrefixWalk, activate, walking
 from detnas_d2.search_space import Path
 from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
@@ -213,7 +214,7 @@ class Chunk:
         self._model = model
         self._scoring = scoring
         modules = batch_norms(model)
-        self._loans = {path: Loan(modules, statistics[path]) for path in self.active}
+        self._overrides = {p: BNOverride(modules, statistics[p]) for p in self.active}
 
     @torch.no_grad()
     def infer(self, batches: Iterable[list[dict]]) -> dict[Path, Predictions]:
@@ -239,7 +240,7 @@ class Chunk:
                         continue
 
                     def step(path: Path = path, inputs: list[dict] = inputs) -> None:
-                        with activate(model, path), self._loans[path].installed():
+                        with activate(model, path), self._overrides[path].applied():
                             collectors[path].process(inputs, model(inputs))
 
                     failure = attempt(step, walk)

@@ -22,11 +22,11 @@ from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.recalibration import (
     BNStatistics,
-    batch_norms,
     calibrating,
     calibration_forward,
     seed_batch,
 )
+from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.modeling import PrefixWalk, activate, find_supernet, walking
 from detnas_d2.ops import BNStats
 from detnas_d2.search_space import Path
@@ -130,7 +130,7 @@ def _run(
     with (
         walking(model, walk),
         shared_preprocessing(model),
-        calibrating(model, collector, training=training),
+        calibrating(model, collector.add, training=training),
     ):
         for number, batch in batches:
             batch = on_device(batch, model)
@@ -196,14 +196,10 @@ class _NodeCollector:
         self._choices = path.choices
         self._pending.clear()
 
-    def node(self, name: str) -> Choices:
-        return self._choices[: self.owners.get(name)]
-
-    def wants(self, name: str) -> bool:
-        return self.node(name) not in self.known
-
     def add(self, name: str, stats: BNStats) -> None:
-        self._pending.append(((self.node(name), name), stats))
+        node = self._choices[: self.owners.get(name)]
+        if node not in self.known:
+            self._pending.append(((node, name), stats))
 
     def nodes_of(self, paths: Iterable[Path]) -> Nodes:
         """The nodes on these paths; those of a failed path alone lack its last batches."""

@@ -2,8 +2,8 @@
 
 The statistics of a path are pooled over all calibration images: mean and variance of everything a
 BatchNorm sees, merged batch by batch with Chan's parallel update. They are a value of their own
-(:class:`BNStatistics`) that :func:`installed` lends to a model for the duration of a call; the
-supernet's own running statistics are never written.
+(:class:`BNStatistics`), with which :func:`override_bn_stats` overrides a model's for the duration
+of a call; the supernet's own running statistics are never written.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -23,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
-from detnas_d2.layers.batch_statistics import COLLECTOR
-from detnas_d2.ops import BNStats, bn_stats
+from detnas_d2.layers.batch_norm_mode import OnStats, batch_norms, use_batch_statistics
+from detnas_d2.ops import BNStats
 
 
 @dataclass
@@ -49,24 +46,6 @@ class BNStatistics:
         return BNStatistics({name: moments.cpu() for name, moments in self.moments.items()})
 
 
-def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """BatchNorms of a model that keep running statistics, by module name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
-
-
-class Collector(Protocol):
-    """Where :func:`collecting` puts what the BatchNorms see."""
-
-    def wants(self, name: str) -> bool:
-        """Whether the statistics of the module's next input are needed."""
-
-    def add(self, name: str, stats: BNStats) -> None: ...
-
-
 class BatchCollector:
     """Pools everything that BatchNorms see, a batch at a time.
 
@@ -78,9 +57,6 @@ class BatchCollector:
         self.statistics = BNStatistics()
         self._batch: list[tuple[str, BNStats]] = []
 
-    def wants(self, name: str) -> bool:
-        return True
-
     def add(self, name: str, stats: BNStats) -> None:
         self._batch.append((name, stats))
 
@@ -89,53 +65,11 @@ class BatchCollector:
         self._batch.clear()
 
 
-@contextmanager
-def collecting(model: nn.Module, collector: Collector) -> Iterator[None]:
-    """Within the block every BatchNorm normalises with the statistics of its own batch and adds
-    them to ``collector``; running statistics, momentum counters and other ranks are left alone.
-    A BatchNorm that runs several times in one forward adds all its inputs.
-    """
-    modules = batch_norms(model)
-    for name, module in modules.items():
-        collect = partial(_collect, collector, name)
-        # Where the fused operators run a BatchNorm, they hand over the statistics they made.
-        setattr(module, COLLECTOR, collect)
-        # An instance attribute shadows the class's forward; deleting it restores the module.
-        module.forward = partial(_batch_statistics_forward, module, collect)
-    try:
-        yield
-    finally:
-        for module in modules.values():
-            del module.forward
-            delattr(module, COLLECTOR)
-
-
-def _collect(collector: Collector, name: str, stats: BNStats) -> None:
-    if collector.wants(name):
-        collector.add(name, stats)
-
-
-def _batch_statistics_forward(
-    module: _BatchNorm, collect: Callable[[BNStats], None], x: Tensor
-) -> Tensor:
-    # In float32 at least: half precision cannot hold sums of squares.
-    maps = x.detach().reshape(*x.shape[:2], -1, 1) if x.dim() != 4 else x.detach()
-    stats = bn_stats(maps)
-    collect(stats)
-    if x.numel() == 0:
-        return x
-    dtype = module.running_mean.dtype
-    variance = stats.m2 / stats.count.to(stats.m2)
-    return F.batch_norm(
-        x, stats.mean.to(dtype), variance.to(dtype), module.weight, module.bias, eps=module.eps
-    )
-
-
-class Loan:
-    """Statistics of one candidate, ready to be lent to a model's BatchNorms again and again.
+class BNOverride:
+    """Statistics of one candidate, ready to be used by a model's BatchNorms again and again.
 
     Args:
-        modules: see :func:`batch_norms`.
+        modules: see :func:`detnas_d2.layers.batch_norm_mode.batch_norms`.
 
     Raises:
         KeyError: the statistics name a module that the model does not have.
@@ -153,8 +87,8 @@ class Loan:
             self._buffers.append((module, mean, moments.variance.to(module.running_var)))
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Lends the statistics; the modules' own buffers return afterwards."""
+    def applied(self) -> Iterator[None]:
+        """Within the block they are the modules' running statistics."""
         own = [(module, module.running_mean, module.running_var) for module, *_ in self._buffers]
         try:
             for module, mean, var in self._buffers:
@@ -166,9 +100,9 @@ class Loan:
 
 
 @contextmanager
-def installed(model: nn.Module, statistics: BNStatistics) -> Iterator[None]:
-    """Lends ``statistics`` to the model's BatchNorms, see :class:`Loan`."""
-    with Loan(batch_norms(model), statistics).installed():
+def override_bn_stats(model: nn.Module, statistics: BNStatistics) -> Iterator[None]:
+    """Within the block the model's BatchNorms have ``statistics``, see :class:`BNOverride`."""
+    with BNOverride(batch_norms(model), statistics).applied():
         yield
 
 
@@ -228,7 +162,7 @@ def recalibrate(
     if forward is None:
         forward, needs_training = calibration_forward(model)
     collector = BatchCollector()
-    with all_or_none(), calibrating(model, collector, training=needs_training):
+    with all_or_none(), calibrating(model, collector.add, training=needs_training):
         for number, batch in batches:
             seed_batch(seed, number)
             forward(batch)
@@ -241,15 +175,19 @@ def recalibrate(
 
 
 @contextmanager
-def calibrating(model: nn.Module, collector: Collector, *, training: bool) -> Iterator[None]:
-    """:func:`collecting` in the mode that the forward pass needs, with random numbers of its own;
-    modes and random state return afterwards.
+def calibrating(model: nn.Module, on_stats: OnStats, *, training: bool) -> Iterator[None]:
+    """:func:`use_batch_statistics` in the mode that the forward pass needs, with random numbers of
+    its own; modes and random state return afterwards.
     """
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     try:
-        with EventStorage(0), torch.random.fork_rng(devices=devices), collecting(model, collector):
+        with (
+            EventStorage(0),
+            torch.random.fork_rng(devices=devices),
+            use_batch_statistics(model, on_stats),
+        ):
             yield
     finally:
         for module, mode in modes.items():

@@ -16,7 +16,7 @@ from torch import nn
 from detnas_d2.data import CalibrationBatches
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.ranks import all_or_none
-from detnas_d2.evaluation.recalibration import BNStatistics, installed, recalibrate
+from detnas_d2.evaluation.recalibration import BNStatistics, override_bn_stats, recalibrate
 from detnas_d2.evaluation.scoring import flat_metrics, quiet
 from detnas_d2.modeling import activate
 from detnas_d2.search_space import Path
@@ -70,7 +70,11 @@ class SequentialEvaluator:
         statistics = self.statistics(path)
         calibrated = time.perf_counter()
         evaluator = CountingEvaluator(self.build_evaluator())
-        with activate(self.model, path), installed(self.model, statistics), all_or_none():
+        with (
+            activate(self.model, path),
+            override_bn_stats(self.model, statistics),
+            all_or_none(),
+        ):
             self._infer(evaluator)
         inferred = time.perf_counter()
         with quiet():

@@ -1,11 +1,9 @@
 """BatchNorms outside of their modules: from the statistics of a batch to an affine map.
 
-Running statistics follow, or a collector gets what the BatchNorm saw.
+Running statistics follow, or the stats hook gets what the BatchNorm saw.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -14,38 +12,30 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2 import ops
+from detnas_d2.layers.batch_norm_mode import stats_hook
 from detnas_d2.ops import BNStats
-
-# Recalibration lends this attribute to a BatchNorm: a function that takes the BNStats of a batch.
-# Such a BatchNorm normalises with them and leaves its running statistics alone.
-COLLECTOR = "collect_statistics"
-
-
-def uses_batch_statistics(norm: _BatchNorm) -> bool:
-    """Whether it normalises with its batch's statistics: in training and in recalibration."""
-    return norm.training or COLLECTOR in norm.__dict__
 
 
 def norm_affine(norm: _BatchNorm, stats: BNStats) -> tuple[Tensor, Tensor]:
     """The BatchNorm with a batch's statistics as (scale, shift); running statistics follow."""
-    if COLLECTOR not in norm.__dict__ and over_ranks(norm):
+    if over_ranks(norm):
         stats = reduce_over_ranks(stats)
-    take(norm, stats)
+    consume_stats(norm, stats)
     return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
 
 
 def over_ranks(norm: _BatchNorm) -> bool:
     """Whether its statistics are those of several processes together."""
-    return (
-        isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized() and dist.get_world_size() > 1
-    )
+    if not isinstance(norm, nn.SyncBatchNorm) or stats_hook(norm) is not None:
+        return False
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
-def take(norm: _BatchNorm, stats: BNStats) -> None:
-    """Hands a batch's statistics to the collector, or updates the running ones."""
-    collect: Callable[[BNStats], None] | None = norm.__dict__.get(COLLECTOR)
-    if collect is not None:
-        collect(stats)
+def consume_stats(norm: _BatchNorm, stats: BNStats) -> None:
+    """Hands a batch's statistics to the stats hook, or updates the running ones."""
+    hook = stats_hook(norm)
+    if hook is not None:
+        hook.report(stats)
         return
     count = stats.count
     if not count.is_cuda and count == 1:

@@ -1,7 +1,7 @@
 """Mixtures of inverted residuals and separable convolutions through ``detnas_d2.ops``.
 
 What the modules compute, but for rounding, with statistics of the batch: a candidate's convolutions
-leave raw outputs with BatchNorms pending (see ``fused_shuffle``), the depthwise convolutions of all
+leave raw outputs with BatchNorms pending (see ``fused_ops``), the depthwise convolutions of all
 candidates are one call, and the weighted sum applies the last BatchNorms in one pass.
 """
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2 import ops
+from detnas_d2.layers.batch_norm_mode import uses_batch_statistics
 from detnas_d2.layers.batch_statistics import norm_affine
 from detnas_d2.layers.conv import ConvNormAct
-from detnas_d2.layers.fused_shuffle import Pending, can_fuse_layers, conv_norm
+from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm
 from detnas_d2.layers.inverted_residual import InvertedResidual
 from detnas_d2.layers.separable_conv import SeparableConv
 
@@ -23,7 +24,7 @@ KERNELS = (3, 5, 7)
 
 
 def can_fuse_mixture(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether :func:`mixture` can stand in for them: see ``fused_shuffle.can_fuse_layers``.
+    """Whether :func:`mixture` can stand in for them: see ``fused_ops.can_fuse_layers``.
 
     Not on the meta device, where work is counted and the modules are what is counted.
     """
@@ -48,7 +49,7 @@ def _fits(module: nn.Module) -> bool:
         and conv.bias is None
         and conv.kernel_size[0] in KERNELS
         and conv.dilation[0] <= 3
-        and all(layer.norm.training for layer in _layers(module))
+        and all(uses_batch_statistics(layer.norm) for layer in _layers(module))
     )
 
 

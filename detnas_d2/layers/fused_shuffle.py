@@ -13,83 +13,20 @@ Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
 
 from detnas_d2 import ops
-from detnas_d2.layers.batch_statistics import (
-    COLLECTOR,
-    norm_affine,
-    over_ranks,
-    take,
-    uses_batch_statistics,
-)
+from detnas_d2.layers.batch_norm_mode import uses_batch_statistics
+from detnas_d2.layers.batch_statistics import consume_stats, over_ranks
 from detnas_d2.layers.block_choice import choose
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import conv_norm_acts, eval_block, eval_layer, kernel_of
-from detnas_d2.layers.norm import SyncBatchNorm
+from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm, hooked
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.choice import Choices
-from detnas_d2.ops.registration import takes
-
-# What can be folded into an affine map; a subclass may compute anything.
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
-
-
-class Pending(NamedTuple):
-    """A map with an affine map and ReLU that its reader applies."""
-
-    x: Tensor
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-    relu: bool = False
-
-
-def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
-    """Whether modules made of ``layers`` can run through the operators: BatchNorms only, nothing
-    hooked in, an input that the compiled operators take, no tracing (which counts the modules'
-    work) and neither torch.func nor forward-mode differentiation."""
-    if not takes(x) or x.numel() == 0:
-        return False
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
-        return False
-    return not any(map(_hooked, modules)) and all(map(_plain, layers))
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def _plain(layer: ConvNormAct) -> bool:
-    parts = layer._modules  # nn.Module's own lookup of attributes is slow
-    norm = parts["norm"]
-    if _hooked(layer) or _hooked(parts["conv"]) or _hooked(norm):
-        return False
-    if type(norm) not in NORMS:
-        return False
-    if norm._buffers["running_mean"] is None or norm._parameters["weight"] is None:
-        return False
-    return "forward" not in norm.__dict__ or COLLECTOR in norm.__dict__
-
-
-def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
-    """The raw output of the layer's convolution, its norm and ReLU pending."""
-    conv = layer.conv
-    args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias, False, True)
-    if conv.kernel_size == (1, 1):
-        y, stats = ops.pointwise_conv(*args, groups=conv.groups)
-    elif conv.groups == conv.in_channels > 1:
-        y, stats = ops.depthwise_conv(*args, stride=conv.stride[0], dilation=conv.dilation[0])
-    else:  # the stem, whose input is an image
-        x = p.x.contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
-        stats = ops.bn_stats(y)
-    return Pending(y, *norm_affine(layer.norm, stats), layer.relu)
 
 
 def chain(layers: Sequence[ConvNormAct], p: Pending) -> Pending:
@@ -172,9 +109,7 @@ def _block_by_layers(
 def _fits_at_once(layer: ConvNormAct) -> bool:
     """Whether one operator can run its block without gradients: no bias, no other ranks' values."""
     parts = layer._modules
-    if parts["conv"]._parameters["bias"] is not None:
-        return False
-    return COLLECTOR in parts["norm"].__dict__ or not over_ranks(parts["norm"])
+    return parts["conv"]._parameters["bias"] is None and not over_ranks(parts["norm"])
 
 
 def _block_at_once(
@@ -201,7 +136,7 @@ def _block_at_once(
         method,
     )
     for norm, s in zip(norms, stats, strict=True):
-        take(norm, s)
+        consume_stats(norm, s)
     return out
 
 
@@ -243,7 +178,7 @@ def fused_forward(
     """
     modules = [*([stem] if stem else []), *blocks, *([last] if last is not None else [])]
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
-    if any(map(_hooked, extra)) or not can_fuse_layers(modules, layers, x):
+    if any(map(hooked, extra)) or not can_fuse_layers(modules, layers, x):
         return None
     modes = {uses_batch_statistics(layer._modules["norm"]) for layer in layers}
     if len(modes) != 1:

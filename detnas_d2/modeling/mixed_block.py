@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.layers.fused_residual import can_fuse_mixture, mixture
 
 
@@ -76,23 +77,6 @@ def _weighted_sum(modules: Sequence[nn.Module], fused: bool, x: Tensor, weights:
             term = module(x) * weight
             total = term if total is None else total + term
     return total
-
-
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorm layers normalise as they did, but do not touch their running statistics."""
-    norms = [
-        m
-        for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
-    ]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 def _autocast_state(device_type: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
 from detnas_d2.evaluation.predictions import Predictions
-from detnas_d2.evaluation.recalibration import installed, recalibrate
+from detnas_d2.evaluation.recalibration import override_bn_stats, recalibrate
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search_space import SPACES, Path
 from detnas_d2.utils.errors import CandidateFailed
@@ -75,7 +75,7 @@ def predicted(model: nn.Module, evaluator: PopulationEvaluator, path: Path) -> P
     collector = evaluator.scoring.collector()
     with activate(model, path):
         statistics = recalibrate(model, batches, seed=evaluator.seed)
-        with installed(model, statistics), inference_context(model):
+        with override_bn_stats(model, statistics), inference_context(model):
             for inputs in evaluator.data_loader:
                 collector.process(inputs, model(inputs))
     return collector.finish()

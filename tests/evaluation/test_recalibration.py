@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from detnas_d2.evaluation.moments import Moments
 from detnas_d2.evaluation.recalibration import (
     BNStatistics,
-    batch_norms,
-    installed,
     merge_over_ranks,
+    override_bn_stats,
     recalibrate,
 )
 from detnas_d2.layers import get_norm
+from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.modeling import Supernet, activate
 from detnas_d2.search_space import SPACES, Path
 from tests.helpers import changed, detector_config, snapshot, training_batch
@@ -102,7 +102,7 @@ def test_statistics_are_pooled_over_batches_and_nothing_else_changes() -> None:
     assert changed(model, before) == set()
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert all("forward" not in vars(module) for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
     active = {f"backbone.bottom_up.blocks.{i}.candidates.{op}." for i, op in enumerate(path(1).ops)}
     for name in batch_norms(model):
         on_path = ".blocks." not in name or any(name.startswith(prefix) for prefix in active)
@@ -161,7 +161,7 @@ def test_order_of_candidates_does_not_matter() -> None:
         for seed in order:
             with activate(model, path(seed)):
                 found[seed] = recalibrate(model, batches(SIZES[:2]))
-                with installed(model, found[seed]), torch.no_grad():
+                with override_bn_stats(model, found[seed]), torch.no_grad():
                     model.eval()(training_batch(sizes=((40, 56),)))
         results.append(found)
     for seed in (1, 2):
@@ -228,7 +228,7 @@ def test_single_values_and_empty_inputs() -> None:
     recalibrate(model, enumerate([*run, single + 4]), forward=model)
     empty = recalibrate(model, [(0, run[0])], forward=model).moments["0"]
     assert (empty.count, empty.variance.tolist()) == (0, [0, 0, 0])
-    with installed(model, BNStatistics({"0": empty})):  # nothing is known: its own stay
+    with override_bn_stats(model, BNStatistics({"0": empty})):  # nothing is known: its own stay
         assert (model[0].running_mean == 0).all() and (model[0].running_var == 1).all()
 
 
@@ -247,14 +247,14 @@ def test_large_offset_with_tiny_variance() -> None:
     )
 
 
-def test_installed_lends_and_returns() -> None:
+def test_overridden_statistics_return() -> None:
     model = detector()
     model.eval()
     with activate(model, path(1)):
         statistics = recalibrate(model, batches())
         before = snapshot(model)
         buffers = {id(b) for b in model.buffers()}
-        with pytest.raises(ZeroDivisionError), installed(model, statistics):
+        with pytest.raises(ZeroDivisionError), override_bn_stats(model, statistics):
             for name, moments in statistics.moments.items():
                 module = model.get_submodule(name)
                 torch.testing.assert_close(module.running_mean, moments.mean.float())
@@ -265,13 +265,13 @@ def test_installed_lends_and_returns() -> None:
     assert {id(b) for b in model.buffers()} == buffers
 
 
-def test_installed_refuses_statistics_of_another_model() -> None:
+def test_override_refuses_statistics_of_another_model() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2))
     before = snapshot(model)
     moments = Moments(18, torch.zeros(2).double(), torch.ones(2).double())
     with (
         pytest.raises(KeyError, match="'stem.norm', but the model has no such BatchNorm"),
-        installed(model, BNStatistics({"0": moments, "stem.norm": moments})),
+        override_bn_stats(model, BNStatistics({"0": moments, "stem.norm": moments})),
     ):
         pass
     assert changed(model, before) == set()
@@ -300,7 +300,7 @@ def test_no_batch_is_an_error_and_a_failing_forward_restores_the_model() -> None
         with pytest.raises(KeyError):
             recalibrate(model, [(0, batches()[0][1]), (1, [{}])])
     assert changed(model, before) == set() and model.training
-    assert all("forward" not in vars(module) for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_without_batch_norm_there_is_nothing_to_do() -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from detnas_d2.evaluation.recalibration import BatchCollector, collecting
+from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
+from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import SearchedBackbone
 from detnas_d2.ops.choice import Choices
 from detnas_d2.search_space import SPACES
@@ -67,7 +68,7 @@ def test_mixtures_agree(pattern: str) -> None:
         collected = []
         for each in (net, reference):
             collector = BatchCollector()
-            with collecting(each, collector):
+            with use_batch_statistics(each, collector.add):
                 each(x)
             collector.end_batch()
             collected.append(collector.statistics.moments)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2.layers import InvertedResidual, SeparableConv, fused_residual, get_norm
+from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.modeling import mixed_block
-from detnas_d2.modeling.mixed_block import MixedBlock, frozen_statistics
+from detnas_d2.modeling.mixed_block import MixedBlock
 
 OPS = ("ir_k3_e2", "ir_k5_e3_d2", "sep_k3", "sep_k5_d3", "ir_k7_e1")
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.engine import PathTrainer
-from detnas_d2.evaluation.recalibration import BatchCollector, collecting
+from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
+from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import SearchedBackbone, Supernet
 from detnas_d2.search_space import SPACES
 
@@ -245,7 +246,7 @@ def test_recalibration_agrees(used: list[str]) -> None:
     collected = []
     for net in (fused, reference):
         collector = BatchCollector()
-        with torch.no_grad(), collecting(net, collector):
+        with torch.no_grad(), use_batch_statistics(net, collector.add):
             for seed in (1, 2):
                 torch.manual_seed(seed)
                 net(torch.rand(2, 3, 64, 48))

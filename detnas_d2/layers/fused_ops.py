@@ -1,0 +1,76 @@
+"""Layers with their BatchNorm pending: what chains of shuffle blocks and mixtures share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
+
+from detnas_d2 import ops
+from detnas_d2.layers.batch_norm_mode import StatsHook
+from detnas_d2.layers.batch_statistics import norm_affine
+from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.norm import SyncBatchNorm
+from detnas_d2.ops.registration import takes
+
+# What can be folded into an affine map; a subclass may compute anything.
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
+
+
+class Pending(NamedTuple):
+    """A map with an affine map and ReLU that its reader applies."""
+
+    x: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    relu: bool = False
+
+
+def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
+    """Whether modules made of ``layers`` can run through the operators: BatchNorms only, nothing
+    hooked in, an input that the compiled operators take, no tracing (which counts the modules'
+    work) and neither torch.func nor forward-mode differentiation."""
+    if not takes(x) or x.numel() == 0:
+        return False
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
+        return False
+    return not any(map(hooked, modules)) and all(map(_plain, layers))
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether something is to run with the module that the operators would leave out."""
+    if module._forward_hooks or module._backward_hooks:
+        return True
+    pre_hooks = module._forward_pre_hooks
+    return bool(pre_hooks) and any(type(hook) is not StatsHook for hook in pre_hooks.values())
+
+
+def _plain(layer: ConvNormAct) -> bool:
+    parts = layer._modules  # nn.Module's own lookup of attributes is slow
+    norm = parts["norm"]
+    if hooked(layer) or hooked(parts["conv"]) or hooked(norm):
+        return False
+    if type(norm) not in NORMS:
+        return False
+    if norm._buffers["running_mean"] is None or norm._parameters["weight"] is None:
+        return False
+    return "forward" not in norm.__dict__
+
+
+def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
+    """The raw output of the layer's convolution, its norm and ReLU pending."""
+    conv = layer.conv
+    args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias, False, True)
+    if conv.kernel_size == (1, 1):
+        y, stats = ops.pointwise_conv(*args, groups=conv.groups)
+    elif conv.groups == conv.in_channels > 1:
+        y, stats = ops.depthwise_conv(*args, stride=conv.stride[0], dilation=conv.dilation[0])
+    else:  # the stem, whose input is an image
+        x = p.x.contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+        stats = ops.bn_stats(y)
+    return Pending(y, *norm_affine(layer.norm, stats), layer.relu)
