@@ -112,7 +112,7 @@ def measure(cfg: CfgNode, size: tuple[int, int], images: int, rois: int) -> floa
     x = torch.randn(images, 3, *size)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before = _status("VmRSS")
     sum(y.sum() for y in parts_forward(model, x, rois)).backward()
     return _status("VmHWM") - before

@@ -2,9 +2,9 @@
 
 Every repetition runs each alternative once, so that whatever else the machine does hits all of
 them; the figure of an alternative is the lower quartile of its times. Large tensors are kept in
-the allocator (see ``keep_memory``): mapping them anew would cost page faults that hide the work.
+the allocator (see ``keep_memory``): mapping them again would cost page faults that hide the work.
 
-On a GPU there are two figures. "ms" is what a call takes from an idle device, Python and launches
+On a GPU there are two numbers. "ms" is what a call takes from an idle device, Python and launches
 included. "device_ms" is its work on the device alone: the device spins while the call is queued.
 """
 

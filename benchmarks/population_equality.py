@@ -7,8 +7,8 @@
 Takes a random population of which half are children of the other half, evaluates it with both
 evaluators and prints one JSON object: the largest difference of a recalibrated mean (in standard
 deviations) and of a deviation (relative), averaged over the channels of a candidate; how many
-candidates have identical detections, how many identical figures; and the seconds of both. Exit
-status 1 if detections or figures differ. Without weights the supernet is a random one.
+candidates have identical detections, how many identical metrics; and the seconds of both. Exit
+status 1 if detections or metrics differ. Without weights the supernet is a random one.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Loading:
 
 
 def measured(clock: Clock, run: Callable[[], int]) -> dict[str, Any]:
-    """Figures per candidate of ``run``, which gives their number."""
+    """Metrics per candidate of ``run``, which gives their number."""
     reset_peak()
     clock.reset()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -119,7 +119,7 @@ def measured(clock: Clock, run: Callable[[], int]) -> dict[str, Any]:
 
 
 def reset_peak() -> None:
-    """Linux: the peak of resident memory starts anew, from what is in use."""
+    """Linux: the peak of resident memory starts again from what is in use."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

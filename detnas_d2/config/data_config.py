@@ -19,7 +19,7 @@ def _add_dataset_config(cfg: CN) -> None:
     #   {NAME: n, FORMAT: voc, ROOT: folder, CLASSES: [a, b]}, optionally SPLIT: train (a name of
     #     ImageSets/Main, or the path of a .txt below ROOT; without it every annotation file),
     #     IMAGES, ANNOTATIONS: folders below ROOT (default JPEGImages, Annotations; both "." where
-    #     XML files lie beside images), YEAR: 2007 | 2012 (AP of 11 points | area under the curve;
+    #     XML files lie next to images), YEAR: 2007 | 2012 (AP of 11 points | area under the curve;
     #     default 2012);
     #   {NAME: n, FORMAT: csv, IMAGES: folder, ANNOTATIONS: file.csv}, CLASSES optional (then the
     #     sorted names); columns filename,width,height,class,xmin,ymin,xmax,ymax;
@@ -47,7 +47,7 @@ def _add_dataset_config(cfg: CN) -> None:
     # "<name>@search_val" and "<name>@search_train" split <name>, a training set, in two. <name> may
     # be a union of data sets of one format and the same classes, "a+b": the images of @search_val
     # are then chosen from all of them together, e.g. DATASETS.TRAIN
-    # ("voc_2007_trainval+voc_2012_trainval@search_train",) beside SEARCH.VAL
+    # ("voc_2007_trainval+voc_2012_trainval@search_train",) with SEARCH.VAL
     # "voc_2007_trainval+voc_2012_trainval@search_val". VOC's AP is that of the first one's year.
     cfg.DATASETS.SEARCH_SPLIT = CN()
     # Images in @search_val. DetNAS, section 4.1: 5,000 of COCO's and of VOC's training images.

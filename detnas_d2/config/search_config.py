@@ -38,7 +38,7 @@ def _add_evolution(node: CN) -> None:
     node.MUTATION = -1  # children by mutation per generation
     node.CROSSOVER = -1  # children by crossover per generation
     node.RANDOM = -1  # random candidates per generation
-    node.MUTATION_PROB = -1.0  # probability per layer that its op is drawn anew
+    node.MUTATION_PROB = -1.0  # probability per layer that its op is drawn again
     # Candidates that STRATEGY "random" evaluates. 0: as many as the evolution would.
     node.NUM_SAMPLES = 0
 

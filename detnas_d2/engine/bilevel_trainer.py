@@ -135,7 +135,7 @@ def check_halves(cfg: CfgNode) -> None:
     if not architecture or sharing_images(weights, architecture):
         raise InputError(
             f"HIT_SEARCH.ARCH_TRAIN {architecture} must name data sets that share no image with "
-            f"DATASETS.TRAIN {weights}, e.g. <name>@search_val beside <name>@search_train"
+            f"DATASETS.TRAIN {weights}, e.g. <name>@search_val next to <name>@search_train"
         )
 
 

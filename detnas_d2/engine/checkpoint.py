@@ -105,7 +105,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
                 return path
             self.logger.warning("Checkpoint %s cannot be used: %s", path, problem)
         if candidates:
-            self.logger.warning("%s: no checkpoint is whole, starting anew", self.save_dir)
+            self.logger.warning("%s: no checkpoint is whole, starting over", self.save_dir)
         return ""
 
     def _candidates(self) -> Iterator[str]:

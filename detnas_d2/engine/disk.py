@@ -55,7 +55,7 @@ def checkpoint_bytes(model: nn.Module) -> int:
 
 
 def kept_checkpoints(cfg: CfgNode) -> int:
-    """How many periodic checkpoints stay beside the final one."""
+    """Number of periodic checkpoints that stay besides the final one."""
     every = cfg.SOLVER.CHECKPOINT_KEEP_EVERY
     numbers = range(1, cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD + 1)
     return len({*numbers[-KEPT:], *(n for n in numbers if every and n % every == 0)})

@@ -73,7 +73,7 @@ def export_network(
     format: str = "torchscript",
     tolerance: float = 1e-4,
 ) -> Exported:
-    """Writes a network of ``cfg`` with ``MODEL.WEIGHTS``; beside it ``export.json``, its outputs.
+    """Writes a network of ``cfg`` with ``MODEL.WEIGHTS``; next to it ``export.json``, its outputs.
 
     The file is loaded again and compared with the eager model on the image and on another of it
     of a different shape (:func:`other_shape`), before it gets its name.

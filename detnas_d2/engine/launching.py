@@ -29,7 +29,7 @@ _STORE = "ranks"
 def call_and_leave(main: Callable[..., Any], *args: Any) -> None:
     """Calls ``main(*args)``, then leaves the process group, all ranks together.
 
-    A process that ends while gloo's threads still run is aborted at times. A rank does not outlive
+    A process that ends while gloo's threads still run is sometimes aborted. A rank does not outlive
     the process that started it and holds the lock of its folder.
     """
     if dist.is_initialized() and hasattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig"):

@@ -54,7 +54,7 @@ _REGISTRIES = {
 }
 _PRECOMPUTED = "PrecomputedProposals"  # an entry of no registry
 _LISTED = 8  # names that an error lists though it guesses which was meant
-# Of what a model is built, beside cfg.MODEL.
+# What a model is built of, besides cfg.MODEL.
 _OTHER_KEYS = ("TEST.DETECTIONS_PER_IMAGE", "INPUT.FORMAT", "VIS_PERIOD")
 
 

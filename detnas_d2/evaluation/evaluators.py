@@ -93,7 +93,7 @@ def keypoint_sigmas(cfg: CfgNode) -> tuple[float, ...] | None:
 def coco_file(dataset_name: str, folder: str) -> dict[str, str]:
     """The metadata entry "json_file" for a data set registered without one; empty for others.
 
-    The file is made anew by every process: the data may be others than those of the last run. The
+    Every process makes the file again: the data may be others than those of the last run. The
     catalog is not told of it: it belongs to this folder.
     """
     metadata = MetadataCatalog.get(dataset_name)

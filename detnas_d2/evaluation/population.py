@@ -5,7 +5,7 @@ of their paths) and inference (each candidate with its own). Per batch the paths
 of a depth-first walk of the trie, see :class:`detnas_d2.modeling.PrefixWalk`; images are decoded,
 moved and normalised once for all of them.
 
-Memory beside the model and one forward pass: one activation of the backbone per layer at most (of
+Memory besides the model and one forward pass: one activation of the backbone per layer at most (of
 the layers after which paths of the chunk part), the statistics of all nodes seen (16 bytes per
 channel of a BatchNorm), and 24 bytes per detection of the chunk.
 """

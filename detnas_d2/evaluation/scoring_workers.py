@@ -165,7 +165,7 @@ class ScoringPool:
 
 
 def score(evaluator: DatasetEvaluator, detections: Detections) -> Score:
-    """Figures of one candidate by a Detectron2 evaluator of one process."""
+    """Metrics of one candidate by a Detectron2 evaluator of one process."""
     start = time.perf_counter()
     with quiet():
         detections.feed(evaluator)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detnas_d2.modeling.weights_error import WeightsError
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-# Last layers, whose number of outputs is that of the classes: fine-tuning starts them anew.
+# Last layers, whose number of outputs is that of the classes: fine-tuning starts them from scratch.
 _PREDICTOR = re.compile(r"(^|\.)(cls_score|bbox_pred|predictor|linear)\.(weight|bias)$")
 # Not in every file: counters, and what the config tells.
 _TOLD = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std)$|anchor_generator\.")

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 _MODULE = "detnas_d2._C"
-_BUILD = "scripts/bootstrap.sh, or pip install --no-build-isolation --no-deps -e . beside it"
+_BUILD = "scripts/bootstrap.sh, or pip install --no-build-isolation --no-deps -e . in its checkout"
 _BUILT_FOR = re.compile(rb"detnas_d2 built for ([ -~]+)\n")  # csrc/built_for.cpp
 _OPERATORS = (
     "bn_stats",

@@ -307,7 +307,7 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
                 "another NAME or FOLDER"
             )
     if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
-        raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist beside the file")
+        raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist next to the file")
     return stage
 
 

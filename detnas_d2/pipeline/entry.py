@@ -14,7 +14,7 @@ def entry_problem(entry: Mapping[str, Any]) -> str:
     """What is wrong with a stage's values, "" if nothing.
 
     A pipeline writes below the folder that holds its OUTPUT_DIR and nowhere else: NAME is the name
-    of one folder, FOLDER lies below OUTPUT_DIR or, with one ``..``, beside it.
+    of one folder, FOLDER lies below OUTPUT_DIR or, with one ``..``, next to it.
     """
     if not _is_name(entry["NAME"]):
         return (
@@ -49,7 +49,7 @@ def _folder_problem(folder: str) -> str:
     inside = parts[0] not in ("..", ".", "") or (parts[0] == ".." and len(parts) > 1)
     if os.path.isabs(folder) or not inside or ".." in parts[1:]:
         return (
-            f"FOLDER is {repr(folder)[:60]}: expected a folder below OUTPUT_DIR, or beside it "
+            f"FOLDER is {repr(folder)[:60]}: expected a folder below OUTPUT_DIR, or next to it "
             "(../NAME)"
         )
     if any(len(part.encode()) > _MAX_NAME for part in parts):

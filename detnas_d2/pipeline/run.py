@@ -211,7 +211,7 @@ def _ignored(pipeline: Pipeline, stage: Stage) -> list[str]:
     ignored = list(FREE_KEYS)
     if pipeline.stage(stage.weights) is not None:
         ignored.append("MODEL.WEIGHTS")
-    if stage.kind == "train":  # another search of the same supernet does not train it anew
+    if stage.kind == "train":  # another search of the same supernet does not train it again
         ignored.append("SEARCH")
     return ignored
 

@@ -25,7 +25,7 @@ class EvolutionSettings:
         mutation, crossover, random: children of each kind per generation from the second one on.
             What is missing to `population`, because the three sum to less or because nothing new
             was found, is drawn at random.
-        mutation_prob: probability that a mutation draws a gene anew (from all ops of the layer,
+        mutation_prob: probability that a mutation draws a gene again (from all ops of the layer,
             so a quarter of the draws of four ops change nothing).
         parents_from: "population": the fittest of the current generation; "history": of all.
         attempts: draws per wanted child before giving up.
@@ -197,7 +197,7 @@ class Evolution(GenerationSearcher):
         draft.fill("crossover", settings.crossover, lambda: self._cross(parents, rng))
 
     def _mutate(self, parents: Sequence[Choices], rng: random.Random) -> Choices:
-        """A parent with some genes drawn anew.
+        """A parent with some genes drawn again.
 
         A draw that changes nothing is a path evaluated before, which the draft refuses.
         """

@@ -229,7 +229,7 @@ def _parse(path: Path, content: bytes, *, checked: bool) -> tuple[list[Candidate
         if checked and check != check_of(last, values):
             raise HistoryError(
                 f"{path}, line {number}: the line, or one before it, was changed, moved or removed "
-                f"after it was written; restore the file, or delete {path.parent} to search anew"
+                f"after it was written; restore the file, or delete {path.parent} to start over"
             )
         last = check or ""
         whole = min(whole + len(line) + 1, len(content))

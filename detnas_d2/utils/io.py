@@ -76,7 +76,7 @@ def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
 def new_directory(path: str) -> Iterator[str]:
     """Yields a temporary folder that becomes ``path`` when the block ends without an error.
 
-    If ``path`` exists by then, another process has made it: that one stays. Beside it, what killed
+    If ``path`` exists by then, another process has made it: that one stays. Next to it, what killed
     processes left a day ago or earlier is removed.
     """
     parent = os.path.dirname(os.path.abspath(path))

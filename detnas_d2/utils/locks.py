@@ -87,7 +87,7 @@ def exclusive(folder: str, **details: Any) -> Iterator[None]:
     What a process that was killed had begun to write there is removed.
 
     Args:
-        details: JSON values, kept in the lock's file beside host and process.
+        details: JSON values, kept in the lock's file next to host and process.
 
     Raises:
         FolderBusy: naming the folder, and the process that holds it.

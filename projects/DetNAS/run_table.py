@@ -4,7 +4,7 @@
     run_table.py --config-file configs/DetNAS/tables/table4.yaml --num-gpus 8
 
 Lists the runs with their state (not started, running, stopped, failed, done), starts what is
-missing, resumes what stopped, and prints the table with the paper's numbers beside the measured
+missing, resumes what stopped, and prints the table with the paper's numbers next to the measured
 ones. Arguments as train_net.py's.
 """
 

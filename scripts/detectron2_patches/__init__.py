@@ -4,7 +4,7 @@ Each :class:`Patch` rewrites one file of the unpacked source distribution and na
 expects there.  A patch whose text is missing, or found another number of times than stated, raises
 :class:`PatchError`: a changed source must be looked at, never half patched.
 
-The distribution lacks the C++ sources of ``detectron2._C``; ``_C.py`` beside this file stands in
+The distribution lacks the C++ sources of ``detectron2._C``; ``_C.py`` next to this file stands in
 for it, and ``fast_eval_api.py`` for the COCO evaluation that needed it.  The official main branch
 of Detectron2 needs none of this.
 """

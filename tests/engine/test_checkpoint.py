@@ -210,7 +210,7 @@ def test_no_whole_checkpoint_starts_anew(tmp_path: Path, caplog) -> None:
     damage_in_place(tmp_path / "model_0000002.pth", "cut")
     assert not checkpointer.has_checkpoint()
     assert checkpointer.resume_or_load("", resume=True) == {}
-    assert "no checkpoint is whole, starting anew" in caplog.text
+    assert "no checkpoint is whole, starting over" in caplog.text
 
 
 def test_final_checkpoint_is_written_unless_resumed_from_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ _LARGEST = 2**1000
 
 @dataclass(frozen=True)
 class Targets:
-    """What a model learns beside boxes; a check demands these fields, and no others.
+    """What a model learns besides boxes; a check demands these fields, and no others.
 
     Attributes:
         masks: MODEL.MASK_ON.
@@ -47,7 +47,7 @@ class Inspection:
         num_crowd: how many of the annotations are crowd regions, which nothing learns from.
         tracked: (folder, relative paths): the files and folders this result depends on.
         category_ids: COCO's category ids in the order of the labels, after cleaning.
-        fixes: what a cleaned copy has to amend beside leaving problems out.
+        fixes: what a cleaned copy has to amend besides leaving problems out.
         notes: what a person should know about data that are used as they are.
         contents: image file -> its ``ImageHeader.content``.
         write_clean: writes a cleaned copy into an empty folder, returns it as a source whose

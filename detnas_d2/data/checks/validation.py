@@ -82,7 +82,7 @@ def validate_dataset(
         on_problem: "error" raises, "drop" leaves bad entries out with one warning.
         decode: decode every image instead of reading its header.
         tolerate: kinds of problems of boxes that are reported only.
-        targets: what beside boxes the annotations of COCO's format must hold.
+        targets: what besides boxes the annotations of COCO's format must hold.
 
     Raises:
         DatasetError: the list of problems, or a file without which nothing can be used.

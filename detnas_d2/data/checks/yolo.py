@@ -125,7 +125,7 @@ def _place(file: str, base: Any, place: str) -> str:
     """Where a folder or list of data.yaml lies; exports disagree on what it is relative to."""
     here = os.path.dirname(os.path.abspath(file))
     bases = [os.path.join(here, base), resolve_path(base)] if isinstance(base, str) else []
-    # Roboflow writes ../train/images for train/images beside the file.
+    # Roboflow writes ../train/images for train/images next to the file.
     forms = [place, place[3:]] if place.startswith("../") else [place]
     candidates = [os.path.join(b, form) for b in (*bases, here) for form in forms]
     for path in candidates:

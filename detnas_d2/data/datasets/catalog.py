@@ -59,7 +59,7 @@ def is_declared(name: str) -> bool:
 def original_source(name: str) -> Source | None:
     """The source of a registered data set before cleaning; None where its kind is unknown.
 
-    A name that was registered by hand may stand for other files by now.
+    A name that was registered by hand may stand for other files now.
     """
     if is_declared(name):
         return _ORIGINALS[name]

@@ -70,7 +70,7 @@ def _write_if_needed(folder: str, write: Callable[[str], None]) -> None:
             sizes = json.load(file)["files"]
         if all(os.path.getsize(os.path.join(folder, p)) == size for p, size in sizes.items()):
             return
-        logger.warning("Derived files in %s have changed: writing them anew", folder)
+        logger.warning("Derived files in %s have changed: writing them again", folder)
     except (OSError, ValueError, KeyError):
         pass  # never finished
     shutil.rmtree(folder, ignore_errors=True)

@@ -81,7 +81,7 @@ _FORMATS = {
     "csv": CsvSource,
     "yolo": YoloSource,
 }
-# FORMAT -> (required keys, optional keys), beside NAME and FORMAT.
+# FORMAT -> (required keys, optional keys), besides NAME and FORMAT.
 _KEYS = {
     "coco": (("IMAGES", "ANNOTATIONS"), ("CLASSES",)),
     "voc": (("ROOT", "CLASSES"), ("SPLIT", "IMAGES", "ANNOTATIONS", "YEAR")),

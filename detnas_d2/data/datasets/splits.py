@@ -255,7 +255,7 @@ class _CocoSplitter(_Splitter[CocoSource]):
         data = read_coco(self.source.annotations)
         if isinstance(self.settings, SplitSettings):
             keys = {str(image["id"]): str(image["id"]) for image in data["images"]}
-        else:  # ids may be made anew as the data grow
+        else:  # ids may change as the data grow
             keys = {str(image["id"]): image["file_name"] for image in data["images"]}
         halves = {
             half: {image_id for image_id, key in keys.items() if key in chosen}

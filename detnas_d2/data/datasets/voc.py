@@ -2,7 +2,7 @@
 
 That evaluation expects integers in every field, ".jpg" images and ids without blanks, and remembers
 each path it has read. Folders that differ get a view: a new folder of links, with those XML files
-written anew that need it (:mod:`detnas_d2.data.checks.voc`).
+written again that need it (:mod:`detnas_d2.data.checks.voc`).
 """
 
 from __future__ import annotations

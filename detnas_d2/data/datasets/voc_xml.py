@@ -1,7 +1,7 @@
 """Annotation files of PASCAL VOC: one reading of what XML allows, one way of writing.
 
 Detectron2's evaluator opens them as text in UTF-8 and converts fields with ``int``; ElementTree
-follows the encoding that a file declares. A file that the two read differently is written anew.
+follows the encoding that a file declares. A file that the two read differently is written again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 class SampleError(InputError):
     """A sample that its mapper could not make; the text names its file, in one line.
 
-    Loaders make the error of a worker anew from the text of its traceback, which becomes a note.
+    Loaders make the error of a worker again from the text of its traceback, which becomes a note.
     """
 
     def __init__(self, text: str) -> None:

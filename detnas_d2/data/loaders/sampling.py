@@ -21,7 +21,7 @@ def aspect_flags(dataset_dicts: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 class TrainingBatchSampler(Sampler):
-    """Endless batches of (position, index), shuffled anew in every epoch.
+    """Endless batches of (position, index), shuffled again in every epoch.
 
     Images are drawn epoch by epoch into two buckets by aspect ratio; a bucket that holds a global
     batch is emitted. Batch i is the same whether the iteration began at 0 or at i, and each rank

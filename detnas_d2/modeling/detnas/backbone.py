@@ -114,7 +114,7 @@ class ShuffleNetBackbone(Backbone):
         return None if last is None else last(x)
 
     def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
-        """Outputs that there are already, and the depths to keep beside the features."""
+        """Outputs that there are already, and the depths to keep besides the features."""
         return {}, frozenset()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def adapt_hit_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[
     """``state`` with backbone keys renamed and every part reduced to the model's candidates.
 
     Architecture parameters are taken over only by a part with the same candidates; for another
-    one they start anew. Keys of other modules pass unchanged.
+    one they start from scratch. Keys of other modules pass unchanged.
     """
     adapted = _moved_backbone(dict(state), model)
     for name, layers in model.named_modules():
