@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import StandardROIHeads, build_model
+from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 
 import detnas_d2.modeling  # noqa: F401  (registers the backbones that configs name)
@@ -22,8 +24,6 @@ from detnas_d2.analysis.mmdet_flops import ExtraCosts
 from detnas_d2.search_space import Cost
 
 PARTS = ("backbone", "neck", "proposal_generator", "head")
-
-
 CONVENTIONS = ("macs", "mmdet")
 
 
@@ -116,7 +116,7 @@ def _unique_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return list({id(p): p for m in modules for p in m.parameters(recurse=False)}.values())
 
 
-def _padded(model: nn.Module, input_size: tuple[int, int]) -> tuple[int, int]:
+def _padded(model: Any, input_size: tuple[int, int]) -> tuple[int, int]:
     divisor = max(model.backbone.size_divisibility, 1)
     height, width = (-(-n // divisor) * divisor for n in input_size)
     return height, width
@@ -148,7 +148,7 @@ def _counting(parts: dict[str, list[nn.Module]], macs: dict[str, int]) -> Iterat
             handle.remove()
 
 
-def _run(model: nn.Module, size: tuple[int, int], proposals: int, detections: int) -> None:
+def _run(model: Any, size: tuple[int, int], proposals: int, detections: int) -> None:
     image = torch.empty((1, 3, *size), device="meta")
     if not hasattr(model, "proposal_generator") and not hasattr(model, "head_in_features"):
         if not hasattr(model, "logits"):
@@ -172,16 +172,16 @@ def _run(model: nn.Module, size: tuple[int, int], proposals: int, detections: in
 
 
 def _run_roi_heads(
-    heads: nn.Module, features: dict[str, Tensor], proposals: int, detections: int
+    heads: StandardROIHeads, features: dict[str, Tensor], proposals: int, detections: int
 ) -> None:
     channels = features[heads.box_in_features[0]].shape[1]
 
-    def regions(pooler: nn.Module, count: int) -> Tensor:
+    def regions(pooler: ROIPooler, count: int) -> Tensor:
         return torch.empty((count, channels, *pooler.output_size), device="meta")
 
     stages = [(heads.box_head, heads.box_predictor)]
     if isinstance(heads.box_head, nn.ModuleList):  # Cascade R-CNN
-        stages = zip(heads.box_head, heads.box_predictor, strict=True)
+        stages = list(zip(heads.box_head, heads.box_predictor, strict=True))
     for box_head, box_predictor in stages:
         box_predictor(box_head(regions(heads.box_pooler, proposals)))
     if getattr(heads, "mask_on", False):

@@ -77,8 +77,8 @@ def merge_pairs(pairs: Sequence[tuple[Moments, Moments]]) -> list[Moments]:
     factors = factors.repeat_interleave(torch.tensor(sizes), dim=1).to(firsts[0].mean.device)
     a, b = _joined(firsts), _joined(seconds)
     delta = b[0] - a[0]
-    means = (a[0] + delta * factors[0]).split(sizes)
-    m2s = (a[1] + b[1] + delta.square() * factors[1]).split(sizes)
+    means = torch.split(a[0] + delta * factors[0], sizes)
+    m2s = torch.split(a[1] + b[1] + delta.square() * factors[1], sizes)
     for i, *moments in zip(where, counts, means, m2s, strict=True):
         merged[i] = Moments(*moments)
     return merged

@@ -52,7 +52,7 @@ class PanopticEvaluator(DatasetEvaluator):
         # Category id -> sum of the IoUs of matches, their number, false positives and negatives.
         self._counts = {category: np.zeros(4) for category in self._is_thing}
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Adds images; outputs hold "panoptic_seg": (segment ids (H, W), list of segments).
 
         Raises:
@@ -71,7 +71,9 @@ class PanopticEvaluator(DatasetEvaluator):
             true_ids = red + 256 * green + 256**2 * blue
             self._add(true_ids, {s["id"]: s for s in truth["segments_info"]}, ids, segments)
 
-    def _predicted(self, ids: Any, segments: list[dict] | None) -> tuple[np.ndarray, dict]:
+    def _predicted(
+        self, ids: Any, segments: list[dict[str, Any]] | None
+    ) -> tuple[np.ndarray, dict[int, int]]:
         """Segment ids and category id of each segment, 0 for void."""
         ids = ids.cpu().numpy().astype(np.int64)
         if segments is None:  # ids are category * label_divisor + instance, -1 for void
@@ -125,7 +127,10 @@ class PanopticEvaluator(DatasetEvaluator):
         parts = comm.gather(self._counts) if self._distributed else [self._counts]
         if not parts:
             return {}
-        counts = {category: sum(part[category] for part in parts) for category in self._counts}
+        counts = {
+            category: sum((part[category] for part in parts), np.zeros(4))
+            for category in self._counts
+        }
         found: dict[str, float] = {}
         for suffix, kinds in (("", (True, False)), ("_th", (True,)), ("_st", (False,))):
             chosen = [c for i, c in counts.items() if self._is_thing[i] in kinds and c[1:].any()]

@@ -23,8 +23,10 @@ from detnas_d2.evaluation.classification import ClassificationEvaluator
 _KINDS = ("instances", "proposals")
 _MASKS = "pred_masks"
 # What evaluators read. A key point head also gives heat maps, a megabyte for each detection.
-_FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_keypoints")
-_FIELDS += ("proposal_boxes", "objectness_logits", _MASKS)
+_FIELDS = (
+    *("pred_boxes", "scores", "pred_classes", "pred_keypoints"),
+    *("proposal_boxes", "objectness_logits", _MASKS),
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Detections:
             masks=masks,
         )
 
-    def images(self) -> Iterator[tuple[int | str, Instances, list[dict] | None]]:
+    def images(self) -> Iterator[tuple[int | str, Instances, list[dict[str, Any]] | None]]:
         """Image id, instances without masks, and the masks as COCO's {"size", "counts"}."""
         ends = np.cumsum(self.counts).tolist()
         for place, (end, image_id) in enumerate(zip(ends, self.image_ids, strict=True)):
@@ -111,7 +113,7 @@ class DetectionCollector:
     _images: list[tuple[Any, Instances, list[bytes] | None]] = field(default_factory=list)
     _kind: str = _KINDS[0]
 
-    def process(self, inputs: Sequence[dict], outputs: Iterable[dict]) -> None:
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Iterable[dict[str, Any]]) -> None:
         """As ``DatasetEvaluator.process``.
 
         Raises:
@@ -173,7 +175,7 @@ class HitCollector:
     def __init__(self) -> None:
         self._evaluator = ClassificationEvaluator(distributed=False)
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """As ``DatasetEvaluator.process``."""
         self._evaluator.process(inputs, outputs)
 

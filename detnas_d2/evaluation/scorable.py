@@ -33,7 +33,7 @@ def check_scorable(dataset_name: str, metric: str) -> None:
     task, _, key = metric.partition("/")
     if isinstance(source, CocoSource):
         reason = _coco_lack(source, task, key)
-    elif MetadataCatalog.get(dataset_name).get("evaluator_type") == "pascal_voc":
+    elif isinstance(source, VocSource):
         reason = _voc_lack(dataset_name, source)
     else:
         return

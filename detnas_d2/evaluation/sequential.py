@@ -42,7 +42,7 @@ class SequentialEvaluator:
         model: nn.Module,
         *,
         calibration: CalibrationBatches,
-        data_loader: Iterable[list[dict]],
+        data_loader: Iterable[list[dict[str, Any]]],
         build_evaluator: Callable[[], DatasetEvaluator],
         metric: str,
         seed: int = 0,

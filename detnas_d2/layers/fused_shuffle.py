@@ -12,7 +12,7 @@ Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -160,7 +160,7 @@ def fused_forward(
     x: Tensor,
     wanted: Collection[int],
     first: int = 0,
-    extra: Sequence[nn.Module] = (),
+    extra: Iterable[nn.Module] = (),
     choices: Choices | None = None,
 ) -> tuple[dict[int, Tensor], Tensor | None] | None:
     """Outputs ``wanted``, by depth, and that of ``last`` if it is given.

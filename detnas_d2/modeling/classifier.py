@@ -50,6 +50,8 @@ class ImageClassifier(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.linear = nn.Linear(shapes[in_feature].channels, num_classes)
         self.label_smoothing = label_smoothing
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         nn.init.normal_(self.linear.weight, 0, 0.01)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.layers.fused_residual import can_fuse_mixture, mixture
@@ -76,6 +76,7 @@ def _weighted_sum(modules: Sequence[nn.Module], fused: bool, x: Tensor, weights:
         if index not in together:
             term = module(x) * weight
             total = term if total is None else total + term
+    assert total is not None  # there is a candidate
     return total
 
 
@@ -99,7 +100,7 @@ class _RecomputedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         modules: list[nn.Module],
         fused: bool,
         x: Tensor,
@@ -113,7 +114,7 @@ class _RecomputedSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, weights = ctx.saved_tensors
         needs_x, needs_weights = ctx.needs_input_grad[2:4]
         grads: dict[int, Tensor] = {}
@@ -127,7 +128,7 @@ class _RecomputedSum(torch.autograd.Function):
                 torch.autocast(**ctx.autocast) if ctx.autocast else nullcontext(),
             ):
                 y = _run(module, ctx.fused, x_i)
-            if needs_weights:
+            if grad_weights is not None:
                 # In the precision of the weights: half precision overflows in such a sum.
                 dtype = weights.dtype
                 grad_weights[i] = (grad.to(dtype) * y.detach().to(dtype)).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,8 @@ class RelaxedLayers(PartLayers):
         recompute: see :class:`MixedBlock`.
     """
 
+    remaining: Tensor
+
     def __init__(
         self,
         part: str,
@@ -91,7 +94,7 @@ class RelaxedLayers(PartLayers):
         if any(layer.ops != self.ops for layer in self.layers):
             raise ValueError(f"the layers of part {part!r} must have the same candidates")
         self.blocks = nn.ModuleList(
-            MixedBlock(layer.ops, lambda op, layer=layer: build(layer, op), recompute=recompute)
+            MixedBlock(layer.ops, partial(build, layer), recompute=recompute)
             for layer in self.layers
         )
         self.alpha = nn.Parameter(torch.zeros(len(self.layers), len(self.ops)))
@@ -163,8 +166,7 @@ class ChoiceLayers(PartLayers):
         super().__init__(part, layers)
         self.network = network
         self.blocks = nn.ModuleList(
-            ChoiceBlock(layer.ops, lambda op, layer=layer: build(layer, op))
-            for layer in self.layers
+            ChoiceBlock(layer.ops, partial(build, layer)) for layer in self.layers
         )
         self._choices: tuple[int, ...] | None = None
 

@@ -54,7 +54,8 @@ class Limits:
         for name, value in dataclasses.asdict(self).items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive or None (no limit), got {value}")
-        if None not in (self.min_macs, self.max_macs) and self.min_macs > self.max_macs:
+        low, high = self.min_macs, self.max_macs
+        if low is not None and high is not None and low > high:
             raise ValueError(f"min_macs {self.min_macs} exceeds max_macs {self.max_macs}")
 
     def __str__(self) -> str:
@@ -115,7 +116,11 @@ class Constraint:
             ("latency_ms", "max_latency_ms", limits.max_latency_ms, True),
             ("macs", "min_macs", limits.min_macs, False),
         )
-        self._bounds = [bound for bound in bounds if bound[2] is not None]
+        self._bounds = [
+            (quantity, name, bound, is_max)
+            for quantity, name, bound, is_max in bounds
+            if bound is not None
+        ]
         for quantity, name, _, _ in self._bounds:
             if quantity not in self.tables:
                 raise ValueError(f"{name} is set, but there is no table of {quantity}")

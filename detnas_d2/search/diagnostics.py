@@ -67,7 +67,7 @@ def pareto_front(records: Iterable[CandidateRecord], cost: str) -> list[Candidat
         raise InputError(f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS)")
     front: list[CandidateRecord] = []
     for record in sorted(alive, key=lambda r: (getattr(r, cost), r.rank_key)):
-        if not front or record.fitness > front[-1].fitness:
+        if not front or record.rank_key[0] < front[-1].rank_key[0]:
             front.append(record)
     return front
 

@@ -187,7 +187,8 @@ def _check_fingerprint(header: Path, fingerprint: Mapping[str, Any]) -> int:
     """Compares a header with ``fingerprint``; returns its version."""
     try:
         stored = json.loads(header.read_text(encoding="utf-8"))
-        version, theirs = stored["version"], stored["fingerprint"]
+        version: int = stored["version"]
+        theirs = stored["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise HistoryError(f"{header}: not the header of a search ({error!r})") from None
     if version not in (_UNCHECKED, VERSION):

@@ -144,13 +144,14 @@ class Progress:
         seconds: Counter[str] = Counter()
         for record in members:
             seconds.update(record.seconds)
+        std = statistics.stdev(fitness) if len(fitness) > 1 else None
         summary = {
             "generation": generation,
             "evaluated": len(members),
             "failed": len(members) - len(fitness),
             "best": best.fitness if best else None,
             "mean": _mean(members),
-            "std": statistics.stdev(fitness) if len(fitness) > 1 else None,
+            "std": std,
             "best_path": best.path if best else None,
             "best_macs": best.macs if best else None,
             "best_so_far": self._best.fitness if self._best else None,
@@ -164,11 +165,11 @@ class Progress:
                 "generation %d/%d done: best %s mean %s std %s of %d (%d failed) | %s | %s",
                 generation,
                 self._generations,
-                _number(summary["best"]),
-                _number(summary["mean"]),
-                _number(summary["std"]),
-                summary["evaluated"],
-                summary["failed"],
+                _number(best.fitness if best else None),
+                _number(_mean(members)),
+                _number(std),
+                len(members),
+                len(members) - len(fitness),
                 _best_text(self._best),
                 self._eta_text(),
             )

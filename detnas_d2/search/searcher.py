@@ -169,7 +169,8 @@ class GenerationSearcher(ABC):
     def best(self) -> tuple[Choices, float] | None:
         """The fittest candidate told so far (of equals the first proposed) and its fitness."""
         ranked = self._ranked(self._results)
-        return (ranked[0], self._results[ranked[0]]) if ranked else None
+        fitness = self._results[ranked[0]] if ranked else None
+        return None if fitness is None else (ranked[0], fitness)
 
     @property
     def num_parents(self) -> int:
@@ -202,8 +203,9 @@ class GenerationSearcher(ABC):
 
     def _ranked(self, among: Any) -> list[Choices]:
         """Those of `among` that have a fitness, the fittest first, ties in order of proposal."""
-        alive = [choices for choices in among if self._results.get(choices) is not None]
-        return sorted(alive, key=lambda c: (-self._results[c], self._order[c]))
+        results = self._results
+        alive = {c: fitness for c in among if (fitness := results.get(c)) is not None}
+        return sorted(alive, key=lambda c: (-alive[c], self._order[c]))
 
     def _random(self, rng: random.Random) -> Choices:
         return tuple(draw(rng, n) for n in self.cardinalities)

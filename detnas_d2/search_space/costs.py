@@ -97,4 +97,4 @@ def build_cost_table(space: SearchSpace, input_size: tuple[int, int] = (224, 224
     for layer in space.layers:
         entries.append(tuple(block_cost(layer, op, height, width) for op in layer.ops))
         height, width = -(-height // layer.stride), -(-width // layer.stride)
-    return CostTable(base, tuple(entries), tuple(input_size))
+    return CostTable(base, tuple(entries), (input_size[0], input_size[1]))

@@ -84,14 +84,14 @@ class Genotype:
         Raises:
             GenotypeError: an unknown or repeated part, or operations that do not fit.
         """
-        parts: dict[str, str] = {}
+        parts: dict[str, tuple[str, ...]] = {}
         for piece in filter(None, (piece.strip() for piece in text.split(";"))):
             part, colon, ops = piece.partition(":")
             if not colon or part.strip() not in PARTS or part.strip() in parts:
                 raise GenotypeError(
                     f"{piece!r}: expected 'part: operations' with each of {', '.join(PARTS)} once"
                 )
-            parts[part.strip()] = ops.strip()
+            parts[part.strip()] = parse_part(network, part.strip(), ops.strip(), levels=levels)
         return cls(network, **parts, levels=levels)
 
     @property

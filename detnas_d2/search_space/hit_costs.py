@@ -75,4 +75,4 @@ def part_cost_table(
     entries = tuple(
         layer_costs(part, layer, input_size=input_size, proposals=proposals) for layer in layers
     )
-    return CostTable(Cost(), entries, tuple(input_size))
+    return CostTable(Cost(), entries, (input_size[0], input_size[1]))

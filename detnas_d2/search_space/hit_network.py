@@ -60,7 +60,7 @@ class HitNetwork:
 
     def backbone_layers(self, ops: tuple[str, ...]) -> tuple[LayerSpec, ...]:
         """The searchable layers of the backbone with candidates ``ops``."""
-        specs = []
+        specs: list[LayerSpec] = []
         channels = self.stem_ops[-1][1] if self.stem_ops else self.stem_channels
         for stage, widths in enumerate(self.stage_channels):
             for position, width in enumerate(widths):
@@ -84,7 +84,7 @@ class HitNetwork:
         """
         width = self.neck_channels
         first = in_channels or self.feature_channels[-len(strides) :]
-        specs = []
+        specs: list[LayerSpec] = []
         for step, channels in enumerate((first, (width,) * len(strides))):
             for cin, stride in zip(channels, strides, strict=True):
                 specs.append(LayerSpec(len(specs), step, cin, width, 1, stride, ops))

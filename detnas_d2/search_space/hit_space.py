@@ -38,7 +38,7 @@ class HitSpace(PathSpace):
         return cls(network, tuple((part, network.layers(part, ops)) for part, ops in sub_spaces))
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # read-only, as a frozen field is
         return f"{self.network.name}:{'+'.join(part for part, _ in self.parts)}"
 
     @property
@@ -47,7 +47,7 @@ class HitSpace(PathSpace):
         return len(dict(self.parts).get("neck", range(8))) // 2
 
     @property
-    def stage_depths(self) -> tuple[int, ...]:
+    def stage_depths(self) -> tuple[int, ...]:  # type: ignore[override]  # likewise
         return tuple(d for part, _ in self.parts for d in self.network.depths(part, self.levels))
 
     @property
@@ -85,4 +85,4 @@ class HitSpace(PathSpace):
         for part, layers in self.parts:
             table = part_cost_table(part, layers, input_size=input_size, proposals=proposals)
             entries += table.entries
-        return CostTable(Cost(), entries, tuple(input_size))
+        return CostTable(Cost(), entries, (input_size[0], input_size[1]))

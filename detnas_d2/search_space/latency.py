@@ -110,7 +110,12 @@ def measure_latency(
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
     return LatencyTable(
-        base, tuple(entries), space.name, tuple(input_size), batch_size, f"{device} {name}{threads}"
+        base,
+        tuple(entries),
+        space.name,
+        (input_size[0], input_size[1]),
+        batch_size,
+        f"{device} {name}{threads}",
     )
 
 

@@ -160,7 +160,8 @@ class SearchSpace(PathSpace):
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        specs, in_channels = [], self.stem_channels
+        specs: list[LayerSpec] = []
+        in_channels = self.stem_channels
         for stage, (channels, depth) in enumerate(
             zip(self.stage_channels, self.stage_depths, strict=True)
         ):

@@ -47,6 +47,8 @@ _DILATION = 2
 class ProjectedBottleneck(BottleneckBlock):
     """Bottleneck with a projection in the shortcut (type B, figure 2 of the paper)."""
 
+    shortcut: Conv2d | None
+
     def __init__(self, in_channels: int, out_channels: int, *, norm: str, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, norm=norm, **kwargs)
         if self.shortcut is None:
@@ -71,9 +73,13 @@ class DetNet(ResNet):
     ) -> None:
         stages, channels = [], _STEM_CHANNELS
         for number, (blocks, width) in enumerate(zip(_BLOCKS, _WIDTHS, strict=True)):
-            options = {"bottleneck_channels": width, "norm": norm, "stride_in_1x1": stride_in_1x1}
             dilated = number >= 3
-            options["dilation"] = _DILATION if dilated else 1
+            options: dict[str, Any] = {
+                "bottleneck_channels": width,
+                "norm": norm,
+                "stride_in_1x1": stride_in_1x1,
+                "dilation": _DILATION if dilated else 1,
+            }
             first = ProjectedBottleneck if dilated else BottleneckBlock
             out = _OUT_CHANNELS[number]
             stride = 2 if number in (1, 2) else 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -22,9 +23,9 @@ from detnas_d2.modeling.hit.build import bottom_up, hit_norm
 STACKS = 7
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: torch.Size) -> Tensor:
     """Nearest upsampling or max pooling of (N, C, H, W) by a power of two to ``size``."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    if x.shape[-2:] == size:
         return x
     if x.shape[-2] < size[0]:
         return F.interpolate(x, size=size, mode="nearest")
@@ -32,7 +33,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.max_pool2d(x, stride, stride)
 
 
-def add(a: Tensor, b: Tensor, size: tuple[int, int]) -> Tensor:
+def add(a: Tensor, b: Tensor, size: torch.Size) -> Tensor:
     """Sum of two maps at ``size``."""
     return resize(a, size) + resize(b, size)
 
@@ -44,7 +45,7 @@ class Attend(nn.Module):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
 
-    def forward(self, a: Tensor, b: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, size: torch.Size) -> Tensor:
         a, b = resize(a, size), resize(b, size)
         return b + self.pool(b).sigmoid() * a
 
@@ -107,6 +108,7 @@ class NASFPN(Backbone):
             for m in part.modules():
                 if isinstance(m, nn.Conv2d):
                     nn.init.kaiming_uniform_(m.weight, a=1)
+                    assert m.bias is not None
                     nn.init.zeros_(m.bias)
         strides = [shape.stride for shape in shapes]
         strides.append(2 * strides[-1])

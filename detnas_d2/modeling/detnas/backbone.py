@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from detectron2.modeling import Backbone
@@ -85,9 +85,13 @@ class ShuffleNetBackbone(Backbone):
 
     def layer_block(self, index: int) -> ShuffleBlock:
         """The block that :meth:`run_layer` runs."""
-        return self.blocks[index]
+        block = self.blocks[index]
+        assert isinstance(block, ShuffleBlock)
+        return block
 
-    def _run(self, images: Tensor, outputs: dict[int, Tensor], wanted: set[int]) -> Tensor | None:
+    def _run(
+        self, images: Tensor, outputs: dict[int, Tensor], wanted: Collection[int]
+    ) -> Tensor | None:
         """Adds the outputs ``wanted``, by depth, to ``outputs``; returns that of the last
         convolution if it is a feature.
 
@@ -140,6 +144,9 @@ class SearchedBackbone(ShuffleNetBackbone):
         last_conv: bool = False,
         init: str = "imagenet",
     ) -> None:
+        if not isinstance(path.space, SearchSpace):
+            raise ValueError(f"path of space {path.space.name!r}, expected one of a DetNAS space")
+
         def build(layer: LayerSpec) -> nn.Module:
             return build_shuffle_block(layer, path.ops[layer.index], norm, shuffle_method)
 
@@ -206,7 +213,11 @@ class Supernet(ShuffleNetBackbone):
         return self.blocks[index](x, self.active_path.choices[index])
 
     def layer_block(self, index: int) -> ShuffleBlock:
-        return self.blocks[index].candidates[self.active_path.ops[index]]
+        choice = self.blocks[index]
+        assert isinstance(choice, ChoiceBlock)
+        block = choice.candidates[self.active_path.ops[index]]
+        assert isinstance(block, ShuffleBlock)
+        return block
 
     def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
         if self.walk is None:
@@ -278,6 +289,7 @@ def init_shufflenet(backbone: ShuffleNetBackbone, init: str) -> None:
     """Initial weights as released (see the config key ``MODEL.DETNAS.INIT``)."""
     if init not in INITS:
         raise ValueError(f"init {init!r}: expected one of {', '.join(INITS)}")
+    assert backbone.stem.conv.bias is not None
     nn.init.normal_(backbone.stem.conv.weight, 0, 0.01)
     nn.init.zeros_(backbone.stem.conv.bias)
     if init == "default":

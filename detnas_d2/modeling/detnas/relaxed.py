@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -10,12 +11,12 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from detnas_d2.layers import NormFactory
+from detnas_d2.layers.norm import get_norm
 from detnas_d2.modeling.detnas.backbone import (
     ShuffleNetBackbone,
     build_shuffle_block,
     init_shufflenet,
 )
-from detnas_d2.modeling.detnas.build import norm_factory
 from detnas_d2.modeling.searchable_layers import RelaxedLayers
 from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
 
@@ -67,7 +68,7 @@ def build_detnas_relaxed_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Relax
     node = cfg.MODEL.DETNAS
     return RelaxedShuffleNet(
         get_space(node.SPACE),
-        norm=norm_factory(cfg, node.NORM),
+        norm=partial(get_norm, node.NORM, momentum=node.NORM_MOMENTUM),
         shuffle_method=node.SHUFFLE_METHOD,
         out_features=list(node.OUT_FEATURES),
         last_conv=node.LAST_CONV,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from detectron2.modeling import Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
 from detnas_d2.modeling.searchable_layers import PartLayers
@@ -40,7 +41,7 @@ class HitPAFPN(Backbone):
         layers: PartLayers,
         *,
         channels: int,
-        top_block: nn.Module | None = None,
+        top_block: LastLevelMaxPool | LastLevelP6P7 | None = None,
     ) -> None:
         super().__init__()
         self.bottom_up = bottom_up

@@ -69,9 +69,10 @@ class HitRetinaNetHead(nn.Module):
         self.cls_score = nn.Conv2d(channels, anchors * classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(channels, anchors * 4, 3, padding=1)
         init_convolutions(layers)
+        assert self.cls_score.bias is not None and self.bbox_pred.bias is not None
         for predictor in (self.cls_score, self.bbox_pred):
             nn.init.normal_(predictor.weight, std=0.01)
-            nn.init.zeros_(predictor.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
         nn.init.constant_(self.cls_score.bias, -math.log((1 - prior) / prior))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -88,7 +88,7 @@ def _reduced(state: dict[str, Tensor], layers: PartLayers) -> dict[str, Tensor]:
 
 def _check_offer(offered: set[str], layers: FixedLayers) -> None:
     """Raises WeightsError if an operation of ``layers`` is not among the candidates offered."""
-    found = {_CANDIDATE.match(key).group(1, 2) for key in offered}
+    found = {match.group(1, 2) for key in offered if (match := _CANDIDATE.match(key))}
     for index, op in enumerate(layers.ops):
         has_state = any(True for _ in layers.blocks[index].state_dict())
         if has_state and (str(index), op) not in found:
