@@ -60,7 +60,7 @@ def is_expected(error: BaseException) -> bool:
 
 
 def text_of(error: BaseException) -> str:
-    """What is told about an expected error."""
+    """Text about an expected error."""
     if isinstance(error, OSError):
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return ": ".join([*names, error.strerror or type(error).__name__])

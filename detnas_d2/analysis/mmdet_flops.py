@@ -31,7 +31,7 @@ _MAX_POOL = torch.ops.aten.max_pool2d_with_indices.default
 
 
 class ExtraCosts:
-    """What mmdetection counts beyond parameters and multiply-adds, part by part.
+    """Costs that mmdetection counts beyond parameters and multiply-adds, part by part.
 
     Args:
         model: on the meta device, in eval mode.

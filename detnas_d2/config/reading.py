@@ -46,7 +46,7 @@ class Tree:
     places: dict[str, str] = field(default_factory=dict)
 
     def place(self, key: str, file: str) -> str:
-        """Where a dotted key, or the node that holds it, was set; ``file`` if nowhere."""
+        """Place where a dotted key, or the node that holds it, was set; ``file`` if nowhere."""
         while key and key not in self.places:
             key = key.rpartition(".")[0]
         return self.places.get(key, file)

@@ -78,7 +78,7 @@ def genotype_of(cfg: CfgNode) -> Genotype:
 
 
 def decoded(cfg: CfgNode, model: nn.Module) -> tuple[Genotype, dict[str, Any]]:
-    """What a relaxed model's architecture parameters chose.
+    """Genotype that a relaxed model's architecture parameters choose.
 
     Returns:
         the genotype of its parts, and KEY: VALUE that make ``cfg`` the config of that network; a

@@ -66,7 +66,7 @@ def _with_model(data: Any) -> dict[str, Any]:
 
 
 def damage(path: str) -> str:
-    """What is wrong with a checkpoint that this project wrote, "" if it is whole.
+    """The fault of a checkpoint that this project wrote, "" if it is whole.
 
     Every byte is read: torch does not compare the checksums that it writes.
     """

@@ -77,7 +77,7 @@ def check_classes(cfg: CfgNode) -> bool:
 
 
 class ClassList(NamedTuple):
-    """What a model's last layers tell apart, in their order.
+    """Classes that a model's last layers tell apart, in their order.
 
     Attributes:
         head: the node of the config that counts them, or the meta-architecture of other models.
@@ -144,7 +144,7 @@ def _classes(name: str) -> Sequence[str] | None:
 
 
 def training_sets(cfg: CfgNode) -> list[str]:
-    """What weights and, if they learn, architecture parameters learn from."""
+    """Data sets that weights and, if they learn, architecture parameters learn from."""
     return [*cfg.DATASETS.TRAIN, *_architecture_sets(cfg)]
 
 
@@ -167,7 +167,7 @@ def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
 def _texts(
     one: tuple[str, str, Sequence[str]], other: tuple[str, str, Sequence[str]]
 ) -> tuple[str, str]:
-    """What the classes of both are, at the first place where they differ."""
+    """The classes of both at the first place where they differ."""
     place = next(
         (i for i, (a, b) in enumerate(zip(one[2], other[2], strict=False)) if a != b),
         min(len(one[2]), len(other[2])),

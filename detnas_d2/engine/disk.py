@@ -35,7 +35,7 @@ class Need:
 
 
 def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
-    """What a stage needs.
+    """Disk space that a stage needs.
 
     Args:
         kind: of the stage.
@@ -89,7 +89,7 @@ def check_disk(needs: Mapping[str, Need], output_dir: str) -> str:
 
 
 def free_bytes(folder: str) -> int | None:
-    """What this user may still write; None where the file system does not tell."""
+    """Bytes that this user may still write; None where the file system does not tell."""
     try:
         status = os.statvfs(folder)
     except OSError:

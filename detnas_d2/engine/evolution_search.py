@@ -110,13 +110,13 @@ def search(
 
 
 def search_data(cfg: CfgNode) -> DataState:
-    """What candidates are scored and calibrated on, on rank 0, which writes and compares it."""
+    """State of the data that score and calibrate, on rank 0, which writes and compares it."""
     names = (validation_set(cfg), calibration_set(cfg))
     return data_state(names) if comm.is_main_process() else {}
 
 
 class SearchPlan:
-    """What ``cfg.SEARCH`` says of a search of ``space``, its limits and numbers checked.
+    """Settings of ``cfg.SEARCH`` for a search of ``space``, limits and numbers checked.
 
     Raises:
         ValueError: a key is wrong, or limits that no path keeps.

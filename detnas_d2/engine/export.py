@@ -143,7 +143,7 @@ def sample_image(cfg: CfgNode, file: str = "") -> Tensor:
 
 
 def traceable(model: nn.Module, image: Tensor, part: str) -> tuple[TracingAdapter, list[Tensor]]:
-    """What is traced, and the inputs to trace and to compare it with."""
+    """The module to trace, and the inputs to trace and to compare it with."""
     image = image.to(model.device)
     images = [image, other_shape(image, max(model.backbone.size_divisibility, 32))]
     if part == "backbone":
@@ -239,7 +239,7 @@ def output_names(schema: Schema, name: str = "output") -> list[str]:
 def difference(
     names: tuple[str, ...], eager: tuple[Tensor, ...], exported: tuple[Tensor, ...]
 ) -> float:
-    """How far the outputs of a file are from the eager model's.
+    """Distance of the outputs of a file from the eager model's.
 
     Of feature maps and class scores: the largest difference, relative to the largest value of the
     map. Of detections: the largest difference of any number of one to its nearest in the other

@@ -103,7 +103,7 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
 
 @contextlib.contextmanager
 def _meeting_place(args: argparse.Namespace, folder: str) -> Iterator[str]:
-    """Where the ranks meet. Not torch's server, which listens on all interfaces of the machine."""
+    """Meeting point of the ranks. Not torch's server, which listens on all interfaces."""
     default = default_argument_parser().get_default("dist_url")
     if args.num_machines > 1 or args.num_gpus == 1 or args.dist_url not in ("auto", default):
         yield args.dist_url
@@ -161,7 +161,7 @@ def _report(folder: str, text: str) -> None:
 
 
 def _read_reports(folder: str) -> str:
-    """What the first rank that failed for an expected reason told; "" if none did."""
+    """Message of the first rank that failed for an expected reason; "" if none did."""
     for name in sorted(set(os.listdir(folder)) - {_STORE}):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             if text := file.read():

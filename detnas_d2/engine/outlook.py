@@ -21,7 +21,7 @@ _LEARNING = 3.0  # forward and backward
 
 @dataclass
 class Outlook:
-    """What is left of a pipeline after the stage that runs.
+    """Rest of a pipeline after the stage that runs.
 
     Attributes:
         work: of the stage that runs.
@@ -43,7 +43,7 @@ class Outlook:
         return eta + sum(work * self.rates.get(kind, own) for kind, work in self.later)
 
     def text(self, eta: float, share: float) -> str:
-        """What follows the time left of the stage, "" for the last one."""
+        """Text after the remaining time of the stage, "" for the last one."""
         if not self.later:
             return ""
         return f" (all stages about {timedelta(seconds=round(self.seconds_left(eta, share)))})"

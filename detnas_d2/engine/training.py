@@ -42,7 +42,7 @@ def check_plain_training(cfg: CfgNode) -> None:
 
 
 def trainer_class(cfg: CfgNode) -> type[Trainer]:
-    """What trains the model of ``cfg``."""
+    """The trainer of the model of ``cfg``."""
     return GradientSearchTrainer if is_relaxed(cfg) else Trainer
 
 

@@ -74,7 +74,7 @@ def candidate_evaluator(
 
 
 def build_scoring(cfg: CfgNode) -> AbstractContextManager[Scoring]:
-    """What scores the candidates of a population: workers where the outputs leave as arrays.
+    """Scoring of the candidates of a population: workers where the outputs leave as arrays.
 
     Masks of whole images (semantic, panoptic) are evaluated where they are made.
     """
@@ -126,8 +126,8 @@ def calibration_set(cfg: CfgNode) -> str:
 
 
 def evaluation_fingerprint(cfg: CfgNode) -> dict[str, Any]:
-    """What besides weights, space, searcher and latencies decides which candidates there are and
-    their fitness.
+    """Settings that, besides weights, space, searcher and latencies, decide which candidates there
+    are and their fitness.
     """
     return {
         "validation": validation_set(cfg),

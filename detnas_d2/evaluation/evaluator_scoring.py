@@ -18,13 +18,13 @@ from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 
 class Scoring(Protocol):
-    """How candidates are scored; :class:`ScoringPool` and :class:`EvaluatorScoring` do it."""
+    """Interface of :class:`ScoringPool` and :class:`EvaluatorScoring`, which score candidates."""
 
     def collector(self) -> Any:
         """Takes the outputs of one candidate: ``process`` as an evaluator, then ``finish``."""
 
     def share(self, part: Any, rank: int) -> Any:
-        """What all ranks' parts are together, on ``rank``; None on the others (collective)."""
+        """All ranks' parts joined, on ``rank``; None on the others (collective)."""
 
     def submit(self, key: str, predictions: Any) -> Future[Score]:
         """The score of a candidate, perhaps later."""
@@ -32,7 +32,7 @@ class Scoring(Protocol):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one candidate's evaluator took in, or after ``share`` found; ``detections`` in all."""
+    """One candidate's evaluator with what it took in, after ``share`` with its results."""
 
     detections: int
     evaluator: CountingEvaluator | None = None

@@ -50,7 +50,7 @@ class Moments:
 
 
 def moments_of(batch: Sequence[tuple[K, BNStats]]) -> list[tuple[K, Moments]]:
-    """What :func:`detnas_d2.ops.bn_stats` found, as it is. Waits for a GPU only once."""
+    """Moments of the results of :func:`detnas_d2.ops.bn_stats`. Waits for a GPU only once."""
     if not batch:
         return []
     counts = torch.stack([stats.count for _, stats in batch]).tolist()

@@ -218,7 +218,7 @@ class Chunk:
 
     @torch.no_grad()
     def infer(self, batches: Iterable[list[dict]]) -> dict[Path, Predictions]:
-        """What the active candidates predict for this rank's batches.
+        """Predictions of the active candidates for this rank's batches.
 
         Collective: a candidate that fails on a rank fails on all and is not active any more.
         """

@@ -152,7 +152,7 @@ class DetectionCollector:
 
 @dataclass(frozen=True)
 class Hits:
-    """How many images of one candidate were classified, and how many of them well."""
+    """Number of images of one candidate that were classified, and of those right."""
 
     images: int
     top1: int

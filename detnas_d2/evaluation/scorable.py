@@ -46,7 +46,7 @@ def check_scorable(dataset_name: str, metric: str) -> None:
 
 
 def _coco_lack(source: CocoSource, task: str, key: str) -> str:
-    """Which objects a COCO data set would need for a metric, "" where it has one."""
+    """Reason why a COCO data set gives no score for a metric, "" where it gives one."""
     file = read_file(source.annotations)
     objects = [a for a in file.annotations if not a.get("iscrowd")]
     if task == "keypoints":

@@ -62,7 +62,7 @@ def check_metric(cfg: CfgNode, dataset_name: str) -> None:
 
 
 def known_metrics(cfg: CfgNode, dataset_name: str) -> list[str]:
-    """What the evaluators of a data set report for the model of ``cfg``."""
+    """Metrics that the evaluators of a data set report for the model of ``cfg``."""
     kind, metadata = evaluator_type(dataset_name), MetadataCatalog.get(dataset_name)
     if kind == "image_classification":
         return [f"classification/{name}" for name in ("top1", "top5")]

@@ -45,7 +45,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """What scoring needs to know of a data set; can be sent to another process.
+    """Data set and settings of a scoring; can be sent to another process.
 
     Attributes:
         kind: "coco", "pascal_voc" or "image_classification".
@@ -82,7 +82,7 @@ class ScoringTask:
             )
 
     def __call__(self) -> Callable[[Detections], Score]:
-        """What a worker calls for every candidate."""
+        """Function that a worker calls for every candidate."""
         torch.set_num_threads(1)
         evaluator = self.evaluator()
         return lambda detections: score(evaluator, detections)

@@ -18,7 +18,7 @@ Choices = tuple[int, ...]
 
 
 class PrefixWalk:
-    """What the supernet keeps of one batch between the paths of a population.
+    """Outputs that the supernet keeps of one batch between the paths of a population.
 
     An output is kept while a later path will continue from it: at most one activation per layer,
     and of the layers after which no two paths part only the features. A walk serves one supernet

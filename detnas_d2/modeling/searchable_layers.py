@@ -20,7 +20,7 @@ BuildOperation = Callable[[LayerSpec, str], nn.Module]
 
 
 def operation_builder(part: str, norm: NormFactory) -> BuildOperation:
-    """What makes the operations of a Hit-Detector part."""
+    """Builder of the operations of a Hit-Detector part."""
 
     def build(layer: LayerSpec, op: str) -> nn.Module:
         return build_operation(

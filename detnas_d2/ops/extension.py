@@ -37,7 +37,7 @@ _OPERATORS = (
 
 
 def environment() -> str:
-    """What a library must have been built for; setup.py's ``built_for`` says it while building."""
+    """Environment that a library must be built for; setup.py's ``built_for`` says it at build."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Python {python}"
 
@@ -54,7 +54,7 @@ def find_library(module: str = _MODULE) -> Path | None:
 
 
 def built_for(library: Path) -> str:
-    """What a library says that it was built for."""
+    """Environment that a library says it was built for."""
     with open(library, "rb") as file:
         if not library.stat().st_size:
             return "nothing: the file is empty"

@@ -98,7 +98,7 @@ class Pipeline:
         return [stage for stage in self.stages if (stage.row or stage.name) == row]
 
     def folder(self, name: str) -> str:
-        """Where the stage ``name`` works."""
+        """Folder of the stage ``name``."""
         stage = self.stage(name)
         return os.path.normpath(os.path.join(self.output_dir, _place(stage) if stage else name))
 

@@ -11,7 +11,7 @@ _MAX_NAME = 200  # bytes; file systems take 255
 
 
 def entry_problem(entry: Mapping[str, Any]) -> str:
-    """What is wrong with a stage's values, "" if nothing.
+    """The fault of a stage's values, "" if there is none.
 
     A pipeline writes below the folder that holds its OUTPUT_DIR and nowhere else: NAME is the name
     of one folder, FOLDER lies below OUTPUT_DIR or, with one ``..``, next to it.

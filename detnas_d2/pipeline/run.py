@@ -142,7 +142,7 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
 
 
 def outlook_of(pipeline: Pipeline, stage: Stage) -> Outlook:
-    """What is left after a stage, and how fast the finished stages were."""
+    """Work that is left after a stage, and the speed of the finished stages."""
     seconds: dict[str, float] = {}
     units: dict[str, float] = {}
     later = []

@@ -25,7 +25,7 @@ _EPS = _BatchNorm(1).eps
 
 
 def statistics_distance(statistics: BNStatistics, reference: BNStatistics) -> tuple[float, float]:
-    """How far statistics are from a reference, averaged over all channels of all BatchNorms.
+    """Distance of statistics from a reference, averaged over all channels of all BatchNorms.
 
     Returns:
         mean of ``|mean - reference mean| / reference deviation``, and mean of ``|ln(deviation /

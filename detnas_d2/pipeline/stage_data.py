@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def data_of(cfg: CfgNode, kind: str) -> dict[str, Any]:
-    """What ``done.json`` keeps of the data that a stage of ``kind`` begins with, on rank 0."""
+    """State of the data that a stage of ``kind`` begins with, for ``done.json``, on rank 0."""
     state = search_data(cfg) if kind == "search" else data_state(training_sets(cfg))
     return {"data": state, "classes": class_list(cfg)}
 
@@ -95,8 +95,8 @@ def _data_now(
 
 
 def _outdated(pipeline: Pipeline, changed: dict[str, set[str]]) -> list[str]:
-    """What to delete so that stages run again, with those that start from them; of a network that
-    was only tested on what changed, its results alone.
+    """Places to delete so that stages run again, with those that start from them; of a network
+    that was only tested on what changed, its results alone.
     """
     places: list[str] = []
     again: set[str] = set()

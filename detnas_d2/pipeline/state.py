@@ -60,7 +60,7 @@ def read_json(folder: str, name: str) -> dict[str, Any]:
 
 
 def read_done(folder: str, products: Iterable[str]) -> dict[str, Any]:
-    """What a finished stage left in ``done.json``; empty unless that and its products are whole."""
+    """``done.json`` of a finished stage; empty unless that and its products are whole."""
     done = read_json(folder, DONE_FILE)
     types = {"fingerprint": str, "results": dict, "path": str}
     if not all(isinstance(done.get(key), kind) for key, kind in types.items()):

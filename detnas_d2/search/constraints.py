@@ -36,7 +36,7 @@ class UnsatisfiableLimit(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a path may cost; None: no limit. Bounds are inclusive.
+    """Limits of what a path may cost; None: no limit. Bounds are inclusive.
 
     Attributes:
         max_macs, min_macs: multiply-adds at the input size of the cost table. The papers'

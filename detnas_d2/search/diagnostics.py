@@ -87,7 +87,7 @@ def spread_over_fitness(records: Iterable[CandidateRecord], count: int) -> list[
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """How well one score orders networks as another does.
+    """Agreement of two scores in the order of networks.
 
     Attributes:
         networks: number of networks.

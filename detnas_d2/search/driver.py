@@ -35,7 +35,7 @@ class TooManyFailures(Exception):
 
 
 class Space(Protocol):
-    """What the loop needs of a search space: canonical paths from choices."""
+    """Interface of a search space that the loop needs: canonical paths from choices."""
 
     def path(self, source: Sequence[int]) -> Any: ...
 

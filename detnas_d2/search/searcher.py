@@ -162,7 +162,7 @@ class GenerationSearcher(ABC):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """How each of `population` was made: random, mutation, crossover or enumeration."""
+        """Origin of each of `population`: random, mutation, crossover or enumeration."""
         return tuple(self._current.values())
 
     @property
@@ -174,7 +174,7 @@ class GenerationSearcher(ABC):
 
     @property
     def num_parents(self) -> int:
-        """How many of the fittest matter: those that may have children, or the best alone."""
+        """Number of the fittest that matter: those that may have children, or the best alone."""
         return 1
 
     @property

@@ -121,7 +121,7 @@ class HitNetwork:
 
 
 def rules_of(part: str) -> OpRules:
-    """How a part treats the operations that the released parts treat differently."""
+    """Rules of a part for the operations that the released parts treat differently."""
     return NECK_RULES if part == "neck" else BODY_RULES
 
 

@@ -27,7 +27,7 @@ class OperationError(InputError):
 
 @dataclass(frozen=True)
 class OpRules:
-    """Where the parts of the released detector treat the same operation differently.
+    """Differences between the parts of the released detector in the same operation.
 
     Args:
         separable_residual: separable convolutions add their input where the shapes allow it.

@@ -42,7 +42,7 @@ class LayerSpec:
 
 
 class PathSpace:
-    """What any space of single paths has: names, layers, and paths from text and indices.
+    """Base of all spaces of single paths: names, layers, and paths from text and indices.
 
     A subclass gives ``name``, ``stage_depths`` (layers of each group that ``/`` separates in
     texts) and ``layers``.

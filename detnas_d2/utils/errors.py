@@ -16,7 +16,7 @@ CANDIDATE_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 
 
 class CandidateFailed(Exception):
-    """Why a candidate has no fitness, in one line.
+    """Reason why a candidate has no fitness, in one line.
 
     Unlike the exception it stands for it holds no traceback, whose frames would keep the tensors
     of the failed candidate alive while the next one is evaluated.

@@ -37,7 +37,7 @@ def inspect_coco(
 
 
 class _CocoInspector:
-    """What is checked is what Detectron2's loader and pycocotools read, in the types they need."""
+    """Checks of what Detectron2's loader and pycocotools read, in the types they need."""
 
     def __init__(
         self, source: CocoSource, decode: bool, tolerate: frozenset[str], targets: Targets
@@ -127,7 +127,7 @@ class _CocoInspector:
         return self._problem(kind, entry, message)
 
     def _reference_problem(self, annotation: dict[str, Any]) -> tuple[str, str] | None:
-        """What is wrong with the ids of the image and of the category."""
+        """Faults of the ids of the image and of the category."""
         image, category = annotation.get("image_id"), annotation.get("category_id")
         plain = type(image) is type(category) is int  # as nearly always
         if plain and image in self.images.kept and category in self.category_ids:

@@ -67,7 +67,7 @@ def read_header(path: str, decode: bool = False) -> ImageHeader:
 
 
 def depth_problem(image: Image.Image) -> str:
-    """Why Detectron2 cannot show an image of this mode to a network; "" if it can.
+    """Reason why Detectron2 cannot show an image of this mode to a network; "" if it can.
 
     Pillow clips pixels of more than 8 bits at 255, so that most of them become white. What range
     of values counts is for the user to say.
@@ -106,7 +106,7 @@ def _header(image: Image.Image, file: BinaryIO, size: int, decode: bool) -> Imag
 
 
 def _orientation(image: Image.Image, late_chunks: frozenset[bytes]) -> int:
-    """How Detectron2's ``read_image`` turns the image.
+    """Turn of the image by Detectron2's ``read_image``.
 
     Args:
         late_chunks: types of a PNG's chunks behind its pixels.

@@ -21,7 +21,7 @@ _LARGEST = 2**1000
 
 @dataclass(frozen=True)
 class Targets:
-    """What a model learns besides boxes; a check demands these fields, and no others.
+    """Targets that a model learns besides boxes; a check demands these fields, and no others.
 
     Attributes:
         masks: MODEL.MASK_ON.

@@ -122,7 +122,7 @@ def _images(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list[s
 
 
 def _place(file: str, base: Any, place: str) -> str:
-    """Where a folder or list of data.yaml lies; exports disagree on what it is relative to."""
+    """Place of a folder or list of data.yaml; exports disagree on what it is relative to."""
     here = os.path.dirname(os.path.abspath(file))
     bases = [os.path.join(here, base), resolve_path(base)] if isinstance(base, str) else []
     # Roboflow writes ../train/images for train/images next to the file.

@@ -49,7 +49,7 @@ def derived_folder(
 
 
 def source_state(source: RegisteredSource) -> list[Any]:
-    """What changes when the source, its list of images or its annotations change."""
+    """A value that changes when the source, its list of images or its annotations change."""
     return [source_to_json(source), _files_state(source)]
 
 

@@ -107,7 +107,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
 
 
 def _architecture_sets(cfg: CfgNode) -> tuple[str, ...]:
-    """What architecture parameters learn from, if they learn."""
+    """Data sets that architecture parameters learn from, if they learn."""
     learn = "HIT_SEARCH" in cfg and cfg.HIT_SEARCH.ARCH_START_ITER >= 0
     return tuple(cfg.HIT_SEARCH.ARCH_TRAIN) if learn else ()
 

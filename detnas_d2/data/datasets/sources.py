@@ -67,7 +67,7 @@ class YoloSource:
 
 
 RegisteredSource = CocoSource | VocSource | FolderSource
-"""What Detectron2's catalogs hold once a data set was prepared."""
+"""Entries of Detectron2's catalogs once a data set was prepared."""
 
 Source = RegisteredSource | CsvSource | YoloSource
 

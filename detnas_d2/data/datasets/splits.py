@@ -217,7 +217,7 @@ class _Splitter(Generic[S]):
         return {file_name_of(half): chosen for half, chosen in halves.items()}
 
     def info(self, half: str, keys: list[str], size: int) -> dict[str, Any]:
-        """What a person needs to know about a half, or to make it again."""
+        """Record of a half for a person to read, or to make it again."""
         listed = "\n".join(sorted(keys)).encode()
         return {
             "description": f"{half} of {self.parent}",

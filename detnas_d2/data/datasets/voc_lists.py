@@ -30,7 +30,7 @@ class Listed:
 
 
 def id_problem(image_id: str) -> str:
-    """What is wrong with an id, "" for one that stays in the folders of its data set."""
+    """The fault of an id, "" for one that stays in the folders of its data set."""
     parts = image_id.split("/")
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in image_id):
         return f"the id {image_id!r} has a control character"

@@ -97,7 +97,7 @@ def drop_cache(folder: str) -> None:
 
 
 class CachedMapper:
-    """What ``mapper`` gives, with pixels from the cache where it has them."""
+    """A mapper with the results of ``mapper``, with pixels from the cache where it has them."""
 
     def __init__(self, mapper: DatasetMapper | ClassificationMapper, cache: ImageCache) -> None:
         self._mapper = mapper
@@ -148,7 +148,7 @@ def _has_file(sample: Sample) -> bool:
 
 
 def _recipe(mapper: Mapper) -> dict[str, Any] | None:
-    """What of the mapper and the libraries decides the pixels; None: not only the file does."""
+    """Settings of mapper and libraries that decide the pixels; None: not only the file does."""
     versions = {"pillow": PIL.__version__, "torchvision": torchvision.__version__}
     if type(mapper) is ClassificationMapper and not mapper.is_train:
         steps = repr(mapper.transform)

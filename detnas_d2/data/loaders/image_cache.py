@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class CacheError(Exception):
-    """Why a cache cannot be used."""
+    """Reason why a cache cannot be used."""
 
 
 @dataclass(frozen=True)

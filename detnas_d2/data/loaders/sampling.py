@@ -116,7 +116,7 @@ class TrainingBatchSampler(Sampler):
         return low
 
     def _carried(self, flag: int, epoch: int) -> list[int]:
-        """What a bucket holds when an epoch begins: the last images of earlier epochs."""
+        """Contents of a bucket when an epoch begins: the last images of earlier epochs."""
         missing = int(epoch * self._totals[flag]) % self._batch_size_total
         parts: list[list[int]] = []
         while missing:

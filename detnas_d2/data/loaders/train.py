@@ -110,7 +110,7 @@ def resumable_loader(
 def mapper_and_collate(
     cfg: CfgNode, name: str, *, is_train: bool
 ) -> tuple[Mapper, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]:
-    """What turns the dicts of the data set ``name`` into samples, and how these are batched."""
+    """Mapper from the dicts of the data set ``name`` to samples, and their collate function."""
     if is_classification(name):
         return ClassificationMapper(cfg, is_train), rows_of_one_tensor
     return DatasetMapper(cfg, is_train), list_of_samples

@@ -21,7 +21,7 @@ FUSED_OPS = ("off", "cpu", "on", "auto")
 
 
 class ShuffleNetBackbone(Backbone):
-    """What supernet and searched backbone share.
+    """Base of supernet and searched backbone.
 
     Input: images (N, 3, H, W). Output: dict of features; "stage1" ... "stage4" with strides 4, 8,
     16, 32, and "last" (stride 32) where a last convolution is asked for.

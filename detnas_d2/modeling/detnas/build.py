@@ -38,7 +38,7 @@ from detnas_d2.search_space import PathError, get_space
 
 
 def norm_factory(cfg: CfgNode, norm: str) -> NormFactory | str:
-    """What Detectron2's layers take as ``norm``: a factory, or "" for no norm."""
+    """The ``norm`` that Detectron2's layers take: a factory, or "" for no norm."""
     if not norm:
         return ""
     return partial(get_norm, norm, momentum=cfg.MODEL.DETNAS.NORM_MOMENTUM)

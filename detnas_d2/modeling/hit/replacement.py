@@ -44,7 +44,7 @@ kernels 3 and 5 and dilations 1 to 3, which is what the authors' code can put in
 
 
 def replaced_layer(cfg: CfgNode, count: int) -> int:
-    """Which of ``count`` layers is replaced; ``REPLACED.LAYER`` -1 draws one from ``SEED``."""
+    """Index of the replaced layer of ``count``; ``REPLACED.LAYER`` -1 draws one from ``SEED``."""
     node = cfg.MODEL.HIT.REPLACED
     layer = node.LAYER
     if layer >= count:

@@ -12,7 +12,7 @@ from detnas_d2.search.gradient.objective import scores
 
 @dataclass(frozen=True)
 class RemovalSchedule:
-    """How many operations are left at an iteration: all until ``start``, ``keep`` from ``end`` on.
+    """Number of operations left at an iteration: all until ``start``, ``keep`` from ``end`` on.
 
     In between, the number falls in equal steps of time.
 
