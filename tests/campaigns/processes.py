@@ -1,4 +1,4 @@
-"""Kills single processes of a run and starts it again at once, and starts it twice at a time.
+"""Kills or interrupts processes of a run and starts it again, and starts it twice at a time.
 
     python tests/campaigns/processes.py [--trials N] [--seed S] [--only TEXT]
 
@@ -21,6 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from detnas_d2.command import INTERRUPTED
 from tests.campaigns.outcome import differences, outcome
 from tests.campaigns.reference import SAME, campaign
 from tests.campaigns.runner import message, session, start, wait
@@ -85,13 +86,43 @@ def killed(
     if code != 0:
         code = wait(runs.start("b", *opts, ranks=ranks), 600)
     good, ended = runs.ended(code, "b", ranks, *opts)
-    end = time.monotonic() + 20
-    while session(pid) and time.monotonic() < end:
+    left = left_over(pid)
+    return good and not left, f"{ended}, {left} processes left over" if left else ended
+
+
+def interrupted(runs: Runs, when: str, *opts: str, ranks: int = 1) -> tuple[bool, str]:
+    """Ctrl-C, which all processes of the run receive: one line, and nothing of it goes on."""
+    runs.reference(ranks, *opts)
+    wrong = interrupt(runs, when, *opts, ranks=ranks)
+    if wrong:
+        return False, wrong
+    return runs.ended(wait(runs.start("b", *opts, ranks=ranks), 600), "b", ranks, *opts)
+
+
+def interrupt(runs: Runs, when: str, *opts: str, ranks: int = 1) -> str:
+    """Starts a run and presses Ctrl-C; "" if it ended at once, with one line and all processes."""
+    runs.clear()
+    pid = runs.start("a", *opts, ranks=ranks)
+    runs.wait_for(when, pid)
+    os.killpg(pid, signal.SIGINT)
+    code = wait(pid, 60)
+    text, left = (runs.root / "a").read_text(), left_over(pid)
+    told = text.count("interrupted") == 1 and message(text) == "interrupted"
+    if code == INTERRUPTED and told and "Traceback" not in text and not left:
+        return ""
+    return f"exit {code}, {left} processes left over: {text[-2000:]}"
+
+
+def left_over(leader: int, limit: float = 30) -> int:
+    """Processes of a run that still live some seconds after its end; they are killed."""
+    end = time.monotonic() + limit
+    while session(leader) and time.monotonic() < end:
         time.sleep(0.1)
-    left = session(pid)
+    left = session(leader)
     for member in left:
-        os.kill(member, signal.SIGKILL)
-    return good and not left, f"{ended}, {len(left)} processes left over" if left else ended
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+    return len(left)
 
 
 def twice(runs: Runs, delay: float) -> tuple[bool, str]:
@@ -118,6 +149,10 @@ CASES: dict[str, Callable[[Runs], tuple[bool, str]]] = {
     "training, 2 ranks": lambda r: killed(r, TRAINING, ranks=2),
     "search, 2 ranks": lambda r: killed(r, SEARCHING, ranks=2),
     "training, one of 2 ranks": lambda r: killed(r, TRAINING, ranks=2, child=True),
+    "Ctrl-C, loader workers": lambda r: interrupted(r, TRAINING, *LOADERS),
+    "Ctrl-C, scoring worker": lambda r: interrupted(r, SEARCHING),
+    "Ctrl-C, 2 ranks, loader workers": lambda r: interrupted(r, TRAINING, *LOADERS, ranks=2),
+    "Ctrl-C, search of 2 ranks": lambda r: interrupted(r, SEARCHING, ranks=2),
     "two at once": lambda r: twice(r, 0.0),
     "two, 3 s apart": lambda r: twice(r, 3.0),
 }
@@ -129,6 +164,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     args = parser.parse_args()
+    # A shell that starts a command in the background has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     names = [name for name in CASES if args.only in name]
     with tempfile.TemporaryDirectory() as scratch:

@@ -42,6 +42,7 @@ def _child(words: list[str], log: Path, before: Callable[[], object] | None) -> 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not a test's capture
     from detnas_d2.command import run_command
     from detnas_d2.engine import default_argument_parser
     from detnas_d2.pipeline.run import run_pipeline

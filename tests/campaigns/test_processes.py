@@ -1,0 +1,25 @@
+"""A slice of the campaign of processes: Ctrl-C ends ranks and their loader workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns.processes import LOADERS, TRAINING, Runs, interrupt
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """A shell that starts the tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_ends_ranks_and_loader_workers(tmp_path: Path) -> None:
+    assert not interrupt(Runs(tmp_path), TRAINING, *LOADERS, ranks=2)
+    assert (tmp_path / "x" / TRAINING).exists()
