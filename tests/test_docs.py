@@ -49,6 +49,30 @@ def test_named_paths_exist(document: Path) -> None:
     assert missing_paths(document, ROOT) == []
 
 
+def missing_headings(document: Path) -> list[str]:
+    """The links of a Markdown file to headings that are not there."""
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    return [f"{file}#{name}" for file, name in links if name not in _headings(document, file)]
+
+
+def _headings(document: Path, file: str) -> set[str]:
+    """The anchors that GitHub makes of the headings of a document."""
+    text = (document.parent / file if file else document).read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_linked_headings_exist(document: Path) -> None:
+    assert missing_headings(document) == []
+
+
+def test_missing_heading_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "A.md"
+    document.write_text("# It's (a) title\n[x](A.md#its-a-title), [y](#its-a-title), [z](#gone)\n")
+    assert missing_headings(document) == ["#gone"]
+
+
 def test_missing_path_is_found(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "test.sh").touch()
