@@ -257,4 +257,5 @@ for k, v in [
     ("MODEL.HIT.NETWORK", "hit_tiny"),
     ("DATASETS.TEST", ("digits_scenes_tset",)),
 ]:
-    add(f"last Hit stage {k} = {v!r}", {"stage": "T", "opts": [k, v]}, k.split(".")[-1], str(v))
+    told = (k.split(".")[-1], str(v), str(v).strip("()[],'\""))
+    add(f"last Hit stage {k} = {v!r}", {"stage": "T", "opts": [k, v]}, *told)
