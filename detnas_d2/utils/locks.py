@@ -1,8 +1,9 @@
 """Locks of output folders. A writer holds its lock; the system takes it back when the process ends.
 
-``flock`` on a file of the folder, closed in forked children. Not filelock, which torch brings:
-looking at a folder needs a shared lock, which it has not, and only its newest versions close the
-file in forked children, so that a killed program's data loader workers would keep the lock.
+``flock`` on a file of the folder, closed in forked children. Not filelock, which torch brings in
+any version: looking at a folder that one may only read needs a shared lock, for which it opens a
+database; and in 3.18 a second program's attempt empties the file that names the first, and a killed
+program's data loader workers keep the lock.
 """
 
 from __future__ import annotations
