@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.config.compat import downgrade_config, guess_version, upgrade_config
 
 from detnas_d2.config.reading import ConfigError, Tree, read_with_bases
+from detnas_d2.utils.compat import decoded_value
 
 COMMAND_LINE = "command line"
 _MAY_BE_NONE = ("SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS")
@@ -97,7 +98,7 @@ def _check(cfg: CfgNode, key: str, value: Any, where: str) -> None:
             raise ConfigError(f"{where}: {key} is {value!r}: expected a mapping of keys")
         return
     try:
-        found = CfgNode._decode_cfg_value(value)
+        found = decoded_value(value)
     except (MemoryError, RecursionError, TypeError, ValueError) as error:
         text = repr(value)[:60]
         raise ConfigError(f"{where}: {key} is {text}: cannot be read: {error}") from error

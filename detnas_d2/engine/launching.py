@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from detnas_d2.command import INTERRUPTED, is_expected, log_traceback, text_of
 from detnas_d2.config.tools import load_config
+from detnas_d2.utils.compat import signal_at_parents_end
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.locks import exclusive
 
@@ -32,8 +33,8 @@ def call_and_leave(main: Callable[..., Any], *args: Any) -> None:
     A process that ends while gloo's threads still run is sometimes aborted. A rank does not outlive
     the process that started it and holds the lock of its folder.
     """
-    if dist.is_initialized() and hasattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig"):
-        torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
+    if dist.is_initialized() and signal_at_parents_end is not None:
+        signal_at_parents_end(signal.SIGKILL)
     main(*args)
     if dist.is_initialized():
         comm.synchronize()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from detnas_d2.utils.compat import drop_script_plans
+
 
 @contextmanager
 def plain_torchscript() -> Iterator[None]:
@@ -19,8 +21,6 @@ def plain_torchscript() -> Iterator[None]:
     the bits of the function's Python code. Plans of functions that this process optimised before
     are dropped: they would be used whatever the setting. Of the calling thread; also a decorator.
     """
-    if torch._C._get_graph_executor_optimize():
-        for function in torch.jit._state._python_cu.get_functions():
-            function._debug_flush_compilation_cache()
+    drop_script_plans()
     with torch.jit.optimized_execution(False):
         yield

@@ -19,6 +19,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from detnas_d2.evaluation.classification import ClassificationEvaluator
+from detnas_d2.utils.compat import last_coco_records
 
 _KINDS = ("instances", "proposals")
 _MASKS = "pred_masks"
@@ -102,7 +103,8 @@ class Detections:
             evaluator.process([{"image_id": image_id}], [{self.kind: found}])
             if masks is not None:
                 # What COCOEvaluator.process does with "pred_masks", from the codes at hand.
-                for record, mask in zip(evaluator._predictions[-1][self.kind], masks, strict=True):
+                records = last_coco_records(evaluator, self.kind)
+                for record, mask in zip(records, masks, strict=True):
                     record["segmentation"] = mask
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
 
 from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import StatsHook
@@ -16,6 +15,7 @@ from detnas_d2.layers.batch_statistics import norm_affine
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.ops.registration import takes
+from detnas_d2.utils.compat import global_forward_hooks
 
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
@@ -36,7 +36,7 @@ def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct],
     work) and neither torch.func nor forward-mode differentiation."""
     if not takes(x) or x.numel() == 0:
         return False
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or _global_forward_hooks:
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or global_forward_hooks:
         return False
     return not any(map(hooked, modules)) and all(map(_plain, layers))
 

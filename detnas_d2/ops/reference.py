@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detnas_d2.utils.compat import in_function_transform
+
 
 class BNStats(NamedTuple):
     """Number of values per channel, their mean (C) and sum of squared deviations from it (C)."""
@@ -39,7 +41,7 @@ def pending(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
 
 def channels_last(t: Tensor) -> Tensor:
     """``t`` as the operators leave their outputs; inside of torch.func in any layout."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_function_transform():
         return t
     return t.contiguous(memory_format=torch.channels_last)
 

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from detnas_d2.ops.extension import build_info, has_extension
+from detnas_d2.utils.compat import (
+    below_autograd,
+    excluding,
+    in_forward_differentiation,
+    in_function_transform,
+    is_any_autocast_enabled,
+)
 
 T = TypeVar("T")
 
 NAMESPACE = "detnas_d2"
 _HAS_CUDA = has_extension() and build_info().endswith("CUDA yes")
-# Within it calls go to the kernels, past autograd; not under torch.compile.
-below_autograd = torch._C._AutoDispatchBelowAutograd
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if _HAS_CUDA else set()) if has_extension() else set()
 
 
@@ -33,8 +38,7 @@ def transforming() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    level = torch.autograd.forward_ad._current_level
-    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return in_forward_differentiation() or in_function_transform()
 
 
 def takes(x: Tensor) -> bool:
@@ -74,7 +78,7 @@ def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
     Function.backward = staticmethod(backward)  # type: ignore[method-assign]
 
     def call(*args):
-        if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
+        if torch.compiler.is_compiling() or is_any_autocast_enabled():
             return overload(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return Function.apply(*args)
@@ -161,11 +165,11 @@ def register_autocast(op: str, casts: Callable[..., tuple]) -> None:
     if not has_extension():
         return
     for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+        without = excluding(key)
 
-        def run(*args, _device=device, _keys=keys):
+        def run(*args, _device=device, _without=without):
             dtype = torch.get_autocast_dtype(_device)
-            with torch._C._ExcludeDispatchKeyGuard(_keys):
+            with _without():
                 return getattr(torch.ops.detnas_d2, op)(*casts(dtype, *args))
 
         torch.library.impl(f"{NAMESPACE}::{op}", key)(run)

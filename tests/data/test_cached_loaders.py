@@ -90,7 +90,7 @@ def test_unknown_heights_and_no_resizing(cfg: CfgNode, tmp_path: Path, monkeypat
     found = [list(part) for part in cached]
     assert same(found, expected)
     mapper = cached[0].dataset.mapper
-    sample = {k: v for k, v in plain[0].dataset._dataset[0].items() if k not in ("height", "width")}
+    sample = {k: v for k, v in plain[0].dataset.samples[0].items() if k not in ("height", "width")}
     assert (mapper(sample)["height"], mapper(sample)["width"]) == (30, 40)
 
 

@@ -33,6 +33,7 @@ from detnas_d2.data.loaders.image_cache import (
 )
 from detnas_d2.data.loaders.samples import Mapper, NamingMapDataset, map_sample
 from detnas_d2.data.loaders.train import own_generator
+from detnas_d2.utils.compat import transform_annotations
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def cached_loaders(
         raise ValueError(f"SEARCH.IMAGE_CACHE_GIB must not be negative, got {gib}")
     if gib == 0:
         return loader, calibration
-    mapper, samples = loader.dataset.mapper, loader.dataset._dataset
+    mapper, samples = loader.dataset.mapper, loader.dataset.samples
     chosen = [calibration.dataset.samples[i] for batch in calibration.image_indices for i in batch]
     sources = {s["file_name"]: s for s in (*samples, *chosen) if _has_file(s)}
     recipes = [_recipe(m) for m in (mapper, calibration.dataset.mapper)]
@@ -138,7 +139,7 @@ def _detection_sample(
     if "annotations" in result:
         resize = mapper.augmentations.augs[0].get_transform(unseen)
         shape = tuple(pixels.shape[1:])
-        mapper._transform_annotations(result, TransformList([resize]), shape)
+        transform_annotations(mapper, result, TransformList([resize]), shape)
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch.utils.data import default_collate
@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 
 from detnas_d2.data.checks.image_check import depth_problem
 from detnas_d2.data.loaders.user_images import UnreadableImage
+from detnas_d2.utils.compat import apply_exif_orientation
 
 
 class ClassificationMapper:
@@ -100,7 +101,7 @@ def read_rgb(file: str) -> Image.Image:
         problem = depth_problem(image)
         if problem:
             raise UnreadableImage(f"{file}: {problem}")
-        image = _apply_exif_orientation(image)
+        image = apply_exif_orientation(image)
         if image.mode != "RGB":
             return image.convert("RGB")
         image.load()

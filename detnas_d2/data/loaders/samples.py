@@ -46,7 +46,7 @@ class NamingMapDataset(MapDataset):
 
     def __init__(self, dataset: Any, mapper: Mapper) -> None:
         super().__init__(dataset, _Naming(mapper))
-        self.mapper = mapper
+        self.samples, self.mapper = dataset, mapper
 
 
 class _Naming:

@@ -1,0 +1,77 @@
+"""Names that PyTorch and Detectron2 do not promise to keep.
+
+A version that changes one of them fails in tests/utils/test_compat.py, which says what each does.
+Detectron2 is imported where it is needed, so that the operators do without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _global_forward_hooks as global_forward_hooks
+
+__all__ = ["global_forward_hooks"]
+
+# Within it operators are called past autograd; not under torch.compile.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+# Sends this process a signal when its parent ends; None where the system cannot.
+signal_at_parents_end = getattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig", None)
+
+
+def in_function_transform() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_forward_differentiation() -> bool:
+    """Whether forward-mode differentiation is at work."""
+    return forward_ad._current_level >= 0
+
+
+def excluding(key: str) -> Callable[[], AbstractContextManager]:
+    """Makes contexts in which calls pass over a dispatch key, e.g. "AutocastCPU"."""
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    return partial(torch._C._ExcludeDispatchKeyGuard, keys)
+
+
+def drop_script_plans() -> None:
+    """Has TorchScript forget how it optimised functions, where it does that."""
+    if torch._C._get_graph_executor_optimize():
+        for function in torch.jit._state._python_cu.get_functions():
+            function._debug_flush_compilation_cache()
+
+
+def last_coco_records(evaluator: Any, kind: str) -> list[dict[str, Any]]:
+    """COCO's records of the image that a ``COCOEvaluator`` processed last.
+
+    Args:
+        kind: "instances" or "proposals".
+    """
+    return evaluator._predictions[-1][kind]
+
+
+def transform_annotations(
+    mapper: Any, sample: dict[str, Any], transforms: Any, shape: tuple[int, ...]
+) -> None:
+    """What a ``DatasetMapper`` makes of "annotations": "instances" (height, width), in place."""
+    mapper._transform_annotations(sample, transforms, shape)
+
+
+def apply_exif_orientation(image: Any) -> Any:
+    """A PIL image as the camera was held, as Detectron2's ``read_image`` turns it."""
+    from detectron2.data.detection_utils import _apply_exif_orientation
+
+    return _apply_exif_orientation(image)
+
+
+def decoded_value(text: Any) -> Any:
+    """A config's value from the text of a command line or file."""
+    from detectron2.config import CfgNode
+
+    return CfgNode._decode_cfg_value(text)
