@@ -33,7 +33,7 @@ from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.engine.gradient_search import train_relaxed
 from detnas_d2.search.gradient import objective as relaxation
 
-CONFIG = Path(__file__).parents[1] / "configs" / "HitDetector" / "demo" / "screen_backbone.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "HitDetector" / "demo" / "screen.yaml"
 KEPT = 4
 
 

@@ -34,7 +34,7 @@ from detnas_d2.data.loaders.classification import read_rgb, rows_of_one_tensor, 
 from detnas_d2.data.loaders.train import list_of_samples
 from detnas_d2.modeling.classifier import as_batch
 
-CONFIG = Path(__file__).parents[1] / "configs" / "DetNAS" / "supernet_300M_imagenet.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "DetNAS" / "imagenet" / "supernet.yaml"
 NAMES = {
     T.RandomResizedCrop: "random crop, resized",
     T.ColorJitter: "colour jitter",

@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "DetNAS"
 
 def detector(args: argparse.Namespace, kind: str, size: str, folder: str) -> CfgNode:
     """The released architecture over this benchmark's images."""
-    cfg = load_config(str(CONFIGS / f"search_300M_{kind}_coco.yaml"))
+    cfg = load_config(str(CONFIGS / f"{kind}_coco" / "search.yaml"))
     short, long = map(int, size.split("x"))
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short, long
     cfg.MODEL.DEVICE = args.device

@@ -26,7 +26,7 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.modeling.mixed_block import MixedBlock
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs/HitDetector/ablations/search_released_spaces_coco.yaml"
+CONFIG = ROOT / "configs/HitDetector/search/search_released_spaces.yaml"
 MIB = 2**20
 
 

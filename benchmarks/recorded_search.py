@@ -21,7 +21,7 @@ from detnas_d2.search.build import build_constraint, build_searcher
 from detnas_d2.search_space import SPACES
 
 RECORD = Path(__file__).with_suffix(".json")
-CONFIG = Path(__file__).resolve().parents[1] / "configs/DetNAS/search_300M_retinanet_coco.yaml"
+CONFIG = Path(__file__).resolve().parents[1] / "configs/DetNAS/retinanet_coco/search.yaml"
 SPACE = SPACES["detnas_small"]
 
 

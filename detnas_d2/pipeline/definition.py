@@ -8,16 +8,16 @@
       - {NAME: search, KIND: search, CONFIG: search.yaml, WEIGHTS: supernet}
       - {NAME: searched, KIND: train, CONFIG: retrain.yaml, WEIGHTS: supernet, PATH: search}
       - {NAME: shufflenet, KIND: train, CONFIG: retrain.yaml, PATH: "uniform 3x3"}
-      - {NAME: random-1, KIND: train, CONFIG: retrain.yaml, PATH: "random 1", ROW: random}
+      - {NAME: random, KIND: train, CONFIG: retrain.yaml, PATH: random, REPEAT: 5}
     TABLE: [searched, shufflenet, random]
 
 CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
 an earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path
 that keeps the limits of the first search stage; another one for another SEED of the config) or the
 path itself. OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW,
-which differ in their SEED (the config's, and a hundred more each time) and start from the stage of
-their own number where WEIGHTS, PATH or MERGE name a repeated one; random networks (PATH, RANDOM)
-differ too.
+which start from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
+With PATH random they are n networks (``random 1`` to ``random n``); otherwise they differ in their
+SEED (the config's, and a hundred more each time), and random networks (PATH, RANDOM) with it.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
 stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or beside it
@@ -26,6 +26,9 @@ stage share its result, and the first one to need it runs it. It lies below OUTP
 Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
 of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
 the place of the merged genotype stands a random one of the same sub-spaces and cost.
+
+TABLE lists rows of the table printed at the end; TABLES, with the numbers of a paper beside those
+measured, are described in :mod:`tables`.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ class Stage:
     random: int | None = None
     folder: str = ""
     number: int = 0
-    """Of a repeated stage, from 0."""
+    """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,9 @@ class Pipeline:
         if word != "random":
             return space.path(stage.path)
         if not argument.isdecimal():
-            raise PathError(f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1")
+            raise PathError(
+                f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1, or REPEAT beside it"
+            )
         limits = self.limits_for(cfg)
         size = tuple(limits.SEARCH.MAX_MACS_INPUT)
         constraint = build_constraint(limits, build_cost_table(space, size))
@@ -197,20 +202,17 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     data = read_yaml(file).data
     if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list) or not data["STAGES"]:
         raise PipelineError(f"{file}: expected a mapping with OUTPUT_DIR and a list STAGES")
-    unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE"}
+    unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE", "TABLES"}
     if unknown:
         raise PipelineError(f"{file}: unknown keys {sorted(unknown)}")
     stages: list[Stage] = []
     for entry in data["STAGES"]:
-        for number, single in enumerate(_repeats(file, entry, stages)):
+        for number, single in _repeats(file, entry, stages):
             stages.append(_stage(file, single, number, stages))
-    if len(opts) % 2:
-        raise PipelineError(f"{file}: overrides are KEY VALUE pairs, the last word is {opts[-1]!r}")
-    pairs = list(zip(opts[::2], opts[1::2], strict=True))
-    output = dict(pairs).get("OUTPUT_DIR", data.get("OUTPUT_DIR", "./output/pipeline"))
+    asked, rest = split_output(file, opts)
+    output = data.get("OUTPUT_DIR", "./output/pipeline") if asked is None else asked
     if not isinstance(output, str) or not output.strip() or "\0" in output:
         raise PipelineError(f"{file}: OUTPUT_DIR is {output!r}: expected the name of a folder")
-    rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
     table = data.get("TABLE", ())
     if not isinstance(table, (list, tuple)) or not all(isinstance(row, str) for row in table):
         raise PipelineError(f"{file}: TABLE is {table!r}: expected a list of rows")
@@ -222,6 +224,15 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     for stage in stages:
         _check_config(pipeline, stage)
     return pipeline
+
+
+def split_output(file: str, opts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """The OUTPUT_DIR among KEY, VALUE overrides, None without one; and the others."""
+    if len(opts) % 2:
+        raise PipelineError(f"{file}: overrides are KEY VALUE pairs, the last word is {opts[-1]!r}")
+    pairs = list(zip(opts[::2], opts[1::2], strict=True))
+    rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
+    return dict(pairs).get("OUTPUT_DIR"), rest
 
 
 def _check_config(pipeline: Pipeline, stage: Stage) -> None:
@@ -239,10 +250,10 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 
 
-def _repeats(file: str, entry: Any, before: list[Stage]) -> list[Any]:
-    """The entries that one with REPEAT stands for."""
+def _repeats(file: str, entry: Any, before: list[Stage]) -> list[tuple[int, Any]]:
+    """(Stage.number, entry) of the stages that an entry with REPEAT stands for."""
     if not isinstance(entry, dict) or "REPEAT" not in entry:
-        return [entry]
+        return [(0, entry)]
     count, name = entry["REPEAT"], entry.get("NAME")
     if type(count) is not int or count < 1:
         raise PipelineError(f"{file}: stage {name!r}: REPEAT {count!r}, expected 1 or more")
@@ -262,7 +273,10 @@ def _repeats(file: str, entry: Any, before: list[Stage]) -> list[Any]:
             single["MERGE"] = [numbered(source, number) for source in entry["MERGE"]]
         if "FOLDER" in entry:
             single["FOLDER"] = f"{entry['FOLDER']}_{number}"
-        entries.append(single)
+        networks = entry.get("PATH") == "random"
+        if networks:
+            single["PATH"] = f"random {number}"
+        entries.append((0 if networks else number - 1, single))
     return entries
 
 

@@ -1,31 +1,27 @@
-"""A table of a paper: which stages of which pipelines are its cells, and what they measured.
+"""Tables of a paper: which stages are the cells, what they measure, and what others report.
 
 .. code-block:: yaml
 
-    TITLE: "DetNAS, table 4"
-    OUTPUT_DIR: ./output/table4
-    SEEDS: [0]
-    PIPELINES:
-      fpn: ../pipeline_300M_fpn_coco.yaml
-      retinanet: ../pipeline_300M_retinanet_coco.yaml
-    COLUMNS:
-      - {NAME: "top-1", PIPELINE: fpn, METRIC: classification/top1, OF: weights}
-      - {NAME: "FPN AP", PIPELINE: fpn, METRIC: bbox/AP}
-      - {NAME: "RetinaNet AP", PIPELINE: retinanet, METRIC: bbox/AP}
-    REFERENCES: {PAPER: "arXiv 1903.10979 v1, table 4"}
-    ROWS:
-      - {NAME: "DetNAS", ROW: searched, PAPER: [null, 36.4, 33.3]}
-      - {NAME: "another method", PAPER: [null, 35.0, null]}
+    TABLES:
+      - TITLE: "DetNAS, table 4"
+        REFERENCES: {PAPER: "arXiv 1903.10979 v1, table 4"}
+        COLUMNS:
+          - {NAME: "top-1", PIPELINE: fpn, METRIC: classification/top1, OF: weights}
+          - {NAME: "FPN AP", PIPELINE: fpn, METRIC: bbox/AP}
+          - {NAME: "RetinaNet AP", PIPELINE: retinanet, METRIC: bbox/AP}
+        ROWS:
+          - {NAME: "DetNAS", ROW: searched, PAPER: [null, 36.4, 33.3]}
+          - {NAME: "another method", PAPER: [null, 35.0, null]}
 
-Every pipeline runs once for each of SEEDS (``SEED`` and ``SEARCH.SEED``), in
-``OUTPUT_DIR/seed<SEED>/<name>``. A cell is the mean over the networks of a pipeline's ROW and over
-the seeds. PIPELINE stands in the column or in the row. METRIC is a result of the stage, or one of
-``params`` and ``macs`` (of the backbone, in millions), ``iterations`` (of a search: candidates),
-``gpus`` (processes) and ``days``; ``OF: weights`` takes it from the stage whose weights the network
-started from. A row without ROW is one that this project does not build, a column without METRIC one
-that only others fill, which needs no runs. ``detector_params``, ``backbone_params``,
-``neck_params``, ``head_params`` (in millions) and ``detector_flops`` (in 1e9, for an image of the
-row's INPUT) need none either: they are counted from the config, see :mod:`detector_cost`.
+A cell is the mean over the networks of a pipeline's ROW and over the seeds. PIPELINE stands in the
+column or in the row, where the file names several pipelines (:mod:`experiment`). METRIC is a
+result of the stage, or one of ``params`` and ``macs`` (of the backbone, in millions),
+``iterations`` (of a search: candidates), ``gpus`` (processes) and ``days``; ``OF: weights`` takes
+it from the stage whose weights the network started from. A row without ROW is one that this project
+does not build, a column without METRIC one that only others fill, which needs no runs.
+``detector_params``, ``backbone_params``, ``neck_params``, ``head_params`` (in millions) and
+``detector_flops`` (in 1e9, for an image of the row's INPUT) need none either: they are counted from
+the config, see :mod:`detector_cost`.
 
 REFERENCES names where numbers of others are from. A row has a list under each of these names, with
 an entry for each column: a number or a text as printed there, null where nothing is printed.
@@ -33,27 +29,28 @@ an entry for each column: a number or a text as printed there, null where nothin
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from detnas_d2.analysis.detector_cost import DETECTOR_COSTS, INPUT, detector_cost
-from detnas_d2.config.reading import read_yaml
-from detnas_d2.pipeline.definition import Pipeline, Stage, read_pipeline
+from detnas_d2.pipeline.definition import Pipeline, Stage
 from detnas_d2.pipeline.report import METRICS, mean_and_deviation, measured
 from detnas_d2.pipeline.run import stage_state
 from detnas_d2.pipeline.state import DONE
 from detnas_d2.utils.errors import InputError
 
-_KEYS = {"TITLE", "OUTPUT_DIR", "SEEDS", "PIPELINES", "REFERENCES", "COLUMNS", "ROWS"}
+_NEEDED = {"COLUMNS", "ROWS"}
+_KEYS = {"TITLE", "REFERENCES", *_NEEDED}
 
 Reference = float | str | None
 """A number of others, or the text that they print in its place."""
+Pipelines = Mapping[int | None, Mapping[str, Pipeline]]
+"""Seed -> name -> pipeline; one seed, None, where a file has no SEEDS."""
 
 
 class TableError(InputError):
-    """A table file that does not say what it should."""
+    """A table that does not say what it should."""
 
 
 @dataclass(frozen=True)
@@ -104,40 +101,27 @@ class Cell:
         """Standard deviation over the networks."""
         return mean_and_deviation(self.values)[1]
 
-
-@dataclass(frozen=True)
-class Run:
-    """A stage of a table; stages that several pipelines share are one run."""
-
-    name: str
-    pipeline: Pipeline
-    stage: Stage
-
-    @property
-    def folder(self) -> str:
-        return self.pipeline.folder(self.stage.name)
+    def __str__(self) -> str:
+        """Mean, spread and number of networks of what was measured; "" for nothing."""
+        if self.mean is None:
+            return ""
+        found = len(self.values)
+        count = str(found) if found == self.networks else f"{found} of {self.networks}"
+        spread = f" ± {self.deviation:.2f}" if found > 1 else ""
+        whole = all(isinstance(value, int) for value in self.values) and not self.deviation
+        mean = f"{self.mean:.0f}" if whole else f"{self.mean:.2f}{spread}"
+        return mean + (f" ({count})" if self.networks > 1 else "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A parsed table file with its pipelines, by name, for each seed."""
+    """A parsed table and the pipelines that it is of."""
 
     title: str
-    output_dir: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    pipelines: dict[int, dict[str, Pipeline]]
-    references: dict[str, str] = field(default_factory=dict)
-
-    def runs(self) -> list[Run]:
-        """Every stage once, each after those that it starts from."""
-        found: dict[str, Run] = {}
-        for seed, pipelines in self.pipelines.items():
-            for name, pipeline in pipelines.items():
-                for stage in pipeline.stages:
-                    run = Run(f"seed {seed}, {name}: {stage.name}", pipeline, stage)
-                    found.setdefault(run.folder, run)
-        return list(found.values())
+    references: dict[str, str]
+    pipelines: Pipelines
 
     def cell(self, row: Row, column: Column, number: int) -> Cell:
         """The cell of a row in the column with this number."""
@@ -162,6 +146,45 @@ class Table:
             for stage in pipeline.stages_of(row.row):
                 yield pipeline, pipeline.stage(stage.weights) if column.of else stage
 
+    def text(self) -> str:
+        """The table in Markdown, the numbers of others beside the measured ones.
+
+        ``±`` is the standard deviation over the networks, whose number follows; "2 of 3" tells that
+        some are missing. A cell without measurement is empty, or "not built".
+        """
+        cells = [
+            [self.cell(row, column, number) for number, column in enumerate(self.columns)]
+            for row in self.rows
+        ]
+        head: list[str] = ["network"]
+        lines = [[row.name] for row in self.rows]
+        for number, column in enumerate(self.columns):
+            entries = [row[number] for row in cells]
+            found = [
+                name
+                for name in self.references
+                if any(cell.references.get(name) is not None for cell in entries)
+            ]
+            for name in found:
+                head.append(f"{column.name}, {name.lower()}")
+                for line, cell in zip(lines, entries, strict=True):
+                    line.append(_printed(cell.references.get(name)))
+            if not column.metric:
+                continue
+            how = "counted" if column.metric in DETECTOR_COSTS else "measured"
+            head.append(f"{column.name}, {how}" if found else column.name)
+            for line, row, cell in zip(lines, self.rows, entries, strict=True):
+                line.append(str(cell) if row.row else "not built")
+        body = [head, ["---"] * len(head), *lines]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in body)
+        sources = [f"{name.lower()}: {source}" for name, source in self.references.items()]
+        return "\n\n".join([text, *sources])
+
+
+def _printed(number: Reference) -> str:
+    """As the reference prints it; trailing zeros are lost unless the file has a text."""
+    return number if isinstance(number, str) else "" if number is None else f"{number:.10g}"
+
 
 def _counted(pipeline: Pipeline, stage: Stage, row: Row, column: Column) -> float | None:
     """A cost of the stage's detector; None as long as a search is to tell its operations."""
@@ -172,38 +195,29 @@ def _counted(pipeline: Pipeline, stage: Stage, row: Row, column: Column) -> floa
     return detector_cost(pipeline.config_of(stage), column.metric, row.input)
 
 
-def read_table(file: str, opts: tuple[str, ...] = ()) -> Table:
-    """Parses and checks a table file and the pipelines that it names.
-
-    Args:
-        opts: KEY VALUE overrides for every stage; OUTPUT_DIR is the table's own.
+def read_tables(file: str, entries: Any, pipelines: Pipelines) -> tuple[Table, ...]:
+    """Parses and checks TABLES of a file whose pipelines are read.
 
     Raises:
-        TableError, PipelineError: naming the file and the key.
+        TableError: naming the file and the key.
     """
-    data = read_yaml(file).data
-    if not isinstance(data, dict) or not {"PIPELINES", "COLUMNS", "ROWS"} <= set(data) <= _KEYS:
+    if not isinstance(entries, list):
+        raise TableError(f"{file}: TABLES: expected a list of tables")
+    return tuple(_table(file, entry, pipelines) for entry in entries)
+
+
+def _table(file: str, data: Any, pipelines: Pipelines) -> Table:
+    if not isinstance(data, dict) or not _NEEDED <= set(data) <= _KEYS:
         raise TableError(
-            f"{file}: expected PIPELINES, COLUMNS, ROWS and no others of {', '.join(sorted(_KEYS))}"
+            f"{file}: TABLES: expected COLUMNS, ROWS and no others of {', '.join(sorted(_KEYS))}"
         )
     references = data.get("REFERENCES", {})
     texts = isinstance(references, dict) and [*references, *references.values()]
     if texts is False or not all(isinstance(text, str) for text in texts):
         raise TableError(f"{file}: REFERENCES: expected NAME: where its numbers are from")
-    pairs = list(zip(opts[::2], opts[1::2], strict=True))
-    output = dict(pairs).get("OUTPUT_DIR", data.get("OUTPUT_DIR", "./output/table"))
-    rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
     columns = tuple(_entry(file, "COLUMNS", Column, entry) for entry in data["COLUMNS"])
     rows = tuple(_row(file, entry, references, len(columns)) for entry in data["ROWS"])
-    pipelines: dict[int, dict[str, Pipeline]] = {}
-    for seed in data.get("SEEDS", [0]):
-        pipelines[seed] = {}
-        for name, path in data["PIPELINES"].items():
-            place = os.path.join(output, f"seed{seed}", name)
-            seeded = ("SEED", str(seed), "SEARCH.SEED", str(seed), "OUTPUT_DIR", place)
-            path = os.path.join(os.path.dirname(file), path)
-            pipelines[seed][name] = read_pipeline(path, (*rest, *seeded))
-    table = Table(data.get("TITLE", file), output, columns, rows, pipelines, references)
+    table = Table(data.get("TITLE", file), columns, rows, references, pipelines)
     _check(file, table)
     return table
 
@@ -255,7 +269,9 @@ def _check(file: str, table: Table) -> None:
             if name not in pipelines:
                 raise TableError(
                     f"{file}: row {row.name!r}, column {column.name!r}: PIPELINE {name!r}, "
-                    f"expected one of {', '.join(pipelines)}"
+                    f"expected one of {', '.join(pipelines) or 'the names in PIPELINES'}"
                 )
             if not pipelines[name].stages_of(row.row):
-                raise TableError(f"{file}: ROWS: {row.name!r}: no stage of {name} is {row.row!r}")
+                raise TableError(
+                    f"{file}: ROWS: {row.name!r}: no stage of {name or 'the file'} is {row.row!r}"
+                )

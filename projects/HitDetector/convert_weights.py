@@ -17,7 +17,7 @@ from detnas_d2.modeling.hit.released import convert_released_hit
 from detnas_d2.utils.io import new_file
 
 CONFIG = os.path.join(
-    os.path.dirname(__file__), "../../configs/HitDetector/hitdetector_released_coco_1x.yaml"
+    os.path.dirname(__file__), "../../configs/HitDetector/released/coco.yaml"
 )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Run a table of the paper; run it again to resume, or with --dry-run to see how far it is.
 
-    run_table.py --config-file configs/HitDetector/tables/table2.yaml --num-gpus 8
+    run_table.py --config-file configs/HitDetector/tables/table5.yaml --num-gpus 8
 
 As projects/DetNAS/run_table.py.
 """

@@ -17,13 +17,13 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from detnas_d2.analysis.complexity import PARTS, analyze, as_json
-from detnas_d2.config.tools import load_config
 from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.search_space import SPACES, Cost, build_cost_table
+from tests.experiments import load
 from tests.helpers import detector_config
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs" / "DetNAS"
+CONFIGS = ROOT / "configs" / "DetNAS" / "released"
 
 # Parameters: backbone, neck, proposal generator, head. The released head has 15,623,573: it
 # predicts a box for the background class too, 4 outputs of 1,024 weights and a bias.
@@ -44,7 +44,7 @@ def config(kind: str = "faster") -> CfgNode:
 
 
 def released(name: str) -> CfgNode:
-    return load_config(str(CONFIGS / f"{name}.yaml"))
+    return load(f"DetNAS/released/{name}" + ("" if "3.8G" in name else ".yaml"))
 
 
 @pytest.mark.parametrize("name", RELEASED)

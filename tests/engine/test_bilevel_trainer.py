@@ -198,10 +198,13 @@ def test_one_stage_detector_is_searched_and_trained(scenes):
     assert "bbox" in train(best, resume=False)
 
 
+NECK, HEAD = (("MODEL.HIT.SEARCHED_PARTS", [part]) for part in ("neck", "head"))
+
+
 def test_screening_writes_the_sub_space_and_its_history(scenes):
     opts = ("HIT_SEARCH.SCREENING.KEEP", 2, "HIT_SEARCH.SCREENING.REMOVE_START", 2)
     more = ("HIT_SEARCH.SCREENING.REMOVE_END", 4, "HIT_SEARCH.SCREENING.RECORD_PERIOD", 1)
-    kept = screen(scenes("screen_neck.yaml", "screen", *opts, *more), resume=False)
+    kept = screen(scenes("screen.yaml", "screen", *NECK, *opts, *more), resume=False)
     assert len(kept) == 2 and set(kept) < set(OPS)
     cfg = load_config("")
     cfg.merge_from_file("screen/sub_space.yaml")
@@ -221,7 +224,7 @@ def test_screening_resumes_to_the_same_history(scenes, monkeypatch):
     screening = "HIT_SEARCH.SCREENING."
     opts = (f"{screening}KEEP", 1, f"{screening}REMOVE_START", 2, f"{screening}REMOVE_END", 4)
     more = (*opts, f"{screening}RECORD_PERIOD", 1)
-    whole = screen(scenes("screen_head.yaml", "whole", *more), resume=False)
+    whole = screen(scenes("screen.yaml", "whole", *HEAD, *more), resume=False)
     run_step = BilevelStep.run_step
 
     def dies(self):
@@ -229,7 +232,7 @@ def test_screening_resumes_to_the_same_history(scenes, monkeypatch):
             raise Interrupted
         run_step(self)
 
-    cfg = scenes("screen_head.yaml", "resumed", *more)
+    cfg = scenes("screen.yaml", "resumed", *HEAD, *more)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(BilevelStep, "run_step", dies)
         screen(cfg, resume=False)
@@ -289,13 +292,13 @@ def test_errors_come_before_training(scenes):
     with pytest.raises(ValueError, match="one part"):
         screen(scenes("search.yaml", "d", "HIT_SEARCH.SCREENING.ENABLED", True), resume=False)
     with pytest.raises(ValueError, match=r"REMOVE_END \(80\) <= SOLVER.MAX_ITER \(4\)"):
-        screen(scenes("screen_neck.yaml", "e"), resume=False)
+        screen(scenes("screen.yaml", "e", *NECK), resume=False)
     schedule = ("HIT_SEARCH.SCREENING.REMOVE_START", 1, "HIT_SEARCH.SCREENING.REMOVE_END", 4)
     with pytest.raises(ValueError, match=r"ARCH_START_ITER \(1\) < SCREENING.REMOVE_START \(1\)"):
-        screen(scenes("screen_neck.yaml", "f", *schedule), resume=False)
+        screen(scenes("screen.yaml", "f", *NECK, *schedule), resume=False)
     early = (*schedule, "HIT_SEARCH.ARCH_START_ITER", 0)
     with pytest.raises(ValueError, match="KEEP 4: expected 1 to 3, .* operations of the neck"):
-        screen(scenes("screen_neck.yaml", "g", *early), resume=False)
+        screen(scenes("screen.yaml", "g", *NECK, *early), resume=False)
     with pytest.raises(ValueError, match="MODEL.HIT.OPS.HEAD: no operation 'ir_k9'"):
         gradient_search(scenes("search.yaml", "h", "MODEL.HIT.OPS.HEAD", ["ir_k9"]), resume=False)
     with pytest.raises(DatasetError, match="'nowhere' is neither"):

@@ -78,7 +78,7 @@ def test_hit_detector(tmp_path: Path, format: str) -> None:
     weights = str(tmp_path / "model.pth")
     cfg = scene_config(
         tmp_path,
-        "handmade.yaml",
+        "train.yaml",
         "out",
         *("MODEL.HIT.NETWORK", "hit_tiny", *genotype, "MODEL.WEIGHTS", weights),
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),

@@ -33,7 +33,7 @@ def hit(name: str, *opts: object) -> Callable[[Path], CfgNode]:
 
 
 SCREENING = (
-    ("HIT_SEARCH.ARCH_START_ITER", 0)
+    ("HIT_SEARCH.ARCH_START_ITER", 0, "MODEL.HIT.SEARCHED_PARTS", ["head"])
     + ("HIT_SEARCH.SCREENING.REMOVE_START", 1, "HIT_SEARCH.SCREENING.REMOVE_END", 2)
     + ("HIT_SEARCH.SCREENING.KEEP", 2)
 )
@@ -44,7 +44,7 @@ SCREENING = (
     [
         (supernet("faster"), train, ""),
         (supernet("classifier"), train, ""),
-        (hit("screen_head.yaml", *SCREENING), screen, "sub_space.yaml"),
+        (hit("screen.yaml", *SCREENING), screen, "sub_space.yaml"),
         (hit("search.yaml"), gradient_search, "genotype.yaml"),
         (hit("search.yaml", "HIT_SEARCH.ARCH_START_ITER", -1), train, ""),
     ],

@@ -96,6 +96,7 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
         ([{**TRAIN, "MERGE": ["other"]}], {}, r"'supernet': MERGE \['other'\]"),
         ([{**TRAIN, "RANDOM": 1}], {}, "'supernet': RANDOM needs one gradient stage"),
         ([{**TRAIN, "REPEAT": 0}], {}, "stage 'supernet': REPEAT 0, expected 1 or more"),
+        ([retrain("a", "random")], {}, "PATH .random.: expected random NUMBER, .*, or REPEAT"),
         ([{**TRAIN, "REPEAT": "2"}], {}, "stage 'supernet': REPEAT '2', expected 1"),
         ([{**TRAIN, "REPEAT": 2}, {**SEARCH}], {}, "'search': WEIGHTS 'supernet' is n"),
         ([TRAIN], {"TABLE": ["winner"]}, r"TABLE names \['winner'\], no stage has it"),
@@ -153,6 +154,21 @@ def test_repeated_stages_differ_in_seed_and_start_from_their_own(folder: Path) -
     # The seeds of a table do not make them equal.
     again = read_pipeline(pipeline.file, ("SEED", "3"))
     assert [again.config_of(stage).SEED for stage in again.stages[:2]] == [3, 103]
+
+
+def test_repeated_random_networks_differ_in_the_network_alone(folder: Path) -> None:
+    stages = (
+        retrain("pretrain", "random", REPEAT=2, FOLDER="../shared/random"),
+        retrain("random", "random", WEIGHTS="pretrain", REPEAT=2),
+    )
+    pipeline = read_pipeline(write(folder, *stages, TABLE=["random"]))
+    assert [stage.name for stage in pipeline.stages][2:] == ["random_1", "random_2"]
+    assert [stage.path for stage in pipeline.stages] == 2 * ["random 1", "random 2"]
+    nets = [pipeline.config_of(stage) for stage in pipeline.stages]
+    assert {net.SEED for net in nets} == {0}
+    assert nets[2].MODEL.DETNAS.PATH == nets[0].MODEL.DETNAS.PATH != nets[1].MODEL.DETNAS.PATH
+    assert os.path.join(pipeline.folder("pretrain_2"), "model_final.pth") == nets[3].MODEL.WEIGHTS
+    assert pipeline.folder("pretrain_2").endswith("shared/random_2")
 
 
 def test_random_genotype_is_of_the_network_that_overrides_name(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from detnas_d2.engine import PathTrainer
+from detnas_d2.pipeline.experiment import read_experiment
 from detnas_d2.pipeline.run import run_pipeline, stage_state
 from detnas_d2.pipeline.state import DONE, STOPPED
 from detnas_d2.pipeline.table_run import list_runs, run_table
-from detnas_d2.pipeline.tables import read_table
 from tests.engine.tiny_runs import Configs, arguments
 from tests.pipeline.test_tables import write_table
 
@@ -55,7 +55,11 @@ def test_failure_holds_up_only_what_starts_from_it(
     assert "seed 0, one: large    not started" in lines
     assert "seed 0, two: small_2  done" in lines
     assert "7 runs: 1 failed, 4 not started, 2 done" in lines
-    assert (tmp_path / "runs" / "table.md").read_text().startswith("| network | top-1, paper |")
+    assert (
+        (tmp_path / "runs" / "table.md")
+        .read_text()
+        .startswith("Test table\n\n| network | top-1, paper |")
+    )
     first, started[:] = list(started), ["seed0/shared/base"]
     assert run_table(arguments(file))
     assert sorted(first[1:] + started[1:]) == sorted({*first, *started})
@@ -96,12 +100,12 @@ def test_killed_run_is_told_and_resumed(configs: Configs, tmp_path: Path) -> Non
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    table = read_table(file)
-    states = [stage_state(run.pipeline, run.stage) for run in table.runs()]
+    experiment = read_experiment(file)
+    states = [stage_state(run.pipeline, run.stage) for run in experiment.runs()]
     assert states[0] == STOPPED and set(states[1:]) == {"not started"}
-    assert list_runs(table).splitlines()[0] == "seed 0, one: base   stopped"
-    folder = Path(table.runs()[0].folder)
+    assert list_runs(experiment).splitlines()[0] == "seed 0, one: base   stopped"
+    folder = Path(experiment.runs()[0].folder)
     assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
     assert run_table(args)
-    assert {stage_state(run.pipeline, run.stage) for run in table.runs()} == {DONE}
+    assert {stage_state(run.pipeline, run.stage) for run in experiment.runs()} == {DONE}
     assert "Starting training from iteration 2" in (folder / "log.txt").read_text()

@@ -11,13 +11,16 @@ import torch
 import yaml
 
 from detnas_d2.analysis.complexity import analyze
+from detnas_d2.pipeline.experiment import Experiment, read_experiment
 from detnas_d2.pipeline.run import stage_fingerprint
-from detnas_d2.pipeline.table_run import format_cell, format_table, run_table
-from detnas_d2.pipeline.tables import Cell, Table, TableError, read_table
+from detnas_d2.pipeline.table_run import run_table
+from detnas_d2.pipeline.tables import Cell, TableError
+from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, arguments, write_config
+from tests.experiments import CONFIGS, PIPELINES, SEVERAL, content
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TABLES = sorted(CONFIGS.glob("*/tables/*.yaml"))
+TABLES = [name for name in (*PIPELINES, *SEVERAL) if "TABLES" in content(name)]
+TOP = ("OUTPUT_DIR", "SEEDS", "PIPELINES")
 CONTENT = {
     "TITLE": "Test table",
     "SEEDS": [0, 3],
@@ -52,14 +55,15 @@ def write_table(folder: Path, configs: Configs, stages: int = 4, **content: obje
     ]
     (folder / "pipeline.yaml").write_text(yaml.safe_dump({"STAGES": all_stages[:stages]}))
     file = folder / "table.yaml"
-    data = {**CONTENT, "OUTPUT_DIR": str(folder / "runs"), **content}
-    file.write_text(yaml.safe_dump(data))
+    table = {**CONTENT, "OUTPUT_DIR": str(folder / "runs"), **content}
+    data = {key: table.pop(key) for key in TOP}
+    file.write_text(yaml.safe_dump({**data, "TABLES": [table]}))
     return str(file)
 
 
-def finish(table: Table, run_name: str, **results: float) -> None:
+def finish(experiment: Experiment, run_name: str, **results: float) -> None:
     """Writes ``done.json`` of a run as if it had measured ``results``."""
-    run = next(run for run in table.runs() if run.name == run_name)
+    run = next(run for run in experiment.runs() if run.name == run_name)
     done = {
         "fingerprint": stage_fingerprint(run.pipeline, run.stage),
         "results": results,
@@ -73,7 +77,7 @@ def finish(table: Table, run_name: str, **results: float) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"COLUMN": []}, "expected PIPELINES, COLUMNS, ROWS and no others"),
+        ({"COLUMN": []}, "TABLES: expected COLUMNS, ROWS and no others"),
         ({"COLUMNS": [{"NAME": "AP", "KEY": "x"}]}, "COLUMNS: .*KEY.*unexpected keyword"),
         (
             {"COLUMNS": [{"NAME": "AP", "METRIC": "flops"}], "ROWS": []},
@@ -101,31 +105,89 @@ def test_errors_name_the_file_and_the_key(
 ) -> None:
     file = write_table(tmp_path, configs, **content)
     with pytest.raises(TableError, match=message) as caught:
-        read_table(file)
+        read_experiment(file)
     assert str(caught.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"PIPELINES": []}, "PIPELINES: expected NAME: file"),
+        ({"PIPELINES": {"one": 1}}, "PIPELINES: .*expected names and files"),
+        ({"SEEDS": [0, 0]}, r"SEEDS is \[0, 0\]: expected different numbers"),
+        ({"SEEDS": 3}, "SEEDS is 3: expected different numbers"),
+        ({"TABLE": ["large"]}, r"unknown keys \['TABLE'\] beside PIPELINES"),
+        ({"TABLES": 1}, "TABLES: expected a list of tables"),
+    ],
+)
+def test_errors_of_a_file_of_several_pipelines(
+    keys: dict, message: str, configs: Configs, tmp_path: Path
+) -> None:
+    file = Path(write_table(tmp_path, configs))
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **keys}))
+    with pytest.raises(InputError, match=message) as caught:
+        read_experiment(str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_places_without_seeds(configs: Configs, tmp_path: Path) -> None:
+    """A table's pipelines are those that run by themselves, unless told to work elsewhere."""
+    file = Path(write_table(tmp_path, configs))
+    data = yaml.safe_load(file.read_text())
+    del data["SEEDS"]
+    file.write_text(yaml.safe_dump(data))
+    runs = read_experiment(str(file)).runs()
+    assert [run.name for run in runs][:2] == ["one: base", "one: large"]
+    alone = read_experiment(str(tmp_path / "pipeline.yaml")).single
+    assert {run.folder for run in runs} == {alone.folder(stage.name) for stage in alone.stages}
+    moved = read_experiment(str(file), ("OUTPUT_DIR", str(tmp_path / "there")))
+    assert moved.runs()[1].folder == str(tmp_path / "there" / "one" / "large")
+
+
+def test_one_pipeline_with_a_table(configs: Configs, tmp_path: Path) -> None:
+    write_table(tmp_path, configs)
+    file = tmp_path / "pipeline.yaml"
+    columns = [{"NAME": "AP", "METRIC": "bbox/AP"}]
+    content = {"COLUMNS": columns, "ROWS": [{"NAME": "a", "ROW": "other"}]}
+    data = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**data, "TABLES": [content]}))
+    experiment = read_experiment(str(file), ("OUTPUT_DIR", str(tmp_path / "runs")))
+    assert [run.name for run in experiment.runs()] == ["base", "large", "small_1", "small_2"]
+    (table,) = experiment.tables
+    assert table.cell(*table.rows, *table.columns, 0) == Cell((), 2)
+    content["ROWS"] = [{"NAME": "a", "ROW": "no"}]
+    file.write_text(yaml.safe_dump({**data, "TABLES": [content]}))
+    with pytest.raises(TableError, match="ROWS: 'a': no stage of the file is 'no'"):
+        read_experiment(str(file))
+    file.write_text(yaml.safe_dump({**data, "SEEDS": [0]}))
+    with pytest.raises(InputError, match="unknown keys .'SEEDS'."):
+        read_experiment(str(file))
 
 
 def test_seeds_and_shared_stages(configs: Configs, tmp_path: Path) -> None:
     file = write_table(tmp_path, configs)
-    table = read_table(file, ("SOLVER.BASE_LR", "0.5", "OUTPUT_DIR", str(tmp_path / "other")))
-    names = [run.name for run in table.runs()]
+    experiment = read_experiment(
+        file, ("SOLVER.BASE_LR", "0.5", "OUTPUT_DIR", str(tmp_path / "other"))
+    )
+    names = [run.name for run in experiment.runs()]
     assert len(names) == 2 * (4 + 3) and names[0] == "seed 0, one: base"
     assert [n for n in names if n.endswith("base")] == ["seed 0, one: base", "seed 3, one: base"]
-    run = table.runs()[-1]
+    run = experiment.runs()[-1]
     cfg = run.pipeline.config_of(run.stage)
     assert (cfg.SEED, cfg.SEARCH.SEED, cfg.SOLVER.BASE_LR) == (3, 3, 0.5)
     assert run.folder == str(tmp_path / "other" / "seed3" / "two" / "small_2")
     # Random networks differ from seed to seed.
     paths = {
         pipelines["one"].config_of(pipelines["one"].stage("small_2")).MODEL.DETNAS.PATH
-        for pipelines in table.pipelines.values()
+        for pipelines in experiment.pipelines.values()
     }
     assert len(paths) == 2
 
 
 def test_cells_are_means_over_networks_and_seeds(configs: Configs, tmp_path: Path) -> None:
-    table = read_table(write_table(tmp_path, configs))
-    assert format_table(table).splitlines() == [
+    experiment = read_experiment(write_table(tmp_path, configs))
+    (table,) = experiment.tables
+    assert table.text().splitlines() == [
         "| network | top-1, paper | top-1, measured | AP, paper | AP, repository | AP, measured "
         "| MACs (M), paper | MACs (M), measured |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -137,12 +199,12 @@ def test_cells_are_means_over_networks_and_seeds(configs: Configs, tmp_path: Pat
         "",
         "repository: the authors' list",
     ]
-    finish(table, "seed 0, one: base", **{"classification/top1": 90.0})
-    finish(table, "seed 0, two: small_1", **{"bbox/AP": 30.0})
-    finish(table, "seed 3, two: small_2", **{"bbox/AP": 31.0})
-    finish(table, "seed 0, two: small_2", **{"bbox/AP": float("nan")})
-    finish(table, "seed 0, one: large", **{"bbox/AP": 5.0})
-    lines = format_table(table).splitlines()[2:4]
+    finish(experiment, "seed 0, one: base", **{"classification/top1": 90.0})
+    finish(experiment, "seed 0, two: small_1", **{"bbox/AP": 30.0})
+    finish(experiment, "seed 3, two: small_2", **{"bbox/AP": 31.0})
+    finish(experiment, "seed 0, two: small_2", **{"bbox/AP": float("nan")})
+    finish(experiment, "seed 0, one: large", **{"bbox/AP": 5.0})
+    lines = table.text().splitlines()[2:4]
     macs = lines[0].split(" | ")[-1].removesuffix(" |")
     assert lines == [
         f"| large |  | 90.00 (1 of 2) |  | 37 |  |  | {macs} |",
@@ -163,7 +225,7 @@ def test_columns_that_need_no_runs(configs: Configs, tmp_path: Path) -> None:
         {"NAME": "theirs", "PAPER": ["searched", None, None]},
     ]
     content = {"SEEDS": [0], "COLUMNS": columns, "ROWS": rows, "REFERENCES": {"PAPER": "a paper"}}
-    table = read_table(write_table(tmp_path, configs, **content))
+    (table,) = read_experiment(write_table(tmp_path, configs, **content)).tables
     stage = table.pipelines[0]["one"].stage("large")
     cfg = table.pipelines[0]["one"].config_of(stage)
     small, large = (
@@ -171,7 +233,7 @@ def test_columns_that_need_no_runs(configs: Configs, tmp_path: Path) -> None:
         for size in (64, 128)
     )
     params = f"{small.params / 1e6:.2f}"
-    assert format_table(table).splitlines()[:5] == [
+    assert table.text().splitlines()[:5] == [
         "| network | kind, paper | params (M), paper | params (M), counted | FLOPs (G) |",
         "| --- | --- | --- | --- | --- |",
         f"| small | hand-made | 1.20 | {params} | {small.macs / 1e9:.2f} |",
@@ -182,37 +244,40 @@ def test_columns_that_need_no_runs(configs: Configs, tmp_path: Path) -> None:
 
 def test_cost_of_what_a_search_is_to_find(tmp_path: Path) -> None:
     file = CONFIGS / "HitDetector" / "tables" / "table4.yaml"
-    table = read_table(str(file), ("OUTPUT_DIR", str(tmp_path)))
+    (table,) = read_experiment(str(file), ("OUTPUT_DIR", str(tmp_path))).tables
     cell = table.cell(table.rows[0], table.columns[0], 0)
     assert (cell.values, cell.networks) == ((), 1)
 
 
 def test_format_of_a_cell() -> None:
-    assert format_cell(Cell((), 3)) == ""
-    assert format_cell(Cell((1.0,), 1)) == "1.00"
-    assert format_cell(Cell((1.0, 2.0), 2)) == "1.50 ± 0.71 (2)"
+    assert str(Cell((), 3)) == ""
+    assert str(Cell((1.0,), 1)) == "1.00"
+    assert str(Cell((1.0, 2.0), 2)) == "1.50 ± 0.71 (2)"
 
 
 def test_effort_of_a_stage(configs: Configs, tmp_path: Path) -> None:
     columns = [{"NAME": n, "PIPELINE": "one", "METRIC": n} for n in ("iterations", "gpus", "days")]
     rows = [{"NAME": "base", "ROW": "base", "PAPER": [300000, 8, 1.5]}]
-    table = read_table(write_table(tmp_path, configs, COLUMNS=columns, ROWS=rows, SEEDS=[0]))
-    finish(table, "seed 0, one: base")
-    file = Path(table.runs()[0].folder) / "done.json"
-    done = json.loads(file.read_text())
-    file.write_text(json.dumps({**done, "seconds": 43200, "processes": 2}))
-    assert format_table(table).splitlines()[2] == ("| base | 300000 | 4 | 8 | 2 | 1.5 | 0.50 |")
+    file = write_table(tmp_path, configs, COLUMNS=columns, ROWS=rows, SEEDS=[0])
+    experiment = read_experiment(file)
+    finish(experiment, "seed 0, one: base")
+    report = Path(experiment.runs()[0].folder) / "done.json"
+    done = json.loads(report.read_text())
+    report.write_text(json.dumps({**done, "seconds": 43200, "processes": 2}))
+    assert experiment.tables[0].text().splitlines()[2] == (
+        "| base | 300000 | 4 | 8 | 2 | 1.5 | 0.50 |"
+    )
 
 
-@pytest.mark.parametrize("file", TABLES, ids=lambda file: f"{file.parts[-3]}-{file.stem}")
+@pytest.mark.parametrize("name", TABLES)
 def test_dry_run_of_every_table(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = tmp_path / "runs"
-    assert not run_table(arguments(str(file), "OUTPUT_DIR", str(runs), dry_run=True))
+    assert not run_table(arguments(str(CONFIGS / name), "OUTPUT_DIR", str(runs), dry_run=True))
     out = capsys.readouterr().out
-    data = yaml.safe_load(file.read_text())
-    assert all(f"| {row['NAME']} |" in out for row in data["ROWS"])
+    rows = [row for table in content(name)["TABLES"] for row in table["ROWS"]]
+    assert all(f"| {row['NAME']} |" in out for row in rows)
     total, missing = re.search(r"(\d+) runs: (\d+) not started", out).groups()
-    assert int(total) == int(missing) >= sum("ROW" in row for row in data["ROWS"])
+    assert int(total) == int(missing) >= len({row["ROW"] for row in rows if "ROW" in row})
     assert not runs.exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -12,15 +10,16 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from detnas_d2.config.tools import load_config
 from detnas_d2.modeling import adapt_state_dict
+from tests.experiments import load
 from tests.helpers import classification_batch, training_batch
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "DetNAS"
+DETECTOR = "DetNAS/baselines/pipeline.yaml:detnet59"
+CLASSIFIER = "DetNAS/baselines/detnet59_imagenet.yaml"
 
 
 def config(name: str, device: str) -> CfgNode:
-    cfg = load_config(str(CONFIGS / f"{name}.yaml"))
+    cfg = load(name)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
     return cfg
 
@@ -37,7 +36,7 @@ def bottleneck(cin: int, width: int, cout: int, *, projected: bool) -> int:
 
 
 def test_parameters_by_hand() -> None:
-    model = built("detnet59_imagenet").backbone
+    model = built(CLASSIFIER).backbone
     expected = {
         "stem": 3 * 49 * 64 + 2 * 64,
         "res2": bottleneck(64, 64, 256, projected=True)
@@ -59,7 +58,7 @@ def test_parameters_by_hand() -> None:
 
 
 def test_upper_stages_keep_the_resolution_and_are_dilated() -> None:
-    cfg = config("detnet59_fpn_coco", "meta")
+    cfg = config(DETECTOR, "meta")
     with torch.device("meta"):
         backbone = build_backbone(cfg).eval()
         features = backbone.bottom_up(torch.empty(1, 3, 96, 64))
@@ -85,7 +84,7 @@ def test_upper_stages_keep_the_resolution_and_are_dilated() -> None:
 
 def test_levels_of_one_stride_are_added_as_they_are() -> None:
     torch.manual_seed(0)
-    cfg = config("detnet59_fpn_coco", "cpu")
+    cfg = config(DETECTOR, "cpu")
     cfg.MODEL.FPN.NORM = ""
     neck = build_backbone(cfg).eval().pyramid
     features = {f"res{i}": torch.randn(1, c, 3, 2) for i, c in ((4, 1024), (5, 1024), (6, 1024))}
@@ -96,7 +95,7 @@ def test_levels_of_one_stride_are_added_as_they_are() -> None:
 
 
 def test_boxes_are_pooled_at_the_true_stride() -> None:
-    pooler = built("detnet59_fpn_coco").roi_heads.box_pooler
+    pooler = built(DETECTOR).roi_heads.box_pooler
     assert [p.spatial_scale for p in pooler.level_poolers] == [1 / 4, 1 / 8, 1 / 16, 1 / 16]
     # A plane that holds its own x coordinate: a large box, of the last level, reads its centre.
     plane = torch.arange(64).float().expand(1, 1, 64, 64) * 16
@@ -106,8 +105,8 @@ def test_boxes_are_pooled_at_the_true_stride() -> None:
 
 
 def test_classifier_weights_load_into_the_detector() -> None:
-    state = {k: v for k, v in built("detnet59_imagenet").state_dict().items() if "linear" not in k}
-    detector = built("detnet59_fpn_coco")
+    state = {k: v for k, v in built(CLASSIFIER).state_dict().items() if "linear" not in k}
+    detector = built(DETECTOR)
     adapted = adapt_state_dict(state, detector)
     own = {k for k in detector.state_dict() if ".bottom_up." in k}
     assert own <= set(adapted)
@@ -115,13 +114,13 @@ def test_classifier_weights_load_into_the_detector() -> None:
 
 
 def test_unknown_feature() -> None:
-    cfg = config("detnet59_fpn_coco", "meta")
+    cfg = config(DETECTOR, "meta")
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res7"]
     with pytest.raises(ValueError, match=r"no feature \['res7'\]: expected some of stem, res2"):
         build_backbone(cfg)
 
 
-@pytest.mark.parametrize("name", ["detnet59_fpn_coco", "detnet59_imagenet"])
+@pytest.mark.parametrize("name", [DETECTOR, CLASSIFIER])
 def test_takes_a_training_step(name: str) -> None:
     torch.manual_seed(0)
     cfg = config(name, "cpu")
@@ -129,7 +128,7 @@ def test_takes_a_training_step(name: str) -> None:
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 20
     model = build_model(cfg)
-    if name.endswith("imagenet"):
+    if name == CLASSIFIER:
         batch = classification_batch(64, [0, 1])
     else:
         batch = training_batch(sizes=((64, 64),) * 2, classes=(0, 1))

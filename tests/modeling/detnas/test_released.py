@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from detnas_d2.config.tools import load_config
 from detnas_d2.modeling import WeightsError
 from detnas_d2.modeling.detnas.released import RELEASES, convert, released_names
 from detnas_d2.search_space import get_space
+from tests.experiments import frozen
 
 ROOT = Path(__file__).parents[3]
 
@@ -136,7 +136,8 @@ def test_name(model: str, name: str, key: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("network", ["300M_fpn", "300M_retinanet", "1.3G_fpn", "3.8G_fpn"])
 def test_config_has_the_released_path_and_shuffle(network: str) -> None:
-    node = load_config(str(ROOT / f"configs/DetNAS/detnasnet_{network}_coco.yaml")).MODEL.DETNAS
+    name = f"DetNAS/released/detnasnet_{network}_coco"
+    node = frozen(name if "3.8G" in network else f"{name}.yaml").MODEL.DETNAS
     release = RELEASES[f"detnas_{network}"]
     path = get_space(release.space).path(node.PATH)
     assert (node.SPACE, "".join(map(str, path))) == (release.space, release.choices)
@@ -145,7 +146,7 @@ def test_config_has_the_released_path_and_shuffle(network: str) -> None:
 
 @pytest.mark.parametrize("kind", ["imagenet", "fpn_coco", "retinanet_coco"])
 def test_supernets_need_shuffle_1(kind: str) -> None:
-    node = load_config(str(ROOT / f"configs/DetNAS/supernet_300M_{kind}.yaml")).MODEL.DETNAS
+    node = frozen(f"DetNAS/{kind}/supernet.yaml").MODEL.DETNAS
     model = "detnas_300M_imagenet_supernet" if kind == "imagenet" else "detnas_300M_supernet"
     assert node.SHUFFLE_METHOD == RELEASES[model].shuffle_method == 1
 

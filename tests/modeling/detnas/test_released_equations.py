@@ -167,7 +167,7 @@ def differs(ours: Tensor, theirs: Tensor) -> bool:
 def single_path(model: str, size: int, method: int) -> tuple[list[Tensor], list[Tensor]]:
     """Stages of our converted backbone, built with ``method``, and of the released equations."""
     release, weights = RELEASES[model], random_weights(model)
-    name = f"detnasnet_{model.removeprefix('detnas_')}_coco.yaml"
+    name = f"released/detnasnet_{model.removeprefix('detnas_')}_coco.yaml"
     cfg = config(name, "MODEL.DETNAS.SHUFFLE_METHOD", method)
     ours = loaded(backbone_from_config(cfg, supernet=False), convert(weights, model))
     choices = [int(c) for c in release.choices]
@@ -197,7 +197,7 @@ def supernet_stages(
     weights: Weights, method: int, seeds: range
 ) -> list[tuple[list[Tensor], list[Tensor]]]:
     """For a random path of each seed: stages of ours with ``method`` and of the released one."""
-    cfg = config("supernet_300M_fpn_coco.yaml", "MODEL.DETNAS.SHUFFLE_METHOD", method)
+    cfg = config("fpn_coco/supernet.yaml", "MODEL.DETNAS.SHUFFLE_METHOD", method)
     ours = loaded(
         backbone_from_config(cfg, supernet=True), convert(weights, "detnas_300M_supernet")
     )
@@ -227,7 +227,7 @@ def test_the_detectors_shuffle_is_wrong_for_supernets(supernet_weights: Weights)
 def test_imagenet_supernet_with_last_convolution_and_classifier() -> None:
     model = "detnas_300M_imagenet_supernet"
     weights = random_weights(model)
-    ours = loaded(build_model(config("supernet_300M_imagenet.yaml")), convert(weights, model))
+    ours = loaded(build_model(config("imagenet/supernet.yaml")), convert(weights, model))
     path = get_space("detnas_small").random_path(random.Random(5))
     with torch.no_grad(), activate(ours, path):
         stages = backbone(weights, images(64), (4, 4, 8, 4), list(path.choices), 1, supernet=True)
@@ -237,7 +237,7 @@ def test_imagenet_supernet_with_last_convolution_and_classifier() -> None:
 @pytest.fixture(scope="module")
 def detector() -> nn.Module:
     """Faster R-CNN over the 1.3G backbone, as the released config builds it."""
-    return build_model(config("detnasnet_1.3G_fpn_coco.yaml")).double().eval()
+    return build_model(config("released/detnasnet_1.3G_fpn_coco.yaml")).double().eval()
 
 
 def pyramid(channels: tuple[int, ...]) -> list[Tensor]:
@@ -278,7 +278,9 @@ def test_fpn_neck(detector: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_retinanet_neck(monkeypatch: pytest.MonkeyPatch) -> None:
     model = "detnas_fpn_neck_300M_retinanet"
     w, stages = random_weights(model), pyramid((160, 320, 640))
-    neck = build_model(config("detnasnet_300M_retinanet_coco.yaml")).double().eval().backbone
+    neck = (
+        build_model(config("released/detnasnet_300M_retinanet_coco.yaml")).double().eval().backbone
+    )
     ours = neck_levels(neck, stages, convert(w, model), monkeypatch)
     theirs = fpn(
         stages,

@@ -2,35 +2,28 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from detnas_d2.analysis.complexity import analyze
-from detnas_d2.config.tools import flatten, load_config
+from detnas_d2.config.tools import flatten
 from detnas_d2.engine.training import trainer_class
 from detnas_d2.modeling import adapt_state_dict
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
 from detnas_d2.search_space.operations import SCREENED
+from tests.experiments import EXPERIMENTS, frozen, load
 from tests.helpers import classification_batch, training_batch
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "HitDetector"
-FILES = sorted(
-    str(f.relative_to(CONFIGS))
-    for f in CONFIGS.rglob("*.yaml")
-    if not {"STAGES", "PIPELINES"} & set(yaml.safe_load(f.read_text()) or {})
-    and not f.name.startswith("Base")
-)
+NAMES = [n for n in EXPERIMENTS if n.startswith("HitDetector") and "Base" not in n]
 
 
 @cache
 def completed(name):
     """The config with operations where a pipeline would fill them in."""
-    cfg = load_config(str(CONFIGS / name))
+    cfg = load(name)
     node = cfg.MODEL.HIT
     for part in PARTS:
         key = part.upper()
@@ -45,9 +38,10 @@ def completed(name):
 
 
 def same_model(name):
-    """Equal for configs of equal models."""
+    """Equal for configs of equal models; test_replacement.py builds those with a replaced layer."""
     values = flatten(completed(name).MODEL)
-    return str(sorted((k, v) for k, v in values.items() if not k.startswith("WEIGHTS")))
+    ignored = ("WEIGHTS", "HIT.REPLACED.")
+    return str(sorted((k, v) for k, v in values.items() if not k.startswith(ignored)))
 
 
 def same_code(name):
@@ -61,8 +55,8 @@ def same_code(name):
     return model.META_ARCHITECTURE, parts, step, names, frame, model.RESNETS.NUM_GROUPS
 
 
-BUILT = sorted({same_model(name): name for name in FILES}.values())
-TRAINED = sorted({same_code(name): name for name in FILES}.values())
+BUILT = sorted({same_model(name): name for name in NAMES}.values())
+TRAINED = sorted({same_code(name): name for name in NAMES}.values())
 
 
 @cache
@@ -130,24 +124,24 @@ def test_a_config_of_each_kind_trains_a_step(name, monkeypatch):
     ("name", "part", "expected"),
     [
         # The paper's text: 11.649M and 2.263M.
-        ("hitdetector_paper_coco_1x.yaml", "backbone", 11_649_000),
-        ("hitdetector_paper_coco_1x.yaml", "neck", 2_263_000),
+        ("HitDetector/search/pipeline_paper.yaml:searched", "backbone", 11_649_000),
+        ("HitDetector/search/pipeline_paper.yaml:searched", "neck", 2_263_000),
         # Table 1: R50 23.508M, FPN 3.344M, two fully connected layers 14.311M.
-        ("baselines/faster_rcnn_r50_fpn_coco_1x.yaml", "neck", 3_344_000),
-        ("baselines/faster_rcnn_r50_fpn_coco_1x.yaml", "head", 14_311_000 - 4 * 1025),
+        ("HitDetector/baselines/faster_rcnn_r50.yaml", "neck", 3_344_000),
+        ("HitDetector/baselines/faster_rcnn_r50.yaml", "head", 14_311_000 - 4 * 1025),
         # NAS-FPN on ResNet-50 and on DetNASNet: 30.448M and 29.673M.
-        ("baselines/faster_rcnn_r50_nasfpn_coco_1x.yaml", "neck", 30_448_000),
-        ("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml", "neck", 29_673_000),
-        ("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml", "backbone", 9_401_328),
+        ("HitDetector/tables/tables1-2.yaml:nasfpn", "neck", 30_448_000),
+        ("HitDetector/tables/tables1-2.yaml:detnasnet_nasfpn", "neck", 29_673_000),
+        ("HitDetector/tables/tables1-2.yaml:detnasnet_nasfpn", "backbone", 9_401_328),
         # MobileNetV2 is 3,504,872 with a last convolution of 412,160 and a classifier of
         # 1,281,000; the stem here has a bias of 32.
-        ("baselines/faster_rcnn_mobilenetv2_fpn_coco_1x.yaml", "backbone", 1_811_744),
+        ("HitDetector/baselines/faster_rcnn_mobilenetv2.yaml", "backbone", 1_811_744),
         # FBNet-C's last convolution is its C5; its body alone is 2,884,880 (with the stem's bias).
-        ("baselines/faster_rcnn_fbnetc_fpn_coco_1x.yaml", "backbone", 3_587_216),
-        ("ablations/backbone_only_coco_1x.yaml", "backbone", 13_881_848),
+        ("HitDetector/tables/tables1-2.yaml:fbnetc", "backbone", 3_587_216),
+        ("HitDetector/tables/table5.yaml:backbone", "backbone", 13_881_848),
         # Four convolutions and a fully connected layer, with 4 x 81 regressions 15,621,525.
-        ("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml", "head", 15_621_525 - 4 * 1025),
-        ("ablations/head_only_coco_1x.yaml", "head", 9_930_129),
+        ("HitDetector/tables/tables1-2.yaml:detnasnet_nasfpn", "head", 15_621_525 - 4 * 1025),
+        ("HitDetector/tables/table5.yaml:head", "head", 9_930_129),
     ],
 )
 def test_parameters(name, part, expected):
@@ -157,27 +151,27 @@ def test_parameters(name, part, expected):
 
 def test_released_training_recipe():
     """The values of the released configuration files, where Detectron2 has other defaults."""
-    cfg = completed("hitdetector_released_coco_1x.yaml")
+    cfg = completed("HitDetector/released/coco.yaml")
     head, rpn = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RPN
     assert (head.POOLER_TYPE, head.POOLER_SAMPLING_RATIO, head.SMOOTH_L1_BETA) == ("ROIAlign", 2, 1)
     assert rpn.BOUNDARY_THRESH == 0
     assert abs(rpn.SMOOTH_L1_BETA - 1 / 9) < 1e-6
     assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_STD) == ("RGB", [58.395, 57.12, 57.375])
     # DetNASNet's weights are of unnormalised BGR images.
-    other = completed("baselines/faster_rcnn_detnasnet_nasfpn_coco_1x.yaml")
+    other = completed("HitDetector/tables/tables1-2.yaml:detnasnet_nasfpn")
     assert (other.INPUT.FORMAT, other.MODEL.PIXEL_STD) == ("BGR", [1, 1, 1])
     assert other.MODEL.PIXEL_MEAN == [0, 0, 0]
 
 
 def test_search_in_the_sub_spaces_of_the_paper():
-    ops = load_config(str(CONFIGS / "search" / "search_paper_spaces_coco.yaml")).MODEL.HIT.OPS
+    ops = frozen("HitDetector/search/search_paper_spaces.yaml").MODEL.HIT.OPS
     assert {part: tuple(ops[part.upper()]) for part in PARTS} == SCREENED
 
 
 def test_resnext_moves_from_the_classifier_to_the_detector():
     models = []
-    for name in ("x101_imagenet", "faster_rcnn_x101_fpn_coco_1x"):
-        cfg = completed(f"baselines/{name}.yaml").clone()
+    for name in ("x101_imagenet", "x101"):
+        cfg = completed(f"HitDetector/tables/tables1-2.yaml:{name}").clone()
         cfg.defrost()
         cfg.MODEL.DEVICE = "meta"
         with torch.device("meta"):

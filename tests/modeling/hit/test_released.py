@@ -24,7 +24,7 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def costs():
-    cfg = load("hitdetector_released_coco_1x.yaml")
+    cfg = load("released/coco.yaml")
     return analyze(cfg, input_size=(800, 1216), proposals=1000)
 
 
@@ -53,7 +53,7 @@ def test_multiply_adds_of_the_released_network(costs):
 
 def test_tables_differ_between_genotypes_as_the_models_do(costs):
     """Additive tables and the counted network agree on what a change of genotype changes."""
-    cfg = load("hitdetector_released_coco_1x.yaml")
+    cfg = load("released/coco.yaml")
     network = get_hit_network("hit")
     released = Genotype(network, *(cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS))
     other = Genotype(

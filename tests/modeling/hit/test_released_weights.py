@@ -60,7 +60,7 @@ def state():
 def model():
     cfg = get_cfg()
     add_hit_detector_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/HitDetector/hitdetector_released_coco_1x.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs/HitDetector/released/coco.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     return build_model(cfg).eval()
 

@@ -1,19 +1,16 @@
 """Figure 3's detectors: one layer of ResNet-50, FPN or head replaced, everything else untouched."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 from detectron2.modeling import build_model
 from torch import nn
 
 from detnas_d2.analysis.complexity import analyze_model
-from detnas_d2.config.tools import load_config
+from detnas_d2.config.merging import merge_overrides
 from detnas_d2.modeling.hit import INFLUENCES
 from detnas_d2.search_space.operations import OperationError, get_operation
+from tests.experiments import content, load
 
-ABLATIONS = Path(__file__).parents[3] / "configs" / "HitDetector" / "ablations"
 # Part of the names of a layer's parameters, layer by layer.
 PLACES = {
     "backbone": [f"res{s}.{i}" for s, n in ((3, 4), (4, 6), (5, 3)) for i in range(1, n)],
@@ -23,7 +20,8 @@ PLACES = {
 
 
 def build(*opts):
-    cfg = load_config(str(ABLATIONS / "influence_coco.yaml"), list(opts))
+    cfg = load("HitDetector/ablations/influence.yaml")
+    merge_overrides(cfg, opts)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "meta", ""
     cfg.MODEL.HIT.NORM = "BN"
     with torch.device("meta"):
@@ -43,9 +41,7 @@ def shapes(model):
 
 @pytest.fixture(scope="module")
 def baseline():
-    cfg = load_config(
-        str(ABLATIONS.parent / "baselines" / "faster_rcnn_r50_fpn_4conv1fc_coco_1x.yaml")
-    )
+    cfg = load("HitDetector/tables/tables1-2.yaml:fpn_4c1fc")
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         return shapes(build_model(cfg))
@@ -98,9 +94,10 @@ def test_what_cannot_be_replaced():
 
 
 def test_pipeline_has_every_operation_six_times():
-    pipeline = yaml.safe_load((ABLATIONS / "pipeline_figure3_coco.yaml").read_text())
+    pipeline = content("HitDetector/tables/figure3.yaml")
     stages = pipeline["STAGES"]
     assert len(stages) == 36 and {stage["REPEAT"] for stage in stages} == {6}
     nodes = {tuple(stage["OPTS"][1::2]) for stage in stages}
     assert nodes == {(part, op) for part in PLACES for op in INFLUENCES}
-    assert pipeline["TABLE"] == [stage["NAME"] for stage in stages]
+    (table,) = pipeline["TABLES"]
+    assert [row["ROW"] for row in table["ROWS"]] == [stage["NAME"] for stage in stages]
