@@ -28,9 +28,9 @@ from detnas_d2.engine import default_argument_parser, setup
 from detnas_d2.engine.architectures import searched_space
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.trainer import Trainer
-from detnas_d2.evaluation.build import candidate_evaluator
-from detnas_d2.evaluation.population import PopulationEvaluator
+from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.predictions import DetectionCollector, Predictions
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.pipeline.stability import statistics_distance
 from detnas_d2.search_space.space import PathSpace
 
@@ -64,8 +64,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     model = load_supernet(cfg) if cfg.MODEL.WEIGHTS else Trainer.build_model(cfg).eval()
     paths = population(searched_space(cfg), args.population, args.seed)
     seen: dict[str, Predictions] = {}
-    with candidate_evaluator(cfg, model) as evaluator:
-        assert isinstance(evaluator, PopulationEvaluator)
+    settings = EvaluationSettings.from_config(cfg)
+    with candidate_evaluator(settings, model) as evaluator:
         submit = evaluator.scoring.submit
 
         def keep(key: str, predictions: Predictions) -> Any:
@@ -77,22 +77,21 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         together = dict(evaluator.evaluate_many(paths))
         seconds = {"together": time.perf_counter() - start}
         ours = evaluator.statistics(paths)
-    cfg.SEARCH.EVALUATOR = "sequential"
     shifts, scales, detections, figures = [0.0], [0.0], 0, 0
     start = time.perf_counter()
-    with candidate_evaluator(cfg, model) as evaluator:
-        make, compute, known = evaluator.build_evaluator, evaluator.statistics, {}
-        evaluator.statistics = lambda path: known.setdefault(path, compute(path))
-        for path in paths:
-            watch = _Watch(make())
-            evaluator.build_evaluator = lambda watch=watch: watch
-            found = evaluator.evaluate(path)
-            shift, scale = statistics_distance(ours[path], known[path])
-            shifts.append(shift)
-            scales.append(scale)
-            detections += identical(seen[str(path)], watch.collector.finish())
-            same = (found.fitness, str(found.metrics))
-            figures += same == (together[path].fitness, str(together[path].metrics))
+    evaluator = sequential_evaluator(settings, model)
+    make, compute, known = evaluator.build_evaluator, evaluator.statistics, {}
+    evaluator.statistics = lambda path: known.setdefault(path, compute(path))
+    for path in paths:
+        watch = _Watch(make())
+        evaluator.build_evaluator = lambda watch=watch: watch
+        found = evaluator.evaluate(path)
+        shift, scale = statistics_distance(ours[path], known[path])
+        shifts.append(shift)
+        scales.append(scale)
+        detections += identical(seen[str(path)], watch.collector.finish())
+        same = (found.fitness, str(found.metrics))
+        figures += same == (together[path].fitness, str(together[path].metrics))
     seconds["one by one"] = time.perf_counter() - start
     return {
         "config": args.config_file,

@@ -52,10 +52,12 @@ from torch import nn
 from detnas_d2.data import build_calibration_batches, build_test_loader
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.trainer import Trainer
-from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.scoring import quiet
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search_space import Path as Choice
 
@@ -128,20 +130,22 @@ class Ways:
         self.cfg, self.clock = cfg, Clock()
         self.single = OneByOne(cfg, self.clock)
         self.plain = self.single.loaded(cfg.MODEL.WEIGHTS)
-        self.sequential = self._evaluator(stack, "EVALUATOR", "sequential")
-        self.together = {"population": self._evaluator(stack)}
+        self.settings = EvaluationSettings.from_config(cfg)
+        self.sequential = sequential_evaluator(self.settings, self._model("off"))
+        self.together = {"population": self._population(stack, "off")}
         if fused:
-            self.together["fused"] = self._evaluator(stack, fused_ops="cpu")
+            self.together["fused"] = self._population(stack, "cpu")
         for evaluator in self.together.values():  # the workers have started before any timing
             scoring = evaluator.scoring
             scoring.submit("start", scoring.collector().finish()).result()
 
-    def _evaluator(self, stack: ExitStack, *changes: str, fused_ops: str = "off") -> Any:
-        cfg = self.cfg.clone()
-        cfg.SEARCH.merge_from_list(list(changes))
-        model = self.single.loaded(cfg.MODEL.WEIGHTS).eval()
+    def _model(self, fused_ops: str) -> nn.Module:
+        model = self.single.loaded(self.cfg.MODEL.WEIGHTS).eval()
         find_supernet(model).fused_ops = fused_ops
-        return stack.enter_context(candidate_evaluator(cfg, model))
+        return model
+
+    def _population(self, stack: ExitStack, fused_ops: str) -> PopulationEvaluator:
+        return stack.enter_context(candidate_evaluator(self.settings, self._model(fused_ops)))
 
     def one_by_one(self, paths: list[Choice], *, precise_bn: bool) -> int:
         for path in paths:

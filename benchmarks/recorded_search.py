@@ -16,8 +16,7 @@ import random
 from pathlib import Path
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.architectures import space_costs
-from detnas_d2.search.build import build_constraint, build_searcher
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.search_space import SPACES
 
 RECORD = Path(__file__).with_suffix(".json")
@@ -40,7 +39,7 @@ def smooth_fitness(seed: int) -> dict[tuple[int, ...], float]:
 def recorded(seed: int = 0) -> list[list[tuple[int, ...]]]:
     """The population of every generation."""
     cfg = load_config(str(CONFIG))
-    searcher = build_searcher(cfg, SPACE, build_constraint(cfg, space_costs(cfg, SPACE)))
+    searcher = Proposals.from_config(cfg, SPACE).build_searcher()
     worth = smooth_fitness(seed)
     generations = []
     while not searcher.done:

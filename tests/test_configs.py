@@ -21,8 +21,8 @@ from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.engine import Trainer
 from detnas_d2.engine.data_checks import training_images_tested
 from detnas_d2.engine.plan import retrain_config
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search.build import build_constraint, build_searcher
 from detnas_d2.search_space import build_cost_table, get_space
 from tests.experiments import (
     EXPERIMENTS,
@@ -91,9 +91,11 @@ def test_data_sets_are_known(name: str) -> None:
 def test_search_can_start_and_scores_on_training_data(name: str) -> None:
     cfg = frozen(name)
     space = get_space(cfg.MODEL.DETNAS.SPACE)
-    constraint = build_constraint(cfg, build_cost_table(space, tuple(cfg.SEARCH.MAX_MACS_INPUT)))
-    first = build_searcher(cfg, space, constraint).ask()
-    assert len(set(first)) == len(first) and all(map(constraint, first))
+    proposals = Proposals.from_config(cfg, space)
+    assert proposals.costs == build_cost_table(space, tuple(cfg.SEARCH.MAX_MACS_INPUT))
+    proposals.check()
+    first = proposals.build_searcher().ask()
+    assert len(set(first)) == len(first) and all(map(proposals.constraint, first))
     parent, _, half = cfg.SEARCH.VAL.partition("@")
     retrain = retrain_config(cfg, str(folder_of(name)))
     # Half of a training set, or the demo's digits that neither training nor test shows.

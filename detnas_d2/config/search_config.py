@@ -63,9 +63,6 @@ def _add_evaluation(node: CN) -> None:
     # What is maximised, a key "task/metric" of the evaluator's results. "": bbox/AP for COCO,
     # bbox/AP50 for VOC data sets, classification/top1 for classification ones.
     node.METRIC = ""
-    # "population": candidates together, each piece of work once; "sequential": one by one, the
-    # reference. The results are the same.
-    node.EVALUATOR = "population"
     # Candidates evaluated together. More share more work; a killed search loses this many.
     node.CHUNK = 25
     # Processes per rank that score finished candidates while others infer. 0: in the same process.

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from itertools import chain
 
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detnas_d2.config.merging import merge_file
 from detnas_d2.config.tools import nested, short_yaml
 from detnas_d2.engine.architectures import decoded
 from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
-from detnas_d2.engine.data_checks import sharing_images
-from detnas_d2.engine.plan import retrain_config
+from detnas_d2.engine.plan import GradientPlan
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
@@ -65,26 +64,23 @@ def gradient_search(
     """Searches all relaxed parts together; returns the decoded genotype.
 
     Writes ``genotype.yaml``, a config fragment with the genotype, and ``best.yaml``, a whole
-    config for ``train_net.py``: :func:`retrain_config` with the searched parts fixed.
+    config for ``train_net.py``: :meth:`GradientPlan.completed` with the searched parts fixed.
+
+    Args:
+        config_dir, retrain_opts: see :func:`detnas_d2.engine.plan.retrain_config`.
 
     Raises:
-        ValueError: architecture parameters never learn (``HIT_SEARCH.ARCH_START_ITER``).
+        InputError: architecture parameters never learn (``HIT_SEARCH.ARCH_START_ITER``).
     """
-    check_gradient_search(cfg)
-    retrain = retrain_config(cfg, config_dir, retrain_opts)
-    learned = (*cfg.DATASETS.TRAIN, *cfg.HIT_SEARCH.ARCH_TRAIN)
-    for name in dict.fromkeys(n for n, _ in sharing_images(retrain.DATASETS.TEST, learned)):
-        logger.warning(
-            "The search learns from images of %r, the test set: the searched network's results "
-            "are biased",
-            name,
-        )
+    plan = GradientPlan.from_config(cfg, config_dir, retrain_opts)
+    plan.check()
+    for warning in plan.warnings():
+        logger.warning(warning)
     step = train_relaxed(cfg, resume=resume)._trainer
     genotype, keys = decoded(cfg, step.model)
     if comm.is_main_process():
-        fragment = os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE)
-        _write_yaml(fragment, nested({**keys, "VERSION": 2}))
-        merge_file(retrain, fragment)
+        _write_yaml(os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE), nested({**keys, "VERSION": 2}))
+        retrain = plan.completed(list(chain(*keys.items())))
         comment = (
             f"# Decoded from a gradient search: {step.cost.decoded_gmacs():.3f} GMACs in the "
             "searched layers.\n"
@@ -100,15 +96,6 @@ def check_screening(cfg: CfgNode) -> None:
     """Raises InputError unless the config describes a screening."""
     if not cfg.HIT_SEARCH.SCREENING.ENABLED:
         raise InputError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
-
-
-def check_gradient_search(cfg: CfgNode) -> None:
-    """Raises InputError if architecture parameters never learn."""
-    if not 0 <= cfg.HIT_SEARCH.ARCH_START_ITER < cfg.SOLVER.MAX_ITER:
-        raise InputError(
-            f"HIT_SEARCH.ARCH_START_ITER {cfg.HIT_SEARCH.ARCH_START_ITER}: a search needs one "
-            f"from 0 to SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
-        )
 
 
 def _write_yaml(file: str, tree: dict) -> None:

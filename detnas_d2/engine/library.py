@@ -6,6 +6,7 @@ as the ``bottom_up`` of Detectron2's FPN. See projects/DetNAS/README.md.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,18 +21,20 @@ from torch import nn
 
 from detnas_d2.config.tools import base_config
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.evolution_search import SearchPlan
+from detnas_d2.engine.evolution_search import search_candidates
 from detnas_d2.engine.gradients import broadcast
 from detnas_d2.engine.path_sampling import PathSampler, UniformPathSampler
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainer import PathTrainer, refuse_relaxed
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.prefix_statistics import weights_digest
-from detnas_d2.evaluation.sequential import SequentialEvaluator
 from detnas_d2.modeling import find_supernet
 from detnas_d2.utils.errors import InputError
+
+logger = logging.getLogger("detnas_d2.search")
 
 Batches = Iterable[list[dict[str, Any]]]
 
@@ -144,23 +147,25 @@ def search_model(
             known = [name for name in cfg.SEARCH if name not in _OF_A_CONFIG]
             raise InputError(f"settings: {key!r}, expected some of {', '.join(known)}")
         cfg.SEARCH[key] = value
-    plan = SearchPlan(cfg, supernet.space)
+    proposals = Proposals.from_config(cfg, supernet.space).measured()
+    proposals.check()
+    for warning in proposals.warnings():
+        logger.warning(warning)
     key = {"metric": metric, "data_key": data_key, "calibration_batches": len(calibration)}
-    common = {
-        "calibration": FixedBatches(calibration),
-        "data_loader": data_loader,
-        "metric": metric,
-        "seed": cfg.SEARCH.CALIBRATION.SEED,
-    }
-    if cfg.SEARCH.EVALUATOR == "sequential":
-        evaluator: Any = SequentialEvaluator(model, build_evaluator=build_evaluator, **common)
-    else:
-        scoring = EvaluatorScoring(build_evaluator)
-        evaluator = PopulationEvaluator(model, scoring=scoring, chunk=cfg.SEARCH.CHUNK, **common)
+    evaluator = PopulationEvaluator(
+        model,
+        scoring=EvaluatorScoring(build_evaluator),
+        calibration=FixedBatches(calibration),
+        data_loader=data_loader,
+        metric=metric,
+        seed=cfg.SEARCH.CALIBRATION.SEED,
+        chunk=cfg.SEARCH.CHUNK,
+    )
     training = model.training
     model.eval()
     try:
-        return plan.run(
+        return search_candidates(
+            proposals,
             lambda: nullcontext(evaluator),
             {"checkpoint_sha256": weights_digest(model), **key},
             resume=resume,

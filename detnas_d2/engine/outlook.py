@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.events import CommonMetricPrinter
 
-from detnas_d2.search.build import settings_from_config
+from detnas_d2.search.build import SearcherSettings
 
 _LEARNING = 3.0  # forward and backward
 
@@ -65,7 +65,7 @@ def outlook_text(eta: float, share: float) -> str:
 def work_of(cfg: CfgNode, kind: str) -> float:
     """Megapixels that a stage processes, roughly."""
     if kind == "search":
-        settings, split = settings_from_config(cfg), cfg.DATASETS.SEARCH_SPLIT
+        settings, split = SearcherSettings.from_config(cfg).evolution, cfg.DATASETS.SEARCH_SPLIT
         validation = cfg.SEARCH.CALIBRATION.IMAGES if split.FRACTION else split.SIZE
         images = settings.population * settings.generations
         images *= cfg.SEARCH.CALIBRATION.IMAGES + validation

@@ -1,15 +1,156 @@
-"""Config that a search's result completes."""
+"""Plans of searches: all that a config says of one, read once and checked before it starts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import base_config, load_config
-from detnas_d2.engine.architectures import decode_backbones, is_relaxed, searchable_backbone
+from detnas_d2.engine.architectures import (
+    decode_backbones,
+    fix_path,
+    is_relaxed,
+    searchable_backbone,
+)
+from detnas_d2.engine.data_checks import sharing_images
+from detnas_d2.engine.proposals import Proposals
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Search for the best path of a trained supernet.
+
+    Attributes:
+        proposals: which candidates there are.
+        evaluation: how they are scored.
+        trained_on: data sets that the supernet was trained on.
+        weights: file of the supernet's.
+    """
+
+    proposals: Proposals
+    evaluation: EvaluationSettings
+    trained_on: tuple[str, ...]
+    weights: str
+    _retrain: CfgNode
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, config_dir: str = "", opts: Sequence[str] = ()
+    ) -> SearchPlan:
+        """The plan of a config; its data sets need not be registered.
+
+        Args:
+            config_dir, opts: see :func:`retrain_config`.
+
+        Raises:
+            InputError: a key is wrong, naming it.
+        """
+        return cls(
+            proposals=Proposals.from_config(cfg),
+            evaluation=EvaluationSettings.from_config(cfg),
+            trained_on=tuple(cfg.DATASETS.TRAIN),
+            weights=cfg.MODEL.WEIGHTS,
+            _retrain=retrain_config(cfg, config_dir, opts),
+        )
+
+    def measured(self) -> SearchPlan:
+        """The same with the latencies that are limited (collective)."""
+        return replace(self, proposals=self.proposals.measured())
+
+    def check(self, *, data: bool = True) -> None:
+        """Compares limits, numbers and, with ``data``, the data sets with each other.
+
+        A latency that is not measured yet is not compared with its limit.
+
+        Raises:
+            InputError: naming what cannot be satisfied, or on what no score is defined.
+        """
+        self.proposals.check()
+        if data:
+            self.evaluation.check()
+
+    def warnings(self) -> list[str]:
+        """A text for each limit that excludes nothing, and for each data set that the candidates'
+        scores must not share images with, but do.
+        """
+        validation = self.evaluation.validation
+        return self.proposals.warnings() + [
+            f"Candidates are scored on {validation!r}, of which images are in {name!r}, {why}"
+            for names, why in (
+                (
+                    self.trained_on,
+                    "which the supernet is trained on: scores favour what it memorised",
+                ),
+                (
+                    self._retrain.DATASETS.TEST,
+                    "the test set: the searched network's results are biased",
+                ),
+            )
+            for name, _ in sharing_images(names, [validation])
+        ]
+
+    def completed(self, path: str) -> CfgNode:
+        """The config of the network of one path, for ``train_net.py``."""
+        retrain = self._retrain.clone()
+        fix_path(retrain, self.proposals.space, path)
+        return retrain
+
+
+@dataclass(frozen=True)
+class GradientPlan:
+    """Search of a relaxed model by gradient, which GradientSearchTrainer trains.
+
+    Attributes:
+        arch_start: iteration from which architecture parameters learn.
+        max_iter: iterations of the training.
+        learned: data sets that weights and architecture parameters learn from.
+    """
+
+    arch_start: int
+    max_iter: int
+    learned: tuple[str, ...]
+    _retrain: CfgNode
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, config_dir: str = "", opts: Sequence[str] = ()
+    ) -> GradientPlan:
+        """The plan of a config; see :func:`retrain_config` for arguments and errors."""
+        return cls(
+            arch_start=cfg.HIT_SEARCH.ARCH_START_ITER,
+            max_iter=cfg.SOLVER.MAX_ITER,
+            learned=(*cfg.DATASETS.TRAIN, *cfg.HIT_SEARCH.ARCH_TRAIN),
+            _retrain=retrain_config(cfg, config_dir, opts),
+        )
+
+    def check(self) -> None:
+        """Raises InputError if architecture parameters never learn."""
+        if not 0 <= self.arch_start < self.max_iter:
+            raise InputError(
+                f"HIT_SEARCH.ARCH_START_ITER {self.arch_start}: a search needs one from 0 to "
+                f"SOLVER.MAX_ITER {self.max_iter}"
+            )
+
+    def warnings(self) -> list[str]:
+        """A text for each test set that the search learns from."""
+        tested = sharing_images(self._retrain.DATASETS.TEST, self.learned)
+        return [
+            f"The search learns from images of {name!r}, the test set: the searched network's "
+            "results are biased"
+            for name in dict.fromkeys(name for name, _ in tested)
+        ]
+
+    def completed(self, opts: Sequence[Any]) -> CfgNode:
+        """The config of the network that KEY, VALUE of ``opts`` decode, for ``train_net.py``."""
+        retrain = self._retrain.clone()
+        retrain.merge_from_list(list(opts))
+        return retrain
 
 
 def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> CfgNode:

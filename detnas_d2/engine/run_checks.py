@@ -13,15 +13,13 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from detnas_d2.engine.architectures import decoded_example, fix_path, searched_space
+from detnas_d2.engine.architectures import decoded_example
 from detnas_d2.engine.checkpoint import weights_of
 from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.engine.evolution_search import check_search
-from detnas_d2.engine.gradient_search import check_gradient_search, check_screening
+from detnas_d2.engine.gradient_search import check_screening
 from detnas_d2.engine.model_checks import Models, check_names, check_training, told
-from detnas_d2.engine.plan import retrain_config
+from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.training import check_plain_training
-from detnas_d2.evaluation.build import check_validation
 from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet
 from detnas_d2.modeling.weights_fit import check_fit
 from detnas_d2.utils.errors import InputError
@@ -50,18 +48,16 @@ def check_run(
     """
     model = models.of(cfg)
     if kind == "search":
-        _check_search(cfg, models, config_dir, opts)
-        if data:
-            check_validation(cfg)
+        plan = SearchPlan.from_config(cfg, config_dir, opts)
+        _check_search(cfg, models, plan, data=data)
         return
     check_training(cfg, model, evaluation=data)
     if kind == "screen":
         check_screening(cfg)
     elif kind == "gradient":
-        check_gradient_search(cfg)
-        retrain = retrain_config(cfg, config_dir, opts)
-        retrain.merge_from_list(decoded_example(cfg, model))
-        models.of(retrain)
+        gradient = GradientPlan.from_config(cfg, config_dir, opts)
+        gradient.check()
+        models.of(gradient.completed(decoded_example(cfg, model)))
     else:
         check_plain_training(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % processes:
@@ -71,18 +67,19 @@ def check_run(
         )
 
 
-def _check_search(cfg: CfgNode, models: Models, config_dir: str, opts: Sequence[str]) -> None:
+def _check_search(cfg: CfgNode, models: Models, plan: SearchPlan, *, data: bool) -> None:
     if find_supernet(models.of(cfg)) is None:
         raise InputError(
             f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} holds no supernet to search"
         )
-    check_search(cfg, config_dir, opts)
-    retrain = retrain_config(cfg, config_dir, opts)
-    space = searched_space(cfg)
-    fix_path(retrain, space, str(space.path((0,) * len(space.cardinalities))))
+    plan.check(data=False)
+    space = plan.proposals.space
+    retrain = plan.completed(str(space.path((0,) * len(space.cardinalities))))
     with told("SEARCH.RETRAIN_CONFIG"):
         check_names(retrain)
         models.of(retrain)
+    if data:
+        plan.evaluation.check()
 
 
 def check_weights(

@@ -21,7 +21,7 @@ from detectron2.evaluation import (
 
 from detnas_d2.evaluation.classification import ClassificationEvaluator
 from detnas_d2.evaluation.panoptic import PanopticEvaluator
-from detnas_d2.evaluation.scoring import evaluator_type, metric_task, quiet
+from detnas_d2.evaluation.scoring import evaluator_type, quiet
 
 # COCO files that this process made: what of -> who gave the dicts.
 _CONVERTED: dict[str, Any] = {}
@@ -124,12 +124,19 @@ def metadata_of(dataset_name: str, entries: Mapping[str, Any]) -> Iterator[None]
         catalog[dataset_name] = known
 
 
-def candidate_evaluators(cfg: CfgNode, dataset_name: str) -> Callable[[], DatasetEvaluator]:
+def candidate_evaluators(
+    dataset_name: str, task: str, *, output_dir: str, sigmas: Sequence[float] | None
+) -> Callable[[], DatasetEvaluator]:
     """Makes an evaluator for each candidate of a search, of the metric's task alone.
 
     Nothing is written but VOC's temporary files and, for a data set without COCO file, that file.
+
+    Args:
+        task: the metric's, e.g. "bbox".
+        output_dir: where that file goes.
+        sigmas: see :func:`keypoint_sigmas`.
     """
-    kind, task = evaluator_type(dataset_name), metric_task(cfg, dataset_name)
+    kind = evaluator_type(dataset_name)
     if task == "panoptic_seg":
         prototype: DatasetEvaluator = PanopticEvaluator(dataset_name)
     elif task == "sem_seg":
@@ -138,11 +145,11 @@ def candidate_evaluators(cfg: CfgNode, dataset_name: str) -> Callable[[], Datase
         return ClassificationEvaluator
     else:
         kind = "coco" if kind == "coco_panoptic_seg" else kind
-        entries = coco_file(dataset_name, cfg.OUTPUT_DIR)
+        entries = coco_file(dataset_name, output_dir)
 
         def make() -> DatasetEvaluator:
             with metadata_of(dataset_name, entries), quiet():
-                return detection_evaluator(kind, dataset_name, sigmas=keypoint_sigmas(cfg))
+                return detection_evaluator(kind, dataset_name, sigmas=sigmas)
 
         return make
     return lambda: copy.copy(prototype)  # ``reset`` gives each its own counts

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from detnas_d2.utils.errors import InputError
@@ -36,33 +35,36 @@ def evaluator_type(dataset_name: str) -> str:
     return kind
 
 
-def metric_name(cfg: CfgNode, dataset_name: str) -> str:
-    """``SEARCH.METRIC``, or the usual one of the data set, see ``DEFAULT_METRICS`` (percent)."""
-    return cfg.SEARCH.METRIC or DEFAULT_METRICS[evaluator_type(dataset_name)]
+def check_metric(
+    metric: str,
+    dataset_name: str,
+    *,
+    masks: bool,
+    keypoints: int,
+    sigmas: Sequence[float] | None,
+) -> None:
+    """Compares a metric with what the evaluator of a data set will report.
 
-
-def metric_task(cfg: CfgNode, dataset_name: str) -> str:
-    """The part of :func:`metric_name` before "/"."""
-    return metric_name(cfg, dataset_name).partition("/")[0]
-
-
-def check_metric(cfg: CfgNode, dataset_name: str) -> None:
-    """Compares ``SEARCH.METRIC`` with what the evaluator of a data set will report.
+    Args:
+        metric: "task/name".
+        masks, keypoints: what the model predicts beside boxes: masks, and how many keypoints.
+        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; None without keypoints.
 
     Raises:
         ValueError: it will not; lists what it will. Or COCO's evaluation of key points lacks what
             it needs.
     """
-    known, metric = known_metrics(cfg, dataset_name), metric_name(cfg, dataset_name)
+    known = known_metrics(dataset_name, masks=masks, keypoints=keypoints > 0)
     if metric not in known:
         raise InputError(
             f"SEARCH.METRIC {metric!r}: data set {dataset_name!r} is scored by {', '.join(known)}"
         )
-    check_sigmas(cfg)
+    if keypoints:
+        check_sigmas(keypoints, sigmas or ())
 
 
-def known_metrics(cfg: CfgNode, dataset_name: str) -> list[str]:
-    """Metrics that the evaluators of a data set report for the model of ``cfg``."""
+def known_metrics(dataset_name: str, *, masks: bool, keypoints: bool) -> list[str]:
+    """Metrics that a data set's evaluators report for a model that predicts these next to boxes."""
     kind, metadata = evaluator_type(dataset_name), MetadataCatalog.get(dataset_name)
     if kind == "image_classification":
         return [f"classification/{name}" for name in ("top1", "top5")]
@@ -80,18 +82,15 @@ def known_metrics(cfg: CfgNode, dataset_name: str) -> list[str]:
     classes = metadata.get("thing_classes", ())
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     names += [f"AP-{name}" for name in classes if len(classes) > 1]
-    tasks = ["bbox"] + ["segm"] * (cfg.MODEL.MASK_ON or kind != "coco")
+    tasks = ["bbox"] + ["segm"] * (masks or kind != "coco")
     known += [f"{task}/{name}" for task in tasks for name in names]
-    if cfg.MODEL.KEYPOINT_ON:
+    if keypoints:
         known += [f"keypoints/{name}" for name in names if name != "APs"]
     return known
 
 
-def check_sigmas(cfg: CfgNode) -> None:
-    """Raises ValueError unless ``TEST.KEYPOINT_OKS_SIGMAS`` fits the number of key points."""
-    if not cfg.MODEL.KEYPOINT_ON:
-        return
-    points, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
+def check_sigmas(points: int, sigmas: Sequence[float]) -> None:
+    """Raises ValueError unless ``TEST.KEYPOINT_OKS_SIGMAS`` fits the number of keypoints."""
     if len(sigmas) != points and (sigmas or points != COCO_KEYPOINTS):
         raise InputError(
             f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} values, "

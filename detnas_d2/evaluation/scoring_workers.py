@@ -9,18 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from detnas_d2.evaluation.classification import accuracy
-from detnas_d2.evaluation.evaluators import (
-    coco_file,
-    detection_evaluator,
-    keypoint_sigmas,
-    metadata_of,
-)
+from detnas_d2.evaluation.evaluators import coco_file, detection_evaluator, metadata_of
 from detnas_d2.evaluation.predictions import DetectionCollector, Detections, HitCollector, Hits
 from detnas_d2.evaluation.scoring import evaluator_type, flat_metrics, quiet
 from detnas_d2.utils.workers import WorkerPool
@@ -50,7 +44,7 @@ class ScoringTask:
     Attributes:
         kind: "coco", "pascal_voc" or "image_classification".
         metadata: the entries of Detectron2's catalog that evaluators read.
-        sigmas: see :func:`keypoint_sigmas`.
+        sigmas: see :func:`detnas_d2.evaluation.evaluators.keypoint_sigmas`.
     """
 
     kind: str
@@ -59,8 +53,10 @@ class ScoringTask:
     sigmas: tuple[float, ...] | None
 
     @classmethod
-    def of(cls, cfg: CfgNode, dataset_name: str) -> ScoringTask:
-        """Of a registered data set. One that has no COCO file gets one in ``OUTPUT_DIR``.
+    def of(
+        cls, dataset_name: str, *, output_dir: str, sigmas: tuple[float, ...] | None = None
+    ) -> ScoringTask:
+        """Of a registered data set. One that has no COCO file gets one in ``output_dir``.
 
         Raises:
             ValueError: a dataset of an unknown type.
@@ -70,8 +66,8 @@ class ScoringTask:
         return cls(
             "coco" if kind == "coco_panoptic_seg" else kind,
             dataset_name,
-            {**known, **coco_file(dataset_name, cfg.OUTPUT_DIR)},
-            keypoint_sigmas(cfg),
+            {**known, **coco_file(dataset_name, output_dir)},
+            sigmas,
         )
 
     def evaluator(self) -> DatasetEvaluator:
@@ -93,7 +89,7 @@ class ScoringPool:
 
     Classification needs no more than a division and is always done at once. Usage::
 
-        with ScoringPool(ScoringTask.of(cfg, "coco_2017_val"), workers=2) as pool:
+        with ScoringPool(ScoringTask.of("coco_2017_val", output_dir="output"), workers=2) as pool:
             collector = pool.collector()
             collector.process(inputs, outputs)  # for every batch of this rank
             predictions = pool.share(collector.finish(), rank=0)  # of all ranks

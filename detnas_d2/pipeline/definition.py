@@ -45,13 +45,12 @@ from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.engine.architectures import genotype_of, random_genotype
-from detnas_d2.engine.evolution_search import check_search
 from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
-from detnas_d2.engine.plan import retrain_config
+from detnas_d2.engine.plan import GradientPlan, SearchPlan
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.pipeline.entry import entry_problem
-from detnas_d2.search.build import build_constraint
 from detnas_d2.search.history import History
-from detnas_d2.search_space import Path, PathError, build_cost_table, get_space
+from detnas_d2.search_space import Path, PathError, get_space
 from detnas_d2.utils.errors import InputError
 
 FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
@@ -178,12 +177,17 @@ class Pipeline:
             raise PathError(
                 f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1, or REPEAT beside it"
             )
-        limits = self.limits_for(cfg)
-        size = tuple(limits.SEARCH.MAX_MACS_INPUT)
-        constraint = build_constraint(limits, build_cost_table(space, size))
+        proposals = Proposals.from_config(self.limits_for(cfg), space)
+        proposals.check_limits()
+        constraint, attempts = proposals.constraint, proposals.searcher.evolution.attempts
+        if constraint.limits != proposals.limits:
+            raise PipelineError(
+                f"stage {stage.name}: PATH {stage.path!r}: SEARCH.MAX_LATENCY_MS limits random "
+                "paths by a table: expected SEARCH.LATENCY_TABLE to name it"
+            )
         number = f"{cfg.SEED}/{argument}" if cfg.SEED else argument
         rng = random.Random(f"pipeline/{number}")
-        draws = (space.random_path(rng) for _ in range(limits.SEARCH.ATTEMPTS))
+        draws = (space.random_path(rng) for _ in range(attempts))
         found = next((path for path in draws if constraint(path.choices)), None)
         if found is None:
             raise PipelineError(f"stage {stage.name}: no random path keeps {constraint}")
@@ -242,10 +246,11 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
         cfg = load_config(name, [*stage.opts, *pipeline.opts], place="OPTS or command line")
         if stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
+        retrain = os.path.dirname(name), pipeline.opts
         if stage.kind == "search" and not stage.merge:
-            check_search(cfg, os.path.dirname(name), pipeline.opts)
+            SearchPlan.from_config(cfg, *retrain).check(data=False)
         if stage.kind == "gradient":
-            retrain_config(cfg, os.path.dirname(name), pipeline.opts)
+            GradientPlan.from_config(cfg, *retrain)
     except (KeyError, ValueError, OSError) as error:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detnas_d2.engine.architectures import searched_space, space_costs
-from detnas_d2.engine.evolution_search import load_latency, load_supernet
+from detnas_d2.engine.evolution_search import load_supernet
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.recalibration import BNStatistics
-from detnas_d2.search.build import build_constraint
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.search.diagnostics import rank_correlation
 from detnas_d2.utils.errors import CandidateFailed, InputError
 
@@ -72,10 +74,13 @@ def calibration_stability(
     sizes = sorted(set(sizes))
     if len(sizes) < 2 or num_paths < 2:
         raise InputError(f"sizes {sizes}, {num_paths} paths: expected at least two of both")
-    space = searched_space(cfg)
-    constraint = build_constraint(cfg, space_costs(cfg, space), load_latency(cfg, space))
-    rng = random.Random(f"stability/{cfg.SEARCH.SEED}")
-    drawn = (space.random_path(rng) for _ in range(num_paths * cfg.SEARCH.ATTEMPTS))
+    proposals, evaluation = Proposals.from_config(cfg), EvaluationSettings.from_config(cfg)
+    proposals = proposals.measured()
+    proposals.check()
+    space, constraint, searcher = proposals.space, proposals.constraint, proposals.searcher
+    rng = random.Random(f"stability/{searcher.seed}")
+    attempts = num_paths * searcher.evolution.attempts
+    drawn = (space.random_path(rng) for _ in range(attempts))
     kept: dict[Any, None] = {}
     for path in drawn:
         if constraint(path.choices):
@@ -85,17 +90,16 @@ def calibration_stability(
     else:
         raise InputError(f"only {len(kept)} distinct random paths keep {constraint}")
     model = load_supernet(cfg)
-    runs = [_evaluate(cfg, model, list(kept), size) for size in sizes]
+    runs = [_evaluate(evaluation, model, list(kept), size) for size in sizes]
     return [_compare(run, runs[-1]) for run in runs]
 
 
-def _evaluate(cfg: CfgNode, model: Any, paths: list[Any], size: int) -> dict[str, Any]:
+def _evaluate(
+    evaluation: EvaluationSettings, model: nn.Module, paths: list[Any], size: int
+) -> dict[str, Any]:
     """Fitness and statistics of the paths with ``size`` calibration images."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SEARCH.CALIBRATION.IMAGES = size
-    cfg.SEARCH.EVALUATOR = "population"
-    with candidate_evaluator(cfg, model) as evaluator:
+    evaluation = replace(evaluation, calibration=replace(evaluation.calibration, images=size))
+    with candidate_evaluator(evaluation, model) as evaluator:
         found = evaluator.statistics(paths)
         fitness = {}
         for number, (path, outcome) in enumerate(evaluator.evaluate_many(paths), start=1):

@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from detnas_d2.config.tools import flatten
 from detnas_d2.data import DataState, data_changes, data_state, register_datasets
 from detnas_d2.engine.data_checks import ClassList, class_list, training_sets
-from detnas_d2.engine.evolution_search import search_data
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.pipeline.definition import Pipeline, PipelineError, Stage
 from detnas_d2.pipeline.state import DONE_FILE, read_json
 from detnas_d2.utils.errors import InputError
@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 def data_of(cfg: CfgNode, kind: str) -> dict[str, Any]:
     """State of the data that a stage of ``kind`` begins with, for ``done.json``, on rank 0."""
-    state = search_data(cfg) if kind == "search" else data_state(training_sets(cfg))
-    return {"data": state, "classes": class_list(cfg)}
+    searches = kind == "search"
+    names = EvaluationSettings.from_config(cfg).datasets if searches else training_sets(cfg)
+    return {"data": data_state(names), "classes": class_list(cfg)}
 
 
 def read_classes(folder: str) -> ClassList | None:

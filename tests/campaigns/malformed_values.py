@@ -114,7 +114,6 @@ for k, v in [
     ("MAX_MACS_INPUT", "64"),
     ("METRIC", "bbox/AP51"),
     ("METRIC", "segm/AP"),
-    ("EVALUATOR", "fast"),
     ("STRATEGY", "bayes"),
     ("PRESET", "none"),
     ("CHUNK", 0),

@@ -17,12 +17,11 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.engine import evolution_search as MODULE
 from detnas_d2.engine import prepare, search, train
-from detnas_d2.engine.evolution_search import leaks, load_supernet
-from detnas_d2.evaluation.build import (
-    EVALUATORS,
-    candidate_evaluator,
-    check_validation,
-)
+from detnas_d2.engine import proposals as PROPOSALS
+from detnas_d2.engine.evolution_search import load_supernet
+from detnas_d2.engine.plan import SearchPlan
+from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import WeightsError
 from detnas_d2.search import FingerprintMismatch, History, UnsatisfiableLimit
 from detnas_d2.search_space import SPACES, LatencyTable
@@ -33,6 +32,7 @@ from tests.helpers import changed, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = SPACES["detnas_tiny"]
+DECODED = ("MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone")
 
 
 def run(cfg: CfgNode, *, resume: bool = False, config_dir: str = "") -> History:
@@ -104,7 +104,7 @@ def test_best_yaml_trains_from_the_supernet(configs: Configs) -> None:
 def test_history_of_another_search_is_refused(
     opts: tuple, message: str, configs: Configs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "measure_latency", lambda *a, **k: table(1.0))
+    monkeypatch.setattr(PROPOSALS, "measure_latency", lambda *a, **k: table(1.0))
     monkeypatch.setattr(MODULE, "run_search", stop)
     with pytest.raises(Stopped):
         run(small(configs))
@@ -143,13 +143,13 @@ def table(milliseconds: float) -> LatencyTable:
 
 def test_latency_is_measured_once(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    measure = MODULE.measure_latency
+    measure = PROPOSALS.measure_latency
 
     def counting(*args: object, **kwargs: object) -> LatencyTable:
         calls.append(kwargs)
         return measure(*args, **kwargs, repeats=1)
 
-    monkeypatch.setattr(MODULE, "measure_latency", counting)
+    monkeypatch.setattr(PROPOSALS, "measure_latency", counting)
     cfg = small(configs, "SEARCH.MAX_LATENCY_MS", 1e6)
     history = run(cfg)
     run(cfg.clone(), resume=True)
@@ -199,26 +199,33 @@ def test_retrain_config(configs: Configs, tmp_path: Path) -> None:
     assert found == retrain
 
 
-def test_scores_that_would_be_too_good_are_warned_of(configs: Configs) -> None:
-    cfg, retrain = configs.search(), configs("faster")
-    assert leaks(cfg, configs("faster", "DATASETS.TEST", "('other',)")) == []
-    (text,) = leaks(cfg, retrain)  # configs() makes no test set
+def test_scores_that_would_be_too_good_are_warned_of(configs: Configs, tmp_path: Path) -> None:
+    def leaks(test: tuple[str, ...], *opts: object) -> list[str]:
+        write_config(configs("faster", "DATASETS.TEST", test, *DECODED), tmp_path / "retrain.yaml")
+        cfg = configs.search("SEARCH.RETRAIN_CONFIG", "retrain.yaml", *opts)
+        return SearchPlan.from_config(cfg, str(tmp_path)).warnings()
+
+    assert leaks(("other",)) == []
+    (text,) = leaks(("shapes@search_val",))
     assert "'shapes@search_val'" in text and "the test set" in text
-    retrain.DATASETS.TEST, cfg.DATASETS.TRAIN = ("other", "shapes"), ("shapes",)
-    trained, tested = leaks(cfg, retrain)
+    trained, tested = leaks(("other", "shapes"), "DATASETS.TRAIN", ("shapes",))
     assert "'shapes', which the supernet is trained on" in trained and "'shapes'" in tested
+
+
+def check_evaluation(cfg: CfgNode) -> None:
+    EvaluationSettings.from_config(cfg).check()
 
 
 def test_what_scores_candidates_is_checked_first(configs: Configs) -> None:
     with pytest.raises(ValueError, match=r"'bbox/mAP': .* by bbox/AP, .*APl, bbox/AP-a, bbox/AP-b"):
-        check_validation(configs.search("SEARCH.METRIC", "bbox/mAP"))
-    check_validation(configs.search("SEARCH.METRIC", "bbox/AP-c"))
+        check_evaluation(configs.search("SEARCH.METRIC", "bbox/mAP"))
+    check_evaluation(configs.search("SEARCH.METRIC", "bbox/AP-c"))
     with pytest.raises(ValueError, match=r"'shapes@search_val'.* cannot give bbox/APl: no object"):
-        check_validation(configs.search("SEARCH.METRIC", "bbox/APl"))
+        check_evaluation(configs.search("SEARCH.METRIC", "bbox/APl"))
     with pytest.raises(DatasetError, match="'shaeps' is neither .* did you mean shapes"):
-        check_validation(configs.search("SEARCH.VAL", "shaeps"))
+        check_evaluation(configs.search("SEARCH.VAL", "shaeps"))
     with pytest.raises(DatasetError, match="'shaeps' is neither"):
-        check_validation(configs.search("SEARCH.CALIBRATION.DATASET", "shaeps"))
+        check_evaluation(configs.search("SEARCH.CALIBRATION.DATASET", "shaeps"))
 
 
 def test_what_cannot_be_searched(configs: Configs, tmp_path: Path) -> None:
@@ -236,27 +243,15 @@ def test_what_cannot_be_searched(configs: Configs, tmp_path: Path) -> None:
         run(small(configs, "MODEL.WEIGHTS", file))
 
 
-@pytest.mark.parametrize("kind", EVALUATORS)
-def test_fitness_does_not_depend_on_what_was_evaluated_before(configs: Configs, kind: str) -> None:
+def test_fitness_does_not_depend_on_what_was_evaluated_before(configs: Configs) -> None:
     cfg = configs.search()
-    cfg.SEARCH.EVALUATOR = kind
     register_datasets(cfg)
-    model = load_supernet(cfg)
+    model, settings = load_supernet(cfg), EvaluationSettings.from_config(cfg)
     before = snapshot(model)
     one, other = TINY.uniform_path("7x7"), TINY.uniform_path("5x5")
-    with candidate_evaluator(cfg, model) as evaluator:
-        found = [evaluator.evaluate(path) for path in (one, other, one)]
-    assert str(found[0].metrics) == str(found[2].metrics) != str(found[1].metrics)
-    assert found[0].fitness == found[0].metrics["bbox/AP"]
-    assert changed(model, before) == set() and not model.training
-
-
-def test_unknown_evaluator(configs: Configs) -> None:
-    cfg = configs.search()
-    cfg.SEARCH.EVALUATOR = "random"
-    register_datasets(cfg)
-    with (
-        pytest.raises(ValueError, match="SEARCH.EVALUATOR 'random': expected one of population"),
-        candidate_evaluator(cfg, load_supernet(cfg)),
-    ):
-        pass
+    with candidate_evaluator(settings, model) as population:
+        for evaluator in (population, sequential_evaluator(settings, model)):
+            found = [evaluator.evaluate(path) for path in (one, other, one)]
+            assert str(found[0].metrics) == str(found[2].metrics) != str(found[1].metrics)
+            assert found[0].fitness == found[0].metrics["bbox/AP"]
+            assert changed(model, before) == set() and not model.training

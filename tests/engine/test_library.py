@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch import nn
 
 from detnas_d2.data import resumable_loader
 from detnas_d2.engine import search_model, train_model
+from detnas_d2.engine.library import FixedBatches
+from detnas_d2.evaluation.sequential import SequentialEvaluator
 from detnas_d2.modeling import find_supernet, searched_backbone, supernet_backbone
 from tests.engine.tiny_scenes import HEIGHT, register_scenes
 
@@ -135,26 +138,30 @@ def test_lazy_model_is_trained_and_searched(make: Callable, tmp_path: Path) -> N
     coco = partial(COCOEvaluator, "scenes_val", output_dir=str(tmp_path), use_fast_impl=False)
     evaluators = {fcos: Overlap, cascade: coco}
 
-    def searched(kind: str) -> list[dict]:
-        best = search_model(
-            model,
-            data_loader=loader,
-            calibration=calibration,
-            build_evaluator=evaluators[make],
-            metric=METRICS[make],
-            output_dir=str(tmp_path / kind),
-            EVALUATOR=kind,
-            POPULATION=2,
-            GENERATIONS=2,
-        )
-        lines = (tmp_path / kind / "history.jsonl").read_text().splitlines()
-        records = sorted(map(json.loads, lines), key=lambda r: (r["generation"], r["position"]))
-        assert best.fitness == max(r["fitness"] for r in records) > 0
-        return [(r["path"], r["fitness"], r["metrics"]) for r in records]
-
+    how = {
+        "data_loader": loader,
+        "build_evaluator": evaluators[make],
+        "metric": METRICS[make],
+    }
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = searched("population")
-    assert len(found) == 4 and found == searched("sequential")
+    best = search_model(
+        model,
+        calibration=calibration,
+        output_dir=str(tmp_path / "search"),
+        POPULATION=2,
+        GENERATIONS=2,
+        **how,
+    )
+    lines = (tmp_path / "search" / "history.jsonl").read_text().splitlines()
+    records = sorted(map(json.loads, lines), key=lambda r: (r["generation"], r["position"]))
+    assert best.fitness == max(r["fitness"] for r in records) > 0
+    found = [(r["path"], r["fitness"], r["metrics"]) for r in records]
+    assert len(found) == 4
+    reference = SequentialEvaluator(model, calibration=FixedBatches(calibration), **how)
+    for path, fitness, metrics in found:
+        alone = reference.evaluate(find_supernet(model).space.path(path))
+        known = {name: None if math.isnan(v) else v for name, v in alone.metrics.items()}
+        assert (alone.fitness, known) == (fitness, metrics)
     assert ("segm/AP" in found[0][2]) == (make is cascade)
     assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
     backbone = LazyCall(searched_backbone)(

@@ -11,7 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import prepare, train
 from detnas_d2.engine.evolution_search import load_supernet, search
-from detnas_d2.evaluation.build import candidate_evaluator, check_validation
+from detnas_d2.evaluation.build import sequential_evaluator
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import find_supernet
 from tests.engine.tiny_runs import arguments
 from tests.engine.tiny_scenes import scene_search
@@ -41,32 +42,29 @@ def test_trained_and_searched(model: str, tmp_path: Path) -> None:
     assert len(records) == 4 and all(r["error"] is None for r in records)
     assert best.fitness == max(r["fitness"] for r in records) > 0
     assert METRICS[model] <= records[0]["metrics"].keys()
-    one_by_one = cfg.clone()
-    one_by_one.defrost()
-    one_by_one.SEARCH.EVALUATOR = "sequential"
     network = load_supernet(cfg)
-    with candidate_evaluator(one_by_one, network) as evaluator:
-        for record in records:
-            found = evaluator.evaluate(find_supernet(network).space.path(record["choices"]))
-            assert found.fitness == record["fitness"]
+    evaluator = sequential_evaluator(EvaluationSettings.from_config(cfg), network)
+    for record in records:
+        found = evaluator.evaluate(find_supernet(network).space.path(record["choices"]))
+        assert found.fitness == record["fitness"]
 
 
 def test_what_a_model_cannot_be_scored_by(tmp_path: Path) -> None:
     cfg = scene_search(tmp_path, "keypoint")
     cfg.TEST.KEYPOINT_OKS_SIGMAS = []
     with pytest.raises(ValueError, match=r"SIGMAS has 0 values, .*NUM_KEYPOINTS is 5"):
-        check_validation(cfg)
+        EvaluationSettings.from_config(cfg).check()
     cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1] * 4
     with pytest.raises(ValueError, match=r"SIGMAS has 4 values, .*NUM_KEYPOINTS is 5"):
-        check_validation(cfg)
+        EvaluationSettings.from_config(cfg).check()
     cfg.MODEL.KEYPOINT_ON = False
     with pytest.raises(ValueError, match="METRIC 'keypoints/AP': .* is scored by bbox/AP, "):
-        check_validation(cfg)
+        EvaluationSettings.from_config(cfg).check()
     MetadataCatalog.get("others").evaluator_type = "lvis"
     DatasetCatalog.register("others", list)
     cfg.SEARCH.VAL = "others"
     with pytest.raises(ValueError, match="evaluator_type 'lvis'; expected one of coco, "):
-        check_validation(cfg)
+        EvaluationSettings.from_config(cfg).check()
 
 
 def test_data_registered_by_hand_serves_again(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from torch import nn
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.evolution_search import load_supernet
-from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
 from detnas_d2.evaluation.predictions import Predictions
 from detnas_d2.evaluation.recalibration import override_bn_stats, recalibrate
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search_space import SPACES, Path
 from detnas_d2.utils.errors import CandidateFailed
@@ -53,11 +54,11 @@ def setting(
 
 
 def all_of(cfg: CfgNode, model: nn.Module, paths: list[Path], kind: str) -> dict[Path, Evaluation]:
-    cfg = cfg.clone()
-    cfg.SEARCH.EVALUATOR = kind
-    with candidate_evaluator(cfg, model) as evaluator:
-        if kind == "sequential":
-            return {path: evaluator.evaluate(path) for path in paths}
+    settings = EvaluationSettings.from_config(cfg)
+    if kind == "sequential":
+        reference = sequential_evaluator(settings, model)
+        return {path: reference.evaluate(path) for path in paths}
+    with candidate_evaluator(settings, model) as evaluator:
         found = dict(evaluator.evaluate_many(paths))
     assert found.keys() == set(paths)
     return found
@@ -106,7 +107,7 @@ def test_detections_and_figures_are_those_of_one_by_one(
     assert all(same(together[path], alone[path]) for path in paths)
     assert len({found.fitness for found in together.values()}) > 1
     assert ("segm/AP" in together[paths[0]].metrics) == (kind == "mask")
-    with candidate_evaluator(cfg, model) as evaluator:
+    with candidate_evaluator(EvaluationSettings.from_config(cfg), model) as evaluator:
         chunk = Chunk(model, evaluator.scoring, paths, evaluator.statistics(paths))
         found = chunk.infer(evaluator.data_loader)
         for path in paths[:3]:
@@ -128,7 +129,7 @@ def test_images_are_read_and_every_prefix_runs_once_per_chunk(configs: Configs) 
     model.preprocess_image = lambda batch: runs.update(["batch"]) or preprocess(batch)
     supernet = find_supernet(model)
     supernet.stem.register_forward_hook(lambda *_: runs.update(["stem"]))
-    with candidate_evaluator(cfg, model) as evaluator:
+    with candidate_evaluator(EvaluationSettings.from_config(cfg), model) as evaluator:
         batches = len(evaluator.calibration) + len(evaluator.data_loader)
         assert len(dict(evaluator.evaluate_many(paths))) == 6
         assert runs == {"batch": batches, "stem": batches}

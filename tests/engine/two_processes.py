@@ -17,8 +17,9 @@ from detnas_d2.engine import Trainer, prepare
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.gradients import average_gradients, broadcast
 from detnas_d2.engine.iteration import loss_normalizers
-from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.ranks import all_or_none
+from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import activate
 from detnas_d2.search_space import SPACES
@@ -116,12 +117,14 @@ def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
 def evaluation(cfg: CfgNode, kind: str = "population") -> dict[str, Any]:
     """Statistics and evaluations of candidates, two at a time."""
     register_datasets(cfg)
-    cfg.SEARCH.EVALUATOR, cfg.SEARCH.CHUNK, cfg.SEARCH.SCORING_WORKERS = kind, 2, 1
-    with candidate_evaluator(cfg, load_supernet(cfg)) as evaluator:
-        if kind == "sequential":
-            statistics = {path: evaluator.statistics(path) for path in POPULATION}
-            found = {path: evaluator.evaluate(path) for path in POPULATION}
-        else:
+    cfg.SEARCH.CHUNK, cfg.SEARCH.SCORING_WORKERS = 2, 1
+    settings, model = EvaluationSettings.from_config(cfg), load_supernet(cfg)
+    if kind == "sequential":
+        reference = sequential_evaluator(settings, model)
+        statistics = {path: reference.statistics(path) for path in POPULATION}
+        found = {path: reference.evaluate(path) for path in POPULATION}
+    else:
+        with candidate_evaluator(settings, model) as evaluator:
             statistics = evaluator.statistics(POPULATION)
             found = dict(evaluator.evaluate_many(POPULATION))
     return {

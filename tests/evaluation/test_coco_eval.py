@@ -145,7 +145,8 @@ def test_keypoints_by_the_sigmas_of_the_config(scene: Any, tmp_path: Path) -> No
         found = evaluated(evaluator, batches)
         assert_equal(found, by_pycocotools(batches, (sigma,) * POINTS))
         aps.append(found["keypoints"]["AP"])
-        with ScoringPool(ScoringTask.of(cfg, "scene"), workers=0) as pool:
+        task = ScoringTask.of("scene", output_dir=str(tmp_path), sigmas=(sigma,) * POINTS)
+        with ScoringPool(task, workers=0) as pool:
             collector = pool.collector()
             for inputs, outputs in batches:
                 collector.process(inputs, outputs)

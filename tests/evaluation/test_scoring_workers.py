@@ -35,7 +35,7 @@ def coco_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ScoringPool]:
-    with ScoringPool(ScoringTask.of(base_config(), "scored"), workers=1) as made:
+    with ScoringPool(ScoringTask.of("scored", output_dir="output"), workers=1) as made:
         yield made
 
 
@@ -64,7 +64,7 @@ def test_coco_figures(pool: ScoringPool, tmp_path: Path) -> None:
         np.testing.assert_equal(future.result().metrics, expected)
         assert ("segm/AP" in expected) == batches[0][1][0]["instances"].has("pred_masks")
     assert future.result().seconds > 0
-    with ScoringPool(ScoringTask.of(base_config(), "scored"), workers=0) as here:
+    with ScoringPool(ScoringTask.of("scored", output_dir="output"), workers=0) as here:
         np.testing.assert_equal(submit(here, batches).result().metrics, expected)
 
 
@@ -120,7 +120,7 @@ def test_voc_figures(tmp_path: Path) -> None:
     for inputs, _ in batches:
         inputs[0]["image_id"] = str(inputs[0]["image_id"])
     try:
-        with ScoringPool(ScoringTask.of(base_config(), "voc_scored"), workers=0) as pool:
+        with ScoringPool(ScoringTask.of("voc_scored", output_dir="output"), workers=0) as pool:
             found = submit(pool, batches).result().metrics
         assert found == sequential("voc_scored", batches, tmp_path)
     finally:
@@ -131,7 +131,7 @@ def test_voc_figures(tmp_path: Path) -> None:
 def test_classification_needs_no_worker() -> None:
     MetadataCatalog.get("classes").set(evaluator_type="image_classification")
     try:
-        task = ScoringTask.of(base_config(), "classes")
+        task = ScoringTask.of("classes", output_dir="output")
     finally:
         forget("classes")
     batch = [{"label": 1}, {"label": 0}], [{"scores": torch.rand(9)} for _ in range(2)]
@@ -144,7 +144,7 @@ def test_classification_needs_no_worker() -> None:
 
 
 def test_task_overrides_what_a_worker_believes(tmp_path: Path) -> None:
-    task = ScoringTask.of(base_config(), "scored")
+    task = ScoringTask.of("scored", output_dir="output")
     moved = dataclasses.replace(task, dataset_name="moved")
     MetadataCatalog.get("moved").set(json_file="elsewhere.json")
     try:

@@ -87,7 +87,6 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
             "'search': SEARCH.MAX_MACS is 1000, but the cheapest path",
         ),
         ([TRAIN, {**SEARCH, "OPTS": ["SEARCH.PRESET", "best"]}], {}, "'search': .*PRESET is"),
-        ([TRAIN, {**SEARCH, "OPTS": ["SEARCH.EVALUATOR", "all"]}], {}, "'search': .*EVALUATOR is"),
         (
             [TRAIN, {**SEARCH, "OPTS": ["MODEL.DETNAS.SPACE", "detnas_small"]}],
             {},

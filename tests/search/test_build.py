@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from detectron2.config import CfgNode
 
 from detnas_d2.config.search_config import add_search_config
-from detnas_d2.search.build import (
-    build_constraint,
-    build_searcher,
-    search_fingerprint,
-    settings_from_config,
-)
-from detnas_d2.search.constraints import UnsatisfiableLimit
+from detnas_d2.search.build import SearcherSettings, limits_from_config, search_fingerprint
+from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search.evolution import PRESETS, Evolution, EvolutionSettings
 from detnas_d2.search.history import History
 from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search_space.costs import build_cost_table
 from detnas_d2.search_space.space import SPACES
+from detnas_d2.utils.errors import InputError
 
 SPACE = SPACES["detnas_small"]
 
@@ -34,9 +29,13 @@ def config(**search):
     return cfg
 
 
+def searcher(feasible=lambda choices: True, **search):
+    return SearcherSettings.from_config(config(**search)).build(SPACE.cardinalities, feasible)
+
+
 def test_defaults_are_the_papers():
-    assert settings_from_config(config()) == PRESETS["paper"]
-    assert settings_from_config(config(PRESET="release")) == PRESETS["release"]
+    assert SearcherSettings.from_config(config()).evolution == PRESETS["paper"]
+    assert SearcherSettings.from_config(config(PRESET="release")).evolution == PRESETS["release"]
 
 
 def test_overrides():
@@ -50,26 +49,28 @@ def test_overrides():
         MUTATION_PROB=0.25,
         ATTEMPTS=7,
         PRESET="release",
+        SEED=5,
     )
-    assert settings_from_config(cfg) == EvolutionSettings(10, 3, 4, 2, 0, 1, 0.25, "history", 7)
+    settings = SearcherSettings.from_config(cfg)
+    assert settings.evolution == EvolutionSettings(10, 3, 4, 2, 0, 1, 0.25, "history", 7)
+    assert (settings.strategy, settings.samples, settings.seed) == ("evolution", 30, 5)
 
 
 def test_build_evolution():
-    constraint = build_constraint(config(MAX_MACS=300_000_000), build_cost_table(SPACE))
-    searcher = build_searcher(config(SEED=3, POPULATION=10), SPACE, constraint)
-    assert isinstance(searcher, Evolution)
-    assert len(searcher.ask()) == 10
-    assert all(constraint(choices) for choices in searcher.ask())
-    assert searcher.ask() != build_searcher(config(SEED=4, POPULATION=10), SPACE, constraint).ask()
+    limits = limits_from_config(config(MAX_MACS=300_000_000))
+    constraint = Constraint(limits, build_cost_table(SPACE))
+    found = searcher(constraint, SEED=3, POPULATION=10)
+    assert isinstance(found, Evolution)
+    assert len(found.ask()) == 10
+    assert all(constraint(choices) for choices in found.ask())
+    assert found.ask() != searcher(constraint, SEED=4, POPULATION=10).ask()
 
 
 def test_build_random():
-    constraint = build_constraint(config(), build_cost_table(SPACE))
-    same_budget = build_searcher(config(STRATEGY="random"), SPACE, constraint)
+    same_budget = searcher(STRATEGY="random")
     assert isinstance(same_budget, RandomSearch)
     assert (same_budget.expected, len(same_budget.ask())) == (1000, 50)
-    cfg = config(STRATEGY="random", NUM_SAMPLES=7, POPULATION=4)
-    assert (build_searcher(cfg, SPACE, constraint).expected) == 7
+    assert searcher(STRATEGY="random", NUM_SAMPLES=7, POPULATION=4).expected == 7
 
 
 @pytest.mark.parametrize(
@@ -88,43 +89,37 @@ def test_build_random():
         ),
         ({"MUTATION_PROB": 1.5}, r"SEARCH.MUTATION_PROB must be in \[0, 1\], got 1.5"),
         ({"PARENTS": 1}, "SEARCH.CROSSOVER 25 with SEARCH.PARENTS 1: a child of one parent"),
+        ({"POPULATION": 5, "PARENTS": 6}, "PARENTS 6: expected at most the population of 5"),
     ],
 )
 def test_errors_name_the_config(search, message):
     with pytest.raises(ValueError, match=message):
-        build_searcher(config(**search), SPACE, lambda choices: True)
+        searcher(**search)
 
 
-def test_limits_are_checked_before_the_search():
-    table = build_cost_table(SPACE)
-    with pytest.raises(UnsatisfiableLimit, match="SEARCH.MAX_MACS is 200000000, but the"):
-        build_constraint(config(MAX_MACS=200_000_000), table)
-    with pytest.raises(ValueError, match="SEARCH.MAX_LATENCY_MS is set, but there is no table"):
-        build_constraint(config(MAX_LATENCY_MS=5.0), table)
-    latency = SimpleNamespace(base=1.0, entries=[[0.5] * 4] * SPACE.num_layers)
-    assert build_constraint(config(MAX_LATENCY_MS=11.0), table, latency)((0,) * 20)
+def test_a_population_larger_than_the_space_is_refused():
+    settings = SearcherSettings.from_config(config(POPULATION=9))
+    assert len(settings.build((3, 3), lambda choices: True).ask()) == 9
+    with pytest.raises(ValueError, match="POPULATION 9: the space has 8 paths"):
+        settings.build((2, 4), lambda choices: True)
 
 
-def test_a_limit_that_excludes_nothing_is_told(caplog):
-    table = build_cost_table(SPACE)  # 237 to 365 million
-    build_constraint(config(MAX_MACS=365_472_575, MIN_MACS=237_222_721), table)
-    assert caplog.messages == []
-    build_constraint(config(MAX_MACS=365_472_576, MIN_MACS=1), table)
-    first, second = caplog.messages
-    assert "SEARCH.MAX_MACS 3.65473e+08 excludes nothing: the paths of the space have " in first
-    assert "2.37223e+08" in first
-    assert "SEARCH.MIN_MACS 1 excludes nothing" in second
+def test_limits():
+    assert limits_from_config(config()) == Limits()
+    found = limits_from_config(config(MAX_MACS=3, MIN_MACS=1, MAX_PARAMS=2, MAX_LATENCY_MS=5.0))
+    assert found == Limits(max_macs=3, min_macs=1, max_params=2, max_latency_ms=5.0)
+    with pytest.raises(InputError, match=r"SEARCH.MIN_MACS 3 exceeds SEARCH.MAX_MACS 2"):
+        limits_from_config(config(MAX_MACS=2, MIN_MACS=3))
 
 
 def test_fingerprint_survives_the_disk(tmp_path):
-    cfg = config(MAX_MACS=300_000_000, POPULATION=5)
-    constraint = build_constraint(cfg, build_cost_table(SPACE))
+    limits = limits_from_config(config(MAX_MACS=300_000_000))
+    constraint = Constraint(limits, build_cost_table(SPACE))
 
     def fingerprint(seed):
-        searcher = build_searcher(config(SEED=seed, POPULATION=5), SPACE, constraint)
         return search_fingerprint(
             space=SPACE,
-            searcher=searcher,
+            searcher=searcher(constraint, SEED=seed, POPULATION=5),
             limits=constraint.limits,
             checkpoint_sha256="ab",
             metric="bbox/AP",
