@@ -1,7 +1,8 @@
-"""What the documents name exists."""
+"""Files, headings and functions that the documents name exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -140,3 +141,48 @@ def test_stale_reference_is_found() -> None:
         "detnas_d2.utils.gone",
         "detnas_d2.data.Gone",
     ]
+
+
+_TOUR = re.compile(r"^### (.+)\n\n((?:\d\..*\n(?:   .*\n)*)+)", flags=re.MULTILINE)
+_STOP = re.compile(r"\d\. `([\w/]+\.py)`, `([\w.]+)`: \S")
+
+
+def tours(text: str) -> dict[str, list[tuple[str, str]]]:
+    """Title -> (file, name in it) of every stop of the tours through the code."""
+    found = {}
+    for title, block in _TOUR.findall(text):
+        lines = [line for line in block.splitlines() if line[0].isdigit()]
+        stops = [_STOP.match(line) for line in lines]
+        assert all(stops), f"{title}: expected '1. `file`, `name`: what' in each of {lines}"
+        found[title] = [(stop[1], stop[2]) for stop in stops]
+    return found
+
+
+def defines(file: Path, name: str) -> bool:
+    """Whether a module defines a function, a class, or ``Class.method`` of that name."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    for part in name.split("."):
+        named = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        found = [node for node in body if isinstance(node, named) and node.name == part]
+        if not found:
+            return False
+        body = found[0].body
+    return True
+
+
+def test_stops_of_the_tours_exist() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    found = tours(text)
+    assert len(found) == text.count("\n### ") >= 4
+    for title, stops in found.items():
+        assert 3 <= len(stops) <= 6, title
+        for file, name in stops:
+            assert (ROOT / file).exists(), f"{title}: {file}"
+            assert defines(ROOT / file, name), f"{title}: {file} has no {name}"
+
+
+def test_stop_that_is_gone_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("class A:\n    def run(self): ...\n", encoding="utf-8")
+    text = "### A thing\n\n1. `a.py`, `A.run`: does\n   it.\n2. `b.py`, `f`: more.\n\nText\n"
+    assert tours(text) == {"A thing": [("a.py", "A.run"), ("b.py", "f")]}
+    assert defines(tmp_path / "a.py", "A.run") and not defines(tmp_path / "a.py", "A.gone")
