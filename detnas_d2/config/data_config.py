@@ -1,4 +1,4 @@
-"""Config keys of data sets, search splits, classification input and the built-in demo."""
+"""Config keys of datasets, search splits, classification input and the built-in demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add_data_config(cfg: CN) -> None:
 
 
 def _add_dataset_config(cfg: CN) -> None:
-    # Data sets declared in YAML alone, a list of mappings; relative paths start at
+    # Datasets declared in YAML alone, a list of mappings; relative paths start at
     # $DETECTRON2_DATASETS (default "datasets"). Per FORMAT:
     #   {NAME: n, FORMAT: coco, IMAGES: folder, ANNOTATIONS: file.json}, CLASSES: [a, b] optional
     #     (then the category names ordered by id);
@@ -26,9 +26,9 @@ def _add_dataset_config(cfg: CN) -> None:
     #   {NAME: n, FORMAT: yolo, DATA: data.yaml, SPLIT: train}, CLASSES optional (then its names);
     #   {NAME: n, FORMAT: image_folder, ROOT: folder}, CLASSES optional (then the sorted folders).
     # CSV and YOLO become COCO JSON below CACHE_DIR. Any declaration may have SPLITS: {a: 0.8,
-    # b: 0.2}, data sets "a" and "b" of so many of its images, chosen by SPLIT_SEED (default 0).
+    # b: 0.2}, datasets "a" and "b" of so many of its images, chosen by SPLIT_SEED (default 0).
     cfg.DATASETS.REGISTER = []
-    # What register_datasets does about bad images and annotations of the data sets in use:
+    # What register_datasets does about bad images and annotations of the datasets in use:
     # "error" stops and lists them, "drop" leaves them out of training and of the evaluation's
     # ground truth with one warning that lists them too, "ignore" does not look (but what Detectron2
     # cannot read, like VOC files in other folders, is checked as it is converted). What is meant
@@ -45,7 +45,7 @@ def _add_dataset_config(cfg: CN) -> None:
     cfg.DATASETS.CACHE_DIR = ""
 
     # "<name>@search_val" and "<name>@search_train" split <name>, a training set, in two. <name> may
-    # be a union of data sets of one format and the same classes, "a+b": the images of @search_val
+    # be a union of datasets of one format and the same classes, "a+b": the images of @search_val
     # are then chosen from all of them together, e.g. DATASETS.TRAIN
     # ("voc_2007_trainval+voc_2012_trainval@search_train",) with SEARCH.VAL
     # "voc_2007_trainval+voc_2012_trainval@search_val". VOC's AP is that of the first one's year.

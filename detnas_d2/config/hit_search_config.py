@@ -8,7 +8,7 @@ from detectron2.config import CfgNode as CN
 def add_hit_search_config(cfg: CN) -> None:
     """Adds ``cfg.HIT_SEARCH`` to a Detectron2 config, in place."""
     cfg.HIT_SEARCH = CN()
-    # Data sets that the architecture parameters learn from; disjoint from DATASETS.TRAIN, which
+    # Datasets that the architecture parameters learn from; disjoint from DATASETS.TRAIN, which
     # the weights learn from (section 3.4; halves of the training set).
     cfg.HIT_SEARCH.ARCH_TRAIN = ()
     # Iteration from which the architecture parameters learn; -1: never (pre-training).

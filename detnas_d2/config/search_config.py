@@ -61,7 +61,7 @@ def _add_limits(node: CN) -> None:
 
 def _add_evaluation(node: CN) -> None:
     # What is maximised, a key "task/metric" of the evaluator's results. "": bbox/AP for COCO,
-    # bbox/AP50 for VOC data sets, classification/top1 for classification ones.
+    # bbox/AP50 for VOC datasets, classification/top1 for classification ones.
     node.METRIC = ""
     # Candidates evaluated together. More share more work; a killed search loses this many.
     node.CHUNK = 25
@@ -71,12 +71,12 @@ def _add_evaluation(node: CN) -> None:
     # each image once. Those beyond are decoded each time. 0: no file. 5,000 images of 800 x 1333
     # take 15 GiB.
     node.IMAGE_CACHE_GIB = 8.0
-    # Name of the data set candidates are scored on; must be carved from training data, never the
+    # Name of the dataset candidates are scored on; must be carved from training data, never the
     # test split. "": the first of DATASETS.TEST.
     node.VAL = ""
     # Images from which every candidate's BatchNorm statistics are computed.
     node.CALIBRATION = CN()
-    # Name of the data set they come from. "": the first of DATASETS.TRAIN.
+    # Name of the dataset they come from. "": the first of DATASETS.TRAIN.
     node.CALIBRATION.DATASET = ""
     # Released: 500 iterations of a total batch of 8.
     node.CALIBRATION.IMAGES = 4000

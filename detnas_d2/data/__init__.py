@@ -1,4 +1,4 @@
-"""Data sets, search splits, resumable training batches and the built-in demo."""
+"""Datasets, search splits, resumable training batches and the built-in demo."""
 
 from detnas_d2.data.checks.data_state import DataState, data_changes, data_state
 from detnas_d2.data.checks.report import DatasetError, DatasetReport, Problem

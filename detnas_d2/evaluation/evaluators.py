@@ -1,4 +1,4 @@
-"""Detectron2's evaluators of the data sets that a config names."""
+"""Detectron2's evaluators of the datasets that a config names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build_evaluator(
         output_dir: where results are written; ``<OUTPUT_DIR>/inference`` by default.
 
     Raises:
-        ValueError: a data set of an unknown type.
+        ValueError: a dataset of an unknown type.
     """
     kind = evaluator_type(dataset_name)
     folder = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -91,7 +91,7 @@ def keypoint_sigmas(cfg: CfgNode) -> tuple[float, ...] | None:
 
 
 def coco_file(dataset_name: str, folder: str) -> dict[str, str]:
-    """The metadata entry "json_file" for a data set registered without one; empty for others.
+    """The metadata entry "json_file" for a dataset registered without one; empty for others.
 
     Every process makes the file again: the data may be others than those of the last run. The
     catalog is not told of it: it belongs to this folder.
@@ -112,7 +112,7 @@ def coco_file(dataset_name: str, folder: str) -> dict[str, str]:
 
 @contextmanager
 def metadata_of(dataset_name: str, entries: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block the data set's metadata have ``entries`` too; then they are what they were.
+    """Within the block the dataset's metadata have ``entries`` too; then they are what they were.
 
     Evaluators that are made in the block keep what they found.
     """
@@ -129,7 +129,7 @@ def candidate_evaluators(
 ) -> Callable[[], DatasetEvaluator]:
     """Makes an evaluator for each candidate of a search, of the metric's task alone.
 
-    Nothing is written but VOC's temporary files and, for a data set without COCO file, that file.
+    Nothing is written but VOC's temporary files and, for a dataset without COCO file, that file.
 
     Args:
         task: the metric's, e.g. "bbox".
@@ -140,7 +140,7 @@ def candidate_evaluators(
     if task == "panoptic_seg":
         prototype: DatasetEvaluator = PanopticEvaluator(dataset_name)
     elif task == "sem_seg":
-        prototype = _SemSegFigures(dataset_name)
+        prototype = _SemSegMetrics(dataset_name)
     elif kind == "image_classification":
         return ClassificationEvaluator
     else:
@@ -155,7 +155,7 @@ def candidate_evaluators(
     return lambda: copy.copy(prototype)  # ``reset`` gives each its own counts
 
 
-class _SemSegFigures(SemSegEvaluator):
+class _SemSegMetrics(SemSegEvaluator):
     """Detectron2's evaluator without the list of predicted masks, which nobody reads."""
 
     def encode_json_sem_seg(self, sem_seg: Any, input_file_name: str) -> list[dict]:

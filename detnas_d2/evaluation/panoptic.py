@@ -22,7 +22,7 @@ _SHIFT = 2**32
 
 
 class PanopticEvaluator(DatasetEvaluator):
-    """PQ, SQ and RQ of a data set of the type "coco_panoptic_seg", in percent.
+    """PQ, SQ and RQ of a dataset of the type "coco_panoptic_seg", in percent.
 
     Kirillov et al., Panoptic Segmentation (CVPR 2019), section 4.1 and eq. 1: segments of one
     category match if their IoU, void pixels left out, is above 0.5. A prediction of which more
@@ -62,7 +62,7 @@ class PanopticEvaluator(DatasetEvaluator):
             truth = self._truth.get(sample["image_id"])
             if truth is None:
                 raise ValueError(
-                    f"data set {self._name!r}: image {sample['image_id']!r} has no annotation in "
+                    f"dataset {self._name!r}: image {sample['image_id']!r} has no annotation in "
                     "its panoptic_json"
                 )
             with Image.open(os.path.join(self._root, truth["file_name"])) as image:

@@ -116,7 +116,7 @@ class PopulationEvaluator:
             WorkerError: scoring cannot work, whatever the candidate.
         """
         ordered = PrefixWalk(paths).paths
-        previous: Inferred | None = None
+        previous: PendingScores | None = None
         for start in range(0, len(ordered), self.chunk):
             chunk = ordered[start : start + self.chunk]
             begin = time.perf_counter()
@@ -145,16 +145,16 @@ class PopulationEvaluator:
     def _watched(self, batches: Iterable[T], stage: str, candidates: int) -> Iterator[T]:
         return counted(batches, lambda done, total: self.on_pass(stage, candidates, done, total))
 
-    def _infer(self, chunk: Chunk, seconds: dict[str, float]) -> Inferred:
+    def _infer(self, chunk: Chunk, seconds: dict[str, float]) -> PendingScores:
         """Infers a chunk and hands it to the scoring workers."""
         start = time.perf_counter()
         found = chunk.infer(self._watched(self.data_loader, "inference", len(chunk.paths)))
         seconds["inference"] = (time.perf_counter() - start) / len(chunk.paths)
-        inferred = Inferred(chunk, seconds)
+        pending = PendingScores(chunk, seconds)
         for path, predictions in self._shared_out(chunk, found):
-            inferred.detections[path] = predictions.detections
-            inferred.futures[path] = self.scoring.submit(str(path), predictions)
-        return inferred
+            pending.detections[path] = predictions.detections
+            pending.futures[path] = self.scoring.submit(str(path), predictions)
+        return pending
 
     def _shared_out(
         self, chunk: Chunk, found: dict[Path, Predictions]
@@ -165,30 +165,32 @@ class PopulationEvaluator:
             if whole is not None:
                 yield path, whole
 
-    def _finish(self, inferred: Inferred) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
+    def _finish(
+        self, pending: PendingScores
+    ) -> Iterator[tuple[Path, Evaluation | CandidateFailed]]:
         """Waits for the scores of a chunk (collective)."""
         mine: dict[Path, Evaluation | CandidateFailed] = {}
-        for path, future in inferred.futures.items():
-            mine[path] = self._evaluation(path, future, inferred)
-        outcomes: dict[Path, Evaluation | CandidateFailed] = dict(inferred.chunk.failures)
+        for path, future in pending.futures.items():
+            mine[path] = self._evaluation(path, future, pending)
+        outcomes: dict[Path, Evaluation | CandidateFailed] = dict(pending.chunk.failures)
         for part in comm.all_gather(mine):
             outcomes |= part
-        for path in inferred.chunk.paths:
+        for path in pending.chunk.paths:
             yield path, outcomes[path]
 
     def _evaluation(
-        self, path: Path, future: Future[Score], inferred: Inferred
+        self, path: Path, future: Future[Score], pending: PendingScores
     ) -> Evaluation | CandidateFailed:
         try:
             score = future.result()
         except (*CANDIDATE_FAILURES, CandidateFailed) as error:
             return CandidateFailed.because(error)
-        fitness = fitness_of(score.metrics, self.metric, inferred.detections[path])
-        return Evaluation(fitness, score.metrics, {**inferred.seconds, "scoring": score.seconds})
+        fitness = fitness_of(score.metrics, self.metric, pending.detections[path])
+        return Evaluation(fitness, score.metrics, {**pending.seconds, "scoring": score.seconds})
 
 
 class Chunk:
-    """Candidates that are inferred together.
+    """Candidates that were evaluated together.
 
     Args:
         paths: in the order of a walk.
@@ -252,7 +254,7 @@ class Chunk:
 
 
 @dataclass
-class Inferred:
+class PendingScores:
     """A chunk on its way through scoring.
 
     Attributes:

@@ -153,7 +153,7 @@ class DetectionCollector:
 
 
 @dataclass(frozen=True)
-class Hits:
+class TopKCounts:
     """Number of images of one candidate that were classified, and of those right."""
 
     images: int
@@ -166,12 +166,12 @@ class Hits:
         return self.images
 
     @classmethod
-    def merged(cls, parts: Sequence[Hits]) -> Hits:
-        """The hits of several ranks."""
+    def merged(cls, parts: Sequence[TopKCounts]) -> TopKCounts:
+        """The counts of several ranks."""
         return cls(*(sum(getattr(p, n) for p in parts) for n in ("images", "top1", "top5")))
 
 
-class HitCollector:
+class TopKCollector:
     """Takes a classifier's outputs in place of an evaluator."""
 
     def __init__(self) -> None:
@@ -181,12 +181,12 @@ class HitCollector:
         """As ``DatasetEvaluator.process``."""
         self._evaluator.process(inputs, outputs)
 
-    def finish(self) -> Hits:
+    def finish(self) -> TopKCounts:
         """What was processed."""
-        return Hits(*self._evaluator.counts)
+        return TopKCounts(*self._evaluator.counts)
 
 
-Predictions = Detections | Hits
+Predictions = Detections | TopKCounts
 
 
 def _tensor(values: Boxes | Tensor) -> Tensor:

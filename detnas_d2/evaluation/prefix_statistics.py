@@ -110,7 +110,7 @@ def recalibrate_population(
         failures = agree_on_failures(failures)
         known.update(_merged(collector.nodes_of(path for path in missing if path not in failures)))
         if len(failures) < len(missing) and not known:
-            raise ValueError("no calibration batch: the calibration data set is empty")
+            raise ValueError("no calibration batch: the calibration dataset is empty")
     found: dict[Path, BNStatistics | CandidateFailed] = {}
     for path in paths:
         found[path] = failures[path] if path in failures else _statistics_of(path, known)

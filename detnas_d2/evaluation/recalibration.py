@@ -169,7 +169,7 @@ def recalibrate(
             collector.end_batch()
     merged = merge_over_ranks(collector.statistics)
     if not merged.moments:
-        raise ValueError("no calibration batch: the calibration data set is empty")
+        raise ValueError("no calibration batch: the calibration dataset is empty")
     merged.check_finite()
     return merged
 

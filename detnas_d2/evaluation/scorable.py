@@ -1,4 +1,4 @@
-"""Whether a data set can give a metric at all: without objects to find, evaluators report NaN.
+"""Whether a dataset can give a metric at all: without objects to find, evaluators report NaN.
 
 Known before a candidate is evaluated, from the ground truth as the evaluators count it: COCO passes
 over crowds and, for an area range, objects outside it; VOC passes over difficult objects, and its
@@ -21,13 +21,13 @@ _AREAS = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e1
 
 
 def check_scorable(dataset_name: str, metric: str) -> None:
-    """Looks for objects that the metric counts in a registered data set.
+    """Looks for objects that the metric counts in a registered dataset.
 
     Args:
-        metric: "task/metric" of the data set's evaluator.
+        metric: "task/metric" of the dataset's evaluator.
 
     Raises:
-        InputError: there are none; names the data set and the metric.
+        InputError: there are none; names the dataset and the metric.
     """
     source = source_of_metadata(dataset_name)
     task, _, key = metric.partition("/")
@@ -39,14 +39,14 @@ def check_scorable(dataset_name: str, metric: str) -> None:
         return
     if reason:
         raise InputError(
-            f"data set {dataset_name!r}, which candidates are scored on, cannot give {metric}: "
+            f"dataset {dataset_name!r}, which candidates are scored on, cannot give {metric}: "
             f"{reason}; choose another SEARCH.METRIC, another SEARCH.VAL or a larger "
             "DATASETS.SEARCH_SPLIT"
         )
 
 
 def _coco_lack(source: CocoSource, task: str, key: str) -> str:
-    """Reason why a COCO data set gives no score for a metric, "" where it gives one."""
+    """Reason why a COCO dataset gives no score for a metric, "" where it gives one."""
     file = read_file(source.annotations)
     objects = [a for a in file.annotations if not a.get("iscrowd")]
     if task == "keypoints":

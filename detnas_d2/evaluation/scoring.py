@@ -1,4 +1,4 @@
-"""The metric that a search maximises, by data set and model."""
+"""The metric that a search maximises, by dataset and model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def evaluator_type(dataset_name: str) -> str:
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     if kind not in DEFAULT_METRICS:
         raise InputError(
-            f"data set {dataset_name!r} has evaluator_type {kind!r}; expected one of "
+            f"dataset {dataset_name!r} has evaluator_type {kind!r}; expected one of "
             f"{', '.join(DEFAULT_METRICS)}, or a call of search_model with an evaluator of your own"
         )
     return kind
@@ -43,7 +43,7 @@ def check_metric(
     keypoints: int,
     sigmas: Sequence[float] | None,
 ) -> None:
-    """Compares a metric with what the evaluator of a data set will report.
+    """Compares a metric with what the evaluator of a dataset will report.
 
     Args:
         metric: "task/name".
@@ -57,14 +57,14 @@ def check_metric(
     known = known_metrics(dataset_name, masks=masks, keypoints=keypoints > 0)
     if metric not in known:
         raise InputError(
-            f"SEARCH.METRIC {metric!r}: data set {dataset_name!r} is scored by {', '.join(known)}"
+            f"SEARCH.METRIC {metric!r}: dataset {dataset_name!r} is scored by {', '.join(known)}"
         )
     if keypoints:
         check_sigmas(keypoints, sigmas or ())
 
 
 def known_metrics(dataset_name: str, *, masks: bool, keypoints: bool) -> list[str]:
-    """Metrics that a data set's evaluators report for a model that predicts these next to boxes."""
+    """Metrics that a dataset's evaluators report for a model that predicts these next to boxes."""
     kind, metadata = evaluator_type(dataset_name), MetadataCatalog.get(dataset_name)
     if kind == "image_classification":
         return [f"classification/{name}" for name in ("top1", "top5")]

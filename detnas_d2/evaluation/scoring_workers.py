@@ -15,7 +15,12 @@ from detectron2.utils import comm
 
 from detnas_d2.evaluation.classification import accuracy
 from detnas_d2.evaluation.evaluators import coco_file, detection_evaluator, metadata_of
-from detnas_d2.evaluation.predictions import DetectionCollector, Detections, HitCollector, Hits
+from detnas_d2.evaluation.predictions import (
+    DetectionCollector,
+    Detections,
+    TopKCollector,
+    TopKCounts,
+)
 from detnas_d2.evaluation.scoring import evaluator_type, flat_metrics, quiet
 from detnas_d2.utils.workers import WorkerPool
 
@@ -39,7 +44,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Data set and settings of a scoring; can be sent to another process.
+    """Dataset and settings of a scoring; can be sent to another process.
 
     Attributes:
         kind: "coco", "pascal_voc" or "image_classification".
@@ -56,7 +61,7 @@ class ScoringTask:
     def of(
         cls, dataset_name: str, *, output_dir: str, sigmas: tuple[float, ...] | None = None
     ) -> ScoringTask:
-        """Of a registered data set. One that has no COCO file gets one in ``output_dir``.
+        """Of a registered dataset. One that has no COCO file gets one in ``output_dir``.
 
         Raises:
             ValueError: a dataset of an unknown type.
@@ -71,7 +76,7 @@ class ScoringTask:
         )
 
     def evaluator(self) -> DatasetEvaluator:
-        """Detectron2's, with its ground truth, in a process where the data set may be unknown."""
+        """Detectron2's, with its ground truth, in a process where the dataset may be unknown."""
         with metadata_of(self.dataset_name, self.metadata), quiet():
             return detection_evaluator(
                 self.kind, self.dataset_name, sigmas=self.sigmas, distributed=False
@@ -117,16 +122,16 @@ class ScoringPool:
     def __exit__(self, kind: Any, *_: Any) -> None:
         self.close(wait=kind is None)
 
-    def collector(self) -> DetectionCollector | HitCollector:
+    def collector(self) -> DetectionCollector | TopKCollector:
         """Takes the outputs of one candidate, image after image, as an evaluator would."""
-        return HitCollector() if self.task.kind == "image_classification" else DetectionCollector()
+        return TopKCollector() if self.task.kind == "image_classification" else DetectionCollector()
 
-    def share(self, part: Detections | Hits, rank: int) -> Detections | Hits | None:
+    def share(self, part: Detections | TopKCounts, rank: int) -> Detections | TopKCounts | None:
         """The predictions of all ranks, on ``rank``; None on the others (collective)."""
         parts = comm.gather(part, dst=rank)
         return type(part).merged(parts) if comm.get_rank() == rank else None
 
-    def submit(self, key: str, predictions: Detections | Hits) -> Future[Score]:
+    def submit(self, key: str, predictions: Detections | TopKCounts) -> Future[Score]:
         """Scores one candidate's predictions of all images; with workers, returns at once.
 
         Args:
@@ -141,8 +146,8 @@ class ScoringPool:
             future.set_exception(error)
         return future
 
-    def _score_here(self, predictions: Detections | Hits) -> Score:
-        if isinstance(predictions, Hits):
+    def _score_here(self, predictions: Detections | TopKCounts) -> Score:
+        if isinstance(predictions, TopKCounts):
             counts = predictions.images, predictions.top1, predictions.top5
             return Score(flat_metrics(accuracy(*counts)), 0.0)
         if self._evaluator is None:

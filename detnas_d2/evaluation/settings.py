@@ -39,18 +39,18 @@ class CalibrationSettings:
 class EvaluationSettings:
     """How candidates are scored: on what, by which metric, with which means.
 
-    Data sets need not be registered before :meth:`check`.
+    Datasets need not be registered before :meth:`check`.
 
     Attributes:
-        validation: data set that candidates are scored on.
-        named_metric: ``SEARCH.METRIC``, "" for the usual one of the data set.
+        validation: dataset that candidates are scored on.
+        named_metric: ``SEARCH.METRIC``, "" for the usual one of the dataset.
         masks, keypoints: whether the model predicts masks, and how many keypoints.
         sigmas: of COCO's keypoint similarity; None without keypoints, empty for COCO's own.
         chunk: candidates evaluated together.
         scoring_workers: processes per rank.
         image_cache_gib: of decoded images at most, in ``output_dir``.
         described: what else decides a candidate's fitness: splits, test-time input, model.
-        open_images, open_calibration, register: make the loaders, ready the data sets.
+        open_images, open_calibration, register: make the loaders, ready the datasets.
     """
 
     validation: str
@@ -73,7 +73,7 @@ class EvaluationSettings:
         """What ``cfg.SEARCH`` says of the evaluation, and what of the model matters to it.
 
         Raises:
-            InputError: no data set to score on or to calibrate with.
+            InputError: no dataset to score on or to calibrate with.
         """
         search = cfg.SEARCH
         if not (search.VAL or cfg.DATASETS.TEST):
@@ -118,7 +118,7 @@ class EvaluationSettings:
 
     @property
     def metric(self) -> str:
-        """What is maximised, "task/name", of the registered data set."""
+        """What is maximised, "task/name", of the registered dataset."""
         return self.named_metric or DEFAULT_METRICS[evaluator_type(self.validation)]
 
     @property
@@ -155,10 +155,10 @@ class EvaluationSettings:
         }
 
     def check(self) -> None:
-        """Registers the data sets, and checks that candidates can get a score on them.
+        """Registers the datasets, and checks that candidates can get a score on them.
 
         Raises:
-            InputError: naming the data set, and what is unknown or the objects that the metric
+            InputError: naming the dataset, and what is unknown or the objects that the metric
                 lacks.
         """
         self.register(self.datasets)

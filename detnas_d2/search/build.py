@@ -136,7 +136,7 @@ def search_fingerprint(
     Args:
         space: a dataclass, e.g. SearchSpace.
         checkpoint_sha256: of the supernet's checkpoint (`files.sha256_of`).
-        others: JSON values: data sets, calibration settings, metric, test-time input size, sha256
+        others: JSON values: datasets, calibration settings, metric, test-time input size, sha256
             of the latency table, ...
     """
     return {

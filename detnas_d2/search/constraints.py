@@ -31,7 +31,7 @@ class LatencyTableLike(Protocol):
 
 
 class UnsatisfiableLimit(InputError):
-    """A limit that not even the cheapest (or dearest) path keeps."""
+    """A limit that not even the cheapest (or most expensive) path keeps."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class AdditiveTable:
         """Exact minimum over all paths."""
         return self.base + sum(min(row) for row in self.entries)
 
-    def dearest(self) -> float:
+    def most_expensive(self) -> float:
         """Exact maximum over all paths."""
         return self.base + sum(max(row) for row in self.entries)
 
@@ -151,11 +151,11 @@ class Constraint:
         found = []
         for quantity, name, bound, is_max in self._bounds:
             table = self.tables[quantity]
-            extreme = table.dearest() if is_max else table.cheapest()
+            extreme = table.most_expensive() if is_max else table.cheapest()
             if extreme <= bound if is_max else extreme >= bound:
                 found.append(
                     f"{name} {bound:g} excludes nothing: the paths of the space have "
-                    f"{table.cheapest():g} to {table.dearest():g} {quantity}"
+                    f"{table.cheapest():g} to {table.most_expensive():g} {quantity}"
                 )
         return found
 
@@ -170,9 +170,9 @@ class Constraint:
         """
         for quantity, name, bound, is_max in self._bounds:
             table = self.tables[quantity]
-            extreme = table.cheapest() if is_max else table.dearest()
+            extreme = table.cheapest() if is_max else table.most_expensive()
             if extreme > bound if is_max else extreme < bound:
                 raise UnsatisfiableLimit(
-                    f"{name} is {bound}, but the {'cheapest' if is_max else 'dearest'} path of "
-                    f"the space has {extreme} {quantity}"
+                    f"{name} is {bound}, but the {'cheapest' if is_max else 'most expensive'} path "
+                    f"of the space has {extreme} {quantity}"
                 )

@@ -12,7 +12,7 @@ from detnas_d2.utils.errors import InputError
 T = TypeVar("T")
 
 
-def writer_first(work: Callable[[], T]) -> T:
+def local_main_first(work: Callable[[], T]) -> T:
     """Calls ``work`` on one process per machine, then on the others, which find its files.
 
     All processes must call this. An error of a writer is raised on all of them.
@@ -34,7 +34,7 @@ def writer_first(work: Callable[[], T]) -> T:
         kind, text = messages[0]
         if issubclass(kind, InputError):
             raise InputError(text)
-        raise RuntimeError(f"The process that prepares data sets failed: {kind.__name__}: {text}")
+        raise RuntimeError(f"The process that prepares datasets failed: {kind.__name__}: {text}")
     return results[0] if writer else work()
 
 

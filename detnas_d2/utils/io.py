@@ -184,5 +184,5 @@ def sha256_of(path: str | Path) -> str:
 
 
 def file_name_of(name: str) -> str:
-    """A data set name as a file name."""
+    """A dataset name as a file name."""
     return re.sub(r"[^A-Za-z0-9@._-]", "_", name)

@@ -1,6 +1,6 @@
 """Malformed annotations and images of COCO format, and what has to come of each.
 
-A case changes a data set of four images (64 x 48 pixels) with one object each. ``expected`` is the
+A case changes a dataset of four images (64 x 48 pixels) with one object each. ``expected`` is the
 number of objects that training gets, or what the error must say beside the file.
 """
 
@@ -26,7 +26,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Case:
-    """``files`` gets the data set's folder, in which ``a.json`` and ``images`` lie."""
+    """``files`` gets the dataset's folder, in which ``a.json`` and ``images`` lie."""
 
     title: str
     expected: int | str
@@ -65,7 +65,7 @@ def write(folder: Path, data: Any) -> None:
 
 
 def base(folder: Path) -> None:
-    """The whole data set without a fault, and an image beside its folder of images."""
+    """The whole dataset without a fault, and an image beside its folder of images."""
     (folder / "images").mkdir(parents=True)
     for i in range(1, 5):
         pixels(seed=i).save(folder / "images" / f"{i}.png")

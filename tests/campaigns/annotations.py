@@ -47,7 +47,7 @@ FORMATS = {"coco": annotation_cases, "voc": voc_cases}
 
 
 def config(format: str, folder: Path, cache: Path) -> CfgNode:
-    """A training of a detector of boxes on the data set in ``folder``."""
+    """A training of a detector of boxes on the dataset in ``folder``."""
     cfg = base_config()
     cfg.OUTPUT_DIR = str(cache / "out")
     cfg.DATASETS.CACHE_DIR = str(cache)
@@ -63,7 +63,7 @@ def config(format: str, folder: Path, cache: Path) -> CfgNode:
 
 
 def use(cfg: CfgNode) -> int:
-    """Checks, loads, maps and scores the data set; returns the number of objects learned."""
+    """Checks, loads, maps and scores the dataset; returns the number of objects learned."""
     register_datasets(cfg)
     with quiet():
         dicts = load_training_dicts(cfg, ["mine"])
@@ -144,7 +144,7 @@ def run_case(format: str, case: annotation_cases.Case, root: Path) -> tuple[str,
     """(kind of outcome, what is wrong with it or ""): see :func:`judge`.
 
     Args:
-        root: an empty folder for the data set and the cache.
+        root: an empty folder for the dataset and the cache.
     """
     folder, cache = root / "set", root / "cache"
     folder.mkdir(parents=True)

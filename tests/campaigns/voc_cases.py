@@ -1,4 +1,4 @@
-"""Malformed data sets of PASCAL VOC's format, and what has to come of each.
+"""Malformed datasets of PASCAL VOC's format, and what has to come of each.
 
 Four images (64 x 48 pixels) with one object each; see :mod:`annotation_cases` for a case.
 """
@@ -23,7 +23,7 @@ _XML = f"<annotation><filename>1.jpg</filename>{_SIZE}{_OBJECT}</annotation>"
 
 
 def base(folder: Path) -> None:
-    """The whole data set without a fault."""
+    """The whole dataset without a fault."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     for i in range(1, 5):
@@ -145,7 +145,7 @@ case("split id in a sub-folder, XML to be normalised", 4, _sub_folder)
 
 
 def _victim(name_of: Callable[[Path], str]) -> Callable[[Path], None]:
-    """A split that names files beside the data set, which nothing may touch."""
+    """A split that names files beside the dataset, which nothing may touch."""
 
     def files(folder: Path) -> None:
         victim = folder.parent / "victim"

@@ -152,7 +152,7 @@ def test_own_data_templates_are_small() -> None:
     search = frozen("DetNAS/own_data/search.yaml")
     costs = build_cost_table(get_space(search.MODEL.DETNAS.SPACE))
     macs = Constraint(Limits(), costs).tables["macs"]
-    assert macs.cheapest() < search.SEARCH.MAX_MACS < macs.dearest()  # it limits something
+    assert macs.cheapest() < search.SEARCH.MAX_MACS < macs.most_expensive()  # it limits something
 
 
 def _check_small(cfg: CfgNode) -> None:

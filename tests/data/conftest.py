@@ -1,4 +1,4 @@
-"""Small data sets on disk, and catalogs that forget them after each test."""
+"""Small datasets on disk, and catalogs that forget them after each test."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def touch() -> Callable[[Path], None]:
 
 @pytest.fixture
 def perfect_results() -> Callable[[str, Any], dict[str, Any]]:
-    """Evaluates the ground truth of a registered data set as if it had been predicted."""
+    """Evaluates the ground truth of a registered dataset as if it had been predicted."""
 
     def evaluate(name: str, evaluator: Any) -> dict[str, Any]:
         evaluator.reset()

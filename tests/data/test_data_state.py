@@ -1,4 +1,4 @@
-"""What tells that a data set is another one, and what does not."""
+"""What tells that a dataset is another one, and what does not."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_exchanged_data_are_named(change, kind, policy, root: Path) -> None:
     assert data_changes(state(root, **settings), before) == []
     change(root)
     found = data_changes(state(root, **settings), before)
-    # Of unchecked data sets no more is known than the images of the half, here the first one's.
+    # Of unchecked datasets no more is known than the images of the half, here the first one's.
     whole = kind == "annotations" or policy == "error"
     assert found == [f"{kind} of {name!r}" for name in HALVES[: 1 + whole]]
 

@@ -1,4 +1,4 @@
-"""Key points of a declared data set are named and mirrored by its file."""
+"""Key points of a declared dataset are named and mirrored by its file."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_masks_of_a_format_without_masks(make_cfg, voc):
     for key in ("MASK_ON", "KEYPOINT_ON"):
         cfg = make_cfg(voc.declaration, train=["zoo@search_train"])
         cfg.MODEL[key] = True
-        with pytest.raises(DatasetError, match=f"MODEL.{key} is True, and data set 'zoo' is of a "):
+        with pytest.raises(DatasetError, match=f"MODEL.{key} is True, and dataset 'zoo' is of a "):
             register_datasets(cfg)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("zoo",)
         register_datasets(cfg)

@@ -1,4 +1,4 @@
-"""SPLITS: data sets made of shares of another one's images."""
+"""SPLITS: datasets made of shares of another one's images."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_parts_of_voc_are_evaluated(make_cfg, voc, perfect_results):
         ({"SPLITS": [0.5, 0.5]}, "must map names to shares"),
         ({"SPLITS": {"a": 0.5}, "SPLIT_SEED": "x"}, "SPLIT_SEED must be a whole number, got 'x'"),
         ({"SPLITS": {"a": 0.01, "b": 0.5}}, "0.01 of 8 images are none for 'a'"),
-        ({"SPLITS": {"coco_2017_train": 0.5, "a": 0.5}}, "the name of another data set"),
+        ({"SPLITS": {"coco_2017_train": 0.5, "a": 0.5}}, "the name of another dataset"),
     ],
 )
 def test_malformed_shares(make_cfg, coco, keys, message):

@@ -1,4 +1,4 @@
-"""Unions of data sets, and search splits of them."""
+"""Unions of datasets, and search splits of them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_joined_is_refused(make_cfg, coco, voc):
         refused(coco.declaration, other, name="pets+farm")
     with pytest.raises(DatasetError, match=r"different formats: .*'coco'.*'voc'"):
         refused(coco.declaration, voc.declaration, name="pets+zoo")
-    with pytest.raises(DatasetError, match="names a data set twice"):
+    with pytest.raises(DatasetError, match="names a dataset twice"):
         refused(coco.declaration, name="pets+pets")
     with pytest.raises(DatasetError, match="'nowhere' is neither in DATASETS.REGISTER"):
         refused(coco.declaration, name="pets+nowhere")

@@ -1,4 +1,4 @@
-"""The check of data sets before training."""
+"""The check of datasets before training."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_data_that_nothing_evaluates(attempt: Callable[..., str]) -> None:
     DatasetCatalog.register("own", list)
     MetadataCatalog.get("own").set(evaluator_type="mine")
     text = attempt(train_main, "DATASETS.TEST", "('own',)")
-    assert text.startswith("data set 'own' has evaluator_type 'mine'; expected one of ")
+    assert text.startswith("dataset 'own' has evaluator_type 'mine'; expected one of ")
 
 
 def test_weights_that_do_not_fit(

@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 CLASSES = ("cat", "dog", "bird", "none")
-IDS = (3, 7, 11, 20)  # of the data set; there is no "none"
+IDS = (3, 7, 11, 20)  # of the dataset; there is no "none"
 SIZE = (90, 120)
 
 

@@ -12,7 +12,12 @@ import torch
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 
-from detnas_d2.evaluation.predictions import DetectionCollector, Detections, HitCollector, Hits
+from detnas_d2.evaluation.predictions import (
+    DetectionCollector,
+    Detections,
+    TopKCollector,
+    TopKCounts,
+)
 from tests.evaluation.coco_scenes import detect, forget, ground_truth, register
 
 
@@ -94,10 +99,10 @@ def test_unknown_output() -> None:
 
 
 def test_hits() -> None:
-    collectors = defaultdict(HitCollector)
+    collectors = defaultdict(TopKCollector)
     scores = torch.eye(8)[:3]
     for rank, label in enumerate((0, 1, 7)):
         collectors[rank].process([{"label": label}], [{"scores": scores[rank]}])
     parts = [c.finish() for c in collectors.values()]
-    assert Hits.merged(parts).images == 3 and Hits.merged(parts).top1 == 2
-    assert Hits.merged(parts).detections == 3
+    assert TopKCounts.merged(parts).images == 3 and TopKCounts.merged(parts).top1 == 2
+    assert TopKCounts.merged(parts).detections == 3

@@ -295,7 +295,7 @@ def test_no_batch_is_an_error_and_a_failing_forward_restores_the_model() -> None
     model.train()
     before = snapshot(model)
     with activate(model, path(1)):
-        with pytest.raises(ValueError, match="calibration data set is empty"):
+        with pytest.raises(ValueError, match="calibration dataset is empty"):
             recalibrate(model, [])
         with pytest.raises(KeyError):
             recalibrate(model, [(0, batches()[0][1]), (1, [{}])])

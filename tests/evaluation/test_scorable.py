@@ -29,7 +29,7 @@ def register():
 
 @pytest.fixture
 def coco(tmp_path: Path, register):
-    """Registers a data set of one image with objects given as (category, side, further keys)."""
+    """Registers a dataset of one image with objects given as (category, side, further keys)."""
 
     def make(*objects):
         annotations = [

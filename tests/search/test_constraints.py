@@ -74,7 +74,7 @@ def test_unsatisfiable_limits_name_both_numbers():
         "max_macs is 12, but the cheapest path of the space has 13 macs": {"max_macs": 12},
         "max_params is 6, but the cheapest .* has 7 params": {"max_params": 6},
         "max_latency_ms is 2.0, but the cheapest .* has 2.25 latency_ms": {"max_latency_ms": 2.0},
-        "min_macs is 19, but the dearest .* has 18 macs": {"min_macs": 19},
+        "min_macs is 19, but the most expensive .* has 18 macs": {"min_macs": 19},
     }
     for message, limits in cases.items():
         with pytest.raises(UnsatisfiableLimit, match=message):
@@ -85,7 +85,7 @@ def test_small_space_extremes():
     """The exact range of the small space by the released counter: 237.22M to 365.47M."""
     table = Constraint(Limits(), build_cost_table(SPACES["detnas_small"])).tables["macs"]
     assert round(table.cheapest() / 1e6, 2) == 237.22
-    assert round(table.dearest() / 1e6, 2) == 365.47
+    assert round(table.most_expensive() / 1e6, 2) == 365.47
 
 
 def test_agrees_with_the_cost_table():

@@ -1,1 +1,1 @@
-"""Checks of data sets before training, and what they found."""
+"""Checks of datasets before training, and what they found."""

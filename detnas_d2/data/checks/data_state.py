@@ -1,4 +1,4 @@
-"""Contents of a data set in two digests, so that a run is not resumed over data that changed."""
+"""Contents of a dataset in two digests, so that a run is not resumed over data that changed."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.data.datasets.voc_lists import split_file, strict_split
 from detnas_d2.utils.io import digest, sha256_of
 
-_READ = 4096  # bytes of an image of an unchecked data set
+_READ = 4096  # bytes of an image of an unchecked dataset
 _THREADS = 16
 
 DataState = dict[str, dict[str, str]]
 
 
 def data_state(names: Iterable[str]) -> DataState:
-    """Data set -> digests of its "annotations" and "images", wherever these lie.
+    """Dataset -> digests of its "annotations" and "images", wherever these lie.
 
-    Of registered data sets. Images are those of both halves of a search split, as their check saw
-    them; of data sets that are not checked, their sizes and first bytes. Annotations of a data set
+    Of registered datasets. Images are those of both halves of a search split, as their check saw
+    them; of datasets that are not checked, their sizes and first bytes. Annotations of a dataset
     that another project registered are left out.
     """
     return {name: dict(_state_of(name)) for name in dict.fromkeys(names)}
 
 
 def data_changes(now: DataState, then: DataState) -> list[str]:
-    """Texts that name what of the data sets in both states differs, e.g. "annotations of 'a'"."""
+    """Texts that name what of the datasets in both states differs, e.g. "annotations of 'a'"."""
     return [
         f"{kind} of {name!r}"
         for name in sorted(now.keys() & then.keys())

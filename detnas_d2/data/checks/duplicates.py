@@ -1,4 +1,4 @@
-"""Images that two data sets share, byte by byte, whatever their files are called."""
+"""Images that two datasets share, byte by byte, whatever their files are called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT = 1000
 def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     """Pairs of equal files, the first of ``one``, the second of ``other``; LIMIT at most.
 
-    Both are checked data sets, or parts and unions of them; of others nothing is known, and the
+    Both are checked datasets, or parts and unions of them; of others nothing is known, and the
     list is empty. Files are only read where their sizes and ends are equal.
     """
     pairs = list(_candidates(_wholes(one), _wholes(other)))
@@ -31,7 +31,7 @@ def identical_images(one: str, other: str) -> list[tuple[str, str]]:
 
 
 def _wholes(name: str) -> list[str]:
-    """The checked data sets that a name's images come from."""
+    """The checked datasets that a name's images come from."""
     return list(dict.fromkeys(whole_of(part) for part in parts_of(parent_of(name))))
 
 

@@ -39,7 +39,7 @@ BOXES_ONLY = Targets()
 
 @dataclass
 class Inspection:
-    """Result of reading a data set once.
+    """Result of reading a dataset once.
 
     Attributes:
         classes: class names in the order of the labels.

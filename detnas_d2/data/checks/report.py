@@ -1,4 +1,4 @@
-"""Findings of the check of a data set."""
+"""Findings of the check of a dataset."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ KINDS = (
 
 
 class DatasetError(InputError):
-    """A data set cannot be used as it is."""
+    """A dataset cannot be used as it is."""
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """Outcome of the check of one data set.
+    """Outcome of the check of one dataset.
 
     ``num_images`` and ``num_annotations`` count what is left for use, ``num_crowd`` the crowd
     regions among the annotations, which nothing learns from. ``dropped`` tells whether the
@@ -83,7 +83,7 @@ class DatasetReport:
         counts = ", ".join(f"{kind} {number}" for kind, number in self.counts().items())
         crowd = f" ({self.num_crowd} of them crowd regions)" if self.num_crowd else ""
         return (
-            f"data set '{self.name}': {self.num_images} images, {self.num_annotations} "
+            f"dataset '{self.name}': {self.num_images} images, {self.num_annotations} "
             f"annotations{crowd}, {'problems: ' + counts if counts else 'no problem'}"
         )
 
@@ -99,7 +99,7 @@ def listed(problems: Sequence[Problem], listing: str) -> str:
 def problems_error(name: str, problems: Sequence[Problem], listing: str) -> DatasetError:
     """One error that lists the first problems and the total."""
     return DatasetError(
-        f"Data set '{name}' has {len(problems)} problem(s):\n{listed(problems, listing)}\n"
+        f"Dataset '{name}' has {len(problems)} problem(s):\n{listed(problems, listing)}\n"
         "Mend the files, or set DATASETS.INVALID to 'drop' to leave these entries out."
     )
 
@@ -107,6 +107,6 @@ def problems_error(name: str, problems: Sequence[Problem], listing: str) -> Data
 def nothing_left_error(name: str, problems: Sequence[Problem], listing: str) -> DatasetError:
     """The same where nothing to learn from would be left without those entries."""
     return DatasetError(
-        f"Data set '{name}' has {len(problems)} problem(s), and without these entries no object "
+        f"Dataset '{name}' has {len(problems)} problem(s), and without these entries no object "
         f"is left:\n{listed(problems, listing)}\nMend the files."
     )

@@ -1,4 +1,4 @@
-"""The check of a data set before training, and its memory on disk."""
+"""The check of a dataset before training, and its memory on disk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from detnas_d2.data.datasets.sources import (
     source_from_json,
     source_to_json,
 )
-from detnas_d2.utils.comm import writer_first
+from detnas_d2.utils.comm import local_main_first
 from detnas_d2.utils.io import digest, file_name_of, new_directory, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ _INSPECTORS: dict[type[Source], Callable[..., Inspection]] = {
     CsvSource: inspect_csv,
     YoloSource: inspect_yolo,
 }
-# Data set -> the file of its images' contents, as the last check in this process left it.
+# Dataset -> the file of its images' contents, as the last check in this process left it.
 _CONTENT_FILES: dict[str, str] = {}
 
 
@@ -71,7 +71,7 @@ def validate_dataset(
     tolerate: Sequence[str] = (),
     targets: Targets = BOXES_ONLY,
 ) -> DatasetReport:
-    """Checks images and annotations of a registered data set, and readies it for use.
+    """Checks images and annotations of a registered dataset, and readies it for use.
 
     Where entries are dropped, or fields that Detectron2's evaluators need are missing, a cleaned
     copy of the annotations is written below ``cache_dir`` and takes the place of the original in
@@ -90,16 +90,16 @@ def validate_dataset(
     if on_problem not in ON_PROBLEM:
         raise ValueError(f"on_problem must be one of {ON_PROBLEM}, got {on_problem!r}")
     if name not in DatasetCatalog:
-        raise DatasetError(f"Data set '{name}' is not registered")
+        raise DatasetError(f"Dataset '{name}' is not registered")
     source = original_source(name)
     if source is None:
-        raise DatasetError(f"Data set '{name}' is of no format that can be checked")
+        raise DatasetError(f"Dataset '{name}' is of no format that can be checked")
     key = digest(
         [source_to_json(source), on_problem, sorted(tolerate), asdict(targets), os.getcwd()]
     )
     folder = os.path.join(cache_dir, "checked", f"{file_name_of(name)}-{key}")
     check = _Check(name, source, folder, on_problem, decode, frozenset(tolerate), targets)
-    stamp = writer_first(check.run)
+    stamp = local_main_first(check.run)
     report = DatasetReport(
         name,
         stamp["num_images"],
@@ -116,14 +116,14 @@ def validate_dataset(
     if stamp["fixes"]:
         logger.info("Amended in %s: %s", report, ", ".join(stamp["fixes"]))
     for note in stamp["notes"]:
-        logger.warning("Data set '%s': %s", name, note)
+        logger.warning("Dataset '%s': %s", name, note)
     _install(name, source, stamp)
     _CONTENT_FILES[name] = os.path.join(folder, _CONTENTS)
     return report
 
 
 def contents_of(name: str) -> dict[str, str]:
-    """Image file -> what tells its content (``ImageHeader.content``), of a checked data set."""
+    """Image file -> what tells its content (``ImageHeader.content``), of a checked dataset."""
     if name not in _CONTENT_FILES:
         return {}
     with open(_CONTENT_FILES[name], encoding="utf-8") as file:
@@ -170,7 +170,7 @@ class _Check:
         if stamp is not None:
             self.cached = True
             return stamp
-        logger.info("Checking the images and annotations of data set '%s'", self.name)
+        logger.info("Checking the images and annotations of dataset '%s'", self.name)
         inspection = self._inspect()
         listing = os.path.join(self.folder, _LISTING)
         if inspection.problems:
@@ -182,7 +182,7 @@ class _Check:
         if fatal and not inspection.num_annotations:
             raise nothing_left_error(self.name, fatal, listing)
         if not inspection.num_images:
-            raise DatasetError(f"Data set '{self.name}' holds no image")
+            raise DatasetError(f"Dataset '{self.name}' holds no image")
         state = tracked_state(inspection.tracked)
         stamp = {
             "version": _STAMP_VERSION,

@@ -1,4 +1,4 @@
-"""Reads YOLO data sets: data.yaml, images, and a label file of the same name for each image.
+"""Reads YOLO datasets: data.yaml, images, and a label file of the same name for each image.
 
 A line of a label file holds the class's number and then centre and size of a box (4 numbers), or
 the corners of a polygon (6 or more), or with ``kpt_shape`` a box and key points; all in shares of

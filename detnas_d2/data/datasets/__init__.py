@@ -1,1 +1,1 @@
-"""Data sets: where they lie, how they are read, split and registered."""
+"""Datasets: where they lie, how they are read, split and registered."""

@@ -28,7 +28,7 @@ _INSTALLED: dict[str, Source] = {}
 
 
 def declare(name: str, source: Source) -> None:
-    """Registers a data set; nothing is read until it is loaded.
+    """Registers a dataset; nothing is read until it is loaded.
 
     Raises:
         DatasetError: the name is taken by something else.
@@ -43,21 +43,21 @@ def declare(name: str, source: Source) -> None:
             for key in {**old, **new}
             if old.get(key) != new.get(key)
         ]
-        raise DatasetError(f"Data set '{name}' is registered already: {', '.join(changed)}")
+        raise DatasetError(f"Dataset '{name}' is registered already: {', '.join(changed)}")
     if name in DatasetCatalog:
-        raise DatasetError(f"DATASETS.REGISTER: the name '{name}' belongs to another data set")
+        raise DatasetError(f"DATASETS.REGISTER: the name '{name}' belongs to another dataset")
     _ORIGINALS[name] = source
     _DECLARED.add(name)
     install(name, source)
 
 
 def is_declared(name: str) -> bool:
-    """Whether the data set was registered by :func:`declare`."""
+    """Whether the dataset was registered by :func:`declare`."""
     return name in _DECLARED
 
 
 def original_source(name: str) -> Source | None:
-    """The source of a registered data set before cleaning; None where its kind is unknown.
+    """The source of a registered dataset before cleaning; None where its kind is unknown.
 
     A name that was registered by hand may stand for other files now.
     """
@@ -109,7 +109,7 @@ def load_source(name: str, source: Source) -> list[dict[str, Any]]:
         return load_image_folder(source)
     if isinstance(source, VocSource):
         return load_voc(source)
-    raise DatasetError(f"Data set '{name}' is read by register_datasets, which was not called")
+    raise DatasetError(f"Dataset '{name}' is read by register_datasets, which was not called")
 
 
 def _metadata(source: Source, classes: tuple[str, ...] | None) -> dict[str, Any]:

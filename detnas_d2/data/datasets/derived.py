@@ -1,4 +1,4 @@
-"""Folders of files derived from data sets, below DATASETS.CACHE_DIR: written once, then reused."""
+"""Folders of files derived from datasets, below DATASETS.CACHE_DIR: written once, then reused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detnas_d2.data.datasets.sources import (
     source_to_json,
 )
 from detnas_d2.data.datasets.voc_lists import split_file, strict_split
-from detnas_d2.utils.comm import writer_first
+from detnas_d2.utils.comm import local_main_first
 from detnas_d2.utils.io import digest, file_name_of, new_directory, write_json
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def derived_folder(
     """
     place = f"{file_name_of(name)[:100]}-{digest(key)}"
     folder = os.path.abspath(os.path.join(cache_dir, kind, place))
-    writer_first(lambda: _write_if_needed(folder, write))
+    local_main_first(lambda: _write_if_needed(folder, write))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The demo's data sets: scenes of digits (detection) and single digits (classification)."""
+"""The demo's datasets: scenes of digits (detection) and single digits (classification)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detnas_d2.data.checks.report import DatasetError
 from detnas_d2.data.datasets.catalog import install
 from detnas_d2.data.datasets.digits import NUM_CLASSES, draw_patch, draw_scene, load_digits
 from detnas_d2.data.datasets.sources import CocoSource
-from detnas_d2.utils.comm import writer_first
+from detnas_d2.utils.comm import local_main_first
 from detnas_d2.utils.io import digest, new_directory, write_json
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def register_digits(name: str, settings: DigitsSettings, cache_dir: str) -> None
     key = digest([_VERSION, name, astuple(settings)])
     folder = os.path.abspath(os.path.join(cache_dir, "digits", f"{name}-v{_VERSION}-{key}"))
     write = _write_scenes if name in _SCENES else _write_patches
-    writer_first(lambda: _write_once(folder, name, settings, write))
+    local_main_first(lambda: _write_once(folder, name, settings, write))
     classes = tuple(str(label) for label in range(NUM_CLASSES))
     if name in _SCENES:
         source = CocoSource(

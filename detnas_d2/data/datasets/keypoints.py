@@ -1,4 +1,4 @@
-"""Names and mirror pairs of the key points of declared data sets."""
+"""Names and mirror pairs of the key points of declared datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
 
 def name_keypoints(cfg: CfgNode, name: str) -> None:
-    """Gives a COCO data set the metadata that Detectron2 flips key points by, from its file.
+    """Gives a COCO dataset the metadata that Detectron2 flips key points by, from its file.
 
     Names come from the ``keypoints`` of its categories; those that differ by "left" and "right"
     are mirror images of each other. Nothing is done without ``MODEL.KEYPOINT_ON``, and for data

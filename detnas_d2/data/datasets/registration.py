@@ -1,4 +1,4 @@
-"""Readies the data sets that a config names."""
+"""Readies the datasets that a config names."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ CACHE_FOLDER = "data_cache"
 
 logger = logging.getLogger(__name__)
 
-# Published data sets have a few of these; Detectron2 passes over them.
+# Published datasets have a few of these; Detectron2 passes over them.
 _TOLERATED_IF_PUBLISHED = ("empty_box", "box_outside")
 
 
 def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
-    """Registers every data set of DATASETS.REGISTER and readies those in use.
+    """Registers every dataset of DATASETS.REGISTER and readies those in use.
 
     In use are the names in DATASETS.TRAIN and DATASETS.TEST, in HIT_SEARCH.ARCH_TRAIN if
-    architecture parameters learn, the texts below SEARCH that are names of data sets, and
+    architecture parameters learn, the texts below SEARCH that are names of datasets, and
     ``names``. These are checked (DATASETS.INVALID), the demo is drawn and
     search splits are carved where they are named; other declarations are not read. Calling it
     again changes nothing. Every process must call it, after ``launch`` has started them: one per
@@ -61,7 +61,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
         raise DatasetError(
             f"DATASETS.INVALID must be one of {(*ON_PROBLEM, 'ignore')}, got {policy!r}"
         )
-    owners: dict[str, Declaration] = {}  # of the names of data sets and of their parts
+    owners: dict[str, Declaration] = {}  # of the names of datasets and of their parts
     for position, entry in enumerate(cfg.DATASETS.REGISTER):
         declaration = parse_declaration(entry, position)
         for name in (declaration.name, *(part for part, _ in declaration.splits)):
@@ -107,7 +107,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
 
 
 def _architecture_sets(cfg: CfgNode) -> tuple[str, ...]:
-    """Data sets that architecture parameters learn from, if they learn."""
+    """Datasets that architecture parameters learn from, if they learn."""
     learn = "HIT_SEARCH" in cfg and cfg.HIT_SEARCH.ARCH_START_ITER >= 0
     return tuple(cfg.HIT_SEARCH.ARCH_TRAIN) if learn else ()
 
@@ -121,13 +121,13 @@ def _check_objects(name: str, report: DatasetReport | None, *, learned: bool) ->
     if report.num_crowd:
         what = f"its {report.num_crowd} annotations are crowd regions ('iscrowd' 1)"
     if learned:
-        raise DatasetError(f"Data set '{name}' has no object to learn from: {what}{place}")
-    text = "Data set '%s' has no object, so its scores are not defined: %s%s"
+        raise DatasetError(f"Dataset '{name}' has no object to learn from: {what}{place}")
+    text = "Dataset '%s' has no object, so its scores are not defined: %s%s"
     logger.warning(text, name, what, place)
 
 
 def cache_dir(cfg: CfgNode) -> str:
-    """Folder of the files that are derived from data sets."""
+    """Folder of the files that are derived from datasets."""
     return cfg.DATASETS.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, CACHE_FOLDER)
 
 
@@ -135,13 +135,13 @@ def _check_kind(cfg: CfgNode, name: str) -> None:
     for key in ("MASK_ON", "KEYPOINT_ON"):
         if cfg.MODEL[key] and isinstance(original_source(name), BOXES_ALONE):
             raise DatasetError(
-                f"MODEL.{key} is True, and data set '{name}' is of a format that is read as boxes "
+                f"MODEL.{key} is True, and dataset '{name}' is of a format that is read as boxes "
                 "alone; convert it to COCO's, or set the key to False"
             )
 
 
 def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetReport | None:
-    """The report on a data set that is checked."""
+    """The report on a dataset that is checked."""
     if name in DIGITS_NAMES:
         digits = cfg.DATASETS.DIGITS
         settings = DigitsSettings(
@@ -157,16 +157,16 @@ def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetRepo
         close = difflib.get_close_matches(name, {*DatasetCatalog.list(), *DIGITS_NAMES, *owners})
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise DatasetError(
-            f"Data set '{name}' is neither in DATASETS.REGISTER nor known to Detectron2{hint}"
+            f"Dataset '{name}' is neither in DATASETS.REGISTER nor known to Detectron2{hint}"
         )
     source, policy = original_source(name), cfg.DATASETS.INVALID
     if policy == "ignore":
         if source is None or not needs_conversion(source):
             return None
-        policy = "error"  # reading such a data set is its check
+        policy = "error"  # reading such a dataset is its check
     if source is None:
         kind = MetadataCatalog.get(name).get("evaluator_type")
-        logger.info("Data set '%s' (evaluator_type %s) is used unchecked", name, kind)
+        logger.info("Dataset '%s' (evaluator_type %s) is used unchecked", name, kind)
         return None
     return validate_dataset(
         name,

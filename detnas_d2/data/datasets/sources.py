@@ -1,4 +1,4 @@
-"""Locations of data sets: frozen values made from the config or from Detectron2's metadata."""
+"""Locations of datasets: frozen values made from the config or from Detectron2's metadata."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class YoloSource:
 
 
 RegisteredSource = CocoSource | VocSource | FolderSource
-"""Entries of Detectron2's catalogs once a data set was prepared."""
+"""Entries of Detectron2's catalogs once a dataset was prepared."""
 
 Source = RegisteredSource | CsvSource | YoloSource
 
@@ -102,7 +102,7 @@ def needs_conversion(source: Source) -> bool:
 
 
 def resolve_path(path: str) -> str:
-    """Relative paths start at $DETECTRON2_DATASETS, as Detectron2's own data sets do."""
+    """Relative paths start at $DETECTRON2_DATASETS, as Detectron2's own datasets do."""
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     return os.path.join(root, os.path.expanduser(path))
 
@@ -173,7 +173,7 @@ def _name(value: Any, place: str) -> str:
     name = _text(value, place)
     for sign, use in (("@", "search splits"), ("+", "unions")):
         if sign in name:
-            raise DatasetError(f"{place}: '{sign}' is kept for {use} of data sets, got {name!r}")
+            raise DatasetError(f"{place}: '{sign}' is kept for {use} of datasets, got {name!r}")
     return name
 
 
@@ -212,7 +212,7 @@ def _classes(value: Any, place: str) -> tuple[str, ...]:
 
 
 def source_of_metadata(name: str) -> RegisteredSource | None:
-    """The source that the metadata of a registered data set tells; None for other kinds, and for
+    """The source that the metadata of a registered dataset tells; None for other kinds, and for
     data registered by hand whose metadata do not say where everything lies."""
     meta = MetadataCatalog.get(name).as_dict()
     kind, classes = meta.get("evaluator_type"), meta.get("thing_classes")

@@ -2,7 +2,7 @@
 
 Scores that choose an architecture come from ``<name>@search_val``, the supernet learns from
 ``<name>@search_train`` (DetNAS, section 4.1), so that the test set stays untouched. ``<name>`` may
-be a union, ``a+b``: one choice from the images of several data sets together.
+be a union, ``a+b``: one choice from the images of several datasets together.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class Shares:
-    """Named parts of a data set, by their shares of its images (SPLITS of a declaration)."""
+    """Named parts of a dataset, by their shares of its images (SPLITS of a declaration)."""
 
     parts: tuple[tuple[str, float], ...]
     seed: int = 0
@@ -95,7 +95,7 @@ class Shares:
 
 
 def parent_of(name: str) -> str:
-    """The data set, or the union "a+b", that a search split is carved from; other names stay.
+    """The dataset, or the union "a+b", that a search split is carved from; other names stay.
 
     Raises:
         DatasetError: what follows "@" is not the name of a half.
@@ -111,9 +111,9 @@ def parent_of(name: str) -> str:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two data sets share images, as far as their names tell.
+    """Whether two datasets share images, as far as their names tell.
 
-    Halves of one data set or union do not, nor do parts that SPLITS makes of one; halves of
+    Halves of one dataset or union do not, nor do parts that SPLITS makes of one; halves of
     different splits of the same images may.
     """
     parents = parent_of(one), parent_of(other)
@@ -127,7 +127,7 @@ def overlap(one: str, other: str) -> bool:
 
 
 def whole_of(name: str) -> str:
-    """The data set that a part of it was made from, or the name itself."""
+    """The dataset that a part of it was made from, or the name itself."""
     return MetadataCatalog.get(name).get("part_of", name) if name in DatasetCatalog else name
 
 
@@ -146,7 +146,7 @@ def ordered_by_seed(keys: Iterable[str], seed: int) -> list[str]:
 
 
 def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str) -> None:
-    """Registers both halves of a registered data set, in its own format.
+    """Registers both halves of a registered dataset, in its own format.
 
     Their files lie in a folder below ``cache_dir`` named by the source's files and the settings;
     they are reused as long as those stay the same. All processes must call this.
@@ -155,14 +155,14 @@ def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str)
 
 
 def register_shares(parent: str, shares: Shares, cache_dir: str) -> None:
-    """Registers the named parts of a registered data set, like :func:`register_search_splits`.
+    """Registers the named parts of a registered dataset, like :func:`register_search_splits`.
 
     Raises:
-        DatasetError: a part has the name of another data set, or no image.
+        DatasetError: a part has the name of another dataset, or no image.
     """
     for name, _ in shares.parts:
         if name in DatasetCatalog and whole_of(name) != parent:
-            raise DatasetError(f"SPLITS of '{parent}': '{name}' is the name of another data set")
+            raise DatasetError(f"SPLITS of '{parent}': '{name}' is the name of another dataset")
     _register(parent, shares, {name: name for name, _ in shares.parts}, cache_dir)
 
 
@@ -199,7 +199,7 @@ def _half_source(source: RegisteredSource, folder: str, half: str) -> Registered
 
 
 class _Splitter(Generic[S]):
-    """The halves of a data set; a subclass writes them."""
+    """The halves of a dataset; a subclass writes them."""
 
     def __init__(self, parent: str, source: S, settings: SplitSettings | Shares) -> None:
         self.parent = parent

@@ -1,4 +1,4 @@
-"""Data sets joined to one under the name "a+b", e.g. to carve one search split from all of them.
+"""Datasets joined to one under the name "a+b", e.g. to carve one search split from all of them.
 
 DetNAS (section 4.1) scores candidates on 5,000 random images of VOC's trainval of 2007 and 2012
 together: one choice from the union, not one from each.
@@ -42,29 +42,29 @@ _VOC_SPLIT = "union"
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """The data sets that a name without a search split's half stands for."""
+    """The datasets that a name without a search split's half stands for."""
     if name in DatasetCatalog and not MetadataCatalog.get(name).get("union_of"):
         return (name,)  # also one that was registered by hand under such a name
     return tuple(name.split(JOINT))
 
 
 def register_union(name: str, cache_dir: str) -> None:
-    """Registers the union of registered data sets of one format, in that format.
+    """Registers the union of registered datasets of one format, in that format.
 
-    Classes are matched by name and take the first data set's order, as does VOC's year. Image ids
-    stay as they are where no two data sets share one. All processes must call this.
+    Classes are matched by name and take the first dataset's order, as does VOC's year. Image ids
+    stay as they are where no two datasets share one. All processes must call this.
 
     Raises:
-        DatasetError: formats or class names differ, or an image file is in two data sets (it could
+        DatasetError: formats or class names differ, or an image file is in two datasets (it could
             be trained on in one half of a split and scored on in the other).
     """
     parts = parts_of(name)
     sources = {part: known_source(part, f"joined to '{name}'") for part in parts}
     if len(sources) < len(parts):
-        raise DatasetError(f"'{name}' names a data set twice")
+        raise DatasetError(f"'{name}' names a dataset twice")
     kinds = {part: source_to_json(source)["format"] for part, source in sources.items()}
     if len(set(kinds.values())) > 1:
-        raise DatasetError(f"'{name}' joins data sets of different formats: {kinds}")
+        raise DatasetError(f"'{name}' joins datasets of different formats: {kinds}")
     join = _JOINS[type(sources[parts[0]])]
     key = [_VERSION, [[part, source_state(source)] for part, source in sources.items()]]
     folder = derived_folder(

@@ -1,4 +1,4 @@
-"""Images of a PASCAL VOC data set: split files, image ids, and the files of an id.
+"""Images of a PASCAL VOC dataset: split files, image ids, and the files of an id.
 
 An id is the path of an image below the folder of images without its extension: it names files that
 are read and, in a view, files that are written. What leads elsewhere is never used.
@@ -30,7 +30,7 @@ class Listed:
 
 
 def id_problem(image_id: str) -> str:
-    """The fault of an id, "" for one that stays in the folders of its data set."""
+    """The fault of an id, "" for one that stays in the folders of its dataset."""
     parts = image_id.split("/")
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in image_id):
         return f"the id {image_id!r} has a control character"

@@ -48,12 +48,12 @@ class CalibrationBatches:
         self.batch_ids = tuple(range(rank, len(batches), world_size))
 
     def with_dataset(self, dataset: SeededMapDataset) -> CalibrationBatches:
-        """The same batches from another data set of the same images."""
+        """The same batches from another dataset of the same images."""
         return CalibrationBatches(dataset, self._batches, self._num_workers, *self._rank)
 
     @property
     def image_indices(self) -> tuple[tuple[int, ...], ...]:
-        """Places in the filtered data set of the images of every batch, of all ranks."""
+        """Places in the filtered dataset of the images of every batch, of all ranks."""
         return tuple(tuple(batch) for batch in self._batches)
 
     def __len__(self) -> int:
@@ -80,8 +80,8 @@ def build_calibration_batches(
     """Batches of ``num_images`` images chosen without replacement.
 
     Images are resized as in evaluation (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST) and never
-    augmented; detection dicts carry "instances", so that a detector runs in training mode. A data
-    set with fewer images is used whole, with a warning. The last batch may be smaller.
+    augmented; detection dicts carry "instances", so that a detector runs in training mode. A
+    dataset with fewer images is used whole, with a warning. The last batch may be smaller.
     """
     if num_images < 1 or batch_size < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Samples of data sets, made by mappers; an image that cannot be read is named."""
+"""Samples of datasets, made by mappers; an image that cannot be read is named."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def map_sample(mapper: Mapper, sample: dict[str, Any]) -> dict[str, Any] | None:
 
 
 class NamingMapDataset(MapDataset):
-    """Detectron2's data set of samples made by a mapper, with the errors of :func:`map_sample`."""
+    """Detectron2's dataset of samples made by a mapper, with the errors of :func:`map_sample`."""
 
     def __init__(self, dataset: Any, mapper: Mapper) -> None:
         super().__init__(dataset, _Naming(mapper))

@@ -52,7 +52,7 @@ class TrainingBatchSampler(Sampler):
         aspect_grouping: bool = True,
     ) -> None:
         if len(flags) == 0:
-            raise ValueError("TrainingBatchSampler: the data set is empty")
+            raise ValueError("TrainingBatchSampler: the dataset is empty")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
         if batch_size_total < 1 or batch_size_total % world_size:

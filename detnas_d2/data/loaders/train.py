@@ -23,7 +23,7 @@ def list_of_samples(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def is_classification(name: str) -> bool:
-    """Whether a registered data set holds labelled images instead of boxes."""
+    """Whether a registered dataset holds labelled images instead of boxes."""
     return MetadataCatalog.get(name).get("evaluator_type") == "image_classification"
 
 
@@ -54,7 +54,7 @@ def build_train_loader(
         )
     names = list(cfg.DATASETS.TRAIN if dataset_names is None else dataset_names)
     if not names:
-        raise ValueError("DATASETS.TRAIN names no data set")
+        raise ValueError("DATASETS.TRAIN names no dataset")
     mapper, collate = mapper_and_collate(cfg, names[0], is_train=True)
     return resumable_loader(
         load_training_dicts(cfg, names),
@@ -110,7 +110,7 @@ def resumable_loader(
 def mapper_and_collate(
     cfg: CfgNode, name: str, *, is_train: bool
 ) -> tuple[Mapper, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]:
-    """Mapper from the dicts of the data set ``name`` to samples, and their collate function."""
+    """Mapper from the dicts of the dataset ``name`` to samples, and their collate function."""
     if is_classification(name):
         return ClassificationMapper(cfg, is_train), rows_of_one_tensor
     return DatasetMapper(cfg, is_train), list_of_samples
@@ -125,7 +125,7 @@ def load_training_dicts(cfg: CfgNode, names: Sequence[str]) -> list[dict[str, An
     """Dataset dicts with the filters that the config asks of training."""
     kinds = {name: is_classification(name) for name in names}
     if len(set(kinds.values())) > 1:
-        raise ValueError(f"Classification and detection data sets cannot be mixed: {list(names)}")
+        raise ValueError(f"Classification and detection datasets cannot be mixed: {list(names)}")
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     return get_detection_dataset_dicts(
         list(names),
