@@ -5,9 +5,6 @@ from detnas_d2.modeling.detnas.backbone import (
     SearchedBackbone,
     ShuffleNetBackbone,
     Supernet,
-    activate,
-    find_supernet,
-    walking,
 )
 from detnas_d2.modeling.detnas.box_head import DetNASConvFCHead
 from detnas_d2.modeling.detnas.build import (
@@ -19,8 +16,9 @@ from detnas_d2.modeling.detnas.build import (
 from detnas_d2.modeling.detnas.relaxed import RelaxedShuffleNet
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.prefix_walk import PrefixWalk
+from detnas_d2.modeling.supernet import activate, find_supernet, walking
 from detnas_d2.modeling.weights import adapt_state_dict, is_supernet
-from detnas_d2.modeling.weights_error import WeightsError
+from detnas_d2.modeling.weights_fit import WeightsError
 
 __all__ = [
     "DetNASConvFCHead",

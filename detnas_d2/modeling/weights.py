@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detnas_d2.modeling.baselines.detnet import adapt_resnet_state_dict
 from detnas_d2.modeling.detnas.backbone import SearchedBackbone, ShuffleNetBackbone
 from detnas_d2.modeling.hit.weights import adapt_hit_state_dict
-from detnas_d2.modeling.weights_error import WeightsError
+from detnas_d2.modeling.weights_fit import WeightsError
 from detnas_d2.search_space import Path
 
 _BLOCK = re.compile(r"^(?P<prefix>(?:.*\.)?)blocks\.0\.(?P<rest>.*)$")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from detnas_d2.modeling.weights_error import WeightsError
+from detnas_d2.utils.errors import InputError
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # Last layers, whose number of outputs is that of the classes: fine-tuning starts them from scratch.
@@ -18,6 +18,10 @@ _TOLD = re.compile(r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std)$|anchor_ge
 # Of a search alone, and the last convolution, of a classifier alone.
 _EXTRA = re.compile(r"(^|\.)(alpha|remaining)$|(^|\.)last\.")
 _LISTED = 3
+
+
+class WeightsError(InputError):
+    """Weights that do not fit the model they are loaded into."""
 
 
 def strip_shared_prefixes(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

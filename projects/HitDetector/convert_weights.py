@@ -16,9 +16,7 @@ from detnas_d2.engine.checkpoint_files import read_checkpoint
 from detnas_d2.modeling.hit.released import convert_released_hit
 from detnas_d2.utils.io import new_file
 
-CONFIG = os.path.join(
-    os.path.dirname(__file__), "../../configs/HitDetector/released/coco.yaml"
-)
+CONFIG = os.path.join(os.path.dirname(__file__), "../../configs/HitDetector/released/coco.yaml")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ with bias and no norm.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from detnas_d2.layers import NormFactory
-from detnas_d2.modeling.hit.build import bottom_up, hit_norm
+from detnas_d2.layers import NormFactory, get_norm
+from detnas_d2.modeling.bottom_up import bottom_up
 
 STACKS = 7
 
@@ -138,5 +139,5 @@ def build_nasfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASFPN:
         bottom_up(cfg, input_shape),
         list(cfg.MODEL.FPN.IN_FEATURES),
         channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=hit_norm(cfg),
+        norm=partial(get_norm, cfg.MODEL.HIT.NORM),
     )

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.choice_block import ChoiceBlock
-from detnas_d2.modeling.hit.supernet import HitSupernet, find_hit_supernet
 from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.ops.choice import Choices
 from detnas_d2.search_space import LayerSpec, Path, SearchSpace
@@ -28,7 +27,7 @@ class ShuffleNetBackbone(Backbone):
 
     Args:
         space: the search space that gives depths and channels.
-        build_layer: makes the module of one layer.
+        build_blocks: makes the module of all layers.
         norm: makes a normalisation layer from a channel number.
         out_features: names of the features to return.
         last_conv: append the 1x1 convolution to ``space.last_channels``.
@@ -45,7 +44,7 @@ class ShuffleNetBackbone(Backbone):
     def __init__(
         self,
         space: SearchSpace,
-        build_layer: Callable[[LayerSpec], nn.Module],
+        build_blocks: Callable[[Sequence[LayerSpec]], nn.Module],
         *,
         norm: NormFactory,
         out_features: Sequence[str],
@@ -55,7 +54,7 @@ class ShuffleNetBackbone(Backbone):
         super().__init__()
         self.space = space
         self.stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
-        self.blocks = nn.ModuleList(build_layer(layer) for layer in space.layers)
+        self.blocks = build_blocks(space.layers)
         self.last = (
             ConvNormAct(space.stage_channels[-1], space.last_channels, norm=norm, bias=True)
             if last_conv
@@ -147,8 +146,11 @@ class SearchedBackbone(ShuffleNetBackbone):
         if not isinstance(path.space, SearchSpace):
             raise ValueError(f"path of space {path.space.name!r}, expected one of a DetNAS space")
 
-        def build(layer: LayerSpec) -> nn.Module:
-            return build_shuffle_block(layer, path.ops[layer.index], norm, shuffle_method)
+        def build(layers: Sequence[LayerSpec]) -> nn.Module:
+            return nn.ModuleList(
+                build_shuffle_block(layer, op, norm, shuffle_method)
+                for layer, op in zip(layers, path.ops, strict=True)
+            )
 
         super().__init__(
             path.space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
@@ -160,11 +162,11 @@ class Supernet(ShuffleNetBackbone):
     """All paths of a space with shared weights; a forward pass runs the active one.
 
     Detectron2's meta-architectures call ``backbone(images)`` without further argument, so the
-    path is set around their call with :meth:`active` (or :func:`activate` for a whole model).
+    path is set around their call with :meth:`active` (or ``activate`` for a whole model).
     Without one, ``forward`` raises ``RuntimeError``.
 
     Attributes:
-        walk: what the paths of a population share, see :func:`walking`.
+        walk: what the paths of a population share, see :func:`detnas_d2.modeling.supernet.walking`.
     """
 
     def __init__(
@@ -177,10 +179,13 @@ class Supernet(ShuffleNetBackbone):
         last_conv: bool = False,
         init: str = "imagenet",
     ) -> None:
-        def build(layer: LayerSpec) -> nn.Module:
+        def choice_block(layer: LayerSpec) -> ChoiceBlock:
             return ChoiceBlock(
                 layer.ops, lambda op: build_shuffle_block(layer, op, norm, shuffle_method)
             )
+
+        def build(layers: Sequence[LayerSpec]) -> nn.Module:
+            return nn.ModuleList(map(choice_block, layers))
 
         super().__init__(
             space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
@@ -223,52 +228,6 @@ class Supernet(ShuffleNetBackbone):
         if self.walk is None:
             return super()._walk_step()
         return self.walk.enter(self.active_path), self.walk.keep(self.active_path)
-
-
-def find_supernet(model: nn.Module) -> Supernet | HitSupernet | None:
-    """The supernet inside ``model``, or None; several are an error.
-
-    That of a Hit-Detector is all its parts with choices together.
-    """
-    found: list[Supernet | HitSupernet] = []
-    found += [module for module in model.modules() if isinstance(module, Supernet)]
-    hit = find_hit_supernet(model)
-    found += [hit] if hit else []
-    if len(found) > 1:
-        raise ValueError(f"{type(model).__name__} contains {len(found)} supernets, expected one")
-    return found[0] if found else None
-
-
-@contextmanager
-def activate(model: nn.Module, path: Path) -> Iterator[None]:
-    """Makes ``path`` the active path of the supernet inside ``model`` (any meta-architecture).
-
-    Raises:
-        ValueError: the model has no supernet, or one of another space.
-    """
-    supernet = find_supernet(model)
-    if supernet is None:
-        raise ValueError(f"{type(model).__name__} contains no supernet")
-    with supernet.active(path):
-        yield
-
-
-@contextmanager
-def walking(model: nn.Module, walk: PrefixWalk) -> Iterator[None]:
-    """Within the block the supernet inside ``model`` runs its active path through ``walk``.
-
-    Supernets other than :class:`Supernet` go on computing every path whole.
-    """
-    supernet = find_supernet(model)
-    if not isinstance(supernet, Supernet):
-        yield
-        return
-    supernet.walk = walk
-    try:
-        yield
-    finally:
-        supernet.walk = None
-        walk.clear()
 
 
 def build_shuffle_block(

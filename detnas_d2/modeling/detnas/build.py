@@ -139,11 +139,7 @@ def add_conv_biases(module: nn.Module) -> None:
             conv.bias = nn.Parameter(torch.zeros(conv.out_channels))
 
 
-def _bare(cfg: CfgNode, input_shape: ShapeSpec, *, supernet: bool) -> ShuffleNetBackbone:
-    return backbone_from_config(cfg, supernet=supernet)
-
-
-def _fpn(cfg: CfgNode, input_shape: ShapeSpec, *, supernet: bool, retinanet: bool) -> FPN:
+def _fpn(cfg: CfgNode, *, supernet: bool, retinanet: bool) -> FPN:
     features = list(cfg.MODEL.FPN.IN_FEATURES)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     if retinanet:
@@ -175,18 +171,37 @@ DECODED_BACKBONES = {
 """Backbone that is searched -> the same of the one path ``MODEL.DETNAS.PATH``."""
 
 
-def _register(name: str, build: Callable[..., nn.Module]) -> None:
-    def builder(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
-        return build(cfg, input_shape)
-
-    builder.__name__ = name
-    BACKBONE_REGISTRY.register(builder)
+@BACKBONE_REGISTRY.register()
+def build_detnas_supernet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ShuffleNetBackbone:
+    """The supernet of ``MODEL.DETNAS.SPACE`` alone."""
+    return backbone_from_config(cfg, supernet=True)
 
 
-for _kind, _supernet in (("supernet_", True), ("", False)):
-    _register(f"build_detnas_{_kind}backbone", partial(_bare, supernet=_supernet))
-    for _retinanet in (False, True):
-        _register(
-            f"build_detnas_{_kind}{'retinanet_' if _retinanet else ''}fpn_backbone",
-            partial(_fpn, supernet=_supernet, retinanet=_retinanet),
-        )
+@BACKBONE_REGISTRY.register()
+def build_detnas_supernet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The supernet under Detectron2's FPN, P2 to P6."""
+    return _fpn(cfg, supernet=True, retinanet=False)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detnas_supernet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The supernet under Detectron2's FPN, P3 to P7."""
+    return _fpn(cfg, supernet=True, retinanet=True)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detnas_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ShuffleNetBackbone:
+    """The network of ``MODEL.DETNAS.PATH`` alone."""
+    return backbone_from_config(cfg, supernet=False)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detnas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The network of ``MODEL.DETNAS.PATH`` under Detectron2's FPN, P2 to P6."""
+    return _fpn(cfg, supernet=False, retinanet=False)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detnas_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The network of ``MODEL.DETNAS.PATH`` under Detectron2's FPN, P3 to P7."""
+    return _fpn(cfg, supernet=False, retinanet=True)

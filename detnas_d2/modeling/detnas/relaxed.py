@@ -12,11 +12,7 @@ from torch import Tensor, nn
 
 from detnas_d2.layers import NormFactory
 from detnas_d2.layers.norm import get_norm
-from detnas_d2.modeling.detnas.backbone import (
-    ShuffleNetBackbone,
-    build_shuffle_block,
-    init_shufflenet,
-)
+from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone, build_shuffle_block
 from detnas_d2.modeling.searchable_layers import RelaxedLayers
 from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
 
@@ -49,14 +45,12 @@ class RelaxedShuffleNet(ShuffleNetBackbone):
 
         super().__init__(
             space,
-            lambda layer: nn.Identity(),
+            lambda layers: RelaxedLayers("backbone", layers, build, recompute=recompute),
             norm=norm,
             out_features=out_features,
             last_conv=last_conv,
             init=init,
         )
-        self.blocks = RelaxedLayers("backbone", space.layers, build, recompute=recompute)
-        init_shufflenet(self, init)
 
     def run_layer(self, index: int, x: Tensor) -> Tensor:
         return self.blocks(index, x)

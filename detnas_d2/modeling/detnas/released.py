@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detnas_d2.modeling.weights_error import WeightsError
+from detnas_d2.modeling.weights_fit import WeightsError
 from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
 
 _LARGE = "0031210203123320" + "2113202221310333" + "13333333"

@@ -23,11 +23,12 @@ from functools import partial
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import BACKBONE_REGISTRY, build_model
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from detnas_d2.layers import NormFactory, get_norm
+from detnas_d2.modeling.bottom_up import bottom_up
 from detnas_d2.modeling.hit.backbone import HitBackbone
 from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.modeling.searchable_layers import (
@@ -148,30 +149,13 @@ def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
     }
 
 
-def hit_backbone(cfg: CfgNode, out_features: list[str]) -> HitBackbone:
-    """The backbone that ``cfg.MODEL.HIT`` describes."""
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
-    layers = part_layers(cfg, "backbone", network.backbone_layers)
-    return HitBackbone(network, layers, norm=hit_norm(cfg), out_features=out_features)
-
-
-def bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The backbone under a neck: ``MODEL.HIT.BOTTOM_UP``, with the features the neck reads."""
-    features = list(cfg.MODEL.FPN.IN_FEATURES)
-    name = cfg.MODEL.HIT.BOTTOM_UP
-    if name == "build_hit_backbone":
-        return hit_backbone(cfg, features)
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DETNAS.OUT_FEATURES = features
-    cfg.MODEL.RESNETS.OUT_FEATURES = features
-    return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
-
-
 @BACKBONE_REGISTRY.register()
 def build_hit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitBackbone:
     """The backbone alone, with the features ``MODEL.HIT.OUT_FEATURES``."""
-    return hit_backbone(cfg, list(cfg.MODEL.HIT.OUT_FEATURES))
+    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    layers = part_layers(cfg, "backbone", network.backbone_layers)
+    features = list(cfg.MODEL.HIT.OUT_FEATURES)
+    return HitBackbone(network, layers, norm=hit_norm(cfg), out_features=features)
 
 
 def _top_block(channels: int, width: int, feature: str, *, retinanet: bool) -> nn.Module:

@@ -21,7 +21,7 @@ from detnas_d2.modeling.hit.backbone import HitBackbone
 from detnas_d2.modeling.hit.box_head import HitBoxHead
 from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.modeling.searchable_layers import FixedLayers
-from detnas_d2.modeling.weights_error import WeightsError
+from detnas_d2.modeling.weights_fit import WeightsError
 
 _BLOCK_PARTS: dict[type[nn.Module], dict[str, str]] = {
     InvertedResidual: {"expand": "conv1", "depthwise": "conv2", "project": "conv3"},

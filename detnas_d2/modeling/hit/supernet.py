@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from torch import nn
-
 from detnas_d2.modeling.searchable_layers import ChoiceLayers
 from detnas_d2.search_space import Path
 from detnas_d2.search_space.hit_network import PARTS
@@ -23,11 +21,11 @@ class HitSupernet:
     def __init__(self, parts: Sequence[ChoiceLayers]) -> None:
         by_name = {layers.part: layers for layers in parts}
         if len(by_name) != len(parts):
-            raise ValueError("the model has two searched parts of the same name")
+            raise ValueError("the model has two searchable parts of the same name")
         self.parts = {part: by_name[part] for part in PARTS if part in by_name}
         networks = {layers.network for layers in parts}
         if len(networks) != 1:
-            raise ValueError("the searched parts belong to different networks")
+            raise ValueError("the searchable parts belong to different networks")
         self.space = HitSpace(
             networks.pop(), tuple((name, part.layers) for name, part in self.parts.items())
         )
@@ -44,9 +42,3 @@ class HitSupernet:
             for name, layers in self.parts.items():
                 stack.enter_context(layers.active(choices[name]))
             yield
-
-
-def find_hit_supernet(model: nn.Module) -> HitSupernet | None:
-    """The parts with choices inside ``model`` together, or None if there is none."""
-    parts = [module for module in model.modules() if isinstance(module, ChoiceLayers)]
-    return HitSupernet(parts) if parts else None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detnas_d2.modeling.hit.backbone import HitBackbone
 from detnas_d2.modeling.searchable_layers import FixedLayers, PartLayers
-from detnas_d2.modeling.weights_error import WeightsError
+from detnas_d2.modeling.weights_fit import WeightsError
 
 _CANDIDATE = re.compile(r"^blocks\.(\d+)\.candidates\.([^.]+)\.(.*)$")
 _ARCHITECTURE = ("alpha", "remaining")

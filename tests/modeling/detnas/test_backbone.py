@@ -10,6 +10,7 @@ from torch import nn
 
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import (
+    RelaxedShuffleNet,
     SearchedBackbone,
     Supernet,
     activate,
@@ -147,3 +148,21 @@ def test_missing_and_wrong_paths_name_the_key() -> None:
     message = f"MODEL.DETNAS.PATH: space 'detnas_tiny' has {TINY.num_layers} layers"
     with pytest.raises(PathError, match=message):
         build_model(cfg)
+
+
+@pytest.mark.parametrize("init", ["imagenet", "default"])
+def test_relaxed_backbone_starts_with_the_weights_of_the_supernet(init: str) -> None:
+    nets = []
+    for build in (Supernet, RelaxedShuffleNet):
+        torch.manual_seed(0)
+        features = ["stage1", "last"]
+        nets.append(
+            build(TINY, norm=bn, shuffle_method=1, out_features=features, last_conv=True, init=init)
+        )
+    expected, found = (net.state_dict() for net in nets)
+    architecture = {"blocks.alpha", "blocks.remaining"}
+    assert found.keys() - architecture == {
+        key.replace("blocks.", "blocks.blocks.", 1) for key in expected
+    }
+    for key, value in expected.items():
+        assert torch.equal(found[key.replace("blocks.", "blocks.blocks.", 1)], value), key
