@@ -53,6 +53,7 @@ class StatsHook:
         stats = bn_stats(x if x.dim() == 4 else x.reshape(*x.shape[:2], -1, 1))
         self.report(stats)
         if x.numel():
+            assert norm.running_mean is not None
             dtype = norm.running_mean.dtype
             norm.running_mean = stats.mean.to(dtype)
             norm.running_var = (stats.m2 / stats.count.to(stats.m2)).to(dtype)

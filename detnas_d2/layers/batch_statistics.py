@@ -46,14 +46,16 @@ def consume_stats(norm: _BatchNorm, stats: BNStats) -> None:
 
 def _update_running(norm: _BatchNorm, stats: BNStats) -> None:
     count = stats.count
+    batches, mean, var = norm.num_batches_tracked, norm.running_mean, norm.running_var
+    assert batches is not None and mean is not None and var is not None
     with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
+        batches.add_(1)
         momentum = norm.momentum
         if momentum is None:
-            momentum = 1.0 / norm.num_batches_tracked.item()
+            momentum = 1.0 / batches.item()
         n = (count - 1).clamp(min=1) if count.is_cuda else max(count.item() - 1, 1)
-        norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_((stats.m2 / n).to(norm.running_var.dtype), momentum)
+        mean.lerp_(stats.mean.to(mean.dtype), momentum)
+        var.lerp_((stats.m2 / n).to(var.dtype), momentum)
 
 
 def reduce_over_ranks(stats: BNStats) -> BNStats:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from detnas_d2.layers.folded_norm import conv_norm_acts
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.choice import Choices, size_class
 
@@ -31,17 +33,13 @@ def choose(
     n, _, h, w = x.shape
     chosen = []
     for block in blocks:
-        channels = block.main[0].conv.in_channels * (2 if block.stride == 1 else 1)
+        channels = conv_norm_acts(block)[0].conv.in_channels * (2 if block.stride == 1 else 1)
         key = (
             f"{mode} {block.op} stride {block.stride}, {channels} channels, "
             f"{size_class(n * h * w)} pixels, {x.dtype}, {torch.get_num_threads()} threads"
         )
         shape = (n, channels, h, w)
-        chosen.append(
-            choices.use_ops(
-                key, lambda block=block, shape=shape: _ways(block, shape, x.dtype, mode, run)
-            )
-        )
+        chosen.append(choices.use_ops(key, partial(_ways, block, shape, x.dtype, mode, run)))
         h, w = -(-h // block.stride), -(-w // block.stride)
     return chosen
 
@@ -51,12 +49,13 @@ def _ways(
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """Another block of the class through the operators and through its modules."""
     channels = shape[1]
-    out = block.main[-1].conv.out_channels + (channels // 2 if block.stride == 1 else channels)
+    main = conv_norm_acts(block)[: len(block.main)]
+    out = main[-1].conv.out_channels + (channels // 2 if block.stride == 1 else channels)
     with torch.random.fork_rng(devices=[]):
         block = ShuffleBlock(
             channels, out, op=block.op, stride=block.stride, norm=nn.BatchNorm2d,
             shuffle_method=block.shuffle_method,
-        ).to(block.main[0].conv.weight.dtype).train(mode != "evaluation")  # fmt: skip
+        ).to(main[0].conv.weight.dtype).train(mode != "evaluation")  # fmt: skip
     x = torch.rand(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     if mode != "training":

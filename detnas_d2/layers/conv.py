@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NormFactory = Callable[[int], nn.Module]
+K = TypeVar("K", bound="KeepsFolded")
 
 
 class KeepsFolded(nn.Module):
@@ -19,15 +21,15 @@ class KeepsFolded(nn.Module):
     def drop_folded(self) -> None:
         self.__dict__.pop("_folded", None)
 
-    def train(self, mode: bool = True) -> KeepsFolded:
+    def train(self: K, mode: bool = True) -> K:
         self.drop_folded()
         return super().train(mode)
 
-    def _apply(self, *args: object, **options: object) -> KeepsFolded:
+    def _apply(self: K, *args: Any, **options: Any) -> K:
         self.drop_folded()
         return super()._apply(*args, **options)
 
-    def _load_from_state_dict(self, *args: object, **options: object) -> None:
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         self.drop_folded()
         super()._load_from_state_dict(*args, **options)
 

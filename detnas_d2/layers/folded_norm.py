@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2 import ops
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 
 
-def conv_norm_acts(module: nn.Module) -> list[ConvNormAct]:
+def norm_of(layer: ConvNormAct) -> _BatchNorm:
+    """The BatchNorm of a layer that has one; nn.Module's own lookup of attributes is slow."""
+    parts: Mapping[str, Any] = layer._modules
+    return parts["norm"]
+
+
+def conv_norm_acts(module: ConvNormAct | ShuffleBlock) -> list[ConvNormAct]:
     """The layers of a block: main branch, then projection; a layer is its own."""
     if isinstance(module, ConvNormAct):
         return [module]
-    layers = list(module.main._modules.values())
+    layers: list[Any] = list(module.main._modules.values())
     if module.projection is not None:
         layers += module.projection._modules.values()
     return layers
@@ -37,7 +47,8 @@ def folded(module: ConvNormAct | ShuffleBlock) -> tuple[list[Tensor], list[Tenso
     """
     layers = conv_norm_acts(module)
     parts = [t for layer in layers for t in _parts(layer) if t is not None]
-    options = [layer._modules["norm"].eps for layer in layers]
+    options = [norm_of(layer).eps for layer in layers]
+    key: tuple[object, list[float]] | None
     if all(t.is_cpu for t in parts):
         key = (torch.ops.detnas_d2.digest(parts), options)
     elif not any(t.is_inference() for t in parts):
@@ -54,8 +65,9 @@ def folded(module: ConvNormAct | ShuffleBlock) -> tuple[list[Tensor], list[Tenso
     return weights, biases
 
 
-def _parts(layer: ConvNormAct) -> tuple[Tensor | None, ...]:
-    conv, norm = layer._modules["conv"]._parameters, layer._modules["norm"]
+def _parts(layer: ConvNormAct) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    modules: Mapping[str, Any] = layer._modules
+    conv, norm = modules["conv"]._parameters, modules["norm"]
     affine, running = norm._parameters, norm._buffers
     return (
         conv["weight"], conv["bias"], affine["weight"], affine["bias"],
@@ -65,7 +77,7 @@ def _parts(layer: ConvNormAct) -> tuple[Tensor | None, ...]:
 
 def _fold(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
     weight, conv_bias, gamma, beta, mean, var = _parts(layer)
-    scale = gamma * torch.rsqrt(var + layer.norm.eps)
+    scale = gamma * torch.rsqrt(var + norm_of(layer).eps)
     bias = beta - mean * scale
     if conv_bias is not None:
         bias = bias + conv_bias * scale

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import StatsHook
 from detnas_d2.layers.batch_statistics import norm_affine
 from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.ops.registration import takes
 from detnas_d2.utils.compat import global_forward_hooks
@@ -50,7 +51,7 @@ def hooked(module: nn.Module) -> bool:
 
 
 def _plain(layer: ConvNormAct) -> bool:
-    parts = layer._modules  # nn.Module's own lookup of attributes is slow
+    parts: Mapping[str, Any] = layer._modules  # nn.Module's own lookup of attributes is slow
     norm = parts["norm"]
     if hooked(layer) or hooked(parts["conv"]) or hooked(norm):
         return False
@@ -73,4 +74,5 @@ def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
         x = p.x.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
         stats = ops.bn_stats(y)
-    return Pending(y, *norm_affine(layer.norm, stats), layer.relu)
+    assert stats is not None
+    return Pending(y, *norm_affine(norm_of(layer), stats), layer.relu)

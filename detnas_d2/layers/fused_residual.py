@@ -16,6 +16,7 @@ from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import uses_batch_statistics
 from detnas_d2.layers.batch_statistics import norm_affine
 from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm
 from detnas_d2.layers.inverted_residual import InvertedResidual
 from detnas_d2.layers.separable_conv import SeparableConv
@@ -41,7 +42,9 @@ def _layers(module: nn.Module) -> list[ConvNormAct]:
 
 
 def _fits(module: nn.Module) -> bool:
-    if type(module) not in (InvertedResidual, SeparableConv) or not module.training:
+    if not isinstance(module, (InvertedResidual, SeparableConv)) or not module.training:
+        return False
+    if type(module) not in (InvertedResidual, SeparableConv):  # a subclass may compute anything
         return False
     conv = module.depthwise.conv
     return (
@@ -49,7 +52,7 @@ def _fits(module: nn.Module) -> bool:
         and conv.bias is None
         and conv.kernel_size[0] in KERNELS
         and conv.dilation[0] <= 3
-        and all(uses_batch_statistics(layer.norm) for layer in _layers(module))
+        and all(uses_batch_statistics(norm_of(layer)) for layer in _layers(module))
     )
 
 
@@ -61,45 +64,49 @@ def mixture(modules: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
         weights: (number of modules,).
     """
     x = x.contiguous(memory_format=torch.channels_last)
+    fitting = [m for m in modules if isinstance(m, (InvertedResidual, SeparableConv))]  # all
     inputs = [
         conv_norm(m.expand, Pending(x)) if isinstance(m, InvertedResidual) else Pending(x)
-        for m in modules
+        for m in fitting
     ]
-    outputs: list[Pending | None] = [None] * len(modules)
+    found: dict[int, Pending] = {}
     for fresh in (False, True):  # inverted residuals have a BatchNorm pending, the others have not
         chosen = [i for i, p in enumerate(inputs) if (p.scale is None) == fresh]
-        for i, middle in zip(chosen, _depthwise(modules, inputs, chosen), strict=True):
-            outputs[i] = conv_norm(modules[i].project, middle)
-    residual = [i for i, m in enumerate(modules) if m.residual]
+        for i, middle in zip(chosen, _depthwise(fitting, inputs, chosen), strict=True):
+            found[i] = conv_norm(fitting[i].project, middle)
+    outputs = [found[i] for i in range(len(modules))]
+    residual = [i for i, m in enumerate(fitting) if m.residual]
     return ops.mixed_sum(
         [p.x for p in outputs],
-        [p.scale for p in outputs],
-        [p.shift for p in outputs],
+        [p.scale for p in outputs if p.scale is not None],
+        [p.shift for p in outputs if p.shift is not None],
         weights,
         x * weights[residual].sum() if residual else None,
     )
 
 
 def _depthwise(
-    modules: Sequence[nn.Module], inputs: Sequence[Pending], chosen: Sequence[int]
+    modules: Sequence[InvertedResidual | SeparableConv],
+    inputs: Sequence[Pending],
+    chosen: Sequence[int],
 ) -> list[Pending]:
     """The depthwise layers of the modules ``chosen``, whose inputs are alike, in one call."""
     if not chosen:
         return []
     layers = [modules[i].depthwise for i in chosen]
     maps = [inputs[i] for i in chosen]
-    affine = maps[0].scale is not None
     ys, stats = ops.mixed_depthwise(
         [p.x for p in maps],
         [layer.conv.weight for layer in layers],
-        [p.scale for p in maps] if affine else [],
-        [p.shift for p in maps] if affine else [],
+        [p.scale for p in maps if p.scale is not None],  # of all or of none
+        [p.shift for p in maps if p.shift is not None],
         maps[0].relu,
         True,
         layers[0].conv.stride[0],
         [layer.conv.dilation[0] for layer in layers],
     )
     return [
-        Pending(y, *norm_affine(layer.norm, s), layer.relu)
+        Pending(y, *norm_affine(norm_of(layer), s), layer.relu)
         for y, s, layer in zip(ys, stats, layers, strict=True)
+        if s is not None
     ]

@@ -12,7 +12,8 @@ Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,15 +24,22 @@ from detnas_d2.layers.batch_norm_mode import uses_batch_statistics
 from detnas_d2.layers.batch_statistics import consume_stats, over_ranks
 from detnas_d2.layers.block_choice import choose
 from detnas_d2.layers.conv import ConvNormAct
-from detnas_d2.layers.folded_norm import conv_norm_acts, eval_block, eval_layer, kernel_of
+from detnas_d2.layers.folded_norm import (
+    conv_norm_acts,
+    eval_block,
+    eval_layer,
+    kernel_of,
+    norm_of,
+)
 from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm, hooked
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.choice import Choices
 
 
-def chain(layers: Sequence[ConvNormAct], p: Pending) -> Pending:
+def chain(layers: nn.Sequential, p: Pending) -> Pending:
     """The layers one after the other."""
     for layer in layers:
+        assert isinstance(layer, ConvNormAct)
         p = conv_norm(layer, p)
     return p
 
@@ -43,12 +51,16 @@ class _Split(torch.autograd.Function):
     def forward(ctx, x: Tensor, method: int) -> tuple[Tensor, Tensor]:
         ctx.method = method
         half = x.shape[1] // 2
-        return ops.shuffle_concat(x[:, :half], x[:, half:], method=method, split=True)
+        halves = ops.shuffle_concat(x[:, :half], x[:, half:], method=method, split=True)
+        assert isinstance(halves, tuple)
+        return halves
 
     @staticmethod
     def backward(ctx, grad_left: Tensor, grad_right: Tensor) -> tuple[Tensor, None]:
         # The two shuffles are each other's inverse.
-        return ops.shuffle_concat(grad_left, grad_right, method=3 - ctx.method), None
+        grad = ops.shuffle_concat(grad_left, grad_right, method=3 - ctx.method)
+        assert isinstance(grad, Tensor)
+        return grad, None
 
 
 def join(left: Pending, right: Pending, method: int, split: bool) -> tuple[Tensor, Tensor] | Tensor:
@@ -89,7 +101,10 @@ def run_blocks(
             out = _block_at_once(block, layers, p, halves, method)
         else:
             out = _block_by_layers(block, p, halves, method)
-        halves, p = (out, p) if method else (None, Pending(out))
+        if isinstance(out, Tensor):
+            halves, p = None, Pending(out)
+        else:
+            halves = out
         if i in wanted:
             outputs[i] = p.x
     return p.x, outputs
@@ -99,16 +114,17 @@ def _block_by_layers(
     block: ShuffleBlock, p: Pending, halves: tuple[Tensor, Tensor] | None, method: int
 ) -> tuple[Tensor, Tensor] | Tensor:
     """The output of a block, or (method 1, 2) its halves; input: p at stride 2, else halves."""
-    if block.stride == 2:
+    if block.projection is not None:  # stride 2
         left, right = chain(block.projection, p), chain(block.main, p)
     else:
+        assert halves is not None
         left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]))
     return join(left, right, method, method != 0)
 
 
 def _fits_at_once(layer: ConvNormAct) -> bool:
     """Whether one operator can run its block without gradients: no bias, no other ranks' values."""
-    parts = layer._modules
+    parts: Mapping[str, Any] = layer._modules
     return parts["conv"]._parameters["bias"] is None and not over_ranks(parts["norm"])
 
 
@@ -120,14 +136,18 @@ def _block_at_once(
     method: int,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """The same through one operator."""
-    norms = [layer._modules["norm"] for layer in layers]
-    left, right = (p.x, None) if block.stride == 2 else halves
-    pending = (p.scale, p.shift, p.relu) if block.stride == 2 else (None, None, False)
+    parts: list[Mapping[str, Any]] = [layer._modules for layer in layers]
+    norms = [modules["norm"] for modules in parts]
+    if block.stride == 1:
+        assert halves is not None
+        p = Pending(halves[0])
     out, stats = ops.shuffle_block_stats(
-        left,
-        right,
-        *pending,
-        [layer._modules["conv"]._parameters["weight"] for layer in layers],
+        p.x,
+        halves[1] if halves is not None and block.stride == 1 else None,
+        p.scale,
+        p.shift,
+        p.relu,
+        [modules["conv"]._parameters["weight"] for modules in parts],
         [norm._parameters["weight"] for norm in norms],
         [norm._parameters["bias"] for norm in norms],
         [norm.eps for norm in norms],
@@ -147,10 +167,14 @@ def _run_block(block: ShuffleBlock, x: Tensor) -> Tensor:
 def _materialise(p: Pending) -> Tensor:
     if p.scale is None and not p.relu:
         return p.x
-    half = p.x.shape[1] // 2
-    parts = (p.x[:, :half], p.x[:, half:])
-    vectors = [v[s] for s in (slice(None, half), slice(half, None)) for v in (p.scale, p.shift)]
-    return ops.shuffle_concat(*parts, *vectors, p.relu, p.relu)
+    x, scale, shift, relu = p
+    assert scale is not None and shift is not None
+    half = x.shape[1] // 2
+    whole = ops.shuffle_concat(
+        x[:, :half], x[:, half:], scale[:half], shift[:half], scale[half:], shift[half:], relu, relu
+    )
+    assert isinstance(whole, Tensor)
+    return whole
 
 
 def fused_forward(
@@ -180,7 +204,7 @@ def fused_forward(
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
     if any(map(hooked, extra)) or not can_fuse_layers(modules, layers, x):
         return None
-    modes = {uses_batch_statistics(layer._modules["norm"]) for layer in layers}
+    modes = {uses_batch_statistics(norm_of(layer)) for layer in layers}
     if len(modes) != 1:
         return None
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -195,7 +219,7 @@ def fused_forward(
         x = eval_layer(stem, x)
         if 0 in wanted:
             outputs[0] = x
-    fits = choices and choose(choices, blocks, x, "evaluation", eval_block)
+    fits = None if choices is None else choose(choices, blocks, x, "evaluation", eval_block)
     for depth, block in enumerate(blocks, first + 1):
         x = eval_block(block, x) if fits is None or fits[depth - first - 1] else block(x)
         if depth in wanted:
@@ -220,7 +244,7 @@ def _fused_with_batch_statistics(
             p = Pending(_materialise(p))
             outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
-    fits = choices and choose(choices, blocks, p.x, mode, _run_block)
+    fits = None if choices is None else choose(choices, blocks, p.x, mode, _run_block)
     x, found = run_blocks(p, blocks, {depth - first - 1 for depth in wanted}, fits)
     outputs |= {index + first + 1: output for index, output in found.items()}
     return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))

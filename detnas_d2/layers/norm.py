@@ -51,12 +51,18 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor) -> None:
-        self.num_batches_tracked += 1
+        batches, running_mean, running_var = (
+            self.num_batches_tracked,
+            self.running_mean,
+            self.running_var,
+        )
+        assert batches is not None and running_mean is not None and running_var is not None
+        batches.add_(1)
         momentum = self.momentum
         if momentum is None:
-            momentum = 1.0 / self.num_batches_tracked.item()
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(var.to(self.running_var.dtype), momentum)
+            momentum = 1.0 / batches.item()
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_(var.to(running_var.dtype), momentum)
 
 
 def get_norm(norm: str, channels: int, *, momentum: float = 0.1) -> nn.Module:

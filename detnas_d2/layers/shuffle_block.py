@@ -23,7 +23,8 @@ def shuffle_split(x: Tensor, method: int) -> tuple[Tensor, Tensor]:
     """
     if method == 2:
         return x[:, 0::2], x[:, 1::2]
-    return channel_shuffle(x, 2).chunk(2, dim=1)
+    left, right = channel_shuffle(x, 2).chunk(2, dim=1)
+    return left, right
 
 
 class ShuffleBlock(KeepsFolded):
