@@ -21,7 +21,7 @@ from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace
-from detnas_d2.search_space.space import PathSpace
+from detnas_d2.search_space.space import PathSpace, SearchSpace
 
 
 def is_relaxed(cfg: CfgNode) -> bool:
@@ -46,6 +46,7 @@ def space_costs(cfg: CfgNode, space: PathSpace) -> CostTable:
     size = tuple(cfg.SEARCH.MAX_MACS_INPUT)
     if isinstance(space, HitSpace):
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
+    assert isinstance(space, SearchSpace)
     return build_cost_table(space, size)
 
 
@@ -184,4 +185,5 @@ def random_genotype(
         distance = abs(macs(drawn) - wanted)
         if best is None or distance < best[0]:
             best = (distance, drawn)
+    assert best is not None
     return _genotype(cfg, best[1])

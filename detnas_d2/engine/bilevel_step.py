@@ -91,7 +91,7 @@ class BilevelStep(PathTrainer):
     @plain_torchscript()
     def run_step(self) -> None:
         if self.screening is not None:
-            self._screen()
+            self._screen(self.screening)
         if self.learns_architecture(self.iter):
             self._arch_step()
         self._set_trainable(weights=True)
@@ -133,7 +133,8 @@ class BilevelStep(PathTrainer):
         self.arch_grad_scaler.unscale_(self.arch_optimizer)
         # The terms on the parameters alone are the same on every rank and unscaled: added last.
         self.regularizer().backward()
-        finite = all(torch.isfinite(p.grad).all() for p in self._arch)
+        gradients = [p.grad for p in self._arch if p.grad is not None]
+        finite = all(torch.isfinite(gradient).all() for gradient in gradients)
         if not finite and not self.arch_grad_scaler.is_enabled():
             raise FloatingPointError(f"architecture gradient not finite at iteration {self.iter}")
         # With loss scaling an overflow is ordinary: the step is skipped and the scale lowered.
@@ -147,12 +148,12 @@ class BilevelStep(PathTrainer):
             total = total + self.mu * self.sparsity(self.screening.layers.probabilities())
         return total
 
-    def _screen(self) -> None:
+    def _screen(self, screening: Screening) -> None:
         if self.iter % self.record_period == 0:
-            self.screening.record(self.iter)
-        removed = self.screening.remove(self.iter)
+            screening.record(self.iter)
+        removed = screening.remove(self.iter)
         if removed:
-            left = len(self.screening.layers.active)
+            left = len(screening.layers.active)
             logger.info("Removed %s; %d operations left.", ", ".join(removed), left)
 
     def _write_architecture(self) -> None:

@@ -207,4 +207,6 @@ def has_checkpoints(folder: str) -> bool:
 
 def _number(name: str) -> int:
     """Iteration in the name of a periodic checkpoint."""
-    return int(_PERIODIC.fullmatch(name)[1])
+    match = _PERIODIC.fullmatch(name)
+    assert match is not None
+    return int(match[1])

@@ -142,7 +142,7 @@ def sample_image(cfg: CfgNode, file: str = "") -> Tensor:
     return mapper(cfg, False)({"file_name": file, "label": 0})["image"]
 
 
-def traceable(model: nn.Module, image: Tensor, part: str) -> tuple[TracingAdapter, list[Tensor]]:
+def traceable(model: Any, image: Tensor, part: str) -> tuple[TracingAdapter, list[Tensor]]:
     """The module to trace, and the inputs to trace and to compare it with."""
     image = image.to(model.device)
     images = [image, other_shape(image, max(model.backbone.size_divisibility, 32))]

@@ -35,11 +35,14 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     present = present.to(device)
     dist.all_reduce(present, op=dist.ReduceOp.MAX)
     active = [p for p, flag in zip(parameters, present.tolist(), strict=True) if flag]
+    gradients = []
     for p in active:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.reshape(-1) for p in active])
+        gradients.append(p.grad)
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
     flat /= world_size
-    for p, chunk in zip(active, flat.split([p.numel() for p in active]), strict=True):
-        p.grad.copy_(chunk.view_as(p))
+    chunks = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, chunk in zip(gradients, chunks, strict=True):
+        gradient.copy_(chunk.view_as(gradient))

@@ -9,6 +9,7 @@ from itertools import pairwise
 from detectron2.config import CfgNode
 
 from detnas_d2.search_space import Path, SearchSpace, build_cost_table
+from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import InputError
 
 PathSampler = Callable[[int], Path]
@@ -20,7 +21,7 @@ class UniformPathSampler:
     All ranks agree without communication, and a resumed run continues the same sequence.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, space: PathSpace, seed: int) -> None:
         self.space, self.seed = space, seed
 
     def __call__(self, iteration: int) -> Path:
@@ -83,7 +84,7 @@ class FlopsBinnedPathSampler:
         return self._base + sum(row[c] for row, c in zip(self._macs, path.choices, strict=True))
 
 
-def build_path_sampler(cfg: CfgNode, space: SearchSpace) -> PathSampler:
+def build_path_sampler(cfg: CfgNode, space: PathSpace) -> PathSampler:
     """The sampler ``SUPERNET.PATH_SAMPLING`` for the supernet of a training config.
 
     Raises:

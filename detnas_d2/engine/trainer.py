@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -93,8 +93,8 @@ class PathTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         torch.manual_seed(iteration_seed(self.seed, self.iter, comm.get_rank()))
         self.optimizer.zero_grad(set_to_none=True)
-        active = nullcontext()
-        if self.supernet is not None:
+        active: AbstractContextManager[None] = nullcontext()
+        if self.supernet is not None and self.path_sampler is not None:
             active = self.supernet.active(self.path_sampler(self.iter))
         with active:
             dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -91,6 +91,7 @@ class CandidateRecord:
     @property
     def rank_key(self) -> tuple[float, int, int]:
         """Sort key of candidates with a fitness: the fittest first, ties in order of proposal."""
+        assert self.fitness is not None
         return -self.fitness, self.generation, self.position
 
     def as_dict(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def _all(values: Iterable[Any], accepts: Any) -> bool:
     return all(accepts(value) for value in values)
 
 
-_ACCEPTS = {
+_ACCEPTS: dict[str, Callable[[Any], bool]] = {
     "index": _is_int,
     "generation": lambda v: _is_int(v) and v >= 1,
     "position": _is_int,

@@ -58,6 +58,7 @@ class EvaluatorScoring:
 
     def share(self, part: Evaluated, rank: int) -> Evaluated | None:
         start = time.perf_counter()
+        assert part.evaluator is not None
         outcome: dict[str, float] | CandidateFailed
         try:
             with quiet():
@@ -77,7 +78,7 @@ class EvaluatorScoring:
         future: Future[Score] = Future()
         if isinstance(predictions.outcome, CandidateFailed):
             future.set_exception(predictions.outcome)
-        else:
+        elif predictions.outcome is not None:
             future.set_result(predictions.outcome)
         return future
 

@@ -158,5 +158,5 @@ def candidate_evaluators(
 class _SemSegMetrics(SemSegEvaluator):
     """Detectron2's evaluator without the list of predicted masks, which nobody reads."""
 
-    def encode_json_sem_seg(self, sem_seg: Any, input_file_name: str) -> list[dict]:
+    def encode_json_sem_seg(self, sem_seg: Any, input_file_name: str) -> list[dict[str, Any]]:
         return []

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from detectron2.evaluation import inference_context
@@ -75,7 +75,7 @@ class PopulationEvaluator:
         model: nn.Module,
         *,
         calibration: CalibrationBatches,
-        data_loader: Iterable[list[dict]],
+        data_loader: Iterable[list[dict[str, Any]]],
         scoring: Scoring,
         metric: str,
         chunk: int,
@@ -133,7 +133,7 @@ class PopulationEvaluator:
         """Recalibrated statistics of the paths, merged over ranks; prefixes are remembered."""
         self.memory.use(self.model, self.calibration_key)
 
-        def numbered() -> Iterator[tuple[int, list[dict]]]:
+        def numbered() -> Iterator[tuple[int, list[dict[str, Any]]]]:
             # Nothing is loaded where everything is remembered.
             batches = self._watched(self.calibration, "recalibration", len(paths))
             yield from zip(self.calibration.batch_ids, batches, strict=True)
@@ -216,10 +216,14 @@ class Chunk:
         self._model = model
         self._scoring = scoring
         modules = batch_norms(model)
-        self._overrides = {p: BNOverride(modules, statistics[p]) for p in self.active}
+        self._overrides = {
+            path: BNOverride(modules, found)
+            for path in self.active
+            if not isinstance(found := statistics[path], CandidateFailed)
+        }
 
     @torch.no_grad()
-    def infer(self, batches: Iterable[list[dict]]) -> dict[Path, Predictions]:
+    def infer(self, batches: Iterable[list[dict[str, Any]]]) -> dict[Path, Predictions]:
         """Predictions of the active candidates for this rank's batches.
 
         Collective: a candidate that fails on a rank fails on all and is not active any more.
@@ -241,7 +245,7 @@ class Chunk:
                     if path in failures:
                         continue
 
-                    def step(path: Path = path, inputs: list[dict] = inputs) -> None:
+                    def step(path: Path = path, inputs: list[dict[str, Any]] = inputs) -> None:
                         with activate(model, path), self._overrides[path].applied():
                             collectors[path].process(inputs, model(inputs))
 

@@ -80,7 +80,7 @@ def weights_digest(model: nn.Module) -> str:
 def recalibrate_population(
     model: nn.Module,
     paths: Sequence[Path],
-    batches: Iterable[tuple[int, list[dict]]],
+    batches: Iterable[tuple[int, list[dict[str, Any]]]],
     *,
     seed: int = 0,
     known: Nodes | None = None,
@@ -120,7 +120,7 @@ def recalibrate_population(
 def _run(
     model: nn.Module,
     paths: list[Path],
-    batches: Iterable[tuple[int, list[dict]]],
+    batches: Iterable[tuple[int, list[dict[str, Any]]]],
     collector: _NodeCollector,
     seed: int,
 ) -> dict[Path, CandidateFailed]:
@@ -294,15 +294,15 @@ def shared_preprocessing(model: nn.Module) -> Iterator[None]:
     own = vars(model).get("preprocess_image")
     last: list[Any] = [None, None]
 
-    def once(batch: list[dict]) -> Any:
+    def once(batch: list[dict[str, Any]]) -> Any:
         if last[0] is not batch:
             last[:] = batch, original(batch)
         return last[1]
 
-    model.preprocess_image = once
+    vars(model)["preprocess_image"] = once
     try:
         yield
     finally:
-        del model.preprocess_image
+        del vars(model)["preprocess_image"]
         if own is not None:
-            model.preprocess_image = own
+            vars(model)["preprocess_image"] = own

@@ -20,11 +20,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        return comm.is_main_process()
+        return bool(comm.is_main_process())
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every rank, in order of rank, on every rank (a collective call)."""
-        return comm.all_gather(value)
+        return list(comm.all_gather(value))
 
     def from_main(self, value: Any) -> Any:
         """Rank 0's `value` on every rank (a collective call)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -95,8 +96,8 @@ class BNOverride:
                 module.running_mean, module.running_var = mean, var
             yield
         finally:
-            for module, mean, var in own:
-                module.running_mean, module.running_var = mean, var
+            for module, own_mean, own_var in own:
+                module.running_mean, module.running_var = own_mean, own_var
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def override_bn_stats(model: nn.Module, statistics: BNStatistics) -> Iterator[No
         yield
 
 
-def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict]], object], bool]:
+def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict[str, Any]]], object], bool]:
     """The smallest part of a model whose forward reaches every BatchNorm.
 
     Returns:
@@ -115,14 +116,15 @@ def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict]], object
     """
     names = list(batch_norms(model))
     backbone = getattr(model, "backbone", None)
+    preprocess_image: Any = getattr(model, "preprocess_image", None)
     if backbone is not None and all(name.startswith("backbone.") for name in names):
         part: nn.Module = backbone
         bottom_up = getattr(backbone, "bottom_up", None)
         if bottom_up is not None and all(n.startswith("backbone.bottom_up.") for n in names):
             part = bottom_up
 
-        def images_only(batch: list[dict]) -> object:
-            images = model.preprocess_image(batch)
+        def images_only(batch: list[dict[str, Any]]) -> object:
+            images = preprocess_image(batch)
             return part(getattr(images, "tensor", images))
 
         return images_only, False
@@ -132,10 +134,10 @@ def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict]], object
 @torch.no_grad()
 def recalibrate(
     model: nn.Module,
-    batches: Iterable[tuple[int, list[dict]]],
+    batches: Iterable[tuple[int, list[dict[str, Any]]]],
     *,
     seed: int = 0,
-    forward: Callable[[list[dict]], object] | None = None,
+    forward: Callable[[list[dict[str, Any]]], object] | None = None,
 ) -> BNStatistics:
     """Statistics of the model (of its active path) over calibration batches, merged over ranks.
 

@@ -200,7 +200,8 @@ def fused_forward(
         None where the modules have to run themselves: see :func:`can_fuse_layers`; in evaluation
         also while gradients are recorded.
     """
-    modules = [*([stem] if stem else []), *blocks, *([last] if last is not None else [])]
+    around = [layer for layer in (stem, last) if layer is not None]
+    modules: list[ConvNormAct | ShuffleBlock] = [*around, *blocks]
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
     if any(map(hooked, extra)) or not can_fuse_layers(modules, layers, x):
         return None

@@ -19,15 +19,21 @@ from detnas_d2.utils.errors import InputError
 class CostTableLike(Protocol):
     """Multiply-adds and parameters (detnas_d2.search_space.costs.CostTable)."""
 
-    base: Any
-    entries: Sequence[Sequence[Any]]
+    @property
+    def base(self) -> Any: ...
+
+    @property
+    def entries(self) -> Sequence[Sequence[Any]]: ...
 
 
 class LatencyTableLike(Protocol):
     """Milliseconds, same shape as a cost table."""
 
-    base: float
-    entries: Sequence[Sequence[float]]
+    @property
+    def base(self) -> float: ...
+
+    @property
+    def entries(self) -> Sequence[Sequence[float]]: ...
 
 
 class UnsatisfiableLimit(InputError):

@@ -187,20 +187,21 @@ class _Loop:
         """The evaluation that counts on all ranks, or why the candidate failed."""
         if not isinstance(outcome, (Evaluation, Exception)):
             raise TypeError(f"the evaluator returned {outcome!r}, expected an Evaluation")
-        if isinstance(outcome, Exception):
-            outcome = str(CandidateFailed.because(outcome))
-        everywhere = self.ranks.gather(outcome)
-        for rank, result in enumerate(everywhere):
-            if isinstance(result, str):
-                return result if len(everywhere) == 1 else f"rank {rank}: {result}"
-        result = everywhere[0]
+        own: Evaluation | str
+        own = outcome if isinstance(outcome, Evaluation) else str(CandidateFailed.because(outcome))
+        everywhere = self.ranks.gather(own)
+        for rank, found in enumerate(everywhere):
+            if isinstance(found, str):
+                return found if len(everywhere) == 1 else f"rank {rank}: {found}"
+        result: Evaluation = everywhere[0]
         if not math.isfinite(result.fitness):
             return f"fitness is {result.fitness}"
         return result
 
     def _record(self, choices: Choices, path: str, result: Evaluation | str) -> CandidateRecord:
         (generation, position), origin = self._place(choices)
-        failed = isinstance(result, str)
+        costs: dict[str, Any] = self.limits.costs_of(choices)
+        found, error = (None, result) if isinstance(result, str) else (result, None)
         return CandidateRecord(
             index=len(self.history),
             generation=generation,
@@ -208,11 +209,11 @@ class _Loop:
             origin=origin,
             path=path,
             choices=choices,
-            fitness=None if failed else float(result.fitness),
-            metrics={} if failed else finite_or_none(result.metrics),
-            **self.limits.costs_of(choices),
-            error=result if failed else None,
-            seconds={} if failed else {k: float(v) for k, v in result.seconds.items()},
+            fitness=None if found is None else float(found.fitness),
+            metrics={} if found is None else finite_or_none(found.metrics),
+            **costs,
+            error=error,
+            seconds={} if found is None else {k: float(v) for k, v in found.seconds.items()},
             finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
@@ -245,6 +246,7 @@ def _outcomes(
         yield from evaluator.evaluate_many(paths)
         return
     for path in paths:
+        outcome: Evaluation | Exception
         try:
             outcome = evaluator.evaluate(path)
         except CANDIDATE_FAILURES as error:

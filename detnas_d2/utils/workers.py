@@ -50,7 +50,7 @@ class WorkerPool:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="workers")
 
-    def submit(self, key: str, value: Any) -> Future:
+    def submit(self, key: str, value: Any) -> Future[Any]:
         """Queues a call; returns at once. ``key`` names it in error messages."""
         return self._threads.submit(self._call, key, value)
 
@@ -64,7 +64,7 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return [worker.process.pid for worker in self._workers]
+        return [pid for worker in self._workers if (pid := worker.process.pid) is not None]
 
     def close(self, *, wait: bool = True) -> None:
         """Ends the workers; ``wait``: after what was submitted, else what has not begun is
@@ -82,7 +82,7 @@ class WorkerPool:
 class _OneProcess(SpawnContext):
     """Spawns, because forking a process with threads is unsafe; remembers the process."""
 
-    def Process(self, *args: Any, **options: Any) -> Any:
+    def Process(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]  # a class there
         self.process = SpawnContext.Process(*args, **options)
         return self.process
 
@@ -168,6 +168,7 @@ def _prepare(build: Build) -> None:
 
 
 def _run(value: Any) -> Any:
+    assert _work is not None
     # As text: not every exception survives pickling.
     try:
         return _work(value)
