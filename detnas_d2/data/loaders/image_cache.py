@@ -136,7 +136,7 @@ def build(
             if file.tell() + pixels.nbytes > limit:
                 break
             entries[name] = [file.tell(), list(pixels.shape), list(image.original)]
-            file.write(pixels)
+            file.write(pixels.data)
     state = _state(os.stat(path))
     text = json.dumps({"fingerprint": [fingerprint, limit], "state": state, "images": entries})
     write_text(_index_file(path), f"{zlib.crc32(text.encode())}\n{text}")
