@@ -43,7 +43,8 @@ def excluding(key: str) -> Callable[[], AbstractContextManager]:
 def drop_script_plans() -> None:
     """Has TorchScript forget how it optimised functions, where it does that."""
     if torch._C._get_graph_executor_optimize():
-        for function in torch.jit._state._python_cu.get_functions():
+        unit: Any = torch.jit._state._python_cu
+        for function in unit.get_functions():
             function._debug_flush_compilation_cache()
 
 

@@ -62,7 +62,8 @@ def cached_loaders(
         raise ValueError(f"SEARCH.IMAGE_CACHE_GIB must not be negative, got {gib}")
     if gib == 0:
         return loader, calibration
-    mapper, samples = loader.dataset.mapper, loader.dataset.samples
+    data: Any = loader.dataset
+    mapper, samples = data.mapper, data.samples
     chosen = [calibration.dataset.samples[i] for batch in calibration.image_indices for i in batch]
     sources = {s["file_name"]: s for s in (*samples, *chosen) if _has_file(s)}
     recipes = [_recipe(m) for m in (mapper, calibration.dataset.mapper)]
@@ -80,7 +81,7 @@ def cached_loaders(
         logger.warning("No image cache: %s", error)
         return loader, calibration
     logger.info("Image cache %s: %d of %d images", cache.path, len(cache), len(sources))
-    cached = DataLoader(
+    cached: DataLoader[Any] = DataLoader(
         NamingMapDataset(samples, CachedMapper(mapper, cache)),
         batch_size=loader.batch_size,
         sampler=loader.sampler,
@@ -148,7 +149,7 @@ def _has_file(sample: Sample) -> bool:
     return "file_name" in sample and not {"image", "sem_seg_file_name"} & sample.keys()
 
 
-def _recipe(mapper: Mapper) -> dict[str, Any] | None:
+def _recipe(mapper: Any) -> dict[str, Any] | None:
     """Settings of mapper and libraries that decide the pixels; None: not only the file does."""
     versions = {"pillow": PIL.__version__, "torchvision": torchvision.__version__}
     if type(mapper) is ClassificationMapper and not mapper.is_train:
@@ -187,6 +188,7 @@ class _Decoding(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> tuple[str, torch.Tensor, tuple[int, int]]:
         sample = self._samples[place]
         mapped = map_sample(self._mapper, {k: v for k, v in sample.items() if k != "annotations"})
+        assert mapped is not None  # only mappers of trainings refuse images
         original = mapped.get("height", 0), mapped.get("width", 0)
         return sample["file_name"], mapped["image"], original
 
