@@ -26,7 +26,7 @@ logger = logging.getLogger("detnas_d2.search")
 
 @dataclass(frozen=True)
 class Proposals:
-    """Which candidates a search looks at.
+    """Candidates that a search may propose.
 
     Attributes:
         costs: of the paths of ``space``, at ``SEARCH.MAX_MACS_INPUT``.
@@ -49,7 +49,7 @@ class Proposals:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, space: PathSpace | None = None) -> Proposals:
-        """What ``cfg.SEARCH`` says of the candidates.
+        """Space, limits and searcher of ``cfg.SEARCH``.
 
         Args:
             space: that of ``cfg`` by default.

@@ -47,7 +47,7 @@ def check_metric(
 
     Args:
         metric: "task/name".
-        masks, keypoints: what the model predicts beside boxes: masks, and how many keypoints.
+        masks, keypoints: what the model predicts besides boxes: masks, and how many keypoints.
         sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``; None without keypoints.
 
     Raises:

@@ -37,7 +37,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How candidates are scored: on what, by which metric, with which means.
+    """Scoring of candidates: on what, by which metric, with which means.
 
     Datasets need not be registered before :meth:`check`.
 
@@ -70,7 +70,7 @@ class EvaluationSettings:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> EvaluationSettings:
-        """What ``cfg.SEARCH`` says of the evaluation, and what of the model matters to it.
+        """Settings that ``cfg.SEARCH`` and the keys of the model give.
 
         Raises:
             InputError: no dataset to score on or to calibrate with.
@@ -118,7 +118,7 @@ class EvaluationSettings:
 
     @property
     def metric(self) -> str:
-        """What is maximised, "task/name", of the registered dataset."""
+        """The metric to maximise, "task/name", of the registered dataset."""
         return self.named_metric or DEFAULT_METRICS[evaluator_type(self.validation)]
 
     @property
@@ -138,8 +138,8 @@ class EvaluationSettings:
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What besides weights, space, searcher and latencies decides which candidates there are
-        and their fitness.
+        """All that, besides weights, space, searcher and latencies, decides which candidates there
+        are and their fitness.
         """
         of = self.calibration
         return {

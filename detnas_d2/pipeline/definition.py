@@ -20,14 +20,14 @@ With PATH random they are n networks (``random 1`` to ``random n``); otherwise t
 SEED (the config's, and a hundred more each time), and random networks (PATH, RANDOM) with it.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
-stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or beside it
+stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it
 (``../NAME``): a pipeline writes nowhere else.
 
 Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
 of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
 the place of the merged genotype stands a random one of the same sub-spaces and cost.
 
-TABLE lists rows of the table printed at the end; TABLES, with the numbers of a paper beside those
+TABLE lists rows of the table printed at the end; TABLES, with the numbers of a paper next to those
 measured, are described in :mod:`tables`.
 """
 

@@ -1,4 +1,4 @@
-"""What a file asks to run: its stages, or several pipelines for each of its seeds; its tables.
+"""Experiment of a file: its stages, or several pipelines for each of its seeds; its tables.
 
 .. code-block:: yaml
 

@@ -147,7 +147,7 @@ class Table:
                 yield pipeline, pipeline.stage(stage.weights) if column.of else stage
 
     def text(self) -> str:
-        """The table in Markdown, the numbers of others beside the measured ones.
+        """The table in Markdown, the numbers of others next to the measured ones.
 
         ``±`` is the standard deviation over the networks, whose number follows; "2 of 3" tells that
         some are missing. A cell without measurement is empty, or "not built".

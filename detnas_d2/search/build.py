@@ -22,7 +22,7 @@ STRATEGIES = ("evolution", "random")
 
 @dataclass(frozen=True)
 class SearcherSettings:
-    """How candidates are proposed.
+    """Settings of the searcher.
 
     Attributes:
         strategy: one of ``STRATEGIES``.

@@ -60,7 +60,7 @@ def last_coco_records(evaluator: Any, kind: str) -> list[dict[str, Any]]:
 def transform_annotations(
     mapper: Any, sample: dict[str, Any], transforms: Any, shape: tuple[int, ...]
 ) -> None:
-    """What a ``DatasetMapper`` makes of "annotations": "instances" (height, width), in place."""
+    """Step of a ``DatasetMapper`` from "annotations" to "instances" (height, width), in place."""
     mapper._transform_annotations(sample, transforms, shape)
 
 
