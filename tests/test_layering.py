@@ -20,6 +20,7 @@ FLOORS = (
     ("search",),
     ("engine",),
     ("pipeline",),
+    ("programs",),
 )
 # What may use the package, and is never used by it.
 ABOVE = {"projects", "benchmarks", "scripts", "tests"}

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
@@ -62,6 +63,13 @@ PRODUCTS = {
     "gradient": (_WEIGHTS, GENOTYPE_FILE, BEST_FILE),
 }
 """Kind of a stage -> the files without which it is not done."""
+
+
+def pipeline_main() -> None:
+    """Runs ``run_pipeline.py`` with the arguments of the command line."""
+    parser = default_argument_parser()
+    parser.add_argument("--dry-run", action="store_true", help="start nothing; stages and disk")
+    run_pipeline(parser.parse_args())
 
 
 def run_pipeline(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -8,12 +8,9 @@ from detnas_d2.command import run_command
 
 
 def main() -> None:
-    from detnas_d2.engine import default_argument_parser
-    from detnas_d2.pipeline.run import run_pipeline
+    from detnas_d2.pipeline.run import pipeline_main
 
-    parser = default_argument_parser()
-    parser.add_argument("--dry-run", action="store_true", help="start nothing; stages and disk")
-    run_pipeline(parser.parse_args())
+    pipeline_main()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Programs that scripts of both projects start."""

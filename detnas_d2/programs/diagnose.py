@@ -1,0 +1,182 @@
+"""Look into a search: how it went, what it chose, how well it ranks, how many calibration images
+it needs.
+
+  diagnose.py history output/search
+  diagnose.py choices output/search
+  diagnose.py standalone --search output/search --config-file retrain.yaml --paths 8 \\
+      OUTPUT_DIR output/standalone
+  diagnose.py ranks output/search --standalone output/standalone/scores.json
+  diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
+
+"standalone" trains candidates of a search by themselves, for "ranks"; its file holds scores by
+path, {"3x3 5x5 ... / ...": AP, ...}. Every command prints a table; --json and --plot write files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from dataclasses import asdict
+from typing import Any
+
+from detectron2.utils import comm
+
+from detnas_d2.engine import default_argument_parser, run, setup
+from detnas_d2.pipeline.stability import calibration_stability
+from detnas_d2.pipeline.standalone import train_standalone
+from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history, draw_ranks
+from detnas_d2.search import History
+from detnas_d2.search.diagnostics import (
+    COSTS,
+    choice_frequencies,
+    fitness_by_generation,
+    paired_scores,
+    pareto_front,
+    rank_correlation,
+)
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import write_text
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    detectron2 = default_argument_parser()
+    subparsers = {
+        "history": commands.add_parser(
+            "history", help="fitness per generation; the fittest candidates at every cost"
+        ),
+        "choices": commands.add_parser("choices", help="operations chosen per generation"),
+        "ranks": commands.add_parser("ranks", help="supernet fitness against stand-alone scores"),
+        "standalone": commands.add_parser(
+            "standalone",
+            help="train candidates of a search by themselves, with --config-file",
+            parents=[detectron2],
+            add_help=False,
+        ),
+        "calibration": commands.add_parser(
+            "calibration",
+            help="fitness and statistics against the number of calibration images",
+            parents=[detectron2],
+            add_help=False,
+        ),
+    }
+    for name in ("history", "choices", "ranks", "calibration"):
+        subparsers[name].add_argument("--json", metavar="FILE", help="write the numbers")
+        subparsers[name].add_argument("--plot", metavar="FILE", help="draw them, .png or .pdf")
+    trained = subparsers["standalone"]
+    trained.add_argument("--search", required=True, metavar="FOLDER", help="output of the search")
+    trained.add_argument("--paths", type=int, default=8, help="how many candidates (default: 8)")
+    trained.add_argument(
+        "--pretrain", default="", metavar="FILE", help="config that each is trained with first"
+    )
+    for name in ("history", "choices", "ranks"):
+        subparsers[name].add_argument("search", help="output folder of the search")
+    subparsers["history"].add_argument("--cost", choices=COSTS, default=COSTS[0])
+    subparsers["ranks"].add_argument("--standalone", required=True, metavar="FILE")
+    subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
+    subparsers["calibration"].add_argument("--paths", type=int, default=20)
+    args = parser.parse_args(argv)
+    if args.command == "calibration":
+        run(calibration, args)
+    else:
+        functions = {"history": history, "choices": choices, "ranks": ranks}
+        {**functions, "standalone": standalone}[args.command](args)
+
+
+def history(args: argparse.Namespace) -> None:
+    records = History.read(args.search).records
+    generations = fitness_by_generation(records)
+    front = pareto_front(records, args.cost)
+    if not front:
+        raise InputError(f"{args.search}: no candidate has a fitness yet")
+    print(f"{'generation':>10}{'evaluated':>11}{'best':>10}{'mean':>10}{'best so far':>13}")
+    best = -math.inf
+    for number, values in generations.items():
+        best = max(best, *values) if values else best
+        figures = (max(values), statistics.fmean(values)) if values else (math.nan, math.nan)
+        shown = "".join(f"{figure:>10.3f}" for figure in figures)
+        print(f"{number:>10}{len(values):>11}{shown}{best:>13.3f}")
+    print(f"\n{args.cost:>12}{'fitness':>10}  path: none is fitter at this cost or less")
+    for record in front:
+        print(f"{getattr(record, args.cost):>12}{record.fitness:>10.3f}  {record.path}")
+    chosen = [{key: getattr(r, key) for key in (args.cost, "fitness", "path")} for r in front]
+    write(args, {"generations": generations, "front": chosen})
+    if args.plot:
+        draw_history(records, generations, front, args.cost, args.plot)
+
+
+def choices(args: argparse.Namespace) -> None:
+    frequencies = choice_frequencies(History.read(args.search))
+    if not frequencies:
+        raise InputError(f"{args.search}: no candidate has been evaluated yet")
+    first, last = min(frequencies), max(frequencies)
+    print(f"{'layer':<7}{'op':<16}{'generation ' + str(first):>14}{'generation ' + str(last):>16}")
+    for layer, shares in enumerate(frequencies[last]):
+        for op, share in shares.items():
+            before = frequencies[first][layer][op]
+            print(f"{layer:<7}{op:<16}{before:>14.2f}{share:>16.2f}")
+    write(args, frequencies)
+    if args.plot:
+        draw_choices(frequencies, args.plot)
+
+
+def standalone(args: argparse.Namespace) -> None:
+    overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+    if not args.config_file or "OUTPUT_DIR" not in overrides:
+        raise InputError("standalone needs --config-file and, among the overrides, OUTPUT_DIR")
+    scores = train_standalone(
+        args,
+        search=args.search,
+        count=args.paths,
+        output_dir=overrides["OUTPUT_DIR"],
+        pretrain=args.pretrain,
+    )
+    pairs = paired_scores(History.read(args.search), scores)
+    print(f"{'supernet':>10}{'alone':>10}  path")
+    for path, (fitness, score) in pairs.items():
+        print(f"{fitness:>10.3f}{score:>10.3f}  {path}")
+
+
+def ranks(args: argparse.Namespace) -> None:
+    with open(args.standalone, encoding="utf-8") as file:
+        pairs = paired_scores(History.read(args.search), json.load(file))
+    fitness, scores = zip(*pairs.values(), strict=True)
+    result = rank_correlation(fitness, scores)
+    print(f"{result.networks} networks")
+    print(f"Kendall's tau  {result.kendall:6.3f}  (p = {result.kendall_p:.2g})")
+    print(f"Spearman's rho {result.spearman:6.3f}  (p = {result.spearman_p:.2g})")
+    write(args, {**asdict(result), "pairs": pairs})
+    if args.plot:
+        draw_ranks(fitness, scores, result.kendall, args.plot)
+
+
+def calibration(args: argparse.Namespace) -> None:
+    rows = calibration_stability(setup(args), sizes=args.sizes, num_paths=args.paths)
+    if not comm.is_main_process():
+        return
+    columns = [key for key in rows[0] if key != "fitness"]
+    print("".join(f"{column:>16}" for column in columns))
+    for row in rows:
+        print(f"{row['images']:>16}" + "".join(f"{row[c]:>16.4f}" for c in columns[1:]))
+    write(args, rows)
+    if args.plot:
+        draw_calibration(rows, columns[1:], args.plot)
+
+
+def write(args: argparse.Namespace, value: Any) -> None:
+    if args.json:
+        write_text(args.json, json.dumps(without_nan(value), indent=1, allow_nan=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for NaN, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,89 @@
+"""Writes a trained network as TorchScript or ONNX, by tracing.
+
+  export_net.py --config-file output/demo/searched/config.yaml --sample-image image.jpg \\
+      --output output/exported MODEL.WEIGHTS output/demo/searched/model_final.pth
+
+The file is loaded again and compared with the eager network before it gets its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from detectron2.evaluation import print_csv_format
+from detectron2.utils.logger import setup_logger
+
+from detnas_d2.config.tools import load_config
+from detnas_d2.data import register_datasets
+from detnas_d2.engine.defaults import fall_back_to_cpu
+from detnas_d2.engine.export import (
+    FORMATS,
+    PARTS,
+    evaluate_exported,
+    export_network,
+    sample_image,
+)
+from detnas_d2.utils.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    if args.run_eval and args.part != "model":
+        raise InputError("--run-eval needs --part model: a backbone has nothing to evaluate")
+    for name in ("detectron2", "fvcore", "detnas_d2"):
+        setup_logger(name=name)
+    cfg = load_config(args.config_file, args.opts)
+    fall_back_to_cpu(cfg)
+    if args.run_eval or not args.sample_image:
+        register_datasets(cfg)
+    image = sample_image(cfg, args.sample_image)
+    exported = export_network(
+        cfg,
+        image,
+        args.output,
+        part=args.part,
+        format=args.format,
+        tolerance=args.tolerance,
+    )
+    print(f"{exported.file}: outputs {', '.join(exported.outputs)}")
+    found = "" if exported.detections is None else f" ({exported.detections} detections)"
+    print(
+        "largest difference from the eager network, image and one of another shape: "
+        f"{', '.join(f'{value:.2g}' for value in exported.differences)}{found}; "
+        f"tolerance {args.tolerance:.2g}"
+    )
+    if exported.detections == 0:
+        print("nothing was detected, so no detections were compared: try another --sample-image")
+    if args.run_eval:
+        print_csv_format(evaluate_exported(cfg, exported))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--format", choices=list(FORMATS), default="torchscript")
+    parser.add_argument(
+        "--part",
+        choices=PARTS,
+        default="model",
+        help="the whole network, or its searched backbone alone (default: model)",
+    )
+    parser.add_argument(
+        "--sample-image",
+        default="",
+        metavar="FILE",
+        help="image to trace and to compare with (default: the first of DATASETS.TEST)",
+    )
+    parser.add_argument("--run-eval", action="store_true", help="evaluate the file that is written")
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference: of features relative to their largest value; of detections in "
+        "scores and in boxes, in units of the longer image side (default: 1e-4)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    return parser

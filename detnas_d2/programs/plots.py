@@ -1,0 +1,90 @@
+"""Figures of a search: its fitness, choices, ranks and calibration. Need matplotlib, no display."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detnas_d2.evaluation import CandidateRecord
+
+
+def draw_history(
+    records: Sequence[CandidateRecord],
+    generations: Mapping[int, list[float]],
+    front: Sequence[CandidateRecord],
+    cost: str,
+    file: str,
+) -> None:
+    """Fitness over the generations, and over the cost with the front as a line."""
+    figure, (left, right) = new_figure(2)
+    told = [(number, values) for number, values in generations.items() if values]
+    numbers = [number for number, _ in told]
+    for number, values in told:
+        left.scatter([number] * len(values), values, s=8, color="tab:gray")
+    left.plot(numbers, [statistics.fmean(values) for _, values in told], label="mean")
+    left.plot(numbers, [max(values) for _, values in told], label="best")
+    left.set(xlabel="generation", ylabel="fitness")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend()
+    alive = [record for record in records if record.fitness is not None]
+    costs, colors = [getattr(r, cost) for r in alive], [r.generation for r in alive]
+    points = right.scatter(costs, [r.fitness for r in alive], s=8, c=colors)
+    steps = [getattr(r, cost) for r in front], [r.fitness for r in front]
+    right.step(*steps, where="post", color="tab:red")
+    right.set(xlabel=cost, ylabel="fitness")
+    figure.colorbar(points, label="generation")
+    figure.savefig(file)
+
+
+def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str) -> None:
+    """A stacked bar for each generation, an axis for each layer."""
+    from matplotlib import colormaps
+
+    layers = list(zip(*frequencies.values(), strict=True))
+    ops = dict.fromkeys(op for generations in layers for op in generations[0])
+    colors = colormaps["tab10" if len(ops) <= 10 else "tab20"].colors
+    figure, axes = new_figure(len(layers))
+    for layer, (axis, generations) in enumerate(zip(axes, layers, strict=True)):
+        bottom = [0.0] * len(generations)
+        for op, color in zip(ops, colors * 2, strict=False):
+            shares = [generation.get(op, 0.0) for generation in generations]
+            axis.bar(list(frequencies), shares, bottom=bottom, color=color, label=op)
+            bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
+        axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation", ylabel="share")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(ops))
+    figure.savefig(file)
+
+
+def draw_ranks(fitness: Sequence[float], scores: Sequence[float], tau: float, file: str) -> None:
+    """Stand-alone scores over supernet fitness."""
+    figure, (axis,) = new_figure(1)
+    axis.scatter(fitness, scores)
+    axis.set(xlabel="supernet fitness", ylabel="stand-alone", title=f"tau {tau:.2f}")
+    figure.savefig(file)
+
+
+def draw_calibration(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], file: str) -> None:
+    """Each column over the number of calibration images."""
+    images = [row["images"] for row in rows]
+    figure, axes = new_figure(len(columns))
+    for column, axis in zip(columns, axes, strict=True):
+        axis.plot(images, [row[column] for row in rows], "o-")
+        axis.set(xscale="log", xlabel="calibration images", title=column.replace("_", " "))
+        axis.set_xticks(images, [str(number) for number in images])
+        axis.minorticks_off()
+    figure.savefig(file)
+
+
+def new_figure(count: int) -> tuple[Any, list[Any]]:
+    """A figure of ``count`` axes."""
+    from matplotlib.figure import Figure  # needs no display
+
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
