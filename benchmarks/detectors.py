@@ -1,4 +1,4 @@
-"""The released detectors over the first images of a data set, with random weights."""
+"""The released detectors over the first images of a dataset, with random weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def random_weights(cfg: CfgNode) -> dict[str, torch.Tensor]:
 
 
 def source_sets(cfg: CfgNode) -> tuple[str, str]:
-    """Names of the data sets for calibration and validation."""
+    """Names of the datasets for calibration and validation."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     coco = (root / "coco" / "annotations" / "instances_val2017.json").exists()
     names = ("coco_2017_train", "coco_2017_val")
@@ -83,7 +83,7 @@ def source_sets(cfg: CfgNode) -> tuple[str, str]:
 
 
 def subset(name: str, images: int, folder: str) -> str:
-    """Registers the first images of a COCO data set that have objects."""
+    """Registers the first images of a COCO dataset that have objects."""
     known = MetadataCatalog.get(name)
     truth = json.loads(Path(known.json_file).read_text())
     with_objects = {a["image_id"] for a in truth["annotations"] if not a.get("iscrowd")}

@@ -36,7 +36,7 @@ from tests.experiments import (
 )
 from tests.helpers import classification_batch, training_batch
 
-# A base, or the description of a data set, leaves Detectron2's default backbone.
+# A base, or the description of a dataset, leaves Detectron2's default backbone.
 DETNAS = [n for n in EXPERIMENTS if "detnas" in frozen(n).MODEL.BACKBONE.NAME and "Base-" not in n]
 SEARCHES = [name for name in DETNAS if frozen(name).SEARCH.VAL]
 

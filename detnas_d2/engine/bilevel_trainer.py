@@ -134,7 +134,7 @@ def check_halves(cfg: CfgNode) -> None:
     weights, architecture = tuple(cfg.DATASETS.TRAIN), tuple(cfg.HIT_SEARCH.ARCH_TRAIN)
     if not architecture or sharing_images(weights, architecture):
         raise InputError(
-            f"HIT_SEARCH.ARCH_TRAIN {architecture} must name data sets that share no image with "
+            f"HIT_SEARCH.ARCH_TRAIN {architecture} must name datasets that share no image with "
             f"DATASETS.TRAIN {weights}, e.g. <name>@search_val next to <name>@search_train"
         )
 

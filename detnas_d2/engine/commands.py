@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 def begin(args: argparse.Namespace, kind: str) -> CfgNode:
-    """The frozen config of a run: data sets registered, and all that it needs looked at.
+    """The frozen config of a run: datasets registered, and all that it needs looked at.
 
     Args:
         kind: see :func:`check_run`; or "evaluate".
 
     Raises:
-        InputError: naming the file, key or data set at fault.
+        InputError: naming the file, key or dataset at fault.
     """
     cfg, models = load_config(args.config_file, args.opts), Models()
     check_names(cfg)

@@ -1,4 +1,4 @@
-"""Checks of the data sets of a run against the model and against each other."""
+"""Checks of the datasets of a run against the model and against each other."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _LISTED = 12  # classes in an error
 
 
 def sharing_images(ones: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
-    """The pairs of data sets, one of each list, that share images as far as their names tell."""
+    """The pairs of datasets, one of each list, that share images as far as their names tell."""
     others = tuple(others)
     return [(one, other) for one in ones for other in others if overlap(one, other)]
 
 
 def training_images_tested(cfg: CfgNode) -> list[str]:
-    """A text for each data set of DATASETS.TEST that shares images with one of DATASETS.TRAIN."""
+    """A text for each dataset of DATASETS.TEST that shares images with one of DATASETS.TRAIN."""
     return [
         f"DATASETS.TEST {test!r} shares images with DATASETS.TRAIN {train!r}: its scores do not "
         "tell how the network does on new images"
@@ -45,16 +45,16 @@ def training_images_tested(cfg: CfgNode) -> list[str]:
 
 
 def check_classes(cfg: CfgNode) -> bool:
-    """Compares the classes of the data sets in use with the model's number and with each other.
+    """Compares the classes of the datasets in use with the model's number and with each other.
 
     A number that is Detectron2's default (COCO's 80, ImageNet's 1,000 of a classifier) and not that
     of the data becomes that of the data; returns whether it did.
 
-    A label is a position in a data set's list of classes, so the lists must be the same: a detector
+    A label is a position in a dataset's list of classes, so the lists must be the same: a detector
     that learned [cat, dog] calls every cat a dog where the test set lists [dog, cat].
 
     Raises:
-        InputError: naming the keys, the data sets and both numbers or lists.
+        InputError: naming the keys, the datasets and both numbers or lists.
     """
     key = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
     reference: tuple[str, str, Sequence[str]] | None = None
@@ -66,7 +66,7 @@ def check_classes(cfg: CfgNode) -> bool:
         filled = (reference is None and fill_class_number(cfg, name, classes)) or filled
         if key is not None and len(classes) != cfg.MODEL[key].NUM_CLASSES:
             raise InputError(
-                f"MODEL.{key}.NUM_CLASSES is {cfg.MODEL[key].NUM_CLASSES}, data set {name!r} has "
+                f"MODEL.{key}.NUM_CLASSES is {cfg.MODEL[key].NUM_CLASSES}, dataset {name!r} has "
                 f"{len(classes)} classes: {', '.join(classes[:5])}{', ...' * (len(classes) > 5)}"
             )
         if reference is None:
@@ -81,7 +81,7 @@ class ClassList(NamedTuple):
 
     Attributes:
         head: the node of the config that counts them, or the meta-architecture of other models.
-        setting, name: key and data set that tell them.
+        setting, name: key and dataset that tell them.
     """
 
     head: str
@@ -91,7 +91,7 @@ class ClassList(NamedTuple):
 
 
 def class_list(cfg: CfgNode) -> ClassList | None:
-    """The classes of a run whose data sets are registered; None without labels."""
+    """The classes of a run whose datasets are registered; None without labels."""
     head = _MODEL_KEYS.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE)
     for setting, name in _in_use(cfg):
         if (classes := _classes(name)) is not None:
@@ -117,7 +117,7 @@ def take_class_number(cfg: CfgNode, folder: str) -> None:
 
 
 def fill_class_number(cfg: CfgNode, name: str, classes: Sequence[str]) -> bool:
-    """Sets the model's number of classes to that of data set ``name`` if it is the default.
+    """Sets the model's number of classes to that of dataset ``name`` if it is the default.
 
     Returns whether it changed.
     """
@@ -131,12 +131,12 @@ def fill_class_number(cfg: CfgNode, name: str, classes: Sequence[str]) -> bool:
     cfg.MODEL[key].NUM_CLASSES = len(classes)
     if frozen:
         cfg.freeze()
-    logger.info("MODEL.%s.NUM_CLASSES is set to %d, as data set '%s' has", key, len(classes), name)
+    logger.info("MODEL.%s.NUM_CLASSES is set to %d, as dataset '%s' has", key, len(classes), name)
     return True
 
 
 def _classes(name: str) -> Sequence[str] | None:
-    """None for data sets of kinds without labels."""
+    """None for datasets of kinds without labels."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None and metadata.get("evaluator_type") == "coco":
         DatasetCatalog.get(name)  # unchecked; loading it tells the names
@@ -144,7 +144,7 @@ def _classes(name: str) -> Sequence[str] | None:
 
 
 def training_sets(cfg: CfgNode) -> list[str]:
-    """Data sets that weights and, if they learn, architecture parameters learn from."""
+    """Datasets that weights and, if they learn, architecture parameters learn from."""
     return [*cfg.DATASETS.TRAIN, *_architecture_sets(cfg)]
 
 
@@ -154,7 +154,7 @@ def _architecture_sets(cfg: CfgNode) -> Sequence[str]:
 
 
 def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
-    """(key, name) of every data set whose labels a model learns or is scored by."""
+    """(key, name) of every dataset whose labels a model learns or is scored by."""
     yield from (("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN)
     yield from (("HIT_SEARCH.ARCH_TRAIN", name) for name in _architecture_sets(cfg))
     yield from (("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)
@@ -195,9 +195,9 @@ def _shortened(classes: Sequence[str], place: int) -> str:
 
 
 def identical_image_warnings(cfg: CfgNode) -> list[str]:
-    """A text for every two data sets that should have different images but share some.
+    """A text for every two datasets that should have different images but share some.
 
-    Data sets that share images by their names (:func:`sharing_images`) have warnings of their own.
+    Datasets that share images by their names (:func:`sharing_images`) have warnings of their own.
     """
     roles: dict[str, Sequence[str]] = {
         "DATASETS.TRAIN": cfg.DATASETS.TRAIN,

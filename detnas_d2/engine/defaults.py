@@ -1,4 +1,4 @@
-"""Set-up that every entry point shares: config, data sets, logging, seeds."""
+"""Set-up that every entry point shares: config, datasets, logging, seeds."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of a run: file and overrides read, data sets registered and checked.
+    """The frozen config of a run: file and overrides read, datasets registered and checked.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: naming the file, key or data set at fault.
+        FileNotFoundError, KeyError, ValueError: naming the file, key or dataset at fault.
     """
     cfg = load_config(args.config_file, args.opts)
     prepare(cfg, args)
@@ -39,7 +39,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Logging, seeds, device and data sets for ``cfg``, which is frozen.
+    """Logging, seeds, device and datasets for ``cfg``, which is frozen.
 
     With ``--resume`` the run goes on with the config at hand, as Detectron2's do; keys that it was
     begun with other values of are warned of.

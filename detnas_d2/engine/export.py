@@ -134,7 +134,7 @@ def export_network(
 def sample_image(cfg: CfgNode, file: str = "") -> Tensor:
     """The image (3, H, W) of a file as the config's models take it, or the first of its test set.
 
-    For the latter the data sets must be registered.
+    For the latter the datasets must be registered.
     """
     if not file:
         return next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0])))[0]["image"]

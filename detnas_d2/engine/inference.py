@@ -83,14 +83,14 @@ class Predictor(DefaultPredictor):
 
 
 def test_metadata(cfg: CfgNode) -> Metadata:
-    """Metadata of the data set that ``cfg`` is evaluated on, with class names where they are found.
+    """Metadata of the dataset that ``cfg`` is evaluated on, with class names where they are found.
 
-    The images of the data set are not needed, nor, where the names are declared or Detectron2's,
+    The images of the dataset are not needed, nor, where the names are declared or Detectron2's,
     its annotations.
     """
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     if not names:
-        return Metadata(name="no data set")
+        return Metadata(name="no dataset")
     name = parts_of(parent_of(names[0]))[0]
     only = cfg.clone()
     only.defrost()
@@ -102,7 +102,7 @@ def test_metadata(cfg: CfgNode) -> Metadata:
     except DatasetError as error:
         if name not in DatasetCatalog:
             raise
-        logger.warning("No class names, the data set is not here: %s", error)
+        logger.warning("No class names, the dataset is not here: %s", error)
         return MetadataCatalog.get(name)
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:

@@ -138,13 +138,13 @@ def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -
     """Optimizer, step and schedule of a training, and how its network will be evaluated.
 
     Args:
-        evaluation: look at the data sets of DATASETS.TEST, which are registered.
+        evaluation: look at the datasets of DATASETS.TEST, which are registered.
 
     Raises:
         InputError: naming what cannot be built or evaluated.
     """
     if not cfg.DATASETS.TRAIN:
-        raise InputError("DATASETS.TRAIN is empty: expected the name of a data set to train on")
+        raise InputError("DATASETS.TRAIN is empty: expected the name of a dataset to train on")
     reference, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
     if reference and images % reference:
         raise InputError(
@@ -164,7 +164,7 @@ def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Raises InputError if a data set of DATASETS.TEST, all registered, has no evaluator."""
+    """Raises InputError if a dataset of DATASETS.TEST, all registered, has no evaluator."""
     for name in cfg.DATASETS.TEST:
         evaluator_type(name)
 

@@ -29,7 +29,7 @@ class SearchPlan:
     Attributes:
         proposals: which candidates there are.
         evaluation: how they are scored.
-        trained_on: data sets that the supernet was trained on.
+        trained_on: datasets that the supernet was trained on.
         weights: file of the supernet's.
     """
 
@@ -43,7 +43,7 @@ class SearchPlan:
     def from_config(
         cls, cfg: CfgNode, config_dir: str = "", opts: Sequence[str] = ()
     ) -> SearchPlan:
-        """The plan of a config; its data sets need not be registered.
+        """The plan of a config; its datasets need not be registered.
 
         Args:
             config_dir, opts: see :func:`retrain_config`.
@@ -64,7 +64,7 @@ class SearchPlan:
         return replace(self, proposals=self.proposals.measured())
 
     def check(self, *, data: bool = True) -> None:
-        """Compares limits, numbers and, with ``data``, the data sets with each other.
+        """Compares limits, numbers and, with ``data``, the datasets with each other.
 
         A latency that is not measured yet is not compared with its limit.
 
@@ -76,7 +76,7 @@ class SearchPlan:
             self.evaluation.check()
 
     def warnings(self) -> list[str]:
-        """A text for each limit that excludes nothing, and for each data set that the candidates'
+        """A text for each limit that excludes nothing, and for each dataset that the candidates'
         scores must not share images with, but do.
         """
         validation = self.evaluation.validation
@@ -109,7 +109,7 @@ class GradientPlan:
     Attributes:
         arch_start: iteration from which architecture parameters learn.
         max_iter: iterations of the training.
-        learned: data sets that weights and architecture parameters learn from.
+        learned: datasets that weights and architecture parameters learn from.
     """
 
     arch_start: int

@@ -1,6 +1,6 @@
 """Checks of a run before it starts: by its command, or by a pipeline for every stage.
 
-Data sets are registered before; models stand on the meta device, see
+Datasets are registered before; models stand on the meta device, see
 :mod:`detnas_d2.engine.model_checks`.
 """
 
@@ -40,7 +40,7 @@ def check_run(
     Args:
         kind: "train", "search", "screen" or "gradient".
         config_dir, opts: folder and overrides of the config that a search completes.
-        data: look at the data sets too; False for a run that is finished.
+        data: look at the datasets too; False for a run that is finished.
         processes: on which it will run, all machines together.
 
     Raises:

@@ -23,7 +23,7 @@ class Shown(logging.Filter):
     """Passes warnings, this package's messages and those of Detectron2 that tell of progress.
 
     Detectron2 also logs its environment, the whole config, the whole model, the class counts of
-    every data set it loads and each checkpoint it writes.
+    every dataset it loads and each checkpoint it writes.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

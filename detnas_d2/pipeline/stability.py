@@ -58,7 +58,7 @@ def calibration_stability(
     A smaller calibration set is part of a larger one; the largest is the reference.
 
     Args:
-        cfg: config of a search, data sets registered; its limits bound the paths.
+        cfg: config of a search, datasets registered; its limits bound the paths.
         sizes: numbers of images, at least two.
         num_paths: number of distinct random paths, at least two; chosen by ``SEARCH.SEED``.
 

@@ -51,7 +51,7 @@ def check_data(pipeline: Pipeline, done: Collection[str]) -> None:
         PipelineError: naming what changed, the stages that used it, and what to delete.
     """
     changes: dict[str, list[str]] = {}  # text -> stages
-    changed: dict[str, set[str]] = {}  # stage -> data sets
+    changed: dict[str, set[str]] = {}  # stage -> datasets
     found: dict[str, DataState] = {}
     for stage in pipeline.stages:
         then = _data_then(pipeline, stage) if stage.name in done else {}
@@ -77,7 +77,7 @@ def _data_then(pipeline: Pipeline, stage: Stage) -> DataState:
 def _data_now(
     pipeline: Pipeline, stage: Stage, then: DataState, found: dict[str, DataState]
 ) -> DataState:
-    """State of the data sets in ``then``; ``found`` keeps it for stages with the same data."""
+    """State of the datasets in ``then``; ``found`` keeps it for stages with the same data."""
     cfg = pipeline.config_of(stage)
     key = json.dumps([flatten(cfg.DATASETS), sorted(then)], default=str)
     try:

@@ -1,4 +1,4 @@
-"""Data sets declared in a config."""
+"""Datasets declared in a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets with several processes."""
+"""Datasets with several processes."""
 
 from __future__ import annotations
 

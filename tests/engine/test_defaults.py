@@ -34,7 +34,7 @@ def test_data_of_architecture_parameters_is_checked_too(configs: Configs) -> Non
     more = {**shapes, "NAME": "more", "CLASSES": ["a", "b", "c", "d"]}
     cfg.DATASETS.REGISTER = [shapes, {**shapes, "NAME": "others"}, more]
     cfg.HIT_SEARCH.ARCH_TRAIN = ("more",)
-    with pytest.raises(ValueError, match="ROI_HEADS.NUM_CLASSES is 3, data set 'more' has 4"):
+    with pytest.raises(ValueError, match="ROI_HEADS.NUM_CLASSES is 3, dataset 'more' has 4"):
         prepare(cfg.clone(), ARGS)
     cfg.HIT_SEARCH.ARCH_TRAIN = ("others",)
     prepare(cfg.clone(), ARGS)
@@ -158,7 +158,7 @@ def test_long_lists_of_classes_show_where_they_differ(configs: Configs) -> None:
 
 
 def test_identical_images_are_warned_of(configs: Configs) -> None:
-    """Whatever their names: between two data sets, and between the halves of one."""
+    """Whatever their names: between two datasets, and between the halves of one."""
     cfg = declare_copies(configs, other={}, unlike={})
     images = Path(cfg.DATASETS.REGISTER[0]["IMAGES"])
     for name, files in (("other", ["3.png", "5.png"]), ("unlike", [])):

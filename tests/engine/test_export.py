@@ -36,7 +36,7 @@ NAMES = ("pred_boxes", "pred_classes", "scores", "image_size")
 
 @pytest.fixture
 def trained(configs: Configs, tmp_path: Path):
-    """Configs of searched networks with random weights and data sets that are registered."""
+    """Configs of searched networks with random weights and datasets that are registered."""
 
     def make(kind: str) -> CfgNode:
         cfg = configs(kind)

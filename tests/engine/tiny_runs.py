@@ -1,4 +1,4 @@
-"""Tiny data sets on disk and configs of a few iterations, for whole runs in seconds."""
+"""Tiny datasets on disk and configs of a few iterations, for whole runs in seconds."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_the_number_of_classes_is_filled_in(roots: dict[str, Path], tmp_path: Pa
         ("searched", ["MODEL.DETNAS.SPACE", "x"], "SPACE is .x.: expected one of .*detnas_tiny"),
         ("search", ["MODEL.DETNAS.SPACE", "x"], "SPACE is .x.: expected one of .*detnas_tiny"),
         ("searched", ["MODEL.FPN.OUT_CHANNELS", "32"], "WEIGHTS 'supernet': .*in part only"),
-        ("searched", ["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "NUM_CLASSES is 5, data set"),
+        ("searched", ["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "NUM_CLASSES is 5, dataset"),
         ("searched", ["MODEL.DEVICE", "cuda:77"], "MODEL.DEVICE is 'cuda:77': this machine"),
         ("search", ["MODEL.FPN.OUT_CHANNELS", "32"], "WEIGHTS 'supernet': .*in part only"),
         ("search", ["MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone"], "backbone needs a path"),

@@ -201,7 +201,7 @@ def test_data_of_later_stages_is_checked_first(
 ) -> None:
     monkeypatch.setattr(MODULE, "_run_stage", lambda args: pytest.fail("a stage ran"))
     test = retrain("winner", "search", OPTS=["DATASETS.TEST", "('shapes_tset',)"])
-    with pytest.raises(PipelineError, match="stage 'winner': Data set 'shapes_tset' is neither"):
+    with pytest.raises(PipelineError, match="stage 'winner': Dataset 'shapes_tset' is neither"):
         run_pipeline(arguments(write(folder, TRAIN, SEARCH, test)))
     test = retrain("winner", "search", OPTS=["MODEL.ROI_HEADS.NUM_CLASSES", "5"])
     with pytest.raises(PipelineError, match="stage 'winner': MODEL.ROI_HEADS.NUM_CLASSES is 5"):
