@@ -61,7 +61,7 @@ def screened(args: argparse.Namespace, term: str, mu: float, seed: int) -> dict[
         register_datasets(cfg)
         torch.manual_seed(seed)
         cfg.HIT_SEARCH.SCREENING.SPARSITY_TERM = term
-        step = train_relaxed(cfg, resume=False)._trainer
+        step = train_relaxed(cfg, resume=False).step
         return relaxation.scores(step.screening.layers)
 
 

@@ -35,7 +35,7 @@ class GenotypeProgress(HookBase):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        step, iteration = self.trainer._trainer, self.trainer.iter
+        step, iteration = self.trainer.step, self.trainer.iter
         due = (iteration + 1) % PROGRESS_PERIOD == 0 and step.learns_architecture(iteration)
         if not due or not comm.is_main_process():
             return
@@ -120,7 +120,7 @@ class GradientSearchTrainer(Trainer):
                 start_iter=max(self.start_iter - start, 0),
                 dataset_names=self.cfg.HIT_SEARCH.ARCH_TRAIN,
             )
-            self._trainer.set_arch_data(loader)
+            self.step.set_arch_data(loader)
         return super().train()
 
     def build_hooks(self) -> list[Any]:

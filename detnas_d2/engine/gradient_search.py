@@ -45,7 +45,7 @@ def screen(cfg: CfgNode, *, resume: bool) -> list[str]:
         ValueError: ``HIT_SEARCH.SCREENING.ENABLED`` is not set.
     """
     check_screening(cfg)
-    screening = train_relaxed(cfg, resume=resume)._trainer.screening
+    screening = train_relaxed(cfg, resume=resume).step.screening
     report = screening.report()
     if comm.is_main_process():
         order = screening.layers.ops
@@ -76,7 +76,7 @@ def gradient_search(
     plan.check()
     for warning in plan.warnings():
         logger.warning(warning)
-    step = train_relaxed(cfg, resume=resume)._trainer
+    step = train_relaxed(cfg, resume=resume).step
     genotype, keys = decoded(cfg, step.model)
     if comm.is_main_process():
         _write_yaml(os.path.join(cfg.OUTPUT_DIR, GENOTYPE_FILE), nested({**keys, "VERSION": 2}))

@@ -158,6 +158,11 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    @property
+    def step(self) -> PathTrainer:
+        """The training step; Detectron2's ``run_step`` calls it as ``_trainer``."""
+        return self._trainer
+
     @classmethod
     def build_step(
         cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -194,7 +199,7 @@ class Trainer(DefaultTrainer):
         """
         if self.start_iter < self.max_iter:
             self.data()  # as it is when training starts
-            self._trainer.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
+            self.step.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
             super().train()
         else:
             logging.getLogger(__name__).info(
@@ -214,7 +219,7 @@ class Trainer(DefaultTrainer):
 
     # The key and the one call are those of Detectron2's main branch; version 0.6 has neither.
     def state_dict(self) -> dict[str, Any]:
-        own = {"_trainer": self._trainer.state_dict(), "data": self.data()}
+        own = {"_trainer": self.step.state_dict(), "data": self.data()}
         return {**TrainerBase.state_dict(self), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -225,7 +230,7 @@ class Trainer(DefaultTrainer):
                 f"since: {', '.join(changed)}. Restore the data, or use another OUTPUT_DIR"
             )
         TrainerBase.load_state_dict(self, state_dict)
-        self._trainer.load_state_dict(state_dict["_trainer"])
+        self.step.load_state_dict(state_dict["_trainer"])
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
@@ -260,7 +265,7 @@ class Trainer(DefaultTrainer):
         return [Printer(self.max_iter), *others]
 
     def build_hooks(self) -> list[Any]:
-        if self._trainer.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
+        if self.step.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
             raise InputError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
         replaced = {
             hooks.PreciseBN: lambda hook: SeededPreciseBN(hook, self.cfg.SEED),
@@ -269,5 +274,5 @@ class Trainer(DefaultTrainer):
         built = super().build_hooks()
         built = [replaced.get(type(hook), lambda same: same)(hook) for hook in built]
         # A supernet has no path to evaluate; a search evaluates its paths.
-        searched = self._trainer.supernet is not None
+        searched = self.step.supernet is not None
         return [hook for hook in built if not (searched and isinstance(hook, hooks.EvalHook))]

@@ -314,7 +314,7 @@ def test_genotypes_are_logged_once_the_architecture_learns(caplog):
     hook = GenotypeProgress()
     with caplog.at_level("INFO", "detnas_d2.search"):
         for arch_start, iteration in ((200, 99), (-1, 299), (200, 298), (200, 299)):
-            hook.trainer = SimpleNamespace(iter=iteration, _trainer=toy_step(arch_start=arch_start))
+            hook.trainer = SimpleNamespace(iter=iteration, step=toy_step(arch_start=arch_start))
             hook.after_step()
     (line,) = caplog.messages
     assert line.startswith("Iteration 300: expected") and "head (entropy 1.099): skip skip" in line

@@ -101,7 +101,7 @@ def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
     cfg.OUTPUT_DIR = str(out)
     prepare(cfg, ARGS)
     trainer = Trainer(cfg)
-    step, paths = trainer._trainer, []
+    step, paths = trainer.step, []
     if step.path_sampler is not None:
         sample = step.path_sampler
         step.path_sampler = lambda i: paths.append(str(sample(i))) or sample(i)
