@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from detectron2.config import CfgNode
 
-from detnas_d2.search_space import Path, SearchSpace, build_cost_table
+from detnas_d2.search_space import AdditiveTable, Path, SearchSpace, build_cost_table
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import InputError
 
@@ -58,11 +58,10 @@ class FlopsBinnedPathSampler:
             raise InputError(f"edges {list(edges)}: expected at least two, each above the last")
         self.space, self.seed, self.attempts = space, seed, attempts
         self.bins = tuple(pairwise(edges))
-        table = build_cost_table(space, (224, 224))
-        self._base = table.base.macs + _classifier_macs(space, num_classes)
-        self._macs = [[cost.macs for cost in row] for row in table.entries]
-        least = self._base + sum(min(row) for row in self._macs)
-        most = self._base + sum(max(row) for row in self._macs)
+        body = build_cost_table(space, (224, 224)).macs
+        base = body.base + _classifier_macs(space, num_classes)
+        self._macs = AdditiveTable(base, body.entries)
+        least, most = self._macs.cheapest(), self._macs.most_expensive()
         empty = [b for b in self.bins if b[1] <= least or b[0] > most]
         if empty:
             raise InputError(
@@ -81,7 +80,7 @@ class FlopsBinnedPathSampler:
 
     def macs(self, path: Path) -> int:
         """Multiply-adds of the classifier of ``path`` at 3x224x224."""
-        return self._base + sum(row[c] for row, c in zip(self._macs, path.choices, strict=True))
+        return self._macs.total(path.choices)
 
 
 def build_path_sampler(cfg: CfgNode, space: PathSpace) -> PathSampler:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Choices = tuple[int, ...]
-"""One op index per layer of the search space."""
+from detnas_d2.search_space import Choices
 
 
 @dataclass(frozen=True)

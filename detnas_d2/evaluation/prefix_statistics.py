@@ -17,7 +17,6 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.evaluation.candidate import Choices
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.recalibration import (
@@ -29,7 +28,7 @@ from detnas_d2.evaluation.recalibration import (
 from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.modeling import PrefixWalk, activate, find_supernet, walking
 from detnas_d2.ops import BNStats
-from detnas_d2.search_space import Path
+from detnas_d2.search_space import Choices, Path
 from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 logger = logging.getLogger("detnas_d2.search")

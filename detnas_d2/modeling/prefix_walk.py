@@ -12,9 +12,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from detnas_d2.search_space import Path
-
-Choices = tuple[int, ...]
+from detnas_d2.search_space import Choices, Path
 
 
 class PrefixWalk:

@@ -1,39 +1,12 @@
-"""Limits on what a candidate may cost, checked in microseconds from additive tables.
-
-A table is any object with ``base`` (the cost of what every path shares) and
-``entries[layer][op]``; the cost of a path is the base plus one entry per layer. Entries of a cost
-table have ``macs`` and ``params``; those of a latency table are milliseconds.
-"""
+"""Limits on what a candidate may cost, checked in microseconds from additive tables."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from detnas_d2.evaluation.candidate import Choices
+from detnas_d2.search_space import AdditiveTable, Choices, CostTable, LatencyTable
 from detnas_d2.utils.errors import InputError
-
-
-class CostTableLike(Protocol):
-    """Multiply-adds and parameters (detnas_d2.search_space.costs.CostTable)."""
-
-    @property
-    def base(self) -> Any: ...
-
-    @property
-    def entries(self) -> Sequence[Sequence[Any]]: ...
-
-
-class LatencyTableLike(Protocol):
-    """Milliseconds, same shape as a cost table."""
-
-    @property
-    def base(self) -> float: ...
-
-    @property
-    def entries(self) -> Sequence[Sequence[float]]: ...
 
 
 class UnsatisfiableLimit(InputError):
@@ -69,25 +42,6 @@ class Limits:
         return ", ".join(parts) or "no limit"
 
 
-class AdditiveTable:
-    """The numbers of one quantity: ``total(choices) = base + sum of entries[layer][choice]``."""
-
-    def __init__(self, base: float, entries: Sequence[Sequence[float]]) -> None:
-        self.base = base
-        self.entries = tuple(tuple(row) for row in entries)
-
-    def total(self, choices: Choices) -> float:
-        return self.base + sum(row[c] for row, c in zip(self.entries, choices, strict=True))
-
-    def cheapest(self) -> float:
-        """Exact minimum over all paths."""
-        return self.base + sum(min(row) for row in self.entries)
-
-    def most_expensive(self) -> float:
-        """Exact maximum over all paths."""
-        return self.base + sum(max(row) for row in self.entries)
-
-
 class Constraint:
     """Limits together with the tables that decide them. Callable: ``constraint(choices)``.
 
@@ -103,19 +57,15 @@ class Constraint:
     def __init__(
         self,
         limits: Limits,
-        costs: CostTableLike | None = None,
-        latency: LatencyTableLike | None = None,
+        costs: CostTable | None = None,
+        latency: LatencyTable | None = None,
     ) -> None:
         self.limits = limits
-        self.tables: dict[str, AdditiveTable] = {}
+        self.tables: dict[str, AdditiveTable[int] | AdditiveTable[float]] = {}
         if costs is not None:
-            for name in ("macs", "params"):
-                self.tables[name] = AdditiveTable(
-                    getattr(costs.base, name),
-                    [[getattr(entry, name) for entry in row] for row in costs.entries],
-                )
+            self.tables |= {"macs": costs.macs, "params": costs.params}
         if latency is not None:
-            self.tables["latency_ms"] = AdditiveTable(latency.base, latency.entries)
+            self.tables["latency_ms"] = latency
         bounds = (
             ("macs", "max_macs", limits.max_macs, True),
             ("params", "max_params", limits.max_params, True),

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from detnas_d2.evaluation.candidate import (
     CandidateRecord,
-    Choices,
     Evaluation,
     Evaluator,
     ManyEvaluator,
@@ -21,6 +20,7 @@ from detnas_d2.evaluation.ranks import Ranks
 from detnas_d2.search.constraints import Constraint
 from detnas_d2.search.history import History, HistoryError
 from detnas_d2.search.searcher import GenerationSearcher
+from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
 
 logger = logging.getLogger("detnas_d2.search")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detnas_d2.evaluation.candidate import Choices
 from detnas_d2.search.searcher import Draft, Feasible, GenerationSearcher, draw, logger
+from detnas_d2.search_space import Choices
 
 PARENT_SOURCES = ("population", "history")
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detnas_d2.evaluation.candidate import CandidateRecord, Choices
+from detnas_d2.evaluation.candidate import CandidateRecord
+from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sync, sync_open, write_json
 

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from detnas_d2.evaluation.candidate import Choices
+from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import InputError
 
 logger = logging.getLogger("detnas_d2.search")

@@ -1,8 +1,10 @@
+from detnas_d2.search_space.additive import AdditiveTable
 from detnas_d2.search_space.costs import Cost, CostTable, block_cost, build_cost_table
 from detnas_d2.search_space.latency import LatencyTable, measure_latency
 from detnas_d2.search_space.space import (
     SHUFFLE_OPS,
     SPACES,
+    Choices,
     LayerSpec,
     Path,
     PathError,
@@ -13,6 +15,8 @@ from detnas_d2.search_space.space import (
 __all__ = [
     "SHUFFLE_OPS",
     "SPACES",
+    "AdditiveTable",
+    "Choices",
     "Cost",
     "CostTable",
     "LatencyTable",

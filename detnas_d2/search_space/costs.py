@@ -9,9 +9,12 @@ that is what the paper's limits of 300M and 1.3G apply to, at an input of 3x224x
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 
+from detnas_d2.search_space.additive import AdditiveTable
 from detnas_d2.search_space.space import LayerSpec, SearchSpace
 
 
@@ -73,18 +76,30 @@ class CostTable:
         base: cost of what every path shares (the stem).
         entries: ``entries[layer][op]``.
         input_size: (height, width) of the image.
+
+    Attributes:
+        macs, params: the table of one quantity.
     """
 
     base: Cost
     entries: tuple[tuple[Cost, ...], ...]
     input_size: tuple[int, int]
 
+    @cached_property
+    def macs(self) -> AdditiveTable[int]:
+        return self._of(attrgetter("macs"))
+
+    @cached_property
+    def params(self) -> AdditiveTable[int]:
+        return self._of(attrgetter("params"))
+
     def cost(self, choices: Iterable[int]) -> Cost:
         """Cost of the path that chooses ``choices[i]`` in layer i."""
-        return sum(
-            (row[c] for row, c in zip(self.entries, choices, strict=True)),
-            self.base,
-        )
+        return sum((row[c] for row, c in zip(self.entries, choices, strict=True)), self.base)
+
+    def _of(self, quantity: Callable[[Cost], int]) -> AdditiveTable[int]:
+        rows = tuple(tuple(map(quantity, row)) for row in self.entries)
+        return AdditiveTable(quantity(self.base), rows)
 
 
 def build_cost_table(space: SearchSpace, input_size: tuple[int, int] = (224, 224)) -> CostTable:

@@ -15,32 +15,25 @@ import torch
 from torch import nn
 
 from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
+from detnas_d2.search_space.additive import AdditiveTable
 from detnas_d2.search_space.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(AdditiveTable[float]):
     """Milliseconds of a backbone body, additive over layers.
 
     Args:
-        base: the stem.
-        entries: ``entries[layer][op]``.
         space: name of the search space.
         input_size: (height, width) of the image.
         batch_size: images per measurement; milliseconds are of the whole batch.
         device: where it was measured, for people to read.
     """
 
-    base: float
-    entries: tuple[tuple[float, ...], ...]
     space: str
     input_size: tuple[int, int]
     batch_size: int
     device: str
-
-    def latency_ms(self, choices: Sequence[int]) -> float:
-        """Milliseconds of a path."""
-        return self.base + sum(row[c] for row, c in zip(self.entries, choices, strict=True))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

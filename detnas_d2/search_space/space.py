@@ -11,6 +11,9 @@ from detnas_d2.utils.errors import InputError
 # DetNAS (arXiv 1903.10979) section 3.2; the order fixes what an index means in released encodings.
 SHUFFLE_OPS = ("3x3", "5x5", "7x7", "xception")
 
+Choices = tuple[int, ...]
+"""Indices of a path's operations, one per layer."""
+
 
 class PathError(InputError):
     """A path text or index list that the search space does not contain."""

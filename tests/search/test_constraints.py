@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
-from detnas_d2.search_space.costs import build_cost_table
-from detnas_d2.search_space.space import SPACES
+from detnas_d2.search_space import SPACES, Cost, CostTable, LatencyTable, build_cost_table
 
 
 def cost(macs, params=0):
-    return SimpleNamespace(macs=macs, params=params)
+    return Cost(params, macs)
+
+
+def table_of(base, *entries):
+    return CostTable(base, tuple(map(tuple, entries)), (8, 8))
 
 
 # Two layers of two ops: macs 10 + {1, 5} + {2, 3} = 13, 14, 17, 18.
-COSTS = SimpleNamespace(
-    base=cost(10, 1), entries=[[cost(1, 7), cost(5, 2)], [cost(2, 4), cost(3, 4)]]
-)
-LATENCY = SimpleNamespace(base=0.5, entries=[[0.25, 1.0], [2.0, 1.5]])
+COSTS = table_of(cost(10, 1), [cost(1, 7), cost(5, 2)], [cost(2, 4), cost(3, 4)])
+LATENCY = LatencyTable(0.5, ((0.25, 1.0), (2.0, 1.5)), "toy", (8, 8), 1, "none")
 
 
 def test_bounds_are_inclusive():
@@ -59,7 +59,7 @@ def test_costs_of():
 )
 @settings(max_examples=100, deadline=None)
 def test_satisfiable_exactly_when_some_path_is_feasible(entries, base, bound, field):
-    table = SimpleNamespace(base=cost(base), entries=[[cost(m) for m in row] for row in entries])
+    table = table_of(cost(base), *([cost(m) for m in row] for row in entries))
     constraint = Constraint(Limits(**{field: bound}), table)
     paths = list(itertools.product(*(range(len(row)) for row in entries)))
     if any(map(constraint, paths)):

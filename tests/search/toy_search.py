@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import SimpleNamespace
 
 from detnas_d2.evaluation import Evaluation
 from detnas_d2.evaluation.ranks import SingleProcess
@@ -21,15 +20,13 @@ from detnas_d2.search import (
     open_history,
     run_search,
 )
+from detnas_d2.search_space import Cost, CostTable
 
 LAYERS = 8
 OPS = "abcd"
 SETTINGS = EvolutionSettings.preset("paper", population=10, generations=4)
 FINGERPRINT = {"seed": 5}
-COSTS = SimpleNamespace(
-    base=SimpleNamespace(macs=100, params=10),
-    entries=[[SimpleNamespace(macs=7 * op + 1, params=op) for op in range(4)]] * LAYERS,
-)
+COSTS = CostTable(Cost(10, 100), (tuple(Cost(op, 7 * op + 1) for op in range(4)),) * LAYERS, (8, 8))
 
 
 class ToySpace:

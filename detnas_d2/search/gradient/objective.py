@@ -76,7 +76,7 @@ class ExpectedCost:
             table = part_cost_table(name, layers.layers, input_size=input_size, proposals=proposals)
             self.tables[name] = table
             self._macs[name] = torch.tensor(
-                [[cost.macs / GIGA for cost in row] for row in table.entries]
+                [[macs / GIGA for macs in row] for row in table.macs.entries]
             )
 
     def by_part(self) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ class ExpectedCost:
         total = 0.0
         for name, layers in self._parts.items():
             choices = [layers.ops.index(op) for op in layers.decode()]
-            total += self.tables[name].cost(choices).macs / GIGA
+            total += self.tables[name].macs.total(choices) / GIGA
         return total
 
 
