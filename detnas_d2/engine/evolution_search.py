@@ -131,6 +131,7 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
 
 def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:
     """Text of ``best.yaml``."""
+    assert best.macs is not None and best.params is not None
     return (
         f"# The best path of a search: supernet {metric} {best.fitness:.3f}, "
         f"{best.macs / 1e6:.1f}M multiply-adds and {best.params / 1e6:.3f}M parameters of the "

@@ -142,11 +142,11 @@ def search_model(
         raise InputError("calibration: expected at least one batch")
     cfg = base_config()
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = output_dir, str(next(model.parameters()).device.type)
-    for key, value in settings.items():
-        if key not in cfg.SEARCH or key in _OF_A_CONFIG:
+    for setting, value in settings.items():
+        if setting not in cfg.SEARCH or setting in _OF_A_CONFIG:
             known = [name for name in cfg.SEARCH if name not in _OF_A_CONFIG]
-            raise InputError(f"settings: {key!r}, expected some of {', '.join(known)}")
-        cfg.SEARCH[key] = value
+            raise InputError(f"settings: {setting!r}, expected some of {', '.join(known)}")
+        cfg.SEARCH[setting] = value
     proposals = Proposals.from_config(cfg, supernet.space).measured()
     proposals.check()
     for warning in proposals.warnings():

@@ -17,7 +17,7 @@ from detnas_d2.search.build import SearcherSettings, limits_from_config, with_ke
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.search_space import CostTable, LatencyTable, measure_latency
-from detnas_d2.search_space.space import PathSpace
+from detnas_d2.search_space.space import PathSpace, SearchSpace
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 
@@ -63,6 +63,11 @@ class Proposals:
             raise InputError(f"SEARCH.LATENCY_TABLE: {named!r} does not exist")
         file = named or os.path.join(cfg.OUTPUT_DIR, "latency.json")
         limited = limits.max_latency_ms is not None
+        if limited and not named and not isinstance(space, SearchSpace):
+            raise InputError(
+                "SEARCH.MAX_LATENCY_MS: latency is measured in spaces of DetNAS only; name a table "
+                f"of space {space.name!r} in SEARCH.LATENCY_TABLE"
+            )
         return cls(
             space=space,
             costs=space_costs(cfg, space),

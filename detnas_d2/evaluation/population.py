@@ -23,7 +23,6 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.data import CalibrationBatches
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.evaluator_scoring import Scoring
 from detnas_d2.evaluation.passes import OnPass, counted, log_pass
@@ -37,7 +36,7 @@ from detnas_d2.evaluation.prefix_statistics import (
     shared_preprocessing,
 )
 from detnas_d2.evaluation.ranks import all_or_none
-from detnas_d2.evaluation.recalibration import BNOverride, BNStatistics
+from detnas_d2.evaluation.recalibration import BNOverride, BNStatistics, NumberedBatches
 from detnas_d2.evaluation.scoring_workers import Score
 from detnas_d2.evaluation.sequential import finite_features, fitness_of
 from detnas_d2.layers.batch_norm_mode import batch_norms
@@ -74,7 +73,7 @@ class PopulationEvaluator:
         self,
         model: nn.Module,
         *,
-        calibration: CalibrationBatches,
+        calibration: NumberedBatches,
         data_loader: Iterable[list[dict[str, Any]]],
         scoring: Scoring,
         metric: str,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from detectron2.utils import comm
@@ -23,6 +23,16 @@ from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.layers.batch_norm_mode import OnStats, batch_norms, use_batch_statistics
 from detnas_d2.ops import BNStats
+
+
+class NumberedBatches(Protocol):
+    """This rank's calibration batches, with their numbers among those of all ranks."""
+
+    batch_ids: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
 
 
 @dataclass

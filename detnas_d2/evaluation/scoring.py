@@ -32,7 +32,7 @@ def evaluator_type(dataset_name: str) -> str:
             f"dataset {dataset_name!r} has evaluator_type {kind!r}; expected one of "
             f"{', '.join(DEFAULT_METRICS)}, or a call of search_model with an evaluator of your own"
         )
-    return kind
+    return str(kind)
 
 
 def check_metric(

@@ -13,10 +13,14 @@ from detectron2.evaluation import DatasetEvaluator, inference_context
 from detectron2.utils import comm
 from torch import nn
 
-from detnas_d2.data import CalibrationBatches
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.ranks import all_or_none
-from detnas_d2.evaluation.recalibration import BNStatistics, override_bn_stats, recalibrate
+from detnas_d2.evaluation.recalibration import (
+    BNStatistics,
+    NumberedBatches,
+    override_bn_stats,
+    recalibrate,
+)
 from detnas_d2.evaluation.scoring import flat_metrics, quiet
 from detnas_d2.modeling import activate
 from detnas_d2.search_space import Path
@@ -41,7 +45,7 @@ class SequentialEvaluator:
         self,
         model: nn.Module,
         *,
-        calibration: CalibrationBatches,
+        calibration: NumberedBatches,
         data_loader: Iterable[list[dict[str, Any]]],
         build_evaluator: Callable[[], DatasetEvaluator],
         metric: str,

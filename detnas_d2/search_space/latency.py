@@ -16,7 +16,7 @@ from torch import nn
 
 from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
 from detnas_d2.search_space.additive import AdditiveTable
-from detnas_d2.search_space.space import SearchSpace
+from detnas_d2.search_space.space import PathSpace, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LatencyTable(AdditiveTable[float]):
         return json.dumps(asdict(self), indent=1)
 
     @staticmethod
-    def from_json(text: str, space: SearchSpace) -> LatencyTable:
+    def from_json(text: str, space: PathSpace) -> LatencyTable:
         """The table in ``text``.
 
         Raises:
@@ -66,7 +66,7 @@ class LatencyTable(AdditiveTable[float]):
 
 @torch.no_grad()
 def measure_latency(
-    space: SearchSpace,
+    space: PathSpace,
     *,
     input_size: tuple[int, int],
     device: str = "cpu",
@@ -79,6 +79,7 @@ def measure_latency(
     The table holds medians of ``repeats`` runs after a warm-up; the candidates of a layer are
     measured in turns, so that a slow moment of the machine falls on all of them.
     """
+    assert isinstance(space, SearchSpace)
     norm = partial(get_norm, "BN")
     height, width = (-(-n // 2) for n in input_size)
     stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)

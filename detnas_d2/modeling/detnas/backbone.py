@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class ShuffleNetBackbone(Backbone):
         super().__init__()
         self.space = space
         self.stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
-        self.blocks = build_blocks(space.layers)
+        self.blocks: Any = build_blocks(space.layers)  # what run_layer and layer_block take
         self.last = (
             ConvNormAct(space.stage_channels[-1], space.last_channels, norm=norm, bias=True)
             if last_conv
