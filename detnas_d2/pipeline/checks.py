@@ -114,7 +114,7 @@ class _Plan:
         fragments: list[str] = []
         standins: list[Any] = []
         for name in stage.merge:
-            source = self.pipeline.stage(name)
+            source = self.pipeline.known_stage(name)
             fragment = os.path.join(self.pipeline.folder(name), FRAGMENTS[source.kind])
             if os.path.isfile(fragment):
                 fragments.append(fragment)

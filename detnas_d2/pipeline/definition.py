@@ -92,6 +92,12 @@ class Pipeline:
     table: tuple[str, ...] = ()
     opts: tuple[str, ...] = field(default=())
 
+    def known_stage(self, name: str) -> Stage:
+        """The stage of a name that was checked when the pipeline was read."""
+        stage = self.stage(name)
+        assert stage is not None
+        return stage
+
     def stage(self, name: str) -> Stage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
 
@@ -116,7 +122,7 @@ class Pipeline:
     def config_of(self, stage: Stage) -> CfgNode:
         """The stage's config, its file and all overrides merged, paths and weights filled in."""
         fragments = [
-            os.path.join(self.folder(name), FRAGMENTS[self.stage(name).kind])
+            os.path.join(self.folder(name), FRAGMENTS[self.known_stage(name).kind])
             for name in stage.merge
         ]
         place = f"{self.file}: stage {stage.name!r}: OPTS or command line"
@@ -146,8 +152,9 @@ class Pipeline:
         return cfg
 
     def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
-        sources = [self.stage(name) for name in stage.merge]
+        sources = [self.known_stage(name) for name in stage.merge]
         (source,) = [source for source in sources if source.kind == "gradient"]
+        assert stage.random is not None
         seed = stage.random + SEED_STEP * stage.number
         genotype = random_genotype(self.config_of(source), seed, genotype_of(cfg).parts)
         for part in genotype.parts:

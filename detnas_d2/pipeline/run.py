@@ -237,7 +237,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     retrain = {"config_dir": folder, "retrain_opts": pipeline.opts}
     if stage.kind == "search":
         best = search(cfg, resume=True, **retrain)
-        results = {"fitness": best.fitness}
+        results: dict[str, Any] = {"fitness": best.fitness}
     elif stage.kind == "screen":
         results = {"kept": screen(cfg, resume=True)}
     elif stage.kind == "gradient":

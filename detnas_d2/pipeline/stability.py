@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detnas_d2.data import CalibrationBatches
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation.build import candidate_evaluator
@@ -107,7 +108,8 @@ def _evaluate(
                 raise outcome
             fitness[path] = outcome.fitness
             logger.info("%d calibration images: path %d/%d", size, number, len(paths))
-    images = sum(map(len, evaluator.calibration.image_indices))
+    assert isinstance(evaluator.calibration, CalibrationBatches)
+    images = sum(len(batch) for batch in evaluator.calibration.image_indices)
     return {
         "images": images,
         "fitness": {str(path): fitness[path] for path in paths},

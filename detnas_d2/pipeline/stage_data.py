@@ -36,7 +36,8 @@ def data_of(cfg: CfgNode, kind: str) -> dict[str, Any]:
 def read_classes(folder: str) -> ClassList | None:
     """The classes of the finished stage in ``folder``; None where they are not known."""
     try:
-        head, setting, name, classes = read_json(folder, DONE_FILE).get("classes")
+        stored: Any = read_json(folder, DONE_FILE).get("classes")
+        head, setting, name, classes = stored
         return ClassList(head, setting, name, tuple(classes))
     except (TypeError, ValueError):
         return None
@@ -70,8 +71,9 @@ def check_data(pipeline: Pipeline, done: Collection[str]) -> None:
 
 def _data_then(pipeline: Pipeline, stage: Stage) -> DataState:
     data = read_json(pipeline.folder(stage.name), DONE_FILE).get("data")
-    well_formed = isinstance(data, dict) and all(isinstance(d, dict) for d in data.values())
-    return data if well_formed else {}
+    if isinstance(data, dict) and all(isinstance(d, dict) for d in data.values()):
+        return data
+    return {}
 
 
 def _data_now(

@@ -41,8 +41,8 @@ def train_standalone(
         ValueError: the search has fewer candidates.
         KeyError: the evaluation does not give the metric.
     """
-    with open(os.path.join(search, HEADER_FILE), encoding="utf-8") as file:
-        metric = json.load(file)["fingerprint"]["metric"]
+    with open(os.path.join(search, HEADER_FILE), encoding="utf-8") as header:
+        metric = json.load(header)["fingerprint"]["metric"]
     records = spread_over_fitness(History.read(search), count)
     stages = [
         stage
@@ -56,7 +56,7 @@ def train_standalone(
     pipeline = read_pipeline(file, tuple(args.opts))
     scores = {}
     for record in records:
-        score = measured(pipeline, pipeline.stage(_name(record)), metric)
+        score = measured(pipeline, pipeline.known_stage(_name(record)), metric)
         if score is None:
             raise InputError(f"{args.config_file} does not evaluate {metric}, the search's metric")
         scores[record.path] = score

@@ -43,11 +43,11 @@ def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str
 
     layers = list(zip(*frequencies.values(), strict=True))
     ops = dict.fromkeys(op for generations in layers for op in generations[0])
-    colors = colormaps["tab10" if len(ops) <= 10 else "tab20"].colors
+    palette: Any = colormaps["tab10" if len(ops) <= 10 else "tab20"]
     figure, axes = new_figure(len(layers))
     for layer, (axis, generations) in enumerate(zip(axes, layers, strict=True)):
         bottom = [0.0] * len(generations)
-        for op, color in zip(ops, colors * 2, strict=False):
+        for op, color in zip(ops, palette.colors * 2, strict=False):
             shares = [generation.get(op, 0.0) for generation in generations]
             axis.bar(list(frequencies), shares, bottom=bottom, color=color, label=op)
             bottom = [low + share for low, share in zip(bottom, shares, strict=True)]

@@ -104,3 +104,10 @@ def test_plan_does_not_change_with_its_config(configs: Configs) -> None:
     assert (plan.evaluation.fingerprint(), plan.proposals.searcher) == before
     path = str(plan.proposals.space.uniform_path("3x3"))
     assert plan.completed(path).MODEL.DETNAS.PATH == path != plan._retrain.MODEL.DETNAS.PATH
+
+
+def test_latency_is_measured_in_spaces_of_detnas_alone(tmp_path: Path) -> None:
+    sampled = ("MODEL.HIT.STRATEGY", "sampling", "SEARCH.MAX_LATENCY_MS", 1.0)
+    cfg = scene_config(tmp_path, "search.yaml", "out", *sampled)
+    with pytest.raises(InputError, match=r"^SEARCH\.MAX_LATENCY_MS: .*SEARCH\.LATENCY_TABLE$"):
+        Proposals.from_config(cfg)
