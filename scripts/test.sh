@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Sets up, lints and runs the test suite. Arguments go to pytest: scripts/test.sh tests/ops -x
+# Sets up, lints, checks types and runs the test suite. Arguments go to pytest: scripts/test.sh tests/ops -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/bootstrap.sh
 .venv/bin/ruff check .
-printf '[%4d s] set up and linted\n' "$SECONDS"
+.venv/bin/mypy
+printf '[%4d s] set up, linted and types checked\n' "$SECONDS"
 # Two processes with one thread each: the tests are small, threads would only get in each other's
 # way. A later -n among the arguments wins (-n 0 for a debugger).
 OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"
