@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, lints, checks types and runs the test suite. Arguments go to pytest: scripts/test.sh tests/ops -x
+# Sets up, lints, checks types and runs the tests. Arguments go to pytest: test.sh tests/ops -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
