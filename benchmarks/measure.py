@@ -24,6 +24,7 @@ import torch
 
 from detnas_d2 import ops
 from detnas_d2.ops import build_info
+from detnas_d2.utils.timing import in_turns, milliseconds
 
 # glibc: take memory from the heap and never give it back.
 KEEP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
@@ -138,14 +139,19 @@ def interleaved(
     for f in functions:
         f()
         f()
-    times: list[list[float]] = [[] for _ in functions]
-    faults = [0] * len(functions)
-    for _ in range(repetitions):
-        for i, f in enumerate(functions):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            times[i].append(once(f, device))
-            faults[i] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    return [sorted(t)[len(t) // 4] for t in times], [n // repetitions for n in faults]
+
+    def sample(f: Callable[[], object]) -> tuple[float, int]:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        ms = once(f, device)
+        return ms, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    samples = in_turns(sample, functions, repetitions)
+    faults = [sum(n for _, n in row) // repetitions for row in samples]
+    return [_lower_quartile([ms for ms, _ in row]) for row in samples], faults
+
+
+def _lower_quartile(values: list[float]) -> float:
+    return sorted(values)[len(values) // 4]
 
 
 def once(f: Callable[[], object], device: str) -> float:
@@ -156,9 +162,7 @@ def once(f: Callable[[], object], device: str) -> float:
         end.record()
         end.synchronize()
         return start.elapsed_time(end)
-    start_time = time.perf_counter()
-    f()
-    return (time.perf_counter() - start_time) * 1e3
+    return milliseconds(f)
 
 
 def device_times(functions: list[Callable[[], object]], repetitions: int) -> list[float]:
@@ -173,12 +177,13 @@ def device_times(functions: list[Callable[[], object]], repetitions: int) -> lis
         torch.cuda.synchronize()
         # Spin for longer than it takes to queue the call, at 2 GHz.
         cycles.append(int(2e9 * (2 * queued + 2e-4)))
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(repetitions):
-        for i, f in enumerate(functions):
-            torch.cuda._sleep(cycles[i])
-            times[i].append(once(f, "cuda"))
-    return [sorted(t)[len(t) // 4] for t in times]
+
+    def behind_a_spin(alternative: tuple[Callable[[], object], int]) -> float:
+        torch.cuda._sleep(alternative[1])
+        return once(alternative[0], "cuda")
+
+    alternatives = list(zip(functions, cycles, strict=True))
+    return list(map(_lower_quartile, in_turns(behind_a_spin, alternatives, repetitions)))
 
 
 def fastest(functions: list[Callable[[], object]], repetitions: int, device: str) -> float:

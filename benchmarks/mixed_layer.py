@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.mixed_block import MixedBlock
 from detnas_d2.search_space.operations import BODY_RULES, build_operation
+from detnas_d2.utils.timing import in_turns
 
 OPS = (
     "ir_k3_e3_d1",
@@ -87,12 +88,14 @@ def main() -> None:
         name: partial(checkpointed, block) if name == "checkpointed" else block
         for name, block in blocks.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(args.repeats + 1):  # interleaved; the first round warms up
-        for name, run in runs.items():
-            start = time.process_time()  # other work on the machine disturbs it less
-            run(x, weights).sum().backward()
-            times[name].append(time.process_time() - start)
+
+    def cpu_seconds(name: str) -> float:
+        start = time.process_time()  # other work on the machine disturbs it less
+        runs[name](x, weights).sum().backward()
+        return time.process_time() - start
+
+    # The first round warms up.
+    times = dict(zip(runs, in_turns(cpu_seconds, list(runs), args.repeats + 1), strict=True))
     memory = {n: saved_bytes(blocks[n], partial(run, x, weights)) for n, run in runs.items()}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}")
     print(" ".join(["benchmarks/mixed_layer.py", *sys.argv[1:]]))

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from detnas_d2.layers.folded_norm import conv_norm_acts
 from detnas_d2.layers.shuffle_block import ShuffleBlock
-from detnas_d2.ops.choice import Choices, size_class
+from detnas_d2.ops.autotune import AutotuneCache, size_class
 
 Run = Callable[[ShuffleBlock, Tensor], Tensor]
 
 
 def choose(
-    choices: Choices, blocks: Sequence[ShuffleBlock], x: Tensor, mode: str, run: Run
+    autotune: AutotuneCache, blocks: Sequence[ShuffleBlock], x: Tensor, mode: str, run: Run
 ) -> list[bool]:
     """For every block of a chain whether the operators are to run it.
 
@@ -39,7 +39,7 @@ def choose(
             f"{size_class(n * h * w)} pixels, {x.dtype}, {torch.get_num_threads()} threads"
         )
         shape = (n, channels, h, w)
-        chosen.append(choices.use_ops(key, partial(_ways, block, shape, x.dtype, mode, run)))
+        chosen.append(autotune.use_ops(key, partial(_ways, block, shape, x.dtype, mode, run)))
         h, w = -(-h // block.stride), -(-w // block.stride)
     return chosen
 

@@ -33,7 +33,7 @@ from detnas_d2.layers.folded_norm import (
 )
 from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm, hooked
 from detnas_d2.layers.shuffle_block import ShuffleBlock
-from detnas_d2.ops.choice import Choices
+from detnas_d2.ops.autotune import AutotuneCache
 
 
 def chain(layers: nn.Sequential, p: Pending) -> Pending:
@@ -185,7 +185,7 @@ def fused_forward(
     wanted: Collection[int],
     first: int = 0,
     extra: Iterable[nn.Module] = (),
-    choices: Choices | None = None,
+    autotune: AutotuneCache | None = None,
 ) -> tuple[dict[int, Tensor], Tensor | None] | None:
     """Outputs ``wanted``, by depth, and that of ``last`` if it is given.
 
@@ -193,7 +193,7 @@ def fused_forward(
         stem: None if ``x`` is not the images but the output at depth ``first``.
         wanted: depths; 0 is the output of the stem, ``first + d`` that of the d-th of ``blocks``.
         extra: modules around the blocks, whose hooks count too.
-        choices: run every block the way that is faster here. Not with several processes, which
+        autotune: run every block the way that is faster here. Not with several processes, which
             might choose differently and wait for each other's statistics in vain.
 
     Returns:
@@ -209,9 +209,9 @@ def fused_forward(
     if len(modes) != 1:
         return None
     if dist.is_initialized() and dist.get_world_size() > 1:
-        choices = None
+        autotune = None
     if modes == {True}:
-        return _fused_with_batch_statistics(stem, blocks, last, x, wanted, first, choices)
+        return _fused_with_batch_statistics(stem, blocks, last, x, wanted, first, autotune)
     if torch.is_grad_enabled():
         return None
     outputs: dict[int, Tensor] = {}
@@ -220,7 +220,7 @@ def fused_forward(
         x = eval_layer(stem, x)
         if 0 in wanted:
             outputs[0] = x
-    fits = None if choices is None else choose(choices, blocks, x, "evaluation", eval_block)
+    fits = None if autotune is None else choose(autotune, blocks, x, "evaluation", eval_block)
     for depth, block in enumerate(blocks, first + 1):
         x = eval_block(block, x) if fits is None or fits[depth - first - 1] else block(x)
         if depth in wanted:
@@ -235,7 +235,7 @@ def _fused_with_batch_statistics(
     x: Tensor,
     wanted: Collection[int],
     first: int,
-    choices: Choices | None,
+    autotune: AutotuneCache | None,
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     outputs: dict[int, Tensor] = {}
     p = Pending(x)
@@ -245,7 +245,7 @@ def _fused_with_batch_statistics(
             p = Pending(_materialise(p))
             outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
-    fits = None if choices is None else choose(choices, blocks, p.x, mode, _run_block)
+    fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_block)
     x, found = run_blocks(p, blocks, {depth - first - 1 for depth in wanted}, fits)
     outputs |= {index + first + 1: output for index, output in found.items()}
     return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
 from detnas_d2.search_space.additive import AdditiveTable
 from detnas_d2.search_space.space import PathSpace, SearchSpace
+from detnas_d2.utils.timing import in_turns, milliseconds
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,7 @@ def _medians(
     modules: Sequence[nn.Module], x: torch.Tensor, device: str, repeats: int
 ) -> list[float]:
     x = x.to(device)
-    synchronize: Callable[[], object] = (
-        torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    )
-    modules = [module.to(device).eval() for module in modules]
-    times: list[list[float]] = [[] for _ in modules]
-    for repeat in range(repeats + 2):
-        for module, row in zip(modules, times, strict=True):
-            synchronize()
-            start = time.perf_counter()
-            module(x)
-            synchronize()
-            if repeat >= 2:
-                row.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(row) for row in times]
+    runs = [partial(module.to(device).eval(), x) for module in modules]
+    warm_up = 2
+    times = in_turns(partial(milliseconds, device=device), runs, repeats + warm_up)
+    return [statistics.median(row[warm_up:]) for row in times]

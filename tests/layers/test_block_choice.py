@@ -15,13 +15,13 @@ from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import SearchedBackbone
-from detnas_d2.ops.choice import Choices
+from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]
 
 
-class Scripted(Choices):
+class Scripted(AutotuneCache):
     """Chooses by number instead of by time, but runs what it would have measured."""
 
     def __init__(self, pattern: str) -> None:
@@ -46,7 +46,7 @@ def nets(pattern: str) -> tuple[nn.Module, nn.Module]:
     )
     reference = copy.deepcopy(net)
     net.fused_ops, reference.fused_ops = "auto", "off"
-    net.choices = Scripted(pattern)
+    net.autotune = Scripted(pattern)
     return net.double(), reference.double()
 
 
@@ -76,18 +76,18 @@ def test_mixtures_agree(pattern: str) -> None:
     for name in collected[1]:
         assert collected[0][name].count == collected[1][name].count
         torch.testing.assert_close(collected[0][name].mean, collected[1][name].mean)
-    modes = [key.split()[0] for key in net.choices.keys]
+    modes = [key.split()[0] for key in net.autotune.keys]
     assert modes == [m for m in ("training", "evaluation", "statistics") for _ in net.blocks]
 
 
 def test_measured_choices_reach_the_file_and_the_resumed_run(tmp_path: Path) -> None:
     net, _ = nets("o")
     path = tmp_path / "fused_ops.json"
-    net.choices = Choices(path)
+    net.autotune = AutotuneCache(path)
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     first = net(x)["stage4"]
     kept = path.read_text()
     resumed, _ = nets("o")
-    resumed.choices = Choices(path)
+    resumed.autotune = AutotuneCache(path)
     assert torch.equal(resumed(x)["stage4"], first)
     assert path.read_text() == kept

@@ -13,7 +13,7 @@ from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.choice_block import ChoiceBlock
 from detnas_d2.modeling.prefix_walk import PrefixWalk
-from detnas_d2.ops.choice import Choices
+from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import LayerSpec, Path, SearchSpace
 
 INITS = ("imagenet", "default")
@@ -36,11 +36,11 @@ class ShuffleNetBackbone(Backbone):
 
     Attributes:
         fused_ops: "off", "cpu", "on" or "auto", see the config key ``MODEL.DETNAS.FUSED_OPS``.
-        choices: what "auto" has measured.
+        autotune: what "auto" has measured.
     """
 
     fused_ops = "cpu"
-    choices: Choices | None = None
+    autotune: AutotuneCache | None = None
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class ShuffleNetBackbone(Backbone):
             blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
             stem = self.stem if start < 0 else None
             found = fused_forward(
-                stem, blocks, last, x, wanted, max(start, 0), self.blocks, self.choices
+                stem, blocks, last, x, wanted, max(start, 0), self.blocks, self.autotune
             )
             if found is not None:
                 outputs.update(found[0])

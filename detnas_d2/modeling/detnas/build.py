@@ -33,7 +33,7 @@ from detnas_d2.modeling.detnas.backbone import (
     ShuffleNetBackbone,
     Supernet,
 )
-from detnas_d2.ops.choice import Choices
+from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import PathError, get_space
 
 
@@ -68,7 +68,7 @@ def backbone_from_config(
         "last_conv": node.LAST_CONV,
         "init": node.INIT,
         "fused_ops": node.FUSED_OPS,
-        "choices_dir": cfg.OUTPUT_DIR,
+        "autotune_dir": cfg.OUTPUT_DIR,
     }
     if supernet:
         return supernet_backbone(**options)
@@ -96,7 +96,7 @@ def searched_backbone(*, space: str, path: str, **options: Any) -> SearchedBackb
         path: text of the path, as a search reports it.
         options: ``out_features`` (default "stage1" to "stage4", strides 4 to 32), ``norm`` ("BN"),
             ``norm_momentum`` (0.1), ``shuffle_method`` (1), ``last_conv`` (False), ``init``
-            ("imagenet"), ``fused_ops`` ("cpu") and, for "auto", ``choices_dir``: the keys of the
+            ("imagenet"), ``fused_ops`` ("cpu") and, for "auto", ``autotune_dir``: the keys of the
             same names below ``MODEL.DETNAS``.
 
     Raises:
@@ -115,7 +115,7 @@ def _backbone(
     last_conv: bool = False,
     init: str = "imagenet",
     fused_ops: str = "cpu",
-    choices_dir: str = "",
+    autotune_dir: str = "",
 ) -> Any:
     if fused_ops not in FUSED_OPS:
         raise ValueError(f"fused_ops {fused_ops!r}: expected one of {', '.join(FUSED_OPS)}")
@@ -128,7 +128,7 @@ def _backbone(
     )
     backbone.fused_ops = fused_ops
     if fused_ops == "auto":
-        backbone.choices = Choices(Path(choices_dir) / "fused_ops.json")
+        backbone.autotune = AutotuneCache(Path(autotune_dir) / "fused_ops.json")
     return backbone
 
 

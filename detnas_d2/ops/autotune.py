@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from detnas_d2.utils.io import write_json
+from detnas_d2.utils.timing import in_turns, milliseconds
 
 REPETITIONS = 5
 
@@ -18,7 +18,7 @@ def size_class(count: int) -> int:
     return 2 ** round(math.log2(max(count, 1)))
 
 
-class Choices:
+class AutotuneCache:
     """Measured choices between the operators and the modules ("ops" or "modules"), by class.
 
     Both ways agree up to rounding only, so that a choice is part of a run: it is written to
@@ -26,7 +26,7 @@ class Choices:
     edited by hand; an entry of it is never measured again.
 
     Args:
-        path: a JSON file, read if it exists; None: the choices live in memory.
+        path: a JSON file, read if it exists; None: they live in memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -48,7 +48,10 @@ class Choices:
             candidates: makes the two functions to measure, operators first; called at most once.
         """
         if key not in self.entries:
-            ops_ms, modules_ms = interleaved(*candidates())
+            functions = candidates()
+            for function in functions:
+                function()  # warms up
+            ops_ms, modules_ms = map(min, in_turns(milliseconds, functions, REPETITIONS))
             use = "ops" if ops_ms <= modules_ms else "modules"
             self.entries[key] = {
                 "use": use,
@@ -62,15 +65,3 @@ class Choices:
         if self.path is None:
             return
         write_json(self.path, self.entries, indent=2)
-
-
-def interleaved(*functions: Callable[[], object]) -> list[float]:
-    """Best milliseconds of each function, run in turns after one run to warm up."""
-    best = [math.inf] * len(functions)
-    for repetition in range(REPETITIONS + 1):
-        for i, function in enumerate(functions):
-            start = time.perf_counter()
-            function()
-            if repetition:
-                best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
-    return best

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detnas_d2.ops.choice import Choices, size_class
+from detnas_d2.ops.autotune import AutotuneCache, size_class
 
 
 def sleeping(milliseconds: float):
@@ -14,27 +14,27 @@ def sleeping(milliseconds: float):
 
 
 def test_faster_way_is_kept_and_never_measured_again(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "choices.json"
-    choices = Choices(path)
-    assert choices.use_ops("a", lambda: (sleeping(1), sleeping(50)))
-    assert not choices.use_ops("b", lambda: (sleeping(50), sleeping(1)))
+    path = tmp_path / "run" / "cache.json"
+    cache = AutotuneCache(path)
+    assert cache.use_ops("a", lambda: (sleeping(1), sleeping(50)))
+    assert not cache.use_ops("b", lambda: (sleeping(50), sleeping(1)))
 
     def unexpected():
         raise AssertionError("measured again")
 
-    for again in (choices, Choices(path)):  # the second as a resumed run
+    for again in (cache, AutotuneCache(path)):  # the second as a resumed run
         assert again.use_ops("a", unexpected)
         assert not again.use_ops("b", unexpected)
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_file_may_be_edited_but_not_to_anything(tmp_path: Path) -> None:
-    path = tmp_path / "choices.json"
+    path = tmp_path / "fused_ops.json"
     path.write_text(json.dumps({"a": {"use": "modules"}}))
-    assert not Choices(path).use_ops("a", lambda: (sleeping(0), sleeping(50)))
+    assert not AutotuneCache(path).use_ops("a", lambda: (sleeping(0), sleeping(50)))
     path.write_text(json.dumps({"a": {"use": "gpu"}}))
     with pytest.raises(ValueError, match='a: use: expected "ops" or "modules", got \'gpu\''):
-        Choices(path)
+        AutotuneCache(path)
 
 
 def test_size_classes() -> None:
