@@ -31,8 +31,9 @@ from detnas_d2.engine.run_checks import check_run, check_weights
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.detnas.backbone import SearchedBackbone
 from detnas_d2.modeling.hit.build import candidate_ops
-from detnas_d2.pipeline.definition import FRAGMENTS, Pipeline, PipelineError, Stage
+from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import read_classes
+from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage
 from detnas_d2.search_space import get_space
 from detnas_d2.utils.errors import InputError
 

@@ -11,24 +11,8 @@
       - {NAME: random, KIND: train, CONFIG: retrain.yaml, PATH: random, REPEAT: 5}
     TABLE: [searched, shufflenet, random]
 
-CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
-an earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path
-that keeps the limits of the first search stage; another one for another SEED of the config) or the
-path itself. OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW,
-which start from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
-With PATH random they are n networks (``random 1`` to ``random n``); otherwise they differ in their
-SEED (the config's, and a hundred more each time), and random networks (PATH, RANDOM) with it.
-Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
-is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
-stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it
-(``../NAME``): a pipeline writes nowhere else.
-
-Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
-of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
-the place of the merged genotype stands a random one of the same sub-spaces and cost.
-
-TABLE lists rows of the table printed at the end; TABLES, with the numbers of a paper next to those
-measured, are described in :mod:`tables`.
+The keys of a stage are described in :mod:`stages`. TABLE lists rows of the table printed at the
+end; TABLES, with a paper's numbers next to those measured, are described in :mod:`tables`.
 """
 
 from __future__ import annotations
@@ -45,41 +29,16 @@ from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.engine.architectures import genotype_of, random_genotype
-from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
-from detnas_d2.pipeline.entry import entry_problem
-from detnas_d2.search.history import History
+from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage, place_of, read_stages
+from detnas_d2.search.history import RECORDS_FILE, History
 from detnas_d2.search_space import Path, PathError, get_space
-from detnas_d2.utils.errors import InputError
 
-FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
-"""Kind of a stage -> its result as a config fragment."""
-KINDS = ("train", "search", "screen", "gradient")
+RESULTS = {**FRAGMENTS, "search": RECORDS_FILE}
+"""Kind of a stage -> the file that configs of later stages take up."""
 SEED_STEP = 100
 """Between the seeds of repeated stages: the seeds of a table lie between them."""
-
-
-class PipelineError(InputError):
-    """A pipeline file that does not say what it should, or disagrees with what is on disk."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage; see the module's description of the keys."""
-
-    name: str
-    kind: str
-    config: str
-    weights: str = ""
-    path: str = ""
-    row: str = ""
-    opts: tuple[str, ...] = ()
-    merge: tuple[str, ...] = ()
-    random: int | None = None
-    folder: str = ""
-    number: int = 0
-    """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +49,11 @@ class Pipeline:
     output_dir: str
     stages: tuple[Stage, ...]
     table: tuple[str, ...] = ()
-    opts: tuple[str, ...] = field(default=())
+    opts: tuple[str, ...] = ()
+    _begun: dict[str, CfgNode] = field(default_factory=dict, repr=False, compare=False)
+    _resolved: dict[str, tuple[Any, CfgNode]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def known_stage(self, name: str) -> Stage:
         """The stage of a name that was checked when the pipeline was read."""
@@ -108,7 +71,7 @@ class Pipeline:
     def folder(self, name: str) -> str:
         """Folder of the stage ``name``."""
         stage = self.stage(name)
-        return os.path.normpath(os.path.join(self.output_dir, _place(stage) if stage else name))
+        return os.path.normpath(os.path.join(self.output_dir, place_of(stage) if stage else name))
 
     def file_of(self, stage: Stage) -> str:
         """Config file of a stage."""
@@ -119,8 +82,34 @@ class Pipeline:
         names = dict.fromkeys((stage.weights, stage.path, *stage.merge))
         return [source for name in names if (source := self.stage(name)) is not None]
 
+    def begin_of(self, stage: Stage) -> CfgNode:
+        """The stage's file with all overrides, without what stages before it find."""
+        if stage.name not in self._begun:
+            opts = [*stage.opts, *self.opts]
+            cfg = load_config(self.file_of(stage), opts, place="OPTS or command line")
+            self._begun[stage.name] = cfg
+        return self._begun[stage.name].clone()
+
     def config_of(self, stage: Stage) -> CfgNode:
-        """The stage's config, its file and all overrides merged, paths and weights filled in."""
+        """The stage's config, its file and all overrides merged, paths and weights filled in.
+
+        Resolved once, and again when a search or screening of the pipeline has found more.
+        """
+        found = self._found()
+        known = self._resolved.get(stage.name)
+        if known is None or known[0] != found:
+            known = self._resolved[stage.name] = found, self._resolve(stage)
+        return known[1].clone()
+
+    def _found(self) -> list[tuple[int, int] | None]:
+        """Time and size of the results that configs of later stages take up."""
+        return [
+            _stamp(os.path.join(self.folder(stage.name), RESULTS[stage.kind]))
+            for stage in self.stages
+            if stage.kind in RESULTS
+        ]
+
+    def _resolve(self, stage: Stage) -> CfgNode:
         fragments = [
             os.path.join(self.folder(name), FRAGMENTS[self.known_stage(name).kind])
             for name in stage.merge
@@ -143,8 +132,11 @@ class Pipeline:
         """The stage's file with ``fragments``, KEY, VALUE ``standins`` and all overrides, its seed
         and folders; ``place`` names the overrides in errors. All stages share derived data.
         """
-        opts = [*standins, *stage.opts, *self.opts]
-        cfg = load_config(self.file_of(stage), opts, fragments=fragments, place=place)
+        if fragments or standins:
+            opts = [*standins, *stage.opts, *self.opts]
+            cfg = load_config(self.file_of(stage), opts, fragments=fragments, place=place)
+        else:
+            cfg = self.begin_of(stage)
         cfg.SEED += SEED_STEP * stage.number
         cfg.OUTPUT_DIR = self.folder(stage.name)
         if not cfg.DATASETS.CACHE_DIR:
@@ -216,10 +208,7 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE", "TABLES"}
     if unknown:
         raise PipelineError(f"{file}: unknown keys {sorted(unknown)}")
-    stages: list[Stage] = []
-    for entry in data["STAGES"]:
-        for number, single in _repeats(file, entry, stages):
-            stages.append(_stage(file, single, number, stages))
+    stages = read_stages(file, data["STAGES"])
     asked, rest = split_output(file, opts)
     output = data.get("OUTPUT_DIR", "./output/pipeline") if asked is None else asked
     if not isinstance(output, str) or not output.strip() or "\0" in output:
@@ -231,7 +220,7 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     rows = {stage.row or stage.name for stage in stages}
     if set(table) - rows:
         raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
-    pipeline = Pipeline(file, output, tuple(stages), table, rest)
+    pipeline = Pipeline(file, output, stages, table, rest)
     for stage in stages:
         _check_config(pipeline, stage)
     return pipeline
@@ -250,7 +239,7 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
     """Finds errors in the config of a stage before the first stage has run for days."""
     name = pipeline.file_of(stage)
     try:
-        cfg = load_config(name, [*stage.opts, *pipeline.opts], place="OPTS or command line")
+        cfg = pipeline.begin_of(stage)
         if stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
         retrain = os.path.dirname(name), pipeline.opts
@@ -262,87 +251,9 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
 
 
-def _repeats(file: str, entry: Any, before: list[Stage]) -> list[tuple[int, Any]]:
-    """(Stage.number, entry) of the stages that an entry with REPEAT stands for."""
-    if not isinstance(entry, dict) or "REPEAT" not in entry:
-        return [(0, entry)]
-    count, name = entry["REPEAT"], entry.get("NAME")
-    if type(count) is not int or count < 1:
-        raise PipelineError(f"{file}: stage {name!r}: REPEAT {count!r}, expected 1 or more")
-    known = {stage.name for stage in before}
-
-    def numbered(text: Any, number: int) -> Any:
-        own = f"{text}_{number}"
-        return own if text not in known and own in known else text
-
-    entries = []
-    for number in range(1, count + 1):
-        single = {key: value for key, value in entry.items() if key != "REPEAT"}
-        single["NAME"], single["ROW"] = f"{name}_{number}", entry.get("ROW", name)
-        for key in {"WEIGHTS", "PATH"} & set(entry):
-            single[key] = numbered(entry[key], number)
-        if "MERGE" in entry:
-            single["MERGE"] = [numbered(source, number) for source in entry["MERGE"]]
-        if "FOLDER" in entry:
-            single["FOLDER"] = f"{entry['FOLDER']}_{number}"
-        networks = entry.get("PATH") == "random"
-        if networks:
-            single["PATH"] = f"random {number}"
-        entries.append((0 if networks else number - 1, single))
-    return entries
-
-
-def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
-    required = {"NAME", "KIND", "CONFIG"}
-    optional = ("WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
-    if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
-        raise PipelineError(
-            f"{file}: stage {repr(entry)[:200]}: expected NAME, KIND, CONFIG and optionally "
-            f"{', '.join((*optional, 'REPEAT'))}"
-        )
-    problem = entry_problem(entry)
-    if problem:
-        raise PipelineError(f"{file}: stage {repr(entry['NAME'])[:60]}: {problem}")
-    values = {"number": number, **{key.lower(): entry[key] for key in entry}}
-    values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
-    values["merge"] = tuple(entry.get("MERGE", ()))
-    stage = Stage(**values)
-    where = f"{file}: stage {stage.name!r}"
-    if stage.kind not in KINDS:
-        raise PipelineError(f"{where}: KIND {stage.kind!r}, expected one of {', '.join(KINDS)}")
-    kinds = {other.name: other.kind for other in before}
-    if stage.name in (stage.weights, stage.path):
-        raise PipelineError(f"{where}: WEIGHTS or PATH is the stage itself")
-    if stage.weights and not _is_weights(stage.weights, kinds):
-        raise PipelineError(
-            f"{where}: WEIGHTS {stage.weights!r} is neither an earlier training stage nor a file"
-        )
-    if kinds.get(stage.path, "search") != "search":
-        raise PipelineError(f"{where}: PATH {stage.path!r} is a {kinds[stage.path]} stage")
-    wrong = [name for name in stage.merge if kinds.get(name) not in FRAGMENTS]
-    if wrong:
-        raise PipelineError(f"{where}: MERGE {wrong}, expected earlier screen or gradient stages")
-    if stage.random is not None and [kinds[n] for n in stage.merge].count("gradient") != 1:
-        raise PipelineError(f"{where}: RANDOM needs one gradient stage in MERGE")
-    if any(stage.name == other.name for other in before):
-        raise PipelineError(f"{where}: NAME is used twice")
-    for other in before:
-        if _place(other) == _place(stage):
-            raise PipelineError(
-                f"{where}: works in the folder {_place(stage)!r} of stage {other.name!r}; give it "
-                "another NAME or FOLDER"
-            )
-    if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
-        raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist next to the file")
-    return stage
-
-
-def _place(stage: Stage) -> str:
-    """Folder of a stage, relative to OUTPUT_DIR."""
-    return os.path.normpath(stage.folder or stage.name)
-
-
-def _is_weights(text: str, kinds: dict[str, str]) -> bool:
-    if text in kinds:
-        return kinds[text] != "search"
-    return "://" in text or os.path.isfile(text)
+def _stamp(file: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -21,13 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from detnas_d2.config.reading import read_yaml
-from detnas_d2.pipeline.definition import (
-    Pipeline,
-    PipelineError,
-    Stage,
-    read_pipeline,
-    split_output,
-)
+from detnas_d2.pipeline.definition import Pipeline, read_pipeline, split_output
+from detnas_d2.pipeline.stages import PipelineError, Stage
 from detnas_d2.pipeline.tables import Pipelines, Table, read_tables
 
 _KEYS = {"OUTPUT_DIR", "SEEDS", "PIPELINES", "TABLES"}

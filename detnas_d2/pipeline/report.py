@@ -20,7 +20,8 @@ from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost, build_cost_table, get_space
 
 if TYPE_CHECKING:
-    from detnas_d2.pipeline.definition import Pipeline, Stage
+    from detnas_d2.pipeline.definition import Pipeline
+    from detnas_d2.pipeline.stages import Stage
 
 COSTS, EFFORT = ("macs", "params"), ("iterations", "gpus", "days")
 METRICS = (*COSTS, *EFFORT)

@@ -34,10 +34,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detnas_d2.analysis.detector_cost import DETECTOR_COSTS, INPUT, detector_cost
-from detnas_d2.pipeline.definition import Pipeline, Stage
+from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.report import METRICS, mean_and_deviation, measured
-from detnas_d2.pipeline.run import stage_state
+from detnas_d2.pipeline.stages import Stage
 from detnas_d2.pipeline.state import DONE
+from detnas_d2.pipeline.status import stage_state
 from detnas_d2.utils.errors import InputError
 
 _NEEDED = {"COLUMNS", "ROWS"}

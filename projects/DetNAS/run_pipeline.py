@@ -7,10 +7,10 @@ With --dry-run it starts nothing, and tells the stages' states and the disk that
 from detnas_d2.command import run_command
 
 
-def main() -> None:
+def main() -> int:
     from detnas_d2.pipeline.run import pipeline_main
 
-    pipeline_main()
+    return pipeline_main()
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ stages' states and the disk that they need.
 from detnas_d2.command import run_command
 
 
-def main() -> None:
+def main() -> int:
     from detnas_d2.pipeline.run import pipeline_main
 
-    pipeline_main()
+    return pipeline_main()
 
 
 if __name__ == "__main__":

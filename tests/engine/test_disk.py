@@ -67,7 +67,7 @@ def test_pipeline_is_refused_before_it_starts(tmp_path: Path, monkeypatch, capsy
     assert not (tmp_path / "runs" / "supernet").exists()
     free(monkeypatch, 2**40)
     capsys.readouterr()
-    assert run_pipeline(arguments(file, dry_run=True)) == {}
+    assert not run_pipeline(arguments(file, dry_run=True))
     printed = capsys.readouterr().out
-    assert "searched: not started" in printed and "1024.0 GiB are free" in printed
+    assert "searched  not started" in printed and "1024.0 GiB are free" in printed
     assert not (tmp_path / "runs" / "supernet").exists()

@@ -13,8 +13,9 @@ import yaml
 from detectron2.modeling import build_model
 
 from detnas_d2.pipeline.checks import check_stages
-from detnas_d2.pipeline.definition import PipelineError, read_pipeline
+from detnas_d2.pipeline.definition import read_pipeline
 from detnas_d2.pipeline.run import run_pipeline
+from detnas_d2.pipeline.stages import PipelineError
 from detnas_d2.search_space import get_space
 from tests.campaigns.tiny import detnas_pipeline, hit_pipeline
 from tests.engine.tiny_runs import arguments

@@ -12,12 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.checks import validation
 from detnas_d2.data.datasets import catalog
-from detnas_d2.pipeline.definition import PipelineError
 from detnas_d2.pipeline.run import run_pipeline
+from detnas_d2.pipeline.stages import PipelineError
 from tests.engine.tiny_runs import Configs, arguments, write_config
 
 
-def run(file: Path) -> dict:
+def run(file: Path) -> bool:
     """As a new process does it."""
     validation._CONTENT_FILES.clear()
     for kept in (catalog._ORIGINALS, catalog._DECLARED, catalog._INSTALLED):

@@ -11,9 +11,12 @@ import torch
 import yaml
 
 from detnas_d2.analysis.complexity import analyze
+from detnas_d2.engine.disk import Need
+from detnas_d2.pipeline import run
+from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.experiment import Experiment, read_experiment
-from detnas_d2.pipeline.run import stage_fingerprint
-from detnas_d2.pipeline.table_run import run_table
+from detnas_d2.pipeline.run import run_pipeline
+from detnas_d2.pipeline.status import stage_fingerprint
 from detnas_d2.pipeline.tables import Cell, TableError
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, arguments, write_config
@@ -63,15 +66,15 @@ def write_table(folder: Path, configs: Configs, stages: int = 4, **content: obje
 
 def finish(experiment: Experiment, run_name: str, **results: float) -> None:
     """Writes ``done.json`` of a run as if it had measured ``results``."""
-    run = next(run for run in experiment.runs() if run.name == run_name)
+    found = next(run for run in experiment.runs() if run.name == run_name)
     done = {
-        "fingerprint": stage_fingerprint(run.pipeline, run.stage),
+        "fingerprint": stage_fingerprint(found.pipeline, found.stage),
         "results": results,
-        "path": run.pipeline.config_of(run.stage).MODEL.DETNAS.PATH,
+        "path": found.pipeline.config_of(found.stage).MODEL.DETNAS.PATH,
     }
-    Path(run.folder).mkdir(parents=True)
-    (Path(run.folder) / "done.json").write_text(json.dumps(done))
-    torch.save({}, Path(run.folder) / "model_final.pth")
+    Path(found.folder).mkdir(parents=True)
+    (Path(found.folder) / "done.json").write_text(json.dumps(done))
+    torch.save({}, Path(found.folder) / "model_final.pth")
 
 
 @pytest.mark.parametrize(
@@ -172,10 +175,10 @@ def test_seeds_and_shared_stages(configs: Configs, tmp_path: Path) -> None:
     names = [run.name for run in experiment.runs()]
     assert len(names) == 2 * (4 + 3) and names[0] == "seed 0, one: base"
     assert [n for n in names if n.endswith("base")] == ["seed 0, one: base", "seed 3, one: base"]
-    run = experiment.runs()[-1]
-    cfg = run.pipeline.config_of(run.stage)
+    last = experiment.runs()[-1]
+    cfg = last.pipeline.config_of(last.stage)
     assert (cfg.SEED, cfg.SEARCH.SEED, cfg.SOLVER.BASE_LR) == (3, 3, 0.5)
-    assert run.folder == str(tmp_path / "other" / "seed3" / "two" / "small_2")
+    assert last.folder == str(tmp_path / "other" / "seed3" / "two" / "small_2")
     # Random networks differ from seed to seed.
     paths = {
         pipelines["one"].config_of(pipelines["one"].stage("small_2")).MODEL.DETNAS.PATH
@@ -271,10 +274,17 @@ def test_effort_of_a_stage(configs: Configs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_dry_run_of_every_table(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def unchecked(pipeline: Pipeline, done: set[str], *, processes: int) -> dict[str, Need]:
+        return {stage.name: Need() for stage in pipeline.stages}
+
+    monkeypatch.setattr(run, "check_stages", unchecked)  # builds every model, for minutes
     runs = tmp_path / "runs"
-    assert not run_table(arguments(str(CONFIGS / name), "OUTPUT_DIR", str(runs), dry_run=True))
+    assert not run_pipeline(arguments(str(CONFIGS / name), "OUTPUT_DIR", str(runs), dry_run=True))
     out = capsys.readouterr().out
     rows = [row for table in content(name)["TABLES"] for row in table["ROWS"]]
     assert all(f"| {row['NAME']} |" in out for row in rows)

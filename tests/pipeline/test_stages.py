@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from detnas_d2.pipeline.entry import entry_problem
+from detnas_d2.pipeline.stages import entry_problem
 
 GOOD = {"NAME": "a", "KIND": "train", "CONFIG": "a.yaml"}
 

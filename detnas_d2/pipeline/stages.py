@@ -1,0 +1,202 @@
+"""The stages of a pipeline file: their keys, what each may say, and where a stage may write.
+
+CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
+an earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path
+that keeps the limits of the first search stage; another one for another SEED of the config) or the
+path itself. OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW,
+which start from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
+With PATH random they are n networks (``random 1`` to ``random n``); otherwise they differ in their
+SEED (the config's, and a hundred more each time), and random networks (PATH, RANDOM) with it.
+Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
+is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
+stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it
+(``../NAME``): a pipeline writes nowhere else.
+
+Hit-Detector has two more kinds, ``screen`` and ``gradient`` (search). MERGE lists earlier stages
+of these kinds whose result (sub-space, genotype) is merged into the config. RANDOM is a seed: in
+the place of the merged genotype stands a random one of the same sub-spaces and cost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
+from detnas_d2.utils.errors import InputError
+
+FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
+"""Kind of a stage -> its result as a config fragment."""
+KINDS = ("train", "search", "screen", "gradient")
+_TEXTS = ("KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "FOLDER")
+_MAX_NAME = 200  # bytes; file systems take 255
+
+
+class PipelineError(InputError):
+    """A pipeline file that does not say what it should, or disagrees with what is on disk."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage; see the module's description of the keys."""
+
+    name: str
+    kind: str
+    config: str
+    weights: str = ""
+    path: str = ""
+    row: str = ""
+    opts: tuple[str, ...] = ()
+    merge: tuple[str, ...] = ()
+    random: int | None = None
+    folder: str = ""
+    number: int = 0
+    """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
+
+
+def read_stages(file: str, entries: list[Any]) -> tuple[Stage, ...]:
+    """The stages that STAGES of a file lists, repeated ones written out.
+
+    Raises:
+        PipelineError: naming the file, the stage and the key.
+    """
+    stages: list[Stage] = []
+    for entry in entries:
+        for number, single in _repeats(file, entry, stages):
+            stages.append(_stage(file, single, number, stages))
+    return tuple(stages)
+
+
+def _repeats(file: str, entry: Any, before: list[Stage]) -> list[tuple[int, Any]]:
+    """(Stage.number, entry) of the stages that an entry with REPEAT stands for."""
+    if not isinstance(entry, dict) or "REPEAT" not in entry:
+        return [(0, entry)]
+    count, name = entry["REPEAT"], entry.get("NAME")
+    if type(count) is not int or count < 1:
+        raise PipelineError(f"{file}: stage {name!r}: REPEAT {count!r}, expected 1 or more")
+    known = {stage.name for stage in before}
+
+    def numbered(text: Any, number: int) -> Any:
+        own = f"{text}_{number}"
+        return own if text not in known and own in known else text
+
+    entries = []
+    for number in range(1, count + 1):
+        single = {key: value for key, value in entry.items() if key != "REPEAT"}
+        single["NAME"], single["ROW"] = f"{name}_{number}", entry.get("ROW", name)
+        for key in {"WEIGHTS", "PATH"} & set(entry):
+            single[key] = numbered(entry[key], number)
+        if "MERGE" in entry:
+            single["MERGE"] = [numbered(source, number) for source in entry["MERGE"]]
+        if "FOLDER" in entry:
+            single["FOLDER"] = f"{entry['FOLDER']}_{number}"
+        networks = entry.get("PATH") == "random"
+        if networks:
+            single["PATH"] = f"random {number}"
+        entries.append((0 if networks else number - 1, single))
+    return entries
+
+
+def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
+    required = {"NAME", "KIND", "CONFIG"}
+    optional = ("WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
+    if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
+        raise PipelineError(
+            f"{file}: stage {repr(entry)[:200]}: expected NAME, KIND, CONFIG and optionally "
+            f"{', '.join((*optional, 'REPEAT'))}"
+        )
+    problem = entry_problem(entry)
+    if problem:
+        raise PipelineError(f"{file}: stage {repr(entry['NAME'])[:60]}: {problem}")
+    values = {"number": number, **{key.lower(): entry[key] for key in entry}}
+    values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
+    values["merge"] = tuple(entry.get("MERGE", ()))
+    stage = Stage(**values)
+    where = f"{file}: stage {stage.name!r}"
+    if stage.kind not in KINDS:
+        raise PipelineError(f"{where}: KIND {stage.kind!r}, expected one of {', '.join(KINDS)}")
+    kinds = {other.name: other.kind for other in before}
+    if stage.name in (stage.weights, stage.path):
+        raise PipelineError(f"{where}: WEIGHTS or PATH is the stage itself")
+    if stage.weights and not _is_weights(stage.weights, kinds):
+        raise PipelineError(
+            f"{where}: WEIGHTS {stage.weights!r} is neither an earlier training stage nor a file"
+        )
+    if kinds.get(stage.path, "search") != "search":
+        raise PipelineError(f"{where}: PATH {stage.path!r} is a {kinds[stage.path]} stage")
+    wrong = [name for name in stage.merge if kinds.get(name) not in FRAGMENTS]
+    if wrong:
+        raise PipelineError(f"{where}: MERGE {wrong}, expected earlier screen or gradient stages")
+    if stage.random is not None and [kinds[n] for n in stage.merge].count("gradient") != 1:
+        raise PipelineError(f"{where}: RANDOM needs one gradient stage in MERGE")
+    if any(stage.name == other.name for other in before):
+        raise PipelineError(f"{where}: NAME is used twice")
+    for other in before:
+        if place_of(other) == place_of(stage):
+            raise PipelineError(
+                f"{where}: works in the folder {place_of(stage)!r} of stage {other.name!r}; give "
+                "it another NAME or FOLDER"
+            )
+    if not os.path.isfile(os.path.join(os.path.dirname(file), stage.config)):
+        raise PipelineError(f"{where}: CONFIG {stage.config!r} does not exist next to the file")
+    return stage
+
+
+def place_of(stage: Stage) -> str:
+    """Folder of a stage, relative to OUTPUT_DIR."""
+    return os.path.normpath(stage.folder or stage.name)
+
+
+def _is_weights(text: str, kinds: dict[str, str]) -> bool:
+    if text in kinds:
+        return kinds[text] != "search"
+    return "://" in text or os.path.isfile(text)
+
+
+def entry_problem(entry: Mapping[str, Any]) -> str:
+    """The fault of a stage's values, "" if there is none.
+
+    A pipeline writes below the folder that holds its OUTPUT_DIR and nowhere else: NAME is the name
+    of one folder, FOLDER lies below OUTPUT_DIR or, with one ``..``, next to it.
+    """
+    if not _is_name(entry["NAME"]):
+        return (
+            f"NAME is {repr(entry['NAME'])[:60]}: expected the name of a folder, a text without "
+            f"'/' of at most {_MAX_NAME} bytes"
+        )
+    for key in _TEXTS:
+        value = entry.get(key, "text")
+        if not isinstance(value, str) or "\0" in value or not value:
+            return f"{key} is {repr(value)[:60]}: expected a text"
+    opts, merge = entry.get("OPTS", []), entry.get("MERGE", [])
+    if not isinstance(opts, list) or any(isinstance(word, dict) for word in opts):
+        return f"OPTS is {repr(opts)[:60]}: expected a list of KEY, VALUE, ..."
+    if not isinstance(merge, list) or not all(isinstance(name, str) for name in merge):
+        return f"MERGE is {repr(merge)[:60]}: expected a list of stages"
+    seed = entry.get("RANDOM")
+    if "RANDOM" in entry and (type(seed) is not int or seed < 0):
+        return f"RANDOM is {seed!r}: expected a seed, 0 or more"
+    return _folder_problem(entry["FOLDER"]) if "FOLDER" in entry else ""
+
+
+def _is_name(value: Any) -> bool:
+    if not isinstance(value, str) or not value.strip() or value != value.strip():
+        return False
+    if value in (".", "..") or any(sign in value for sign in "/\\\0") or not value.isprintable():
+        return False
+    return len(value.encode()) <= _MAX_NAME
+
+
+def _folder_problem(folder: str) -> str:
+    parts = os.path.normpath(folder).split(os.sep)
+    inside = parts[0] not in ("..", ".", "") or (parts[0] == ".." and len(parts) > 1)
+    if os.path.isabs(folder) or not inside or ".." in parts[1:]:
+        return (
+            f"FOLDER is {repr(folder)[:60]}: expected a folder below OUTPUT_DIR, or next to it "
+            "(../NAME)"
+        )
+    if any(len(part.encode()) > _MAX_NAME for part in parts):
+        return f"FOLDER is {repr(folder)[:60]}: a name in it is longer than {_MAX_NAME} bytes"
+    return ""
