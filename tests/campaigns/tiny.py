@@ -96,7 +96,8 @@ def hit_pipeline(root: Path, *, one_stage: bool = False) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     screening = {"KEEP": 2, "REMOVE_START": 4, "REMOVE_END": 6, "RECORD_PERIOD": 2}
     for part in ("backbone", "head"):
-        _write_hit_config(root, f"screen_{part}", {"SCREENING": screening})
+        searched = {"HIT": {"SEARCHED_PARTS": [part]}}
+        _write_hit_config(root, f"screen_{part}", {"SCREENING": screening}, searched, base="screen")
     model = ONE_STAGE if one_stage else {}
     _write_hit_config(root, "search", {}, model)
     _write_hit_config(root, "train", {"ARCH_START_ITER": -1}, model, iterations=6)
@@ -117,15 +118,15 @@ def _write_hit_config(
     search_keys: dict[str, Any],
     model: dict[str, Any] | None = None,
     iterations: int = 8,
+    base: str = "",
 ) -> None:
+    model = model or {}
+    ops = dict.fromkeys(("BACKBONE", "NECK", "HEAD"), OPS)
     data = {
-        "_BASE_": str(DEMO / f"{name}.yaml"),
+        "_BASE_": str(DEMO / f"{base or name}.yaml"),
         "MODEL": {
-            **(model or {}),
-            "HIT": {
-                "NETWORK": "hit_tiny_half",
-                "OPS": dict.fromkeys(("BACKBONE", "NECK", "HEAD"), OPS),
-            },
+            **model,
+            "HIT": {**model.get("HIT", {}), "NETWORK": "hit_tiny_half", "OPS": ops},
         },
         "DATASETS": {
             "DIGITS": {"SCENE_SIZE": 64, "NUM_TRAIN": 12, "NUM_TEST": 4},
