@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,22 @@ from tests.engine.tiny_runs import Configs, arguments, write_config
 
 def run(file: Path) -> bool:
     """As a new process does it."""
+    forget()
+    return run_pipeline(arguments(str(file)))
+
+
+def forget() -> None:
+    """Removes what this process knows of the datasets."""
     validation._CONTENT_FILES.clear()
     for kept in (catalog._ORIGINALS, catalog._DECLARED, catalog._INSTALLED):
         kept.clear()
     for registry in (DatasetCatalog, MetadataCatalog):
         for name in [name for name in registry if name.startswith(("shapes", "apart"))]:
             registry.pop(name)
-    return run_pipeline(arguments(str(file)))
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A pipeline whose stages are done: a supernet, and a path that is tested on data apart."""
     root = tmp_path_factory.mktemp("finished")
     cfg = Configs(root)("faster", "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
@@ -50,7 +56,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = root / "pipeline.yaml"
     file.write_text(yaml.safe_dump({"OUTPUT_DIR": str(root / "runs"), "STAGES": stages}))
     run(file)
-    return file
+    yield file
+    forget()
 
 
 def test_the_same_data_pass(finished: Path) -> None:
