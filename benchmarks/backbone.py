@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detnas_d2.layers import ConvNormAct, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
-from detnas_d2.modeling import SearchedBackbone
+from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.search_space import SPACES
 
 # COCO-FPN-300M as released.
@@ -32,7 +32,7 @@ def build(device: str) -> dict[str, nn.Module]:
     """The same network in every variant."""
     torch.manual_seed(0)
     space = SPACES["detnas_small"]
-    ours = SearchedBackbone(
+    ours = DecodedBackbone(
         space.path(PATH),
         norm=partial(get_norm, "BN"),
         shuffle_method=2,

@@ -43,7 +43,7 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.HIT.GENOTYPE.BACKBONE = ""
     cfg.MODEL.HIT.GENOTYPE.NECK = ""
     cfg.MODEL.HIT.GENOTYPE.HEAD = ""
-    # Candidates of the searched parts, as names; empty: all 32 operations.
+    # Candidates of the searchable parts, as names; empty: all 32 operations.
     cfg.MODEL.HIT.OPS = CN()
     cfg.MODEL.HIT.OPS.BACKBONE = []
     cfg.MODEL.HIT.OPS.NECK = []
@@ -54,5 +54,5 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.HIT.REPLACED.PART = "backbone"
     cfg.MODEL.HIT.REPLACED.OP = "conv_k3"
     cfg.MODEL.HIT.REPLACED.LAYER = -1
-    # A part whose candidates all searched parts have (Table 4: one sub-space); "": each its own.
+    # A part whose candidates all searchable parts have (Table 4: one sub-space); "": each its own.
     cfg.MODEL.HIT.SHARED_OPS = ""

@@ -16,7 +16,7 @@ def add_hit_search_config(cfg: CN) -> None:
     # Adam's learning rate for them (section 4.1). They have no weight decay.
     cfg.HIT_SEARCH.ARCH_LR = 4e-4
     cfg.HIT_SEARCH.ARCH_BETAS = (0.9, 0.999)
-    # lambda of eq. 6: loss per COST_UNIT expected multiply-adds of the searched layers. The value
+    # lambda of eq. 6: loss per COST_UNIT expected multiply-adds of the searchable layers. The value
     # is the paper's (section 4.2).
     cfg.HIT_SEARCH.COST_WEIGHT = 0.01
     # The paper does not name the unit; this one is the project's. With 1e9 an inverted residual of
@@ -27,11 +27,11 @@ def add_hit_search_config(cfg: CN) -> None:
     cfg.HIT_SEARCH.COST_INPUT = [800, 1216]
     cfg.HIT_SEARCH.COST_PROPOSALS = 1000
     # Config file of the searched network for best.yaml, relative to this config's file; "": this
-    # config with the searched parts fixed, which trains on its DATASETS.TRAIN (one half).
+    # config with the decoded parts fixed, which trains on its DATASETS.TRAIN (one half).
     cfg.HIT_SEARCH.RETRAIN_CONFIG = ""
 
     cfg.HIT_SEARCH.SCREENING = CN()
-    # Screen the operations of the one searched part.
+    # Screen the operations of the one searchable part.
     cfg.HIT_SEARCH.SCREENING.ENABLED = False
     # mu of eq. 4 (section 4.2).
     cfg.HIT_SEARCH.SCREENING.GROUP_SPARSITY = 0.1

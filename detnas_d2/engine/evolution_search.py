@@ -135,5 +135,5 @@ def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:
     return (
         f"# The best path of a search: supernet {metric} {best.fitness:.3f}, "
         f"{best.macs / 1e6:.1f}M multiply-adds and {best.params / 1e6:.3f}M parameters of the "
-        f"searched layers.\n{short_yaml(retrain)}"
+        f"searchable layers.\n{short_yaml(retrain)}"
     )

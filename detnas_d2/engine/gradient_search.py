@@ -36,7 +36,7 @@ def train_relaxed(cfg: CfgNode, *, resume: bool) -> GradientSearchTrainer:
 
 
 def screen(cfg: CfgNode, *, resume: bool) -> list[str]:
-    """Screens the operations of the one searched part; returns those kept, best first.
+    """Screens the operations of the one searchable part; returns those kept, best first.
 
     Writes ``screening.yaml`` (every operation's scores over time) and ``sub_space.yaml``, a
     config fragment with the part's ``MODEL.HIT.OPS``.
@@ -64,7 +64,7 @@ def gradient_search(
     """Searches all relaxed parts together; returns the decoded genotype.
 
     Writes ``genotype.yaml``, a config fragment with the genotype, and ``best.yaml``, a whole
-    config for ``train_net.py``: :meth:`GradientPlan.completed` with the searched parts fixed.
+    config for ``train_net.py``: :meth:`GradientPlan.completed` with the decoded parts fixed.
 
     Args:
         config_dir, retrain_opts: see :func:`detnas_d2.engine.plan.retrain_config`.
@@ -83,7 +83,7 @@ def gradient_search(
         retrain = plan.completed(list(chain(*keys.items())))
         comment = (
             f"# Decoded from a gradient search: {step.cost.decoded_gmacs():.3f} GMACs in the "
-            "searched layers.\n"
+            "searchable layers.\n"
         )
         target = os.path.join(cfg.OUTPUT_DIR, BEST_FILE)
         write_text(target, comment + short_yaml(retrain))

@@ -2,15 +2,15 @@ from detnas_d2.modeling.baselines.detnet import DetNet, DetNetFPN, DetNetROIHead
 from detnas_d2.modeling.baselines.nas_fpn import NASFPN
 from detnas_d2.modeling.classifier import ImageClassifier
 from detnas_d2.modeling.detnas.backbone import (
-    SearchedBackbone,
+    DecodedBackbone,
     ShuffleNetBackbone,
     Supernet,
 )
 from detnas_d2.modeling.detnas.box_head import DetNASConvFCHead
 from detnas_d2.modeling.detnas.build import (
     backbone_from_config,
+    decoded_backbone,
     norm_factory,
-    searched_backbone,
     supernet_backbone,
 )
 from detnas_d2.modeling.detnas.relaxed import RelaxedShuffleNet
@@ -32,7 +32,7 @@ __all__ = [
     "NASFPN",
     "PrefixWalk",
     "RelaxedShuffleNet",
-    "SearchedBackbone",
+    "DecodedBackbone",
     "ShuffleNetBackbone",
     "Supernet",
     "WeightsError",
@@ -42,7 +42,7 @@ __all__ = [
     "find_supernet",
     "is_supernet",
     "norm_factory",
-    "searched_backbone",
+    "decoded_backbone",
     "supernet_backbone",
     "walking",
 ]

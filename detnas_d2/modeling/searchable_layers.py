@@ -48,7 +48,7 @@ class PartLayers(nn.Module):
 
 
 class FixedLayers(PartLayers):
-    """One operation per layer: a searched part.
+    """One operation per layer: a decoded part.
 
     Args:
         ops: name of each layer's operation.

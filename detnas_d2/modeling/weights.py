@@ -2,7 +2,7 @@
 
 A backbone's keys are the same everywhere but for two things: where it sits in the model
 (``backbone.`` in a classifier, ``backbone.bottom_up.`` under FPN), and that a supernet keeps the
-candidates of a layer side by side (``blocks.3.candidates.5x5.main...``) where a searched network
+candidates of a layer side by side (``blocks.3.candidates.5x5.main...``) where a decoded network
 has one (``blocks.3.main...``).
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from detnas_d2.modeling.baselines.detnet import adapt_resnet_state_dict
-from detnas_d2.modeling.detnas.backbone import SearchedBackbone, ShuffleNetBackbone
+from detnas_d2.modeling.detnas.backbone import DecodedBackbone, ShuffleNetBackbone
 from detnas_d2.modeling.hit.weights import adapt_hit_state_dict
 from detnas_d2.modeling.weights_fit import WeightsError
 from detnas_d2.search_space import Path
@@ -46,7 +46,7 @@ def adapt_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
             inner[key[len(source) :]] = value
         else:
             adapted[key] = value
-    if isinstance(backbone, SearchedBackbone) and any(_CANDIDATE.match(key) for key in inner):
+    if isinstance(backbone, DecodedBackbone) and any(_CANDIDATE.match(key) for key in inner):
         inner = select_path(inner, backbone.path)
     expected = backbone.state_dict()
     _check(inner, expected, backbone.space.name)

@@ -29,7 +29,7 @@ from detnas_d2.engine.disk import Need, need_of
 from detnas_d2.engine.model_checks import Models, check_names, told
 from detnas_d2.engine.run_checks import check_run, check_weights
 from detnas_d2.modeling import find_supernet
-from detnas_d2.modeling.detnas.backbone import SearchedBackbone
+from detnas_d2.modeling.detnas.backbone import DecodedBackbone
 from detnas_d2.modeling.hit.build import candidate_ops
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import read_classes
@@ -141,7 +141,7 @@ class _Plan:
         return [f"MODEL.HIT.OPS.{part.upper()}", kept]
 
     def _check_path(self, stage: Stage, cfg: CfgNode, model: nn.Module) -> None:
-        if stage.path and not any(isinstance(m, SearchedBackbone) for m in model.modules()):
+        if stage.path and not any(isinstance(m, DecodedBackbone) for m in model.modules()):
             kind = "a supernet" if find_supernet(model) is not None else "a backbone without path"
             raise PipelineError(
                 f"{self.pipeline.file}: stage {stage.name!r}: PATH {stage.path!r}, but "

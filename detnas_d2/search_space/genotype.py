@@ -96,7 +96,7 @@ class Genotype:
 
     @property
     def parts(self) -> Mapping[str, tuple[str, ...]]:
-        """Part -> operations, of the searched parts."""
+        """Part -> operations, of the searchable parts."""
         return {part: getattr(self, part) for part in PARTS if getattr(self, part)}
 
     def part_text(self, part: str) -> str:

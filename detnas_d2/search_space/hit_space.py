@@ -14,11 +14,11 @@ from detnas_d2.search_space.space import LayerSpec, Path, PathSpace
 
 @dataclass(frozen=True)
 class HitSpace(PathSpace):
-    """The searched parts of a detector one after the other, as one space of paths.
+    """The searchable parts of a detector one after the other, as one space of paths.
 
     Args:
         network: the frame.
-        parts: (part, its layers) of each searched part, in the order backbone, neck, head. The
+        parts: (part, its layers) of each searchable part, in the order backbone, neck, head. The
             layers of a part have the same candidates.
     """
 
@@ -52,7 +52,7 @@ class HitSpace(PathSpace):
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """All searched layers, numbered through; stages count groups over all parts."""
+        """All searchable layers, numbered through; stages count groups over all parts."""
         specs: list[LayerSpec] = []
         groups = 0
         for part, layers in self.parts:
@@ -69,7 +69,7 @@ class HitSpace(PathSpace):
         return split
 
     def genotype(self, path: Path) -> Genotype:
-        """The genotype of a path (of its searched parts)."""
+        """The genotype of a path (of its searchable parts)."""
         candidates = {part: layers[0].ops for part, layers in self.parts}
         ops = {
             part: tuple(candidates[part][c] for c in choices)
@@ -80,7 +80,7 @@ class HitSpace(PathSpace):
     def cost_table(
         self, input_size: tuple[int, int] = (800, 1216), proposals: int = 1000
     ) -> CostTable:
-        """Costs of the searched layers of all parts; what is fixed is not in it."""
+        """Costs of the searchable layers of all parts; what is fixed is not in it."""
         entries: tuple[tuple[Cost, ...], ...] = ()
         for part, layers in self.parts:
             table = part_cost_table(part, layers, input_size=input_size, proposals=proposals)

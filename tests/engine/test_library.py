@@ -24,7 +24,7 @@ from detnas_d2.data import resumable_loader
 from detnas_d2.engine import search_model, train_model
 from detnas_d2.engine.library import FixedBatches
 from detnas_d2.evaluation.sequential import SequentialEvaluator
-from detnas_d2.modeling import find_supernet, searched_backbone, supernet_backbone
+from detnas_d2.modeling import decoded_backbone, find_supernet, supernet_backbone
 from tests.engine.tiny_scenes import HEIGHT, register_scenes
 
 FEATURES = ["stage2", "stage3", "stage4"]
@@ -164,7 +164,7 @@ def test_lazy_model_is_trained_and_searched(make: Callable, tmp_path: Path) -> N
         assert (alone.fitness, known) == (fitness, metrics)
     assert ("segm/AP" in found[0][2]) == (make is cascade)
     assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
-    backbone = LazyCall(searched_backbone)(
+    backbone = LazyCall(decoded_backbone)(
         space="detnas_tiny", path=found[0][0], out_features=features
     )
     network = instantiate(make(backbone))

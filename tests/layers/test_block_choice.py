@@ -14,7 +14,7 @@ from torch import nn
 from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
-from detnas_d2.modeling import SearchedBackbone
+from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import SPACES
 
@@ -37,7 +37,7 @@ class Scripted(AutotuneCache):
 
 def nets(pattern: str) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    net = SearchedBackbone(
+    net = DecodedBackbone(
         TINY.random_path(random.Random(3)),
         norm=partial(get_norm, "BN"),
         shuffle_method=1,

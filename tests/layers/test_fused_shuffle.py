@@ -21,7 +21,7 @@ from detnas_d2.engine import PathTrainer
 from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
-from detnas_d2.modeling import SearchedBackbone, Supernet
+from detnas_d2.modeling import DecodedBackbone, Supernet
 from detnas_d2.search_space import SPACES
 
 TINY = SPACES["detnas_tiny"]
@@ -30,7 +30,7 @@ FEATURES = ["stage1", "stage2", "stage3", "stage4"]
 
 def backbone(method: int = 2, seed: int = 0, norm: str = "BN", last: bool = False) -> nn.Module:
     torch.manual_seed(seed)
-    net = SearchedBackbone(
+    net = DecodedBackbone(
         TINY.random_path(random.Random(seed)),
         norm=partial(get_norm, norm),
         shuffle_method=method,

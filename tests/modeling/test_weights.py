@@ -12,7 +12,7 @@ from torch import nn
 
 from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.layers import get_norm
-from detnas_d2.modeling import SearchedBackbone, Supernet, WeightsError, adapt_state_dict
+from detnas_d2.modeling import DecodedBackbone, Supernet, WeightsError, adapt_state_dict
 from detnas_d2.search_space import SPACES, Path
 from tests.helpers import detector_config, snapshot
 
@@ -43,8 +43,8 @@ def detector(path: Path | None = None, kind: str = "faster") -> nn.Module:
     return randomised(build_model(cfg))
 
 
-def backbone(path: Path) -> SearchedBackbone:
-    return SearchedBackbone(path, norm=BN, shuffle_method=1, out_features=["stage4"])
+def backbone(path: Path) -> DecodedBackbone:
+    return DecodedBackbone(path, norm=BN, shuffle_method=1, out_features=["stage4"])
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -153,7 +153,7 @@ def test_another_path_is_refused(ops: str, other: str) -> None:
 
 def test_another_space_is_refused() -> None:
     small = SPACES["detnas_small"]
-    source = SearchedBackbone(
+    source = DecodedBackbone(
         small.uniform_path("3x3"), norm=BN, shuffle_method=1, out_features=["stage4"]
     )
     message = (

@@ -220,13 +220,13 @@ def check_backbone(device: str) -> None:
     """A backbone through the operators against its modules; nothing without Detectron2."""
     try:
         from detnas_d2.layers import get_norm
-        from detnas_d2.modeling import SearchedBackbone
+        from detnas_d2.modeling import DecodedBackbone
         from detnas_d2.search_space import SPACES
     except ImportError as error:
         print(f"backbone: left out ({error})")
         return
     space = SPACES["detnas_tiny"]
-    ours = SearchedBackbone(
+    ours = DecodedBackbone(
         space.random_path(random.Random(0)),
         norm=partial(get_norm, "BN"),
         shuffle_method=METHOD,

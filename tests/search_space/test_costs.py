@@ -10,7 +10,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 
 from detnas_d2.layers import get_norm
-from detnas_d2.modeling import SearchedBackbone
+from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.search_space import SPACES, build_cost_table
 
 LARGE_PATH = "0 0 3 1 2 1 0 2 / 0 3 1 2 3 3 2 0 / 2 1 1 3 2 0 2 2 2 1 3 1 0 3 3 3 / 1 3 3 3 3 3 3 3"
@@ -92,7 +92,7 @@ def test_extremes_of_the_space(space: str, low: float, high: float) -> None:
 @pytest.mark.parametrize("size", [(224, 224), (97, 130)])
 def test_table_agrees_with_fvcore(space: str, size: tuple[int, int]) -> None:
     path = SPACES[space].random_path(random.Random(3))
-    model = SearchedBackbone(
+    model = DecodedBackbone(
         path, norm=lambda c: get_norm("BN", c), shuffle_method=2, out_features=["stage4"]
     ).eval()
     counter = FlopCountAnalysis(model, torch.zeros(1, 3, *size))

@@ -131,7 +131,7 @@ class ShuffleNetBackbone(Backbone):
         return features if last is None else {**features, "last": last}
 
 
-class SearchedBackbone(ShuffleNetBackbone):
+class DecodedBackbone(ShuffleNetBackbone):
     """The plain backbone of one path."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Registry entries: supernet and searched backbones, bare and with FPN, by name in YAML.
+"""Registry entries: supernet and decoded backbones, bare and with FPN, by name in YAML.
 
 =============================================  ====================================
 ``MODEL.BACKBONE.NAME``                        what it builds
@@ -29,7 +29,7 @@ from torch import nn
 from detnas_d2.layers import NormFactory, get_norm
 from detnas_d2.modeling.detnas.backbone import (
     FUSED_OPS,
-    SearchedBackbone,
+    DecodedBackbone,
     ShuffleNetBackbone,
     Supernet,
 )
@@ -58,7 +58,7 @@ def backbone_from_config(
             f"MODEL.DETNAS.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
         )
     if not supernet and not node.PATH:
-        raise PathError("MODEL.DETNAS.PATH is empty: a searched backbone needs a path")
+        raise PathError("MODEL.DETNAS.PATH is empty: a decoded backbone needs a path")
     options = {
         "space": node.SPACE,
         "out_features": out_features or node.OUT_FEATURES,
@@ -73,7 +73,7 @@ def backbone_from_config(
     if supernet:
         return supernet_backbone(**options)
     try:
-        return searched_backbone(path=node.PATH, **options)
+        return decoded_backbone(path=node.PATH, **options)
     except PathError as error:
         raise PathError(f"MODEL.DETNAS.PATH: {error}") from None
 
@@ -83,12 +83,12 @@ def supernet_backbone(*, space: str, **options: Any) -> Supernet:
 
     Args:
         space: name of the space, e.g. "detnas_small".
-        options: of :func:`searched_backbone`.
+        options: of :func:`decoded_backbone`.
     """
     return _backbone(partial(Supernet, get_space(space)), **options)
 
 
-def searched_backbone(*, space: str, path: str, **options: Any) -> SearchedBackbone:
+def decoded_backbone(*, space: str, path: str, **options: Any) -> DecodedBackbone:
     """The backbone of one path from plain values, e.g. for Detectron2's ``LazyCall``.
 
     Args:
@@ -102,7 +102,7 @@ def searched_backbone(*, space: str, path: str, **options: Any) -> SearchedBackb
     Raises:
         PathError: no path of the space.
     """
-    return _backbone(partial(SearchedBackbone, get_space(space).path(path)), **options)
+    return _backbone(partial(DecodedBackbone, get_space(space).path(path)), **options)
 
 
 def _backbone(

@@ -3,8 +3,8 @@
 =====================================  ===========================================  =======
 model                                  whose keys :func:`convert` gives             shuffle
 =====================================  ===========================================  =======
-detnas_{300M,1.3G,3.8G}_fpn            ``SearchedBackbone`` of the released path    2
-detnas_300M_retinanet                  ``SearchedBackbone`` of the released path    2
+detnas_{300M,1.3G,3.8G}_fpn            ``DecodedBackbone`` of the released path    2
+detnas_300M_retinanet                  ``DecodedBackbone`` of the released path    2
 detnas_300M_supernet                   ``Supernet``, detection                      1
 detnas_300M_imagenet_supernet          ``ImageClassifier`` over a ``Supernet``      1
                                        with last convolution

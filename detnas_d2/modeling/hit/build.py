@@ -55,7 +55,7 @@ def hit_norm(cfg: CfgNode) -> NormFactory:
 
 
 def candidate_ops(cfg: CfgNode, part: str) -> tuple[str, ...]:
-    """The sub-space of a searched part: ``MODEL.HIT.OPS``, or all 32 operations.
+    """The sub-space of a searchable part: ``MODEL.HIT.OPS``, or all 32 operations.
 
     With ``MODEL.HIT.SHARED_OPS`` it is the sub-space of the part named there.
 

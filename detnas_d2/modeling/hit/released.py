@@ -36,7 +36,7 @@ def released_names(model: nn.Module) -> dict[str, str]:
         model: GeneralizedRCNN of a Hit backbone, neck and head, or the backbone alone.
 
     Raises:
-        WeightsError: a part of the model is not that of a searched Hit-Detector.
+        WeightsError: a part of the model is not that of a decoded Hit-Detector.
     """
     names: dict[str, str] = {}
     for path, module in model.named_modules():
@@ -123,7 +123,7 @@ def _without_background(name: str, value: Tensor) -> Tensor:
 
 def _layer_names(prefix: str, root: str, layers: nn.Module, offset: int = 0) -> dict[str, str]:
     if not isinstance(layers, FixedLayers):
-        raise WeightsError(f"{prefix}layers is a {type(layers).__name__}: only searched parts fit")
+        raise WeightsError(f"{prefix}layers is a {type(layers).__name__}: only decoded parts fit")
     names: dict[str, str] = {}
     for i, block in enumerate(layers.blocks):
         names.update(_block_names(f"{prefix}layers.blocks.{i}", f"{root}.{i + offset}", block))

@@ -1,8 +1,8 @@
-"""Moving Hit-Detector weights between models: classifier, relaxed detector, searched detector.
+"""Moving Hit-Detector weights between models: classifier, relaxed detector, decoded detector.
 
 Keys differ in two things: where the backbone sits (``backbone.`` in a classifier,
 ``backbone.bottom_up.`` under a neck), and that a relaxed part keeps the candidates of a layer side
-by side (``layers.blocks.3.candidates.skip...``) where a searched part has one.
+by side (``layers.blocks.3.candidates.skip...``) where a decoded part has one.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from torch import nn
 
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import (
+    DecodedBackbone,
     RelaxedShuffleNet,
-    SearchedBackbone,
     Supernet,
     activate,
     adapt_state_dict,
@@ -39,7 +39,7 @@ def test_parameters_of_the_small_supernet() -> None:
 
 def test_shapes_of_features_on_odd_images() -> None:
     path = TINY.random_path(random.Random(0))
-    net = SearchedBackbone(
+    net = DecodedBackbone(
         path,
         norm=bn,
         shuffle_method=2,
@@ -84,7 +84,7 @@ def test_activation_nests_and_checks_the_space() -> None:
 def test_a_path_of_the_supernet_is_the_searched_network(seed: int) -> None:
     path = TINY.random_path(random.Random(seed))
     net = supernet().eval()
-    alone = SearchedBackbone(
+    alone = DecodedBackbone(
         path, norm=bn, shuffle_method=1, out_features=["stage1", "stage4"]
     ).eval()
     alone.load_state_dict(adapt_state_dict(net.state_dict(), alone))

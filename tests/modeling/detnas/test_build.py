@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2.engine.architectures import decode_backbones
 from detnas_d2.layers import SyncBatchNorm
-from detnas_d2.modeling import SearchedBackbone, Supernet, activate
+from detnas_d2.modeling import DecodedBackbone, Supernet, activate
 from detnas_d2.search_space import SPACES
 from tests.helpers import detector_config
 
@@ -32,17 +32,17 @@ def searched(kind: str = "faster") -> CfgNode:
     ("name", "kind", "features"),
     [
         ("build_detnas_supernet_backbone", Supernet, "stage1 stage4"),
-        ("build_detnas_backbone", SearchedBackbone, "stage1 stage4"),
+        ("build_detnas_backbone", DecodedBackbone, "stage1 stage4"),
         ("build_detnas_supernet_fpn_backbone", Supernet, "p2 p3 p4 p5 p6"),
-        ("build_detnas_fpn_backbone", SearchedBackbone, "p2 p3 p4 p5 p6"),
+        ("build_detnas_fpn_backbone", DecodedBackbone, "p2 p3 p4 p5 p6"),
         ("build_detnas_supernet_retinanet_fpn_backbone", Supernet, "p3 p4 p5 p6 p7"),
-        ("build_detnas_retinanet_fpn_backbone", SearchedBackbone, "p3 p4 p5 p6 p7"),
+        ("build_detnas_retinanet_fpn_backbone", DecodedBackbone, "p3 p4 p5 p6 p7"),
     ],
 )
 def test_registered_backbones(name: str, kind: type, features: str) -> None:
     cfg = detector_config("retinanet" if "retinanet" in name else "faster")
     cfg.MODEL.BACKBONE.NAME = name
-    cfg.MODEL.DETNAS.PATH = str(PATH) if kind is SearchedBackbone else ""
+    cfg.MODEL.DETNAS.PATH = str(PATH) if kind is DecodedBackbone else ""
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage4"]
     model = build_backbone(cfg)
     bottom_up = getattr(model, "bottom_up", model)
