@@ -14,6 +14,7 @@ from detnas_d2.engine import default_argument_parser
 from detnas_d2.engine.disk import Need, check_disk
 from detnas_d2.engine.launching import check_launch
 from detnas_d2.pipeline.checks import check_stages
+from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
 from detnas_d2.pipeline.report import format_table, table_rows
 from detnas_d2.pipeline.stage_data import check_data
@@ -179,12 +180,17 @@ def _explanation(run: Run, state: str) -> str:
     return ""
 
 
+def _has_rows(pipeline: Pipeline) -> bool:
+    """Whether the stages of TABLE are done; False without TABLE."""
+    stages = [stage for row in pipeline.table for stage in pipeline.stages_of(row)]
+    return bool(stages) and all(stage_state(pipeline, stage) == DONE for stage in stages)
+
+
 def _print_tables(experiment: Experiment, *, write: bool) -> None:
     """Prints TABLE (when its stages are done) and TABLES; writes ``table.md``, ``table.json``."""
     texts = [f"{table.title}\n\n{table.text()}" for table in experiment.tables]
     single = experiment.single
-    stages = [s for row in single.table for s in single.stages_of(row)] if single else []
-    if write and stages and all(stage_state(single, stage) == DONE for stage in stages):
+    if write and single is not None and _has_rows(single):
         rows = table_rows(single)
         texts.insert(0, format_table(rows))
         file = os.path.join(experiment.output_dir, "table.json")
