@@ -81,7 +81,7 @@ def _weighted_sum(modules: Sequence[nn.Module], fused: bool, x: Tensor, weights:
 
 
 def _autocast_state(device_type: str) -> dict[str, Any]:
-    """What `torch.autocast` needs to be as it is now; empty where a device has none (meta)."""
+    """Arguments for `torch.autocast` as it is now; empty where a device has none (meta)."""
     if not torch.amp.is_autocast_available(device_type):
         return {}
     return {

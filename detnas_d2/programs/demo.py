@@ -96,7 +96,7 @@ def demo_config(args: argparse.Namespace) -> CfgNode:
 
 
 def target_files(files: list[str], output: str) -> list[str]:
-    """Where the picture of each file goes.
+    """Places of the pictures of the files.
 
     Raises:
         InputError: several images, but ``output`` is a file.
