@@ -3,7 +3,7 @@
 import warnings
 from importlib.metadata import version
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The first torch whose torch.load unpickles weights only. Asked without importing it.
 if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 6):
