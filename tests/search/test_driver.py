@@ -86,7 +86,7 @@ def test_an_interrupted_search_resumes_to_the_same_history(tmp_path, whole, stop
 
 
 def test_a_killed_process_resumes_to_the_same_history(tmp_path, whole):
-    """SIGKILL while candidates are being evaluated, three times; nothing but the file is left."""
+    """SIGKILL while candidates are being evaluated, twice; nothing but the file is left."""
     lines = tmp_path / "history.jsonl"
 
     def start(seconds):
@@ -98,7 +98,7 @@ def test_a_killed_process_resumes_to_the_same_history(tmp_path, whole):
     def count():
         return lines.read_bytes().count(b"\n") if lines.exists() else 0
 
-    for target in (4, 12, 19):
+    for target in (4, 19):
         process = start(0.05)
         deadline = time.monotonic() + 60
         while count() < target and process.poll() is None and time.monotonic() < deadline:
@@ -106,7 +106,7 @@ def test_a_killed_process_resumes_to_the_same_history(tmp_path, whole):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert target <= count() < 40
-    assert start(0).wait(timeout=60) == 0
+    toy.search(opened(tmp_path), toy.ToyEvaluator())
     assert History.read(tmp_path).identity() == whole.identity()
 
 
