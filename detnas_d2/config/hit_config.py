@@ -26,7 +26,7 @@ def _add_model_config(cfg: CN) -> None:
     # Registry name of the backbone under the Hit neck (build_hit_pafpn_backbone and others).
     cfg.MODEL.HIT.BOTTOM_UP = "build_hit_backbone"
     # Parts whose layers hold all candidates: some of backbone, neck, head. The others are fixed.
-    cfg.MODEL.HIT.SEARCHED_PARTS = []
+    cfg.MODEL.HIT.SEARCHABLE_PARTS = []
     # How they are searched: gradient (all candidates summed, section 3.3) or sampling (one
     # candidate at a time, for evolution as in DetNAS).
     cfg.MODEL.HIT.STRATEGY = "gradient"

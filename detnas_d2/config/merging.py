@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.config.compat import downgrade_config, guess_version, upgrade_config
 
 from detnas_d2.config.reading import ConfigError, Tree, read_with_bases
+from detnas_d2.config.renamed import new_name
 from detnas_d2.utils.compat import decoded_value
 
 COMMAND_LINE = "command line"
@@ -52,6 +53,7 @@ def merge_overrides(cfg: CfgNode, opts: Iterable[Any], where: str = COMMAND_LINE
         ConfigError: a key without value, one that does not exist, or a value of another type.
     """
     words = list(opts)
+    words[::2] = [new_name(key, where) for key in words[::2]]
     if len(words) % 2:
         raise ConfigError(
             f"{where}: overrides are KEY VALUE pairs, got {len(words)} words; the last is "

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from detnas_d2.config.renamed import rename_keys
 from detnas_d2.utils.errors import InputError
 
 BASE = "_BASE_"
@@ -105,6 +106,7 @@ def _with_bases(file: str, above: tuple[str, ...]) -> Tree:
     tree = read_yaml(file)
     if not isinstance(tree.data, dict):
         raise ConfigError(f"{file}: expected a mapping of keys, got {_short(tree.data)}")
+    rename_keys(tree.data, tree.places, file)
     if BASE not in tree.data:
         return tree
     where, names = tree.place(BASE, file), tree.data.pop(BASE)

@@ -149,7 +149,7 @@ RULES: dict[str, Rule] = {
     "MODEL.CLASSIFIER.DROPOUT": _BELOW_1,
     "MODEL.CLASSIFIER.LABEL_SMOOTHING": _BELOW_1,
     "MODEL.HIT.OUT_FEATURES": _SOME_NAMES,
-    "MODEL.HIT.SEARCHED_PARTS": _NAMES,
+    "MODEL.HIT.SEARCHABLE_PARTS": _NAMES,
     "MODEL.HIT.STRATEGY": one_of("gradient", "sampling"),
     "MODEL.HIT.REPLACED.PART": one_of("backbone", "neck", "head"),
     "MODEL.HIT.REPLACED.LAYER": at_least(-1),

@@ -28,15 +28,15 @@ def is_relaxed(cfg: CfgNode) -> bool:
     """Whether the config describes a model with relaxed parts, which is searched by gradient."""
     if RELAXED_DETNAS in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP):
         return True
-    return bool(cfg.MODEL.HIT.SEARCHED_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
+    return bool(cfg.MODEL.HIT.SEARCHABLE_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
 
 
 def searched_space(cfg: CfgNode) -> PathSpace:
-    """The sub-spaces of ``MODEL.HIT.SEARCHED_PARTS`` where they are sampled, else DetNAS's."""
+    """The sub-spaces of ``MODEL.HIT.SEARCHABLE_PARTS`` where they are sampled, else DetNAS's."""
     node = cfg.MODEL.HIT
-    if not node.SEARCHED_PARTS or node.STRATEGY != "sampling":
+    if not node.SEARCHABLE_PARTS or node.STRATEGY != "sampling":
         return get_space(cfg.MODEL.DETNAS.SPACE)
-    parts = [part for part in PARTS if part in node.SEARCHED_PARTS]
+    parts = [part for part in PARTS if part in node.SEARCHABLE_PARTS]
     specs = part_specs(cfg)
     return HitSpace(get_hit_network(node.NETWORK), tuple((part, specs[part]) for part in parts))
 
@@ -68,7 +68,7 @@ def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
         cfg.MODEL.DETNAS.PATH = text
         return
     genotype = space.genotype(space.path(text))
-    cfg.MODEL.HIT.SEARCHED_PARTS = []
+    cfg.MODEL.HIT.SEARCHABLE_PARTS = []
     for part in genotype.parts:
         cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
 
@@ -95,7 +95,7 @@ def decoded(cfg: CfgNode, model: nn.Module) -> tuple[Genotype, dict[str, Any]]:
 
 def decoded_example(cfg: CfgNode, model: nn.Module) -> list[Any]:
     """KEY, VALUE of a network that a gradient search over ``cfg`` might find."""
-    searched, specs = set(cfg.MODEL.HIT.SEARCHED_PARTS), part_specs(cfg)
+    searched, specs = set(cfg.MODEL.HIT.SEARCHABLE_PARTS), part_specs(cfg)
     parts = {part: tuple(layer.ops[0] for layer in specs[part]) for part in searched & set(specs)}
     backbone = _relaxed_detnas(model)
     path = str(backbone.space.uniform_path(backbone.space.ops[0])) if backbone is not None else ""
@@ -115,7 +115,7 @@ def _decoded_keys(cfg: CfgNode, genotype: Genotype, path: str) -> dict[str, Any]
     # The frame belongs to it: operations alone would fit another frame of the same depths too.
     keys: dict[str, Any] = {
         "MODEL.HIT.NETWORK": cfg.MODEL.HIT.NETWORK,
-        "MODEL.HIT.SEARCHED_PARTS": [],
+        "MODEL.HIT.SEARCHABLE_PARTS": [],
         **{f"MODEL.HIT.GENOTYPE.{p.upper()}": genotype.part_text(p) for p in genotype.parts},
     }
     if path:

@@ -191,7 +191,7 @@ class BilevelStep(PathTrainer):
         if state_dict["candidates"] != self._candidates:
             raise InputError(
                 f"the checkpoint is of a search over {state_dict['candidates']}, the config "
-                f"(MODEL.HIT.OPS, MODEL.HIT.SEARCHED_PARTS) over {self._candidates}: resume with "
+                f"(MODEL.HIT.OPS, MODEL.HIT.SEARCHABLE_PARTS) over {self._candidates}: resume with "
                 "its own config, or start in another OUTPUT_DIR"
             )
         super().load_state_dict(state_dict)

@@ -86,7 +86,7 @@ class GradientSearchTrainer(Trainer):
         parts = relaxed_parts(model)
         if not parts:
             raise InputError(
-                "the model has no relaxed part: set MODEL.HIT.SEARCHED_PARTS and "
+                "the model has no relaxed part: set MODEL.HIT.SEARCHABLE_PARTS and "
                 "MODEL.HIT.STRATEGY 'gradient'"
             )
         node = cfg.HIT_SEARCH

@@ -67,9 +67,9 @@ def check_names(cfg: CfgNode) -> None:
     for key, names in (("MODEL.DETNAS.SPACE", SPACES), ("MODEL.HIT.NETWORK", HIT_NETWORKS)):
         if flat[key] not in names:
             _refuse(key, flat[key], list(names))
-    for part in cfg.MODEL.HIT.SEARCHED_PARTS:
+    for part in cfg.MODEL.HIT.SEARCHABLE_PARTS:
         if part not in PARTS:
-            _refuse("MODEL.HIT.SEARCHED_PARTS", part, list(PARTS))
+            _refuse("MODEL.HIT.SEARCHABLE_PARTS", part, list(PARTS))
     check_device(cfg)
 
 

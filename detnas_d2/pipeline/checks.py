@@ -136,7 +136,7 @@ class _Plan:
         cfg = self.config_of(source)
         if source.kind == "gradient":
             return decoded_example(cfg, self.models.of(cfg))
-        (part,) = cfg.MODEL.HIT.SEARCHED_PARTS
+        (part,) = cfg.MODEL.HIT.SEARCHABLE_PARTS
         kept = list(candidate_ops(cfg, part))[: cfg.HIT_SEARCH.SCREENING.KEEP]
         return [f"MODEL.HIT.OPS.{part.upper()}", kept]
 

@@ -210,7 +210,7 @@ for k, v in [
 for k, v in [
     ("MODEL.HIT.NETWORK", "hit_huge"),
     ("MODEL.HIT.STRATEGY", "foo"),
-    ("MODEL.HIT.SEARCHED_PARTS", ["spine"]),
+    ("MODEL.HIT.SEARCHABLE_PARTS", ["spine"]),
     ("MODEL.HIT.OPS.BACKBONE", ["nop"]),
     ("MODEL.HIT.OPS.BACKBONE", []),
     ("MODEL.HIT.OPS.BACKBONE", ["skip", "skip"]),

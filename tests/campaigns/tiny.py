@@ -96,7 +96,7 @@ def hit_pipeline(root: Path, *, one_stage: bool = False) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     screening = {"KEEP": 2, "REMOVE_START": 4, "REMOVE_END": 6, "RECORD_PERIOD": 2}
     for part in ("backbone", "head"):
-        searched = {"HIT": {"SEARCHED_PARTS": [part]}}
+        searched = {"HIT": {"SEARCHABLE_PARTS": [part]}}
         _write_hit_config(root, f"screen_{part}", {"SCREENING": screening}, searched, base="screen")
     model = ONE_STAGE if one_stage else {}
     _write_hit_config(root, "search", {}, model)

@@ -164,7 +164,7 @@ def test_search_result_is_a_config_that_trains(scenes, caplog):
     assert "images of 'digits_scenes_train', the test set" in caplog.text
     fragment = "search/genotype.yaml"
     best = load_config("search/best.yaml")
-    assert genotype_of(best) == genotype and not best.MODEL.HIT.SEARCHED_PARTS
+    assert genotype_of(best) == genotype and not best.MODEL.HIT.SEARCHABLE_PARTS
     # The genotype brings its frame along: another one may have the same depths.
     assert yaml.safe_load(Path(fragment).read_text())["MODEL"]["HIT"]["NETWORK"] == "hit_tiny_half"
     cfg = scenes("train.yaml", "train").clone()
@@ -198,7 +198,7 @@ def test_one_stage_detector_is_searched_and_trained(scenes):
     assert "bbox" in train(best, resume=False)
 
 
-NECK, HEAD = (("MODEL.HIT.SEARCHED_PARTS", [part]) for part in ("neck", "head"))
+NECK, HEAD = (("MODEL.HIT.SEARCHABLE_PARTS", [part]) for part in ("neck", "head"))
 
 
 def test_screening_writes_the_sub_space_and_its_history(scenes):
@@ -242,7 +242,7 @@ def test_screening_resumes_to_the_same_history(scenes, monkeypatch):
 
 
 def test_choice_blocks_of_detnas_searched_by_gradient(scenes):
-    backbone = ("MODEL.BACKBONE.NAME", "build_hit_fpn_backbone", "MODEL.HIT.SEARCHED_PARTS", [])
+    backbone = ("MODEL.BACKBONE.NAME", "build_hit_fpn_backbone", "MODEL.HIT.SEARCHABLE_PARTS", [])
     bottom_up = ("MODEL.HIT.BOTTOM_UP", "build_detnas_relaxed_backbone")
     space = ("MODEL.DETNAS.SPACE", "detnas_tiny", "MODEL.FPN.OUT_CHANNELS", 32)
     head = ("MODEL.HIT.GENOTYPE.HEAD", "skip skip")
@@ -273,7 +273,7 @@ def test_evolution_over_the_sub_spaces(scenes):
     best = search(scenes("search.yaml", "evolution", *more, *weights), resume=False)
     assert best.macs > 0
     cfg = load_config("evolution/best.yaml")
-    assert not cfg.MODEL.HIT.SEARCHED_PARTS
+    assert not cfg.MODEL.HIT.SEARCHABLE_PARTS
     text = " / ".join(genotype_of(cfg).part_text(p) for p in ("backbone", "neck", "head"))
     assert text == best.path
 
@@ -323,7 +323,7 @@ def test_genotypes_are_logged_once_the_architecture_learns(caplog):
 def test_state_of_other_operations_is_refused():
     step = toy_step()
     state = {**step.state_dict(), "candidates": {"head": ["skip", "conv_k1", "sep_k3_d1"]}}
-    with pytest.raises(ValueError, match="'conv_k1', 'sep_k3_d1'.* MODEL.HIT.SEARCHED_PARTS"):
+    with pytest.raises(ValueError, match="'conv_k1', 'sep_k3_d1'.* MODEL.HIT.SEARCHABLE_PARTS"):
         step.load_state_dict(state)
 
 

@@ -33,7 +33,7 @@ def hit(name: str, *opts: object) -> Callable[[Path], CfgNode]:
 
 
 SCREENING = (
-    ("HIT_SEARCH.ARCH_START_ITER", 0, "MODEL.HIT.SEARCHED_PARTS", ["head"])
+    ("HIT_SEARCH.ARCH_START_ITER", 0, "MODEL.HIT.SEARCHABLE_PARTS", ["head"])
     + ("HIT_SEARCH.SCREENING.REMOVE_START", 1, "HIT_SEARCH.SCREENING.REMOVE_END", 2)
     + ("HIT_SEARCH.SCREENING.KEEP", 2)
 )

@@ -91,7 +91,7 @@ def test_detnas_mistakes(stage: str, opts: list[str], message: str, roots: dict[
     [
         ("screen_head", ["HIT_SEARCH.SCREENING.KEEP", "100"], "SCREENING.KEEP 100"),
         ("search", ["HIT_SEARCH.ARCH_START_ITER", "100"], "ARCH_START_ITER 100"),
-        ("search", ["MODEL.HIT.SEARCHED_PARTS", "['spine']"], "SEARCHED_PARTS is 'spine'"),
+        ("search", ["MODEL.HIT.SEARCHABLE_PARTS", "['spine']"], "SEARCHABLE_PARTS is 'spine'"),
         ("search", ["HIT_SEARCH.ARCH_TRAIN", "()"], "ARCH_TRAIN"),
         ("search", ["MODEL.HIT.NETWORK", "hit_huge"], "HIT.NETWORK is 'hit_huge'"),
         ("searched", ["MODEL.HIT.NORM", "XN"], "XN"),

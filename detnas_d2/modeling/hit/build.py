@@ -10,7 +10,7 @@ build_hit_pafpn_backbone            any backbone (``MODEL.HIT.BOTTOM_UP``), Hit 
 build_hit_retinanet_pafpn_backbone  the same with P6 and P7 convolutions (P3-P7)
 ==================================  ====================================================
 
-Whether a part is fixed (``MODEL.HIT.GENOTYPE``) or searched is ``MODEL.HIT.SEARCHED_PARTS``. The
+Whether a part is fixed (``MODEL.HIT.GENOTYPE``) or searched is ``MODEL.HIT.SEARCHABLE_PARTS``. The
 head is ``MODEL.ROI_BOX_HEAD.NAME: HitBoxHead``, or ``MODEL.META_ARCHITECTURE: HitRetinaNet``.
 """
 
@@ -95,9 +95,11 @@ def part_layers(
         ValueError: an unknown part or strategy.
     """
     node = cfg.MODEL.HIT
-    unknown = set(node.SEARCHED_PARTS) - set(PARTS)
+    unknown = set(node.SEARCHABLE_PARTS) - set(PARTS)
     if unknown:
-        raise ValueError(f"MODEL.HIT.SEARCHED_PARTS {sorted(unknown)}: expected {', '.join(PARTS)}")
+        raise ValueError(
+            f"MODEL.HIT.SEARCHABLE_PARTS {sorted(unknown)}: expected {', '.join(PARTS)}"
+        )
     if node.STRATEGY not in STRATEGIES:
         raise ValueError(f"MODEL.HIT.STRATEGY {node.STRATEGY!r}: expected {', '.join(STRATEGIES)}")
     if node.FUSED_OPS not in MIXED_OPS:
@@ -105,7 +107,7 @@ def part_layers(
             f"MODEL.HIT.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(MIXED_OPS)}"
         )
     build = build or operation_builder(part, hit_norm(cfg))
-    if part in node.SEARCHED_PARTS:
+    if part in node.SEARCHABLE_PARTS:
         layers = layers_of(candidate_ops(cfg, part))
         if node.STRATEGY == "sampling":
             return ChoiceLayers(part, layers, build, network=get_hit_network(node.NETWORK))
@@ -120,7 +122,7 @@ def part_layers(
     except GenotypeError as error:
         raise GenotypeError(f"{key}: {error}") from None
     if not ops:
-        raise GenotypeError(f"{key} is empty, but the {part} is not in MODEL.HIT.SEARCHED_PARTS")
+        raise GenotypeError(f"{key} is empty, but the {part} is not in MODEL.HIT.SEARCHABLE_PARTS")
     return FixedLayers(part, layers_of(()), ops, build)
 
 
@@ -133,7 +135,7 @@ def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
-    candidates = {part: candidate_ops(cfg, part) for part in cfg.MODEL.HIT.SEARCHED_PARTS}
+    candidates = {part: candidate_ops(cfg, part) for part in cfg.MODEL.HIT.SEARCHABLE_PARTS}
     cfg.MODEL.HIT.SHARED_OPS = ""
     for part in candidates:  # what a layer's input is does not depend on them; one builds fast
         cfg.MODEL.HIT.OPS[part.upper()] = [_ANY]

@@ -27,7 +27,7 @@ def completed(name):
     node = cfg.MODEL.HIT
     for part in PARTS:
         key = part.upper()
-        if part in node.SEARCHED_PARTS:
+        if part in node.SEARCHABLE_PARTS:
             # Two of the candidates: building all takes seconds. CANDIDATES are built elsewhere.
             node.OPS[key] = node.OPS[key][:2] or ["skip", "sep_k3_d1"]
         elif not node.GENOTYPE[key]:
@@ -48,7 +48,7 @@ def same_code(name):
     """Equal for configs whose training steps run the same code: genotypes do not count."""
     cfg = completed(name)
     model, hit = cfg.MODEL, cfg.MODEL.HIT
-    parts = tuple(hit.SEARCHED_PARTS)
+    parts = tuple(hit.SEARCHABLE_PARTS)
     step = hit.STRATEGY, cfg.HIT_SEARCH.SCREENING.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE
     names = model.BACKBONE.NAME, hit.BOTTOM_UP, model.ROI_BOX_HEAD.NAME, model.FPN.NORM
     frame = hit.NETWORK if "hit" in model.BACKBONE.NAME else ""

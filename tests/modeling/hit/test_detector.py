@@ -23,7 +23,7 @@ def config(searched=(), retinanet=False):
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.HIT.NETWORK = "hit_tiny"
     cfg.MODEL.HIT.NORM = "BN"
-    cfg.MODEL.HIT.SEARCHED_PARTS = list(searched)
+    cfg.MODEL.HIT.SEARCHABLE_PARTS = list(searched)
     for part, text in zip(("BACKBONE", "NECK", "HEAD"), GENOTYPE, strict=True):
         cfg.MODEL.HIT.OPS[part] = OPS
         cfg.MODEL.HIT.GENOTYPE[part] = text
@@ -144,5 +144,5 @@ def test_a_part_without_genotype_or_search_is_an_error():
     cfg.MODEL.HIT.GENOTYPE.NECK = ""
     with pytest.raises(GenotypeError, match="MODEL.HIT.GENOTYPE.NECK is empty"):
         build_model(cfg)
-    with pytest.raises(ValueError, match="SEARCHED_PARTS"):
+    with pytest.raises(ValueError, match="SEARCHABLE_PARTS"):
         build_model(config(["body"]))

@@ -120,7 +120,7 @@ def test_config_builds_a_sampled_detector():
     cfg.MODEL.BACKBONE.NAME = "build_hit_backbone"
     cfg.MODEL.CLASSIFIER.IN_FEATURE = "stage4"
     cfg.MODEL.HIT.NETWORK = "hit_tiny"
-    cfg.MODEL.HIT.SEARCHED_PARTS = ["backbone"]
+    cfg.MODEL.HIT.SEARCHABLE_PARTS = ["backbone"]
     cfg.MODEL.HIT.STRATEGY = "sampling"
     model = build_model(cfg).eval()
     path = find_supernet(model).space.uniform_path("ir_k3_e3_d1")
