@@ -174,7 +174,7 @@ class Pipeline:
             return space.path(stage.path)
         if not argument.isdecimal():
             raise PathError(
-                f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1, or REPEAT beside it"
+                f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1, or REPEAT next to it"
             )
         proposals = Proposals.from_config(self.limits_for(cfg), space)
         proposals.check_limits()

@@ -101,7 +101,7 @@ def _files(file: str, data: dict[str, Any]) -> dict[str, str]:
     """Name -> file of the pipelines that a file names."""
     names, unknown = data["PIPELINES"], set(data) - _KEYS
     if unknown:
-        raise PipelineError(f"{file}: unknown keys {sorted(unknown)} beside PIPELINES")
+        raise PipelineError(f"{file}: unknown keys {sorted(unknown)} next to PIPELINES")
     if not isinstance(names, dict) or not names:
         raise PipelineError(f"{file}: PIPELINES: expected NAME: file")
     if not all(isinstance(text, str) and text for text in (*names, *names.values())):

@@ -119,7 +119,7 @@ def test_errors_name_the_file_and_the_key(
         ({"PIPELINES": {"one": 1}}, "PIPELINES: .*expected names and files"),
         ({"SEEDS": [0, 0]}, r"SEEDS is \[0, 0\]: expected different numbers"),
         ({"SEEDS": 3}, "SEEDS is 3: expected different numbers"),
-        ({"TABLE": ["large"]}, r"unknown keys \['TABLE'\] beside PIPELINES"),
+        ({"TABLE": ["large"]}, r"unknown keys \['TABLE'\] next to PIPELINES"),
         ({"TABLES": 1}, "TABLES: expected a list of tables"),
     ],
 )
