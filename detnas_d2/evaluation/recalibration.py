@@ -126,7 +126,6 @@ def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict[str, Any]
     """
     names = list(batch_norms(model))
     backbone = getattr(model, "backbone", None)
-    preprocess_image: Any = getattr(model, "preprocess_image", None)
     if backbone is not None and all(name.startswith("backbone.") for name in names):
         part: nn.Module = backbone
         bottom_up = getattr(backbone, "bottom_up", None)
@@ -134,6 +133,7 @@ def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict[str, Any]
             part = bottom_up
 
         def images_only(batch: list[dict[str, Any]]) -> object:
+            preprocess_image: Any = model.preprocess_image  # may be shared within a block
             images = preprocess_image(batch)
             return part(getattr(images, "tensor", images))
 
