@@ -165,8 +165,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("/tmp/detnas_d2_malformed"))
     args = parser.parse_args()
     base, root = args.root / "base", args.root / "cases"
-    if not base.exists():
-        make_base(base)
+    shutil.rmtree(base, ignore_errors=True)  # of another state of the code, perhaps
+    make_base(base)
     root.mkdir(parents=True, exist_ok=True)
     kinds: collections.Counter[str] = collections.Counter()
     for case in CASES:
