@@ -58,7 +58,10 @@ def backbone_from_config(
             f"MODEL.DETNAS.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
         )
     if not supernet and not node.PATH:
-        raise PathError("MODEL.DETNAS.PATH is empty: a decoded backbone needs a path")
+        raise PathError(
+            f"MODEL.DETNAS.PATH is empty: MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is a decoded "
+            "backbone and needs a path"
+        )
     options = {
         "space": node.SPACE,
         "out_features": out_features or node.OUT_FEATURES,
