@@ -59,8 +59,8 @@ def backbone_from_config(
         )
     if not supernet and not node.PATH:
         raise PathError(
-            f"MODEL.DETNAS.PATH is empty: MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is a decoded "
-            "backbone and needs a path"
+            f"MODEL.DETNAS.PATH is empty: MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is a "
+            "decoded backbone and needs a path"
         )
     options = {
         "space": node.SPACE,
