@@ -15,7 +15,7 @@ from recorded_search import SPACE
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import build_test_loader, register_datasets
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.modeling import activate
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "DetNAS"

@@ -27,7 +27,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detnas_d2.engine import default_argument_parser, setup
 from detnas_d2.engine.architectures import searched_space
 from detnas_d2.engine.evolution_search import load_supernet
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.predictions import DetectionCollector, Predictions
 from detnas_d2.evaluation.settings import EvaluationSettings

@@ -51,7 +51,7 @@ from torch import nn
 
 from detnas_d2.data import build_calibration_batches, build_test_loader
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.evaluators import build_evaluator

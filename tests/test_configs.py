@@ -19,7 +19,7 @@ from detnas_d2.config.tools import flatten, load_config, short_yaml
 from detnas_d2.data import DIGITS_NAMES
 from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.engine import Trainer
-from detnas_d2.engine.data_checks import training_images_tested
+from detnas_d2.engine.checks.data import training_images_tested
 from detnas_d2.engine.plan import retrain_config
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.modeling import find_supernet

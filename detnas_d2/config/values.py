@@ -1,7 +1,7 @@
 """Rules for the values of config keys: the project's and those of Detectron2 that it relies on.
 
 Names that only the model's parts know (registries, search spaces) are checked where a run is
-planned (:mod:`detnas_d2.engine.model_checks`).
+planned (:mod:`detnas_d2.engine.checks.models`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 from detectron2.engine import default_argument_parser
 
-from detnas_d2.engine.bilevel_step import BilevelStep
-from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.commands import (
     gradient_search_main,
@@ -13,8 +11,10 @@ from detnas_d2.engine.defaults import prepare, setup
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.launching import run, run_alone
 from detnas_d2.engine.library import search_model, train_model
-from detnas_d2.engine.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
-from detnas_d2.engine.trainer import PathTrainer, Trainer
+from detnas_d2.engine.trainers.bilevel_step import BilevelStep
+from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
+from detnas_d2.engine.trainers.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
+from detnas_d2.engine.trainers.trainer import PathTrainer, Trainer
 from detnas_d2.engine.training import evaluate, train
 
 __all__ = [

@@ -14,12 +14,12 @@ from detectron2.utils import comm
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.checkpoint import has_checkpoints
+from detnas_d2.engine.checks.disk import check_disk, need_of
+from detnas_d2.engine.checks.models import Models, check_evaluation, check_names
+from detnas_d2.engine.checks.run import check_run, check_weights
 from detnas_d2.engine.defaults import prepare
-from detnas_d2.engine.disk import check_disk, need_of
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import BEST_FILE, gradient_search, screen
-from detnas_d2.engine.model_checks import Models, check_evaluation, check_names
-from detnas_d2.engine.run_checks import check_run, check_weights
 from detnas_d2.engine.training import evaluate, train
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.search_space.genotype import Genotype

@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 from detnas_d2.command import HideExpected
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.data_checks import (
+from detnas_d2.engine.checks.data import (
     check_classes,
     identical_image_warnings,
     training_images_tested,

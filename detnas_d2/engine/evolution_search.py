@@ -20,7 +20,7 @@ from detnas_d2.engine.outlook import outlook_text
 from detnas_d2.engine.plan import SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.population import PopulationEvaluator

@@ -13,8 +13,8 @@ from detectron2.utils import comm
 
 from detnas_d2.config.tools import nested, short_yaml
 from detnas_d2.engine.architectures import decoded
-from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.plan import GradientPlan
+from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text

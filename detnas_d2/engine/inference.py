@@ -15,7 +15,7 @@ from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.data.datasets.splits import parent_of
 from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.data_checks import fill_class_number
+from detnas_d2.engine.checks.data import fill_class_number
 from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.mixed_block import MixedBlock

@@ -22,11 +22,11 @@ from torch import nn
 from detnas_d2.config.tools import base_config
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.evolution_search import search_candidates
-from detnas_d2.engine.gradients import broadcast
-from detnas_d2.engine.path_sampling import PathSampler, UniformPathSampler
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.trainer import PathTrainer, refuse_relaxed
+from detnas_d2.engine.trainers.gradients import broadcast
+from detnas_d2.engine.trainers.path_sampling import PathSampler, UniformPathSampler
+from detnas_d2.engine.trainers.trainer import PathTrainer, refuse_relaxed
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring
 from detnas_d2.evaluation.population import PopulationEvaluator

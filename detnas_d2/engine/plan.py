@@ -16,7 +16,7 @@ from detnas_d2.engine.architectures import (
     is_relaxed,
     searchable_backbone,
 )
-from detnas_d2.engine.data_checks import sharing_images
+from detnas_d2.engine.checks.data import sharing_images
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.utils.errors import InputError

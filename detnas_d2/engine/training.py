@@ -9,10 +9,10 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from detnas_d2.engine.architectures import is_relaxed
-from detnas_d2.engine.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.utils.errors import InputError
 
 

@@ -17,17 +17,17 @@ from torch import nn
 
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.architectures import decoded_example
-from detnas_d2.engine.data_checks import (
+from detnas_d2.engine.checks.data import (
     ClassList,
     check_classes,
     class_list,
     class_list_problem,
     take_class_number,
 )
+from detnas_d2.engine.checks.disk import Need, need_of
+from detnas_d2.engine.checks.models import Models, check_names, told
+from detnas_d2.engine.checks.run import check_run, check_weights
 from detnas_d2.engine.defaults import fall_back_to_cpu
-from detnas_d2.engine.disk import Need, need_of
-from detnas_d2.engine.model_checks import Models, check_names, told
-from detnas_d2.engine.run_checks import check_run, check_weights
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.detnas.backbone import DecodedBackbone
 from detnas_d2.modeling.hit.build import candidate_ops

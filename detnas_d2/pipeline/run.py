@@ -11,7 +11,7 @@ from collections import Counter
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
-from detnas_d2.engine.disk import Need, check_disk
+from detnas_d2.engine.checks.disk import Need, check_disk
 from detnas_d2.engine.launching import check_launch
 from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import flatten
 from detnas_d2.data import DataState, data_changes, data_state, register_datasets
-from detnas_d2.engine.data_checks import ClassList, class_list, training_sets
+from detnas_d2.engine.checks.data import ClassList, class_list, training_sets
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import PipelineError, Stage

@@ -14,8 +14,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detnas_d2.engine.bilevel_step import BilevelStep
 from detnas_d2.engine.gradient_search import gradient_search
+from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from tests.engine.hit_runs import run, scene_config, toy_step
 
 ITERATIONS = 6

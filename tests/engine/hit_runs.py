@@ -9,7 +9,7 @@ from torch import nn
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.bilevel_step import BilevelStep
+from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit import RelaxedLayers, relaxed_parts
 from detnas_d2.modeling.searchable_layers import operation_builder

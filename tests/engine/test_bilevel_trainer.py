@@ -15,15 +15,15 @@ from torch import nn
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import DatasetError
 from detnas_d2.engine.architectures import genotype_cost, genotype_of, random_genotype
-from detnas_d2.engine.bilevel_step import BilevelStep
-from detnas_d2.engine.bilevel_trainer import GenotypeProgress, GradientSearchTrainer
-from detnas_d2.engine.clipping import build_clipped_optimizer
 from detnas_d2.engine.commands import gradient_search_main, screen_main
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import (
     gradient_search,
     screen,
 )
+from detnas_d2.engine.trainers.bilevel_step import BilevelStep
+from detnas_d2.engine.trainers.bilevel_trainer import GenotypeProgress, GradientSearchTrainer
+from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
 from detnas_d2.engine.training import train
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts

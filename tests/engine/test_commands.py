@@ -12,8 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_model
 
-from detnas_d2.engine import commands, disk, gradient_search_main, search_main, train_main
-from detnas_d2.engine.model_checks import Models
+from detnas_d2.engine import commands, gradient_search_main, search_main, train_main
+from detnas_d2.engine.checks import disk
+from detnas_d2.engine.checks.models import Models
 from detnas_d2.search_space import SPACES
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, arguments, write_config

@@ -15,7 +15,7 @@ from PIL import Image
 from detnas_d2.config.tools import base_config, load_config
 from detnas_d2.data import DatasetError
 from detnas_d2.engine import prepare
-from detnas_d2.engine.data_checks import identical_image_warnings, training_images_tested
+from detnas_d2.engine.checks.data import identical_image_warnings, training_images_tested
 from tests.engine.tiny_runs import Configs, arguments
 
 ARGS = arguments()

@@ -10,8 +10,9 @@ import torch
 from detectron2.modeling import build_model
 
 from detnas_d2.data import register_datasets
-from detnas_d2.engine import disk, train
-from detnas_d2.engine.disk import DiskError, Need, check_disk, kept_checkpoints, need_of
+from detnas_d2.engine import train
+from detnas_d2.engine.checks import disk
+from detnas_d2.engine.checks.disk import DiskError, Need, check_disk, kept_checkpoints, need_of
 from detnas_d2.pipeline.run import run_pipeline
 from tests.campaigns.tiny import detnas_pipeline
 from tests.engine.tiny_runs import Configs, arguments

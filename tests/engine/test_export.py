@@ -26,7 +26,7 @@ from detnas_d2.engine.export import (
     sample_image,
 )
 from detnas_d2.engine.inference import load_trained
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
 

@@ -6,7 +6,7 @@ import pytest
 
 from detnas_d2.config.tools import base_config
 from detnas_d2.engine import FlopsBinnedPathSampler, UniformPathSampler
-from detnas_d2.engine.path_sampling import build_path_sampler
+from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.search_space import SPACES
 
 SMALL = SPACES["detnas_small"]

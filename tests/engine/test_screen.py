@@ -12,8 +12,8 @@ from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ConstantParamScheduler
 
 from detnas_d2.engine import prepare
-from detnas_d2.engine.schedule import LRScheduler
 from detnas_d2.engine.screen import Shown, prints_logged
+from detnas_d2.engine.trainers.schedule import LRScheduler
 from tests.engine.tiny_runs import Configs, arguments
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from detnas_d2.data import build_train_loader
 from detnas_d2.engine import PathTrainer, Trainer, evaluate, prepare, train
 from detnas_d2.engine.architectures import decode_backbones
-from detnas_d2.engine.iteration import iteration_seed, loss_normalizers
+from detnas_d2.engine.trainers.iteration import iteration_seed, loss_normalizers
 from detnas_d2.modeling import WeightsError, find_supernet
 from detnas_d2.search_space import SPACES
 from detnas_d2.search_space import Path as NetworkPath

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import Trainer, prepare
 from detnas_d2.engine.evolution_search import load_supernet
-from detnas_d2.engine.gradients import average_gradients, broadcast
-from detnas_d2.engine.iteration import loss_normalizers
+from detnas_d2.engine.trainers.gradients import average_gradients, broadcast
+from detnas_d2.engine.trainers.iteration import loss_normalizers
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.settings import EvaluationSettings

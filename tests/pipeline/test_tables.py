@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from detnas_d2.analysis.complexity import analyze
-from detnas_d2.engine.disk import Need
+from detnas_d2.engine.checks.disk import Need
 from detnas_d2.pipeline import run
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.experiment import Experiment, read_experiment

@@ -7,8 +7,8 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.path_sampling import UniformPathSampler
-from detnas_d2.engine.trainer import PathTrainer
+from detnas_d2.engine.trainers.path_sampling import UniformPathSampler
+from detnas_d2.engine.trainers.trainer import PathTrainer
 from detnas_d2.evaluation.recalibration import recalibrate
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.modeling.hit import ChoiceLayers, HitSupernet

@@ -25,10 +25,13 @@ from detnas_d2.data import (
     data_state,
 )
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.clipping import build_clipped_optimizer
-from detnas_d2.engine.data_checks import training_sets
-from detnas_d2.engine.gradients import average_gradients, broadcast
-from detnas_d2.engine.iteration import (
+from detnas_d2.engine.checks.data import training_sets
+from detnas_d2.engine.outlook import Printer
+from detnas_d2.engine.screen import prints_logged
+from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
+from detnas_d2.engine.trainers.gradients import average_gradients, broadcast
+from detnas_d2.engine.trainers.iteration import (
     NORMALIZER,
     iteration_seed,
     loss_normalizers,
@@ -36,12 +39,9 @@ from detnas_d2.engine.iteration import (
     share_loss_normalizers,
     unwrapped,
 )
-from detnas_d2.engine.outlook import Printer
-from detnas_d2.engine.path_sampling import PathSampler, build_path_sampler
-from detnas_d2.engine.precise_bn import SeededPreciseBN
-from detnas_d2.engine.schedule import LRScheduler, build_schedule
-from detnas_d2.engine.screen import prints_logged
-from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.trainers.path_sampling import PathSampler, build_path_sampler
+from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
+from detnas_d2.engine.trainers.schedule import LRScheduler, build_schedule
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.searchable_layers import relaxed_parts

@@ -17,10 +17,14 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
-from detnas_d2.engine.gradients import average_gradients
-from detnas_d2.engine.iteration import iteration_seed, loss_normalizers, set_loss_normalizers
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.trainer import PathTrainer
+from detnas_d2.engine.trainers.gradients import average_gradients
+from detnas_d2.engine.trainers.iteration import (
+    iteration_seed,
+    loss_normalizers,
+    set_loss_normalizers,
+)
+from detnas_d2.engine.trainers.trainer import PathTrainer
 from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.search.gradient.objective import SPARSITY_TERMS, ExpectedCost

@@ -1,7 +1,7 @@
 """Checks of a run before it starts: by its command, or by a pipeline for every stage.
 
 Datasets are registered before; models stand on the meta device, see
-:mod:`detnas_d2.engine.model_checks`.
+:mod:`detnas_d2.engine.checks.models`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from detnas_d2.engine.architectures import decoded_example
 from detnas_d2.engine.checkpoint import weights_of
 from detnas_d2.engine.checkpoint_files import read_checkpoint
+from detnas_d2.engine.checks.models import Models, check_names, check_training, told
 from detnas_d2.engine.gradient_search import check_screening
-from detnas_d2.engine.model_checks import Models, check_names, check_training, told
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.training import check_plain_training
 from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet

@@ -31,7 +31,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import nn
 
 from detnas_d2.config.tools import flatten
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.engine.training import trainer_class
 from detnas_d2.evaluation.scoring import evaluator_type
 from detnas_d2.modeling import find_supernet

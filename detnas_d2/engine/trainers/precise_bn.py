@@ -6,7 +6,11 @@ import torch
 from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 
-from detnas_d2.engine.iteration import iteration_seed, loss_normalizers, set_loss_normalizers
+from detnas_d2.engine.trainers.iteration import (
+    iteration_seed,
+    loss_normalizers,
+    set_loss_normalizers,
+)
 
 
 class SeededPreciseBN(PreciseBN):

@@ -13,9 +13,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.data import build_train_loader
-from detnas_d2.engine.bilevel_step import BilevelStep
-from detnas_d2.engine.data_checks import sharing_images
-from detnas_d2.engine.trainer import Trainer
+from detnas_d2.engine.checks.data import sharing_images
+from detnas_d2.engine.trainers.bilevel_step import BilevelStep
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.modeling.searchable_layers import RelaxedLayers, relaxed_parts
 from detnas_d2.search.gradient.objective import GIGA, ExpectedCost
 from detnas_d2.search.gradient.screening import RemovalSchedule, Screening

@@ -1,0 +1,1 @@
+"""Trainers of both methods, and what their steps are made of."""
