@@ -72,7 +72,7 @@ def test_the_number_of_classes_is_filled_in(roots: dict[str, Path], tmp_path: Pa
         ("searched", ["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "NUM_CLASSES is 5, dataset"),
         ("searched", ["MODEL.DEVICE", "cuda:77"], "MODEL.DEVICE is 'cuda:77': this machine"),
         ("search", ["MODEL.FPN.OUT_CHANNELS", "32"], "WEIGHTS 'supernet': .*in part only"),
-        ("search", ["MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone"], "BACKBONE.NAME .*needs a path"),
+        ("search", ["MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone"], "NAME .*needs a path"),
         ("search", ["SEARCH.CALIBRATION.IMAGES", "1000000"], "IMAGES is 1000000: expected at most"),
         ("search", ["SEARCH.POPULATION", "100000"], "POPULATION 100000: the space has 1024 paths"),
         ("search", ["SEARCH.METRIC", "bbox/AP51"], "SEARCH.METRIC 'bbox/AP51'"),
