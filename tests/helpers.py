@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -124,3 +128,11 @@ def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
     after = model.state_dict()
     assert after.keys() == before.keys()
     return {name for name, value in before.items() if not torch.equal(after[name], value)}
+
+
+def load_file(name: str, path: Path) -> ModuleType:
+    """The module of a file that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

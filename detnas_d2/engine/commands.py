@@ -45,7 +45,14 @@ def begin(args: argparse.Namespace, kind: str) -> CfgNode:
         check_evaluation(cfg)
         return cfg
     folder = os.path.dirname(args.config_file)
-    check_run(cfg, kind, models, config_dir=folder, processes=comm.get_world_size())
+    check_run(
+        cfg,
+        kind,
+        models,
+        config_dir=folder,
+        data=kind != "search",  # which looks at its data itself, before it computes anything
+        processes=comm.get_world_size(),
+    )
     model = models.of(cfg)
     resumes = args.resume and kind != "search" and has_checkpoints(cfg.OUTPUT_DIR)
     if cfg.MODEL.WEIGHTS and not resumes:

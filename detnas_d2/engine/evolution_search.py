@@ -55,7 +55,7 @@ def search(
     plan = SearchPlan.from_config(cfg, config_dir, retrain_opts)
     plan.check()
     plan = plan.measured()
-    plan.proposals.check()
+    plan.proposals.check_limits()
     for warning in plan.warnings():
         logger.warning(warning)
     model = load_supernet(cfg)

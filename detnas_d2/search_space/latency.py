@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
+from detnas_d2.layers import ConvNormAct, get_norm
 from detnas_d2.search_space.additive import AdditiveTable
+from detnas_d2.search_space.shuffle_ops import build_shuffle_block
 from detnas_d2.search_space.space import PathSpace, SearchSpace
 from detnas_d2.utils.timing import in_turns, milliseconds
 
@@ -87,17 +88,7 @@ def measure_latency(
     base = _medians([stem], image, device, repeats)[0]
     entries = []
     for layer in space.layers:
-        blocks = [
-            ShuffleBlock(
-                layer.in_channels,
-                layer.out_channels,
-                op=op,
-                stride=layer.stride,
-                norm=norm,
-                shuffle_method=shuffle_method,
-            )
-            for op in layer.ops
-        ]
+        blocks = [build_shuffle_block(layer, op, norm, shuffle_method) for op in layer.ops]
         x = torch.rand(batch_size, layer.in_channels, height, width)
         entries.append(tuple(_medians(blocks, x, device, repeats)))
         height, width = -(-height // layer.stride), -(-width // layer.stride)

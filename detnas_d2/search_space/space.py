@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class LayerSpec:
     levels: int = 1
 
 
-class PathSpace:
+class PathSpace(ABC):
     """Base of all spaces of single paths: names, layers, and paths from text and indices.
 
     A subclass gives ``name``, ``stage_depths`` (layers of each group that ``/`` separates in
@@ -55,8 +56,9 @@ class PathSpace:
     stage_depths: tuple[int, ...]
 
     @property
+    @abstractmethod
     def layers(self) -> tuple[LayerSpec, ...]:
-        raise NotImplementedError
+        """Every layer with its candidates."""
 
     @property
     def num_layers(self) -> int:

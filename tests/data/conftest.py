@@ -220,3 +220,16 @@ def perfect_results() -> Callable[[str, Any], dict[str, Any]]:
         return evaluator.evaluate()
 
     return evaluate
+
+
+@pytest.fixture
+def checked(make_cfg, coco):
+    """Saves the data, checks them as a training does, and returns the config."""
+
+    def check(**keys):
+        coco.save()
+        cfg = make_cfg(coco.declaration, train=["pets"], test=["pets"], **keys)
+        register_datasets(cfg)
+        return cfg
+
+    return check

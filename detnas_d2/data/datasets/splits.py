@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -198,7 +199,7 @@ def _half_source(source: RegisteredSource, folder: str, half: str) -> Registered
     return replace(source, root=os.path.join(folder, "voc"), split=half)
 
 
-class _Splitter(Generic[S]):
+class _Splitter(ABC, Generic[S]):
     """The halves of a dataset; a subclass writes them."""
 
     def __init__(self, parent: str, source: S, settings: SplitSettings | Shares) -> None:
@@ -206,8 +207,9 @@ class _Splitter(Generic[S]):
         self.source = source
         self.settings = settings
 
+    @abstractmethod
     def write(self, folder: str) -> None:
-        raise NotImplementedError
+        """Writes both halves into ``folder``."""
 
     def halves(self, keys: list[str]) -> dict[str, set[str]]:
         """Image keys of each half."""

@@ -15,13 +15,14 @@ from detnas_d2.modeling.choice_block import ChoiceBlock
 from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import LayerSpec, Path, SearchSpace
+from detnas_d2.search_space.shuffle_ops import build_shuffle_block
 
 INITS = ("imagenet", "default")
 FUSED_OPS = ("off", "cpu", "on", "auto")
 
 
 class ShuffleNetBackbone(Backbone):
-    """Base of supernet and searched backbone.
+    """Base of supernet and decoded backbone.
 
     Input: images (N, 3, H, W). Output: dict of features; "stage1" ... "stage4" with strides 4, 8,
     16, 32, and "last" (stride 32) where a last convolution is asked for.
@@ -132,7 +133,11 @@ class ShuffleNetBackbone(Backbone):
 
 
 class DecodedBackbone(ShuffleNetBackbone):
-    """The plain backbone of one path."""
+    """The plain backbone of one path.
+
+    Args:
+        options: ``out_features``, ``last_conv`` and ``init`` of :class:`ShuffleNetBackbone`.
+    """
 
     def __init__(
         self,
@@ -140,9 +145,7 @@ class DecodedBackbone(ShuffleNetBackbone):
         *,
         norm: NormFactory,
         shuffle_method: int,
-        out_features: Sequence[str],
-        last_conv: bool = False,
-        init: str = "imagenet",
+        **options: Any,
     ) -> None:
         if not isinstance(path.space, SearchSpace):
             raise ValueError(f"path of space {path.space.name!r}, expected one of a DetNAS space")
@@ -153,9 +156,7 @@ class DecodedBackbone(ShuffleNetBackbone):
                 for layer, op in zip(layers, path.ops, strict=True)
             )
 
-        super().__init__(
-            path.space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
-        )
+        super().__init__(path.space, build, norm=norm, **options)
         self.path = path
 
 
@@ -165,6 +166,9 @@ class Supernet(ShuffleNetBackbone):
     Detectron2's meta-architectures call ``backbone(images)`` without further argument, so the
     path is set around their call with :meth:`active` (or ``activate`` for a whole model).
     Without one, ``forward`` raises ``RuntimeError``.
+
+    Args:
+        options: ``out_features``, ``last_conv`` and ``init`` of :class:`ShuffleNetBackbone`.
 
     Attributes:
         walk: what the paths of a population share, see :func:`detnas_d2.modeling.supernet.walking`.
@@ -176,9 +180,7 @@ class Supernet(ShuffleNetBackbone):
         *,
         norm: NormFactory,
         shuffle_method: int,
-        out_features: Sequence[str],
-        last_conv: bool = False,
-        init: str = "imagenet",
+        **options: Any,
     ) -> None:
         def choice_block(layer: LayerSpec) -> ChoiceBlock:
             return ChoiceBlock(
@@ -188,9 +190,7 @@ class Supernet(ShuffleNetBackbone):
         def build(layers: Sequence[LayerSpec]) -> nn.Module:
             return nn.ModuleList(map(choice_block, layers))
 
-        super().__init__(
-            space, build, norm=norm, out_features=out_features, last_conv=last_conv, init=init
-        )
+        super().__init__(space, build, norm=norm, **options)
         self._active: Path | None = None
         self.walk: PrefixWalk | None = None
 
@@ -229,20 +229,6 @@ class Supernet(ShuffleNetBackbone):
         if self.walk is None:
             return super()._walk_step()
         return self.walk.enter(self.active_path), self.walk.keep(self.active_path)
-
-
-def build_shuffle_block(
-    layer: LayerSpec, op: str, norm: NormFactory, shuffle_method: int
-) -> ShuffleBlock:
-    """The block of candidate ``op`` in ``layer``."""
-    return ShuffleBlock(
-        layer.in_channels,
-        layer.out_channels,
-        op=op,
-        stride=layer.stride,
-        norm=norm,
-        shuffle_method=shuffle_method,
-    )
 
 
 def init_shufflenet(backbone: ShuffleNetBackbone, init: str) -> None:

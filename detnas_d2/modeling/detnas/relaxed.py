@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from detnas_d2.layers import NormFactory
 from detnas_d2.layers.norm import get_norm
-from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone, build_shuffle_block
+from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone
 from detnas_d2.modeling.searchable_layers import RelaxedLayers
 from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
+from detnas_d2.search_space.shuffle_ops import build_shuffle_block
 
 RELAXED_DETNAS = "build_detnas_relaxed_backbone"
 
@@ -35,10 +36,8 @@ class RelaxedShuffleNet(ShuffleNetBackbone):
         *,
         norm: NormFactory,
         shuffle_method: int,
-        out_features: Sequence[str],
-        last_conv: bool = False,
-        init: str = "imagenet",
         recompute: bool = True,
+        **options: Any,
     ) -> None:
         def build(layer: LayerSpec, op: str) -> nn.Module:
             return build_shuffle_block(layer, op, norm, shuffle_method)
@@ -47,9 +46,7 @@ class RelaxedShuffleNet(ShuffleNetBackbone):
             space,
             lambda layers: RelaxedLayers("backbone", layers, build, recompute=recompute),
             norm=norm,
-            out_features=out_features,
-            last_conv=last_conv,
-            init=init,
+            **options,
         )
 
     def run_layer(self, index: int, x: Tensor) -> Tensor:
