@@ -106,7 +106,7 @@ def test_own_train_net_in_the_readme(small: None, tmp_path: Path) -> None:
             "DEVICE": "cpu",
             "WEIGHTS": "",
             "BACKBONE": {"NAME": "build_detnas_supernet_fpn_backbone"},
-            "DETNAS": {"SPACE": "detnas_tiny", "INIT": "default"},
+            "DETNAS": {"SPACE": "detnas_tiny"},
             "FPN": {"IN_FEATURES": ["stage1", "stage2", "stage3", "stage4"], "OUT_CHANNELS": 16},
             "ROI_BOX_HEAD": {"FC_DIM": 16},
             "ROI_HEADS": {"NUM_CLASSES": 2, "BATCH_SIZE_PER_IMAGE": 16},

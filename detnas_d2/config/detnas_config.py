@@ -37,9 +37,11 @@ def _add_model_config(cfg: CN) -> None:
     # Channel shuffle: 1 interleaves halves and cuts (released search and ImageNet code), 2 takes
     # even and odd channels (released single-path detectors).
     cfg.MODEL.DETNAS.SHUFFLE_METHOD = 1
-    # Initial weights: "imagenet" (normal, std 1/fan-in channels, BN bias 1e-4; released
-    # classification code) or "default" (torch's; released detection code).
-    cfg.MODEL.DETNAS.INIT = "imagenet"
+    # Initial weights: "default" (torch's; released detection code) or "imagenet" (normal, std
+    # 1/fan-in channels, BN bias 1e-4; released classification code). The latter draws depthwise
+    # kernels from N(0, 1), and a BatchNorm behind a kernel w divides its effective rate by |w|^2:
+    # at small rates or in short runs such kernels hardly move.
+    cfg.MODEL.DETNAS.INIT = "default"
     # Append the last 1x1 convolution of the space as feature "last". The classifier needs it.
     cfg.MODEL.DETNAS.LAST_CONV = False
     # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.

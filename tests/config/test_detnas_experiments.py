@@ -16,7 +16,7 @@ from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
 from detnas_d2.pipeline.definition import Stage
 from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search_space import build_cost_table, get_space
-from tests.experiments import PIPELINES, content, frozen, load, pipeline
+from tests.experiments import EXPERIMENTS, PIPELINES, content, frozen, load, pipeline
 from tests.helpers import changed, snapshot, training_batch
 
 KINDS = [f"{head}_{data}" for head in ("fpn", "retinanet") for data in ("coco", "voc")]
@@ -142,6 +142,18 @@ def test_from_scratch_starts_from_nothing() -> None:
     for name in (*names, "DetNAS/own_data/supernet.yaml"):
         cfg = frozen(name)
         assert (cfg.MODEL.WEIGHTS, cfg.MODEL.DETNAS.INIT) == ("", "default")
+
+
+def test_released_initial_weights_are_for_the_released_classification() -> None:
+    """Depthwise kernels of N(0, 1) need its rate and length; every other run has torch's."""
+    found = {"imagenet": 0, "default": 0}
+    for name in EXPERIMENTS:
+        model, data = frozen(name).MODEL, frozen(name).DATASETS.TRAIN
+        if "detnas" in model.BACKBONE.NAME and "DETNAS" in model:
+            expected = "imagenet" if data[0].startswith("imagenet_train") else "default"
+            assert expected == model.DETNAS.INIT, name
+            found[model.DETNAS.INIT] += 1
+    assert found["imagenet"] >= 5 and found["default"] >= 20
 
 
 def test_own_data_templates_are_small() -> None:

@@ -110,7 +110,6 @@ class Configs:
             cfg.MODEL.DETNAS.LAST_CONV = True
             cfg.MODEL.DETNAS.OUT_FEATURES = ["last"]
             cfg.MODEL.CLASSIFIER.NUM_CLASSES = 3
-        cfg.MODEL.DETNAS.INIT = "default"
         cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_BOX_HEAD.NORM = "BN"
         cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
         cfg.SOLVER.IMS_PER_BATCH = 2

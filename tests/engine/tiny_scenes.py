@@ -111,7 +111,6 @@ def scene_search(root: Path, model: str) -> CfgNode:
     types = {"panoptic": "coco_panoptic_seg", "semantic": "sem_seg"}
     register_scenes(root / "data", types.get(model, "coco"))
     cfg = detector_config("mask" if model in ("mask", "cascade", "panoptic") else "faster")
-    cfg.MODEL.DETNAS.INIT = "default"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20

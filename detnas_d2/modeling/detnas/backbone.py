@@ -33,7 +33,7 @@ class ShuffleNetBackbone(Backbone):
         norm: makes a normalisation layer from a channel number.
         out_features: names of the features to return.
         last_conv: append the 1x1 convolution to ``space.last_channels``.
-        init: "imagenet" or "default", see the config key ``MODEL.DETNAS.INIT``.
+        init: "default" or "imagenet", see the config key ``MODEL.DETNAS.INIT``.
 
     Attributes:
         fused_ops: "off", "cpu", "on" or "auto", see the config key ``MODEL.DETNAS.FUSED_OPS``.
@@ -51,7 +51,7 @@ class ShuffleNetBackbone(Backbone):
         norm: NormFactory,
         out_features: Sequence[str],
         last_conv: bool = False,
-        init: str = "imagenet",
+        init: str = "default",
     ) -> None:
         super().__init__()
         self.space = space

@@ -99,7 +99,7 @@ def decoded_backbone(*, space: str, path: str, **options: Any) -> DecodedBackbon
         path: text of the path, as a search reports it.
         options: ``out_features`` (default "stage1" to "stage4", strides 4 to 32), ``norm`` ("BN"),
             ``norm_momentum`` (0.1), ``shuffle_method`` (1), ``last_conv`` (False), ``init``
-            ("imagenet"), ``fused_ops`` ("cpu") and, for "auto", ``autotune_dir``: the keys of the
+            ("default"), ``fused_ops`` ("cpu") and, for "auto", ``autotune_dir``: the keys of the
             same names below ``MODEL.DETNAS``.
 
     Raises:
@@ -116,7 +116,7 @@ def _backbone(
     norm_momentum: float = 0.1,
     shuffle_method: int = 1,
     last_conv: bool = False,
-    init: str = "imagenet",
+    init: str = "default",
     fused_ops: str = "cpu",
     autotune_dir: str = "",
 ) -> Any:

@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from detnas_d2.config.tools import base_config
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import (
     DecodedBackbone,
@@ -110,13 +111,27 @@ def test_wrong_options(options: dict, message: str) -> None:
 
 def test_released_initial_weights() -> None:
     torch.manual_seed(0)
-    net = supernet()
+    net = supernet(init="imagenet")
     block = net.blocks[-1].candidates["xception"]
     pointwise, depthwise = block.main[1].conv.weight, block.main[0].conv.weight
     assert pointwise.std().item() == pytest.approx(1 / pointwise.shape[1], rel=0.1)
     assert depthwise.std().item() == pytest.approx(1, rel=0.15)
     assert net.stem.conv.weight.std().item() == pytest.approx(0.01, rel=0.2)
     assert (block.main[0].norm.bias == 1e-4).all()
+
+
+def test_default_initial_weights() -> None:
+    """Torch's, uniform up to 1 / sqrt(fan-in): 1 / k for depthwise kernels of k x k."""
+    torch.manual_seed(0)
+    net = supernet()
+    assert base_config().MODEL.DETNAS.INIT == "default"
+    for op, kernel in (("3x3", 3), ("7x7", 7)):
+        block = net.blocks[-1].candidates[op]
+        depthwise = block.main[1].conv.weight
+        assert depthwise.shape[1:] == (1, kernel, kernel)
+        assert depthwise.abs().max().item() == pytest.approx(1 / kernel, rel=0.02)
+        assert (block.main[1].norm.bias == 0).all()
+    assert net.stem.conv.weight.std().item() == pytest.approx(0.01, rel=0.2)
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask", "retinanet"])
