@@ -14,7 +14,8 @@ from detnas_d2.engine.library import search_model, train_model
 from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.trainers.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
-from detnas_d2.engine.trainers.trainer import PathTrainer, Trainer
+from detnas_d2.engine.trainers.path_step import PathTrainer
+from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.engine.training import evaluate, train
 
 __all__ = [

@@ -26,7 +26,8 @@ from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.path_sampling import PathSampler, UniformPathSampler
-from detnas_d2.engine.trainers.trainer import PathTrainer, refuse_relaxed
+from detnas_d2.engine.trainers.path_step import PathTrainer
+from detnas_d2.engine.trainers.trainer import refuse_relaxed
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring
 from detnas_d2.evaluation.population import PopulationEvaluator
@@ -56,7 +57,7 @@ def train_model(
     evaluate: Callable[[], Any] | None = None,
     resume: bool = False,
 ) -> None:
-    """Trains ``model`` in place to ``max_iter``; of a supernet, one path per iteration.
+    """Trains ``model`` in place to ``max_iter``; of a supernet, the sampled paths of an iteration.
 
     Writes checkpoints, ``metrics.json`` and at the end ``model_final.pth``. With ``resume`` a
     killed training goes on from its last checkpoint, and ends with the same bits if what
@@ -67,7 +68,7 @@ def train_model(
             resumable_loader(dicts, mapper, total_batch_size=16, start_iter=start)``.
         scheduler: what Detectron2's ``LRScheduler`` hook takes, e.g. the ``lr_multiplier`` of a
             LazyConfig; None: a constant rate.
-        path_sampler: path of an iteration; default: uniform.
+        path_sampler: the paths of an iteration; default: one, drawn uniformly.
         evaluate: called every ``eval_period`` iterations and at the end; returns results.
 
     Raises:

@@ -90,6 +90,19 @@ def test_averaged_gradients_are_those_of_the_joint_batch(
         assert (first is None and second is None) or torch.equal(first, second)
 
 
+def test_an_update_of_several_paths_is_that_of_the_joint_batch(
+    ranks: Results, shared: Configs
+) -> None:
+    start = dict(work.classifier(shared("classifier"), "GN").named_parameters())
+    expected = work.update(shared("classifier"), "GN", work.joint_batch())
+    moved = {name for name, weight in expected.items() if not torch.equal(weight, start[name])}
+    assert any(".candidates." in name for name in expected.keys() - moved)
+    for found in (rank["update"] for rank in ranks):
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+            assert torch.equal(found[name], start[name]) == (name not in moved), name
+
+
 def test_gradients_present_on_some_ranks(ranks: Results) -> None:
     for rank in ranks:
         assert rank["partial"] == [[1.5, 3.0], [2.0, 3.0], None]
@@ -103,7 +116,7 @@ def test_state_of_rank_0_is_broadcast(ranks: Results) -> None:
 @pytest.mark.parametrize("kind", ["supernet", "searched"])
 def test_ranks_train_the_same_weights(kind: str, ranks: Results) -> None:
     first, second = (rank[kind] for rank in ranks)
-    expected = [str(UniformPathSampler(work.TINY, 0)(i)) for i in range(3)]
+    expected = [str(path) for i in range(3) for path in UniformPathSampler(work.TINY, 0)(i)]
     assert first["paths"] == second["paths"] == (expected if kind == "supernet" else [])
     moved = 0
     for name, weight in first["weights"].items():

@@ -74,7 +74,7 @@ def test_only_the_active_path_learns(kind: str, configs: Configs) -> None:
     optimizer = Trainer.build_optimizer(cfg, model)
     first, second = disjoint_paths()[:2]
     sequence = [first, second, first, second]
-    step = PathTrainer(model, optimizer, path_sampler=sequence.__getitem__, seed=0)
+    step = PathTrainer(model, optimizer, path_sampler=lambda i: (sequence[i],), seed=0)
     step.set_data(endless(kind))
     weights, moving = snapshot(model), momenta(model, optimizer)
     prefix = next(n for n, m in model.named_modules() if m is find_supernet(model))

@@ -10,10 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from detnas_d2.data import register_datasets
-from detnas_d2.engine import Trainer, prepare
+from detnas_d2.engine import PathTrainer, Trainer, prepare
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.trainers.gradients import average_gradients, broadcast
 from detnas_d2.engine.trainers.iteration import loss_normalizers
@@ -29,6 +30,7 @@ from tests.helpers import classification_batch
 TINY = SPACES["detnas_tiny"]
 PATH = TINY.path([(layer + 1) % 4 for layer in range(TINY.num_layers)])
 POPULATION = [PATH, *(TINY.path([*PATH.choices[:3], a, b]) for a, b in ((0, 0), (0, 1)))]
+UPDATE = (*POPULATION, TINY.uniform_path("5x5"))
 ARGS = arguments()
 COUNTS = ((3, 1), (2, 0), (0, 0), (1, 2))
 """Images of rank 0 and rank 1 in the batches of :func:`sync_bn`."""
@@ -81,6 +83,18 @@ def gradients(model: nn.Module, batch: list[dict]) -> dict[str, Tensor | None]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
+def update(cfg: CfgNode, norm: str, batch: list[dict]) -> dict[str, Tensor]:
+    """Weights after an update of several paths; an operation may be in one or in all."""
+    model = classifier(cfg, norm)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = PathTrainer(model, optimizer, path_sampler=lambda iteration: UPDATE, seed=0)
+    step.set_data([batch])
+    with EventStorage():
+        step.iter = 0
+        step.run_step()
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
 def joint_batch() -> list[dict]:
     return classification_batch(64, [0, 1, 2, 1], seed=8)
 
@@ -104,7 +118,7 @@ def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
     step, paths = trainer.step, []
     if step.path_sampler is not None:
         sample = step.path_sampler
-        step.path_sampler = lambda i: paths.append(str(sample(i))) or sample(i)
+        step.path_sampler = lambda i: paths.extend(map(str, sample(i))) or sample(i)
     start = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer.resume_or_load(resume=False)
     results = trainer.train()
@@ -161,6 +175,7 @@ def work(cfgs: dict[str, CfgNode], out: str) -> None:
     for norm in ("GN", "SyncBN"):
         model = classifier(cfgs["classifier"], norm)
         found[norm] = gradients(model, mine)
+    found["update"] = update(cfgs["classifier"], "GN", mine)
     torch.manual_seed(rank)
     other = nn.BatchNorm1d(3).requires_grad_(False)
     other.running_mean.normal_()

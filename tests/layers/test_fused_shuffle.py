@@ -328,7 +328,7 @@ def _training_curve(mode: str, dtype: torch.dtype, seed: int = 0) -> Tensor:
     model = _Classifier(mode, dtype, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=2e-3, momentum=0.9, weight_decay=4e-5)
     trainer = PathTrainer(
-        model, optimizer, path_sampler=lambda i: TINY.random_path(random.Random(i)), seed=0
+        model, optimizer, path_sampler=lambda i: (TINY.random_path(random.Random(i)),), seed=0
     )
     labels = torch.tensor([0, 1, 0, 1]).expand(50, 4)
     images = 0.5 * torch.rand(50, 4, 3, 48, 48, generator=torch.Generator().manual_seed(1))

@@ -24,7 +24,7 @@ from detnas_d2.engine.trainers.iteration import (
     loss_normalizers,
     set_loss_normalizers,
 )
-from detnas_d2.engine.trainers.trainer import PathTrainer
+from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.search.gradient.objective import SPARSITY_TERMS, ExpectedCost

@@ -16,9 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 NORMALIZER = "loss_normalizer"
 
 
-def iteration_seed(seed: int, iteration: int, rank: int) -> int:
-    """Seed of the model's random choices (proposal sampling, dropout) in one iteration."""
-    digest = hashlib.sha256(f"iteration/{seed}/{iteration}/{rank}".encode()).digest()
+def iteration_seed(seed: int, iteration: int, rank: int, path: int = 0) -> int:
+    """Seed of the model's random choices (proposal sampling, dropout) in one iteration.
+
+    Args:
+        path: position of the path in an update of several; that of the first is that of one.
+    """
+    further = f"/{path}" if path else ""
+    digest = hashlib.sha256(f"iteration/{seed}/{iteration}/{rank}{further}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 

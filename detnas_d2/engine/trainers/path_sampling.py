@@ -1,4 +1,4 @@
-"""Samplers of the path that an iteration trains: pure functions of (seed, iteration)."""
+"""Samplers of the paths that an update trains: pure functions of (seed, iteration)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from detnas_d2.search_space import AdditiveTable, Path, SearchSpace, build_cost_
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import InputError
 
-PathSampler = Callable[[int], Path]
+PathSampler = Callable[[int], tuple[Path, ...]]
+"""Iteration -> the paths of its update, one or more, the same on all ranks."""
 
 
 class UniformPathSampler:
@@ -24,8 +25,8 @@ class UniformPathSampler:
     def __init__(self, space: PathSpace, seed: int) -> None:
         self.space, self.seed = space, seed
 
-    def __call__(self, iteration: int) -> Path:
-        return self.space.random_path(random.Random(f"path/{self.seed}/{iteration}"))
+    def __call__(self, iteration: int) -> tuple[Path, ...]:
+        return (self.space.random_path(random.Random(f"path/{self.seed}/{iteration}")),)
 
 
 class FlopsBinnedPathSampler:
@@ -69,14 +70,14 @@ class FlopsBinnedPathSampler:
                 f"{least} to {most} multiply-adds"
             )
 
-    def __call__(self, iteration: int) -> Path:
+    def __call__(self, iteration: int) -> tuple[Path, ...]:
         rng = random.Random(f"path/{self.seed}/{iteration}")
         low, high = rng.choice(self.bins)
         for _ in range(self.attempts):
             path = self.space.random_path(rng)
             if low <= self.macs(path) < high:
-                return path
-        return self.space.random_path(rng)
+                return (path,)
+        return (self.space.random_path(rng),)
 
     def macs(self, path: Path) -> int:
         """Multiply-adds of the classifier of ``path`` at 3x224x224."""

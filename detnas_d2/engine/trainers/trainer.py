@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
 import weakref
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detnas_d2.data import (
     DataState,
@@ -30,97 +27,16 @@ from detnas_d2.engine.outlook import Printer
 from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
-from detnas_d2.engine.trainers.gradients import average_gradients, broadcast
-from detnas_d2.engine.trainers.iteration import (
-    NORMALIZER,
-    iteration_seed,
-    loss_normalizers,
-    set_loss_normalizers,
-    share_loss_normalizers,
-    unwrapped,
-)
-from detnas_d2.engine.trainers.path_sampling import PathSampler, build_path_sampler
+from detnas_d2.engine.trainers.gradients import broadcast
+from detnas_d2.engine.trainers.iteration import unwrapped
+from detnas_d2.engine.trainers.path_sampling import build_path_sampler
+from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
 from detnas_d2.engine.trainers.schedule import LRScheduler, build_schedule
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.utils.errors import InputError
-
-
-class PathTrainer(SimpleTrainer):
-    """One optimisation step, of the sampled path if the model holds a supernet.
-
-    Only the active path learns: the other parameters have no gradient (None), so the optimizer
-    neither moves them nor their momentum, and weight decay does not touch them.
-
-    Args:
-        model: the model; may be wrapped in DistributedDataParallel if it holds no supernet.
-            Otherwise the step averages the gradients over the ranks.
-        optimizer: its optimizer.
-        path_sampler: path of an iteration, or None for a model without supernet.
-        seed: seed of the model's random choices.
-        amp: mixed precision; float16 with loss scaling on GPUs, bfloat16 on CPUs.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        path_sampler: PathSampler | None,
-        seed: int,
-        amp: bool = False,
-    ) -> None:
-        super().__init__(model, (), optimizer)
-        self.path_sampler, self.seed, self.amp = path_sampler, seed, amp
-        self.supernet = find_supernet(model)
-        if (self.supernet is None) != (path_sampler is None):
-            raise ValueError("a path sampler is needed exactly if the model holds a supernet")
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self.device_type = self._parameters[0].device.type
-        scale = amp and self.device_type == "cuda"
-        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=scale)
-
-    def set_data(self, data_loader: Any) -> None:
-        """Sets what the next steps train on."""
-        self._batches = iter(data_loader)
-
-    @plain_torchscript()
-    def run_step(self) -> None:
-        start = time.perf_counter()
-        data = next(self._batches)
-        data_time = time.perf_counter() - start
-        torch.manual_seed(iteration_seed(self.seed, self.iter, comm.get_rank()))
-        self.optimizer.zero_grad(set_to_none=True)
-        active: AbstractContextManager[None] = nullcontext()
-        if self.supernet is not None and self.path_sampler is not None:
-            active = self.supernet.active(self.path_sampler(self.iter))
-        with active:
-            dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
-            with torch.autocast(self.device_type, dtype, enabled=self.amp):
-                losses = self.model(data)
-                total = sum(losses.values())
-            self.grad_scaler.scale(total).backward()
-        if not isinstance(self.model, DistributedDataParallel):
-            average_gradients(self._parameters)
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        share_loss_normalizers(self.model)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "grad_scaler": self.grad_scaler.state_dict(),
-            NORMALIZER: loss_normalizers(self.model),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        if NORMALIZER in state_dict:
-            set_loss_normalizers(self.model, state_dict[NORMALIZER])
 
 
 def refuse_relaxed(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.trainers.path_sampling import UniformPathSampler
-from detnas_d2.engine.trainers.trainer import PathTrainer
+from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.evaluation.recalibration import recalibrate
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.modeling.hit import ChoiceLayers, HitSupernet
@@ -80,7 +80,7 @@ def test_only_the_active_path_learns():
     with EventStorage():
         step.iter = 0
         step.run_step()
-    ops = SPACE.split(sampler(0))
+    ops = SPACE.split(*sampler(0))
     for name, p in model.named_parameters():
         if ".candidates." not in name:
             continue
