@@ -19,7 +19,8 @@ from detnas_d2.engine.checks.models import Models, check_evaluation, check_names
 from detnas_d2.engine.checks.run import check_run, check_weights
 from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.evolution_search import search
-from detnas_d2.engine.gradient_search import BEST_FILE, gradient_search, screen
+from detnas_d2.engine.gradient_search import gradient_search, screen
+from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.engine.training import evaluate, train
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.search_space.genotype import Genotype

@@ -16,8 +16,9 @@ from torch import nn
 from detnas_d2.config.tools import short_yaml
 from detnas_d2.data import data_state, drop_cache
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
+from detnas_d2.engine.inherited import INHERITED_CONFIG, INHERITED_FILE, write_inherited
 from detnas_d2.engine.outlook import outlook_text
-from detnas_d2.engine.plan import SearchPlan
+from detnas_d2.engine.plan import BEST_FILE, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.trainers.trainer import Trainer
@@ -40,8 +41,10 @@ def search(
     """Runs or resumes a search in ``OUTPUT_DIR``.
 
     Files there: ``history.jsonl`` (every candidate), ``search.json`` (what determines them),
-    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``); while it runs,
-    the images (``SEARCH.IMAGE_CACHE_GIB``).
+    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``),
+    ``best_inherited.pth`` and ``best_inherited.yaml`` (the same network with the supernet's
+    weights, to be evaluated or fine-tuned); while it runs, the images
+    (``SEARCH.IMAGE_CACHE_GIB``).
 
     Args:
         config_dir, retrain_opts: see :func:`detnas_d2.engine.plan.retrain_config`.
@@ -65,13 +68,21 @@ def search(
         **plan.evaluation.fingerprint(),
     }
     evaluator = partial(candidate_evaluator, plan.evaluation, model)
-    best = search_candidates(plan.proposals, evaluator, evaluation, resume=resume)
-    if comm.is_main_process():
-        target = os.path.join(plan.proposals.output_dir, "best.yaml")
-        write_text(target, best_yaml(plan.completed(best.path), best, plan.evaluation.metric))
-        logger.info("Best path (fitness %.3f): %s; written to %s", best.fitness, best.path, target)
+    folder, metric = plan.proposals.output_dir, plan.evaluation.metric
+    weights = os.path.join(folder, INHERITED_FILE)
+
+    def finish(best: CandidateRecord, evaluates: PopulationEvaluator) -> None:
+        decoded = plan.inherited(best.path, weights)
+        texts = [best_yaml(found, best, metric) for found in (plan.completed(best.path), decoded)]
+        if comm.is_main_process():
+            write_text(os.path.join(folder, BEST_FILE), texts[0])
+        if write_inherited(decoded, best, plan.proposals.space, evaluates):
+            write_text(os.path.join(folder, INHERITED_CONFIG), texts[1])
+
+    best = search_candidates(plan.proposals, evaluator, evaluation, resume=resume, finish=finish)
     comm.synchronize()
-    drop_cache(plan.proposals.output_dir)
+    logger.info("Best path (fitness %.3f): %s; written to %s", best.fitness, best.path, folder)
+    drop_cache(folder)
     return best
 
 
@@ -81,6 +92,7 @@ def search_candidates(
     evaluation: Mapping[str, Any],
     *,
     resume: bool,
+    finish: Callable[[CandidateRecord, PopulationEvaluator], None] | None = None,
 ) -> CandidateRecord:
     """Searches in the output folder, or goes on; returns the best candidate.
 
@@ -88,6 +100,7 @@ def search_candidates(
         proposals: measured.
         evaluator: gives the evaluator of candidates.
         evaluation: what decides a candidate's fitness, weights included; JSON values.
+        finish: called with the best candidate and the evaluator, which still remembers it.
     """
     searcher, constraint = proposals.build_searcher(), proposals.constraint
     fingerprint = search_fingerprint(
@@ -104,7 +117,7 @@ def search_candidates(
     with evaluator() as evaluates:
         if progress is not None:
             evaluates.on_pass = progress.passed
-        return run_search(
+        best = run_search(
             searcher,
             evaluates,
             history,
@@ -113,6 +126,9 @@ def search_candidates(
             max_failures=proposals.max_failures,
             on_progress=progress,
         )
+        if finish is not None:
+            finish(best, evaluates)
+    return best
 
 
 def load_supernet(cfg: CfgNode) -> nn.Module:
@@ -130,7 +146,7 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
 
 
 def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:
-    """Text of ``best.yaml``."""
+    """Text of ``best.yaml`` and ``best_inherited.yaml``."""
     assert best.macs is not None and best.params is not None
     return (
         f"# The best path of a search: supernet {metric} {best.fitness:.3f}, "

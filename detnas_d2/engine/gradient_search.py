@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from detnas_d2.config.tools import nested, short_yaml
 from detnas_d2.engine.architectures import decoded
-from detnas_d2.engine.plan import GradientPlan
+from detnas_d2.engine.plan import BEST_FILE, GradientPlan
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.utils.errors import InputError
@@ -24,7 +24,6 @@ logger = logging.getLogger("detnas_d2.search")
 SUB_SPACE_FILE = "sub_space.yaml"
 SCREENING_FILE = "screening.yaml"
 GENOTYPE_FILE = "genotype.yaml"
-BEST_FILE = "best.yaml"
 
 
 def train_relaxed(cfg: CfgNode, *, resume: bool) -> GradientSearchTrainer:

@@ -21,6 +21,9 @@ from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.utils.errors import InputError
 
+BEST_FILE = "best.yaml"
+"""The network that a search found, a config for ``train_net.py``."""
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -38,6 +41,7 @@ class SearchPlan:
     trained_on: tuple[str, ...]
     weights: str
     _retrain: CfgNode
+    _decoded: CfgNode
 
     @classmethod
     def from_config(
@@ -57,6 +61,7 @@ class SearchPlan:
             trained_on=tuple(cfg.DATASETS.TRAIN),
             weights=cfg.MODEL.WEIGHTS,
             _retrain=retrain_config(cfg, config_dir, opts),
+            _decoded=decoded_config(cfg),
         )
 
     def measured(self) -> SearchPlan:
@@ -100,6 +105,19 @@ class SearchPlan:
         retrain = self._retrain.clone()
         fix_path(retrain, self.proposals.space, path)
         return retrain
+
+    def inherited(self, path: str, weights: str) -> CfgNode:
+        """The config of the network of one path with its ``weights`` out of the supernet.
+
+        Neck, heads and test-time settings are the search's, so that evaluating it as it stands
+        gives the path's fitness.
+        """
+        decoded = self._decoded.clone()
+        fix_path(decoded, self.proposals.space, path)
+        decoded.DATASETS.TEST = (self.evaluation.validation,)
+        decoded.MODEL.WEIGHTS = weights
+        decoded.OUTPUT_DIR = os.path.join(self.proposals.output_dir, "inherited")
+        return decoded
 
 
 @dataclass(frozen=True)
@@ -167,11 +185,7 @@ def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> C
     node = "HIT_SEARCH" if is_relaxed(cfg) else "SEARCH"
     file = cfg[node].RETRAIN_CONFIG
     if not file:
-        retrain = cfg.clone()
-        retrain.defrost()
-        decode_backbones(retrain)
-        retrain.MODEL.WEIGHTS = ""
-        retrain.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
+        retrain = decoded_config(cfg)
         retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
         return retrain
     retrain = load_config(os.path.join(config_dir, file), opts)
@@ -186,3 +200,13 @@ def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> C
             "decoded backbone, e.g. build_detnas_fpn_backbone"
         )
     return retrain
+
+
+def decoded_config(cfg: CfgNode) -> CfgNode:
+    """The config of a search with a decoded backbone for the searched one, and no weights."""
+    decoded = cfg.clone()
+    decoded.defrost()
+    decode_backbones(decoded)
+    decoded.MODEL.WEIGHTS = ""
+    decoded.MODEL.DEVICE = base_config().MODEL.DEVICE  # not that of this machine
+    return decoded

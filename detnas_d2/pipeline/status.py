@@ -7,7 +7,8 @@ import os
 
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, fingerprint, load_config
 from detnas_d2.engine.checkpoint import FINAL, has_checkpoints
-from detnas_d2.engine.gradient_search import BEST_FILE, GENOTYPE_FILE, SUB_SPACE_FILE
+from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
+from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import PipelineError, Stage
 from detnas_d2.pipeline.state import DONE, DONE_FILE, FAILED, OUTDATED, STOPPED, read_json, state_of

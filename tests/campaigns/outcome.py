@@ -11,6 +11,7 @@ from torch import Tensor
 
 _TEXTS = {
     "best.yaml",
+    "best_inherited.yaml",
     "genotype.yaml",
     "sub_space.yaml",
     "screening.yaml",
@@ -26,7 +27,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
-        if file.suffix == ".pth" and file.name.startswith("model"):
+        if file.suffix == ".pth" and file.name.startswith(("model", "best_inherited")):
             found[name] = _checkpoint(file)
         elif file.name == "history.jsonl":
             rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -198,8 +198,11 @@ def test_search_whose_rank_was_killed_resumes_to_what_one_process_finds(shared: 
     assert histories[0].identity() == histories[1].identity()
     assert len(histories[0]) == 12 and not histories[0].failed
     assert best.fitness > 0 and len({record.fitness for record in histories[0]}) > 4
-    texts = [(shared.root / name / "best.yaml").read_text() for name in ("one", "two")]
-    assert texts[0].replace("/one/", "/two/") == texts[1]
+    for file in ("best.yaml", "best_inherited.yaml"):
+        texts = [(shared.root / name / file).read_text() for name in ("one", "two")]
+        assert texts[0].replace("/one/", "/two/") == texts[1]
+    weights = [torch.load(shared.root / name / "best_inherited.pth") for name in ("one", "two")]
+    torch.testing.assert_close(weights[0]["model"], weights[1]["model"])
 
 
 def _last_rank(launcher: int) -> int:

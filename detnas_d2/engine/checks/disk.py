@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from detnas_d2.engine.checkpoint import KEPT
 from detnas_d2.utils.errors import InputError
@@ -41,8 +41,9 @@ def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
         kind: of the stage.
         model: its model; may be on the meta device.
     """
-    if kind == "search":
-        return Need(cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))
+    if kind == "search":  # the winner is a part of the supernet
+        winner = _bytes_of(model.state_dict().values())
+        return Need(winner, cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))
     size = checkpoint_bytes(model)
     return Need(size * (1 + kept_checkpoints(cfg)), passing=size)
 
@@ -50,7 +51,10 @@ def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
 def checkpoint_bytes(model: nn.Module) -> int:
     """Of a training's checkpoint: the model, and the momentum of what learns."""
     learning = [p for p in model.parameters() if p.requires_grad]
-    tensors = [*model.state_dict().values(), *learning]
+    return _bytes_of([*model.state_dict().values(), *learning])
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

@@ -74,10 +74,12 @@ def _check_search(cfg: CfgNode, models: Models, plan: SearchPlan, *, data: bool)
         )
     plan.check(data=False)
     space = plan.proposals.space
-    retrain = plan.completed(str(space.path((0,) * len(space.cardinalities))))
+    path = str(space.path((0,) * len(space.cardinalities)))
+    retrain = plan.completed(path)
     with told("SEARCH.RETRAIN_CONFIG"):
         check_names(retrain)
         models.of(retrain)
+    models.of(plan.inherited(path, ""))
     if data:
         plan.evaluation.check()
 
