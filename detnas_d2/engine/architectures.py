@@ -16,7 +16,7 @@ from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
 from detnas_d2.search.gradient.objective import decode_parts
 from detnas_d2.search_space import CostTable, build_cost_table, get_space
-from detnas_d2.search_space.costs import Cost
+from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
@@ -98,7 +98,7 @@ def decoded_example(cfg: CfgNode, model: nn.Module) -> list[Any]:
     searched, specs = set(cfg.MODEL.HIT.SEARCHABLE_PARTS), part_specs(cfg)
     parts = {part: tuple(layer.ops[0] for layer in specs[part]) for part in searched & set(specs)}
     backbone = _relaxed_detnas(model)
-    path = str(backbone.space.uniform_path(backbone.space.ops[0])) if backbone is not None else ""
+    path = str(backbone.space.first_path()) if backbone is not None else ""
     return list(chain(*_decoded_keys(cfg, _genotype(cfg, parts), path).items()))
 
 

@@ -110,6 +110,9 @@ def recalibrate_population(
         known.update(_merged(collector.nodes_of(path for path in missing if path not in failures)))
         if len(failures) < len(missing) and not known:
             raise ValueError("no calibration batch: the calibration dataset is empty")
+        for path in missing:  # a last layer without BatchNorm has no node of its own
+            if path not in failures:
+                known.setdefault(path.choices, BNStatistics())
     found: dict[Path, BNStatistics | CandidateFailed] = {}
     for path in paths:
         found[path] = failures[path] if path in failures else _statistics_of(path, known)

@@ -16,7 +16,7 @@ Run = Callable[[ShuffleBlock, Tensor], Tensor]
 
 
 def choose(
-    autotune: AutotuneCache, blocks: Sequence[ShuffleBlock], x: Tensor, mode: str, run: Run
+    autotune: AutotuneCache, blocks: Sequence[nn.Module], x: Tensor, mode: str, run: Run
 ) -> list[bool]:
     """For every block of a chain whether the operators are to run it.
 
@@ -25,6 +25,7 @@ def choose(
     blocks and the global random generator are left alone.
 
     Args:
+        blocks: others than shuffle blocks are their modules' to run.
         x: (N, C, H, W), the first block's input; only its shape and dtype count.
         mode: "training" (forward and backward, with batch statistics), "statistics" or
             "evaluation".
@@ -33,15 +34,24 @@ def choose(
     n, _, h, w = x.shape
     chosen = []
     for block in blocks:
+        if not isinstance(block, ShuffleBlock):
+            chosen.append(False)
+            strides = [m.stride[0] for m in block.modules() if isinstance(m, nn.Conv2d)]
+            h, w = (-(-size // max(strides, default=1)) for size in (h, w))
+            continue
         channels = conv_norm_acts(block)[0].conv.in_channels * (2 if block.stride == 1 else 1)
         key = (
-            f"{mode} {block.op} stride {block.stride}, {channels} channels, "
+            f"{mode} {_name(block)} stride {block.stride}, {channels} channels, "
             f"{size_class(n * h * w)} pixels, {x.dtype}, {torch.get_num_threads()} threads"
         )
         shape = (n, channels, h, w)
         chosen.append(autotune.use_ops(key, partial(_ways, block, shape, x.dtype, mode, run)))
         h, w = -(-h // block.stride), -(-w // block.stride)
     return chosen
+
+
+def _name(block: ShuffleBlock) -> str:
+    return block.op if block.expansion == 1 else f"{block.op}_e{block.expansion}"
 
 
 def _ways(
@@ -54,7 +64,7 @@ def _ways(
     with torch.random.fork_rng(devices=[]):
         block = ShuffleBlock(
             channels, out, op=block.op, stride=block.stride, norm=nn.BatchNorm2d,
-            shuffle_method=block.shuffle_method,
+            shuffle_method=block.shuffle_method, expansion=block.expansion,
         ).to(main[0].conv.weight.dtype).train(mode != "evaluation")  # fmt: skip
     x = torch.rand(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)

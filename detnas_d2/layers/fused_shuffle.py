@@ -73,20 +73,20 @@ def join(left: Pending, right: Pending, method: int, split: bool) -> tuple[Tenso
 
 def run_blocks(
     p: Pending,
-    blocks: Sequence[ShuffleBlock],
+    blocks: Sequence[nn.Module],
     wanted: Collection[int],
     fits: Sequence[bool] | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The output of the last block and those of the blocks ``wanted``, by index.
 
     All BatchNorms use statistics of the batch. ``fits``: for each block whether the operators run
-    it, or its modules.
+    it, or its modules; by default they run every shuffle block.
     """
-    fits = fits or [True] * len(blocks)
+    fits = fits or [isinstance(block, ShuffleBlock) for block in blocks]
     outputs: dict[int, Tensor] = {}
     halves: tuple[Tensor, Tensor] | None = None
     for i, block in enumerate(blocks):
-        if not fits[i]:
+        if not fits[i] or not isinstance(block, ShuffleBlock):
             p = Pending(block(_materialise(p)))
             if i in wanted:
                 outputs[i] = p.x
@@ -95,7 +95,9 @@ def run_blocks(
             halves = _Split.apply(_materialise(p), block.shuffle_method)
         more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
         # A following block of stride 1 takes its halves, shuffled its way.
-        method = blocks[i + 1].shuffle_method if more and blocks[i + 1].stride == 1 else 0
+        following = blocks[i + 1] if more else None
+        splits = isinstance(following, ShuffleBlock) and following.stride == 1
+        method = following.shuffle_method if splits else 0
         layers = conv_norm_acts(block)
         if not torch.is_grad_enabled() and all(map(_fits_at_once, layers)):
             out = _block_at_once(block, layers, p, halves, method)
@@ -179,7 +181,7 @@ def _materialise(p: Pending) -> Tensor:
 
 def fused_forward(
     stem: ConvNormAct | None,
-    blocks: Sequence[ShuffleBlock],
+    blocks: Sequence[nn.Module],
     last: ConvNormAct | None,
     x: Tensor,
     wanted: Collection[int],
@@ -191,6 +193,7 @@ def fused_forward(
 
     Args:
         stem: None if ``x`` is not the images but the output at depth ``first``.
+        blocks: identities are left out, others than shuffle blocks run as modules.
         wanted: depths; 0 is the output of the stem, ``first + d`` that of the d-th of ``blocks``.
         extra: modules around the blocks, whose hooks count too.
         autotune: run every block the way that is faster here. Not with several processes, which
@@ -201,51 +204,76 @@ def fused_forward(
         also while gradients are recorded.
     """
     around = [layer for layer in (stem, last) if layer is not None]
-    modules: list[ConvNormAct | ShuffleBlock] = [*around, *blocks]
+    fused = [block for block in blocks if isinstance(block, ShuffleBlock)]
+    modules: list[ConvNormAct | ShuffleBlock] = [*around, *fused]
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
-    if any(map(hooked, extra)) or not can_fuse_layers(modules, layers, x):
+    skipped = [block for block in blocks if isinstance(block, nn.Identity)]
+    if any(map(hooked, (*extra, *skipped))) or not can_fuse_layers(modules, layers, x):
         return None
     modes = {uses_batch_statistics(norm_of(layer)) for layer in layers}
     if len(modes) != 1:
         return None
     if dist.is_initialized() and dist.get_world_size() > 1:
         autotune = None
-    if modes == {True}:
-        return _fused_with_batch_statistics(stem, blocks, last, x, wanted, first, autotune)
-    if torch.is_grad_enabled():
-        return None
-    outputs: dict[int, Tensor] = {}
-    x = x.contiguous(memory_format=torch.channels_last)
-    if stem is not None:
-        x = eval_layer(stem, x)
-        if 0 in wanted:
-            outputs[0] = x
-    fits = None if autotune is None else choose(autotune, blocks, x, "evaluation", eval_block)
+    # Positions count the blocks that are not skipped, after which nothing is new.
+    chain = [block for block in blocks if not isinstance(block, nn.Identity)]
+    position, positions = 0, {} if stem is None else {first: 0}
     for depth, block in enumerate(blocks, first + 1):
-        x = eval_block(block, x) if fits is None or fits[depth - first - 1] else block(x)
-        if depth in wanted:
-            outputs[depth] = x
-    return outputs, None if last is None else eval_layer(last, x)
+        position += not isinstance(block, nn.Identity)
+        positions[depth] = position
+    needed = {positions[depth] for depth in wanted if depth in positions}
+    if modes == {True}:
+        run = _with_batch_statistics
+    elif not torch.is_grad_enabled():
+        run = _with_running_statistics
+    else:
+        return None
+    found, y = run(stem, chain, last, x, needed, autotune)
+    return {depth: found[positions[depth]] for depth in wanted if depth in positions}, y
 
 
-def _fused_with_batch_statistics(
+def _with_running_statistics(
     stem: ConvNormAct | None,
-    blocks: Sequence[ShuffleBlock],
+    blocks: Sequence[nn.Module],
     last: ConvNormAct | None,
     x: Tensor,
     wanted: Collection[int],
-    first: int,
     autotune: AutotuneCache | None,
 ) -> tuple[dict[int, Tensor], Tensor | None]:
+    """In evaluation: the outputs after the first ``wanted`` of the blocks, and that of ``last``."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    if stem is not None:
+        x = eval_layer(stem, x)
+    outputs = {0: x} if 0 in wanted else {}
+    fits = None if autotune is None else choose(autotune, blocks, x, "evaluation", eval_block)
+    for i, block in enumerate(blocks):
+        if isinstance(block, ShuffleBlock) and (fits is None or fits[i]):
+            x = eval_block(block, x)
+        else:
+            x = block(x)
+        if i + 1 in wanted:
+            outputs[i + 1] = x
+    return outputs, None if last is None else eval_layer(last, x)
+
+
+def _with_batch_statistics(
+    stem: ConvNormAct | None,
+    blocks: Sequence[nn.Module],
+    last: ConvNormAct | None,
+    x: Tensor,
+    wanted: Collection[int],
+    autotune: AutotuneCache | None,
+) -> tuple[dict[int, Tensor], Tensor | None]:
+    """The same in training and recalibration."""
     outputs: dict[int, Tensor] = {}
     p = Pending(x)
     if stem is not None:
         p = conv_norm(stem, p)
-        if 0 in wanted:
-            p = Pending(_materialise(p))
-            outputs[0] = p.x
+    if 0 in wanted:
+        p = Pending(_materialise(p))
+        outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
     fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_block)
-    x, found = run_blocks(p, blocks, {depth - first - 1 for depth in wanted}, fits)
-    outputs |= {index + first + 1: output for index, output in found.items()}
+    x, found = run_blocks(p, blocks, {position - 1 for position in wanted}, fits)
+    outputs |= {index + 1: output for index, output in found.items()}
     return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))

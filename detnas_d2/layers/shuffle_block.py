@@ -1,6 +1,7 @@
 """The ShuffleNetV2 choice blocks of DetNAS (arXiv 1903.10979 section 3.2 and the released code).
 
-Shape shorthand: C channels of the stage, C' = C // 2 channels of a branch, k kernel size.
+Shape shorthand: C channels of the stage, C' = C // 2 channels of a branch, k kernel size. The
+middle channels of the main branch are C', or a multiple of it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class ShuffleBlock(KeepsFolded):
     Args:
         in_channels, out_channels: equal if the stride is 1.
         op: "3x3", "5x5", "7x7" (1x1, depthwise kxk, 1x1) or "xception" (three separable 3x3).
+        expansion: middle channels of the main branch over out_channels // 2.
         stride: 1 or 2. Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride),
             ceil(W / stride)).
         shuffle_method: see :func:`shuffle_split`.
@@ -51,6 +53,7 @@ class ShuffleBlock(KeepsFolded):
         stride: int,
         norm: NormFactory,
         shuffle_method: int,
+        expansion: int = 1,
     ) -> None:
         super().__init__()
         if stride not in (1, 2):
@@ -60,9 +63,10 @@ class ShuffleBlock(KeepsFolded):
         if shuffle_method not in SHUFFLE_METHODS:
             raise ValueError(f"shuffle_method {shuffle_method}: expected 1 or 2")
         self.op, self.stride, self.shuffle_method = op, stride, shuffle_method
+        self.expansion = expansion
         main_in = in_channels if stride == 2 else in_channels // 2
         main_out = out_channels - main_in
-        mid = out_channels // 2
+        mid = out_channels // 2 * expansion
         if op == "xception":
             kernel = 3
             self.main = _separable_chain((main_in, mid, mid, main_out), stride, norm)

@@ -71,15 +71,19 @@ class RelaxedLayers(PartLayers):
     """All candidates of every layer, weighted by the softmax of architecture parameters (eq. 5).
 
     ``alpha`` (layers, candidates) is what the paper calls alpha in the backbone, beta in the neck
-    and gamma in the head. Candidates can be removed from all layers of the part; which are left is
-    part of the state dict.
+    and gamma in the head; where a layer does not have a candidate its probability is 0. Candidates
+    can be removed from all layers of the part; which are left is part of the state dict.
 
     Args:
-        layers: all with the same candidates.
         recompute: see :class:`MixedBlock`.
+
+    Attributes:
+        ops: names of the candidates of all layers together, each once.
+        offered: which of them a layer has (layers, candidates).
     """
 
     remaining: Tensor
+    offered: Tensor
 
     def __init__(
         self,
@@ -90,15 +94,17 @@ class RelaxedLayers(PartLayers):
         recompute: bool = True,
     ) -> None:
         super().__init__(part, layers)
-        self.ops = self.layers[0].ops
-        if any(layer.ops != self.ops for layer in self.layers):
-            raise ValueError(f"the layers of part {part!r} must have the same candidates")
+        self.ops = tuple(dict.fromkeys(op for layer in self.layers for op in layer.ops))
         self.blocks = nn.ModuleList(
             MixedBlock(layer.ops, partial(build, layer), recompute=recompute)
             for layer in self.layers
         )
         self.alpha = nn.Parameter(torch.zeros(len(self.layers), len(self.ops)))
         self.register_buffer("remaining", torch.ones(len(self.ops), dtype=torch.bool))
+        offered = torch.tensor([[op in layer.ops for op in self.ops] for layer in self.layers])
+        self.register_buffer("offered", offered, persistent=False)
+        # Column of alpha of each of a layer's candidates.
+        self._columns = [[self.ops.index(op) for op in layer.ops] for layer in self.layers]
         self._active = tuple(range(len(self.ops)))
         self.register_load_state_dict_post_hook(lambda module, keys: module._refresh())
 
@@ -116,9 +122,10 @@ class RelaxedLayers(PartLayers):
         """Removes a candidate from all layers.
 
         Raises:
-            ValueError: it is not among those left, or is the last one.
+            ValueError: it is not among those left, or is the last one of a layer.
         """
-        if op not in self.active_ops or len(self._active) == 1:
+        left = set(self.active_ops)
+        if op not in left or any(left.intersection(layer.ops) == {op} for layer in self.layers):
             raise ValueError(f"cannot remove {op!r} from part {self.part!r}: {self.active_ops}")
         self.remaining[self.ops.index(op)] = False
         self._refresh()
@@ -128,9 +135,9 @@ class RelaxedLayers(PartLayers):
         self._active = tuple(self.remaining.nonzero().flatten().tolist())
 
     def probabilities(self) -> Tensor:
-        """Softmax over the remaining candidates (layers, candidates); 0 for removed ones."""
-        removed = ~self.remaining.to(self.alpha.device)
-        return self.alpha.masked_fill(removed, float("-inf")).softmax(dim=1)
+        """Softmax over a layer's remaining candidates (layers, candidates); 0 for the others."""
+        absent = ~(self.remaining & self.offered).to(self.alpha.device)
+        return self.alpha.masked_fill(absent, float("-inf")).softmax(dim=1)
 
     def entropy(self) -> Tensor:
         """Mean entropy of a layer's choice in nats; at most log(candidates)."""
@@ -142,9 +149,14 @@ class RelaxedLayers(PartLayers):
         return tuple(self.ops[i] for i in self.probabilities().argmax(dim=1).tolist())
 
     def forward(self, index: int, x: Tensor) -> Tensor:
-        removed = ~self.remaining
-        weights = self.alpha[index].masked_fill(removed, float("-inf")).softmax(dim=0)
-        active = None if len(self._active) == len(self.ops) else self._active
+        absent = ~(self.remaining & self.offered[index])
+        weights = self.alpha[index].masked_fill(absent, float("-inf")).softmax(dim=0)
+        columns = self._columns[index]
+        if len(columns) < len(self.ops):
+            weights = weights[columns]
+        active = None
+        if len(self._active) < len(self.ops):
+            active = [i for i, column in enumerate(columns) if column in self._active]
         return self.blocks[index](x, weights, active)
 
 

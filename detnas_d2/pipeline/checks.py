@@ -125,7 +125,7 @@ class _Plan:
         cfg = self.pipeline.merged(stage, fragments, standins, place=place)
         if self.pipeline.stage(stage.path) is not None:
             space = get_space(cfg.MODEL.DETNAS.SPACE)
-            cfg.MODEL.DETNAS.PATH = str(space.uniform_path(space.ops[0]))
+            cfg.MODEL.DETNAS.PATH = str(space.first_path())
         elif stage.path:
             cfg.MODEL.DETNAS.PATH = str(self.pipeline.path_of(stage, cfg))
         self._configs[stage.name] = cfg

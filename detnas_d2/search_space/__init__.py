@@ -1,6 +1,8 @@
 from detnas_d2.search_space.additive import AdditiveTable
-from detnas_d2.search_space.costs import Cost, CostTable, block_cost, build_cost_table
+from detnas_d2.search_space.costs import CostTable, build_cost_table
+from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.latency import LatencyTable, measure_latency
+from detnas_d2.search_space.shuffle_ops import block_cost
 from detnas_d2.search_space.space import (
     SHUFFLE_OPS,
     SPACES,

@@ -1,13 +1,15 @@
-"""Additive costs of the searchable layers of a Hit-Detector; conventions of ``costs``."""
+"""Additive costs of the searchable layers of a Hit-Detector; conventions of ``counting``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detnas_d2.search_space.costs import Cost, CostTable, block_cost
+from detnas_d2.search_space.costs import CostTable
+from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.hit_network import rules_of
 from detnas_d2.search_space.operations import operation_cost
-from detnas_d2.search_space.space import SHUFFLE_OPS, LayerSpec
+from detnas_d2.search_space.shuffle_ops import block_cost, shuffle_op
+from detnas_d2.search_space.space import LayerSpec
 
 ROI_SIZE = 7
 """Height and width of a pooled region."""
@@ -40,7 +42,7 @@ def layer_costs(
     copies = 2 if part == "head" and not is_region_layer(part, layer) else 1
     costs = []
     for op in layer.ops:
-        if op in SHUFFLE_OPS:
+        if shuffle_op(op) is not None:
             costs.append(block_cost(layer, op, *sizes[0]))
             continue
         found = [

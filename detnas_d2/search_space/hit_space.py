@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from detnas_d2.search_space.costs import Cost, CostTable
+from detnas_d2.search_space.costs import CostTable
+from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, HitNetwork

@@ -15,7 +15,7 @@ from torch import nn
 
 from detnas_d2.layers import ConvNormAct, get_norm
 from detnas_d2.search_space.additive import AdditiveTable
-from detnas_d2.search_space.shuffle_ops import build_shuffle_block
+from detnas_d2.search_space.shuffle_ops import build_block
 from detnas_d2.search_space.space import PathSpace, SearchSpace
 from detnas_d2.utils.timing import in_turns, milliseconds
 
@@ -88,7 +88,7 @@ def measure_latency(
     base = _medians([stem], image, device, repeats)[0]
     entries = []
     for layer in space.layers:
-        blocks = [build_shuffle_block(layer, op, norm, shuffle_method) for op in layer.ops]
+        blocks = [build_block(layer, op, norm, shuffle_method) for op in layer.ops]
         x = torch.rand(batch_size, layer.in_channels, height, width)
         entries.append(tuple(_medians(blocks, x, device, repeats)))
         height, width = -(-height // layer.stride), -(-width // layer.stride)

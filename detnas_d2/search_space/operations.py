@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from detnas_d2.layers import ConvNormAct, InvertedResidual, NormFactory, SeparableConv
-from detnas_d2.search_space.costs import Cost, conv_cost
+from detnas_d2.search_space.counting import Cost, conv_cost
 from detnas_d2.utils.errors import InputError
 
 
@@ -191,7 +191,7 @@ def operation_cost(
     width: int,
     rules: OpRules,
 ) -> Cost:
-    """Cost of an operation on one input of ``height`` x ``width``; conventions of ``costs``."""
+    """Cost of an operation on one input of ``height`` x ``width``; conventions of ``counting``."""
     op = get_operation(name)
     out_h, out_w = -(-height // stride), -(-width // stride)
     if op.kind == "skip":

@@ -12,6 +12,9 @@ from detnas_d2.utils.errors import InputError
 # DetNAS (arXiv 1903.10979) section 3.2; the order fixes what an index means in released encodings.
 SHUFFLE_OPS = ("3x3", "5x5", "7x7", "xception")
 
+SKIP = "skip"
+"""The identity: a layer less. Layers of stride 2 have no such candidate."""
+
 Choices = tuple[int, ...]
 """Indices of a path's operations, one per layer."""
 
@@ -118,14 +121,22 @@ class PathSpace(ABC):
             index = -1
         if not 0 <= index < len(ops):
             raise PathError(
-                f"layer {layer}: {entry!r} is not an operation of space {self.name!r}; expected "
-                f"one of {', '.join(ops)} or an index 0..{len(ops) - 1}"
+                f"layer {layer}: {entry!r} is not an operation of it in space {self.name!r}; "
+                f"expected one of {', '.join(ops)} or an index 0..{len(ops) - 1}"
             )
         return index
 
     def uniform_path(self, op: str) -> Path:
-        """The path that chooses ``op`` everywhere (all-3x3 is the hand-made ShuffleNetV2)."""
+        """The path that chooses ``op`` everywhere (all-3x3 is the hand-made ShuffleNetV2).
+
+        Raises:
+            PathError: a layer does not have it.
+        """
         return self.path([op] * self.num_layers)
+
+    def first_path(self) -> Path:
+        """The path of every layer's first candidate: an example."""
+        return Path(self, (0,) * self.num_layers)
 
     def random_path(self, rng: random.Random) -> Path:
         """A path drawn uniformly from the space."""
@@ -142,7 +153,8 @@ class SearchSpace(PathSpace):
         stage_channels: output channels of each stage.
         stage_depths: number of choice blocks of each stage.
         last_channels: output channels of the optional last 1x1 convolution.
-        ops: names of the candidates of every choice block.
+        ops: names of the candidates of every choice block, or of those of each stage (see
+            ``shuffle_ops``). ``skip`` is left out in the first block of a stage, of stride 2.
     """
 
     name: str
@@ -150,7 +162,7 @@ class SearchSpace(PathSpace):
     stage_channels: tuple[int, ...]
     stage_depths: tuple[int, ...]
     last_channels: int
-    ops: tuple[str, ...] = SHUFFLE_OPS
+    ops: tuple[str, ...] | tuple[tuple[str, ...], ...] = SHUFFLE_OPS
 
     def __post_init__(self) -> None:
         if len(self.stage_channels) != len(self.stage_depths):
@@ -162,19 +174,39 @@ class SearchSpace(PathSpace):
             raise ValueError(f"space {self.name!r}: every stage needs at least one block")
         if any(channels % 2 for channels in self.stage_channels):
             raise ValueError(f"space {self.name!r}: stage_channels must be even (channel split)")
+        if len(self.stage_ops) != len(self.stage_depths):
+            raise ValueError(
+                f"space {self.name!r}: ops of {len(self.stage_ops)} stages but "
+                f"{len(self.stage_depths)} stage_depths"
+            )
+        for stage, ops in enumerate(self.stage_ops, start=1):
+            if len(set(ops)) != len(ops):
+                raise ValueError(f"space {self.name!r}: stage {stage} names an operation twice")
+            if not set(ops) - {SKIP}:
+                raise ValueError(
+                    f"space {self.name!r}: stage {stage} needs an operation besides {SKIP!r}"
+                )
+
+    @property
+    def stage_ops(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the candidates of each stage."""
+        stages: list[tuple[str, ...]] = [ops for ops in self.ops if isinstance(ops, tuple)]
+        if stages:
+            return tuple(stages)
+        return (tuple(str(op) for op in self.ops),) * len(self.stage_depths)
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
         specs: list[LayerSpec] = []
         in_channels = self.stem_channels
-        for stage, (channels, depth) in enumerate(
-            zip(self.stage_channels, self.stage_depths, strict=True)
-        ):
+        stages = zip(self.stage_channels, self.stage_depths, self.stage_ops, strict=True)
+        for stage, (channels, depth, all_ops) in enumerate(stages):
             for position in range(depth):
                 stride = 2 if position == 0 else 1
                 reduction = 4 * 2**stage
+                ops = all_ops if stride == 1 else tuple(op for op in all_ops if op != SKIP)
                 specs.append(
-                    LayerSpec(len(specs), stage, in_channels, channels, stride, reduction, self.ops)
+                    LayerSpec(len(specs), stage, in_channels, channels, stride, reduction, ops)
                 )
                 in_channels = channels
         return tuple(specs)
@@ -221,6 +253,9 @@ class Path:
 # the hand-made ShuffleNetV2-40 that the paper compares the large space with (uniform path "3x3"),
 # "scaled to 1.3G" to widths that were not released: here those of the large space times 1.11, to
 # multiples of 8, the most hundredths whose body takes no more than DetNASNet's 1,269M.
+# The elastic spaces are this project's too: DetNAS's depths and channels, with wider blocks, and
+# blocks that may be skipped.
+ELASTIC_OPS = (*SHUFFLE_OPS, "3x3_e2", "5x5_e2", "7x7_e2", SKIP)
 SPACES: dict[str, SearchSpace] = {
     space.name: space
     for space in (
@@ -229,6 +264,12 @@ SPACES: dict[str, SearchSpace] = {
         SearchSpace("detnas_3.8G", 72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728),
         SearchSpace("shufflenetv2_40", 56, (104, 264, 536, 1064), (8, 8, 16, 8), 1024),
         SearchSpace("detnas_tiny", 8, (24, 48, 96, 192), (1, 1, 2, 1), 256),
+        SearchSpace(
+            "detnas_small_elastic", 16, (64, 160, 320, 640), (4, 4, 8, 4), 1024, ELASTIC_OPS
+        ),
+        SearchSpace(
+            "detnas_large_elastic", 48, (96, 240, 480, 960), (8, 8, 16, 8), 1024, ELASTIC_OPS
+        ),
     )
 }
 

@@ -75,15 +75,20 @@ def _reference(block: ShuffleBlock, x: Tensor, op: str, stride: int, method: int
     return torch.cat((left, right), 1)
 
 
-@pytest.mark.parametrize("op", ["3x3", "5x5", "7x7", "xception"])
+@pytest.mark.parametrize(
+    ("op", "expansion"), [("3x3", 1), ("5x5", 1), ("7x7", 3), ("xception", 1), ("xception", 2)]
+)
 @pytest.mark.parametrize(("stride", "method"), [(1, 1), (1, 2), (2, 1)])
 @pytest.mark.parametrize("size", [(8, 10), (7, 5), (1, 1)])
 def test_block_equals_its_definition(
-    op: str, stride: int, method: int, size: tuple[int, int]
+    op: str, expansion: int, stride: int, method: int, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
     channels = 12 if stride == 1 else 6
-    block = ShuffleBlock(channels, 12, op=op, stride=stride, norm=NORM, shuffle_method=method)
+    options = {"stride": stride, "norm": NORM, "shuffle_method": method}
+    block = ShuffleBlock(channels, 12, op=op, expansion=expansion, **options)
+    middle = {conv.out_channels for unit in list(block.main)[:-1] for conv in [unit.conv]}
+    assert middle == ({6 * expansion} if op != "xception" else {6, 6 * expansion})
     for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.running_mean)
         nn.init.uniform_(norm.running_var, 0.5, 2)

@@ -11,7 +11,7 @@ from fvcore.nn import FlopCountAnalysis
 
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import DecodedBackbone
-from detnas_d2.search_space import SPACES, build_cost_table
+from detnas_d2.search_space import SPACES, Cost, Path, SearchSpace, build_cost_table
 
 LARGE_PATH = "0 0 3 1 2 1 0 2 / 0 3 1 2 3 3 2 0 / 2 1 1 3 2 0 2 2 2 1 3 1 0 3 3 3 / 1 3 3 3 3 3 3 3"
 # (space, path, parameters, multiply-adds at 224x224): the released classes, run by their authors'
@@ -88,15 +88,59 @@ def test_extremes_of_the_space(space: str, low: float, high: float) -> None:
     assert tuple(round(value / 1e6, 2) for value in found) == (low, high)
 
 
-@pytest.mark.parametrize("space", ["detnas_small", "detnas_tiny"])
+# Operations by name: all kinds of widths and of foreign blocks, and layers that are left out.
+MIXED = SearchSpace(
+    "mixed",
+    8,
+    (24, 48, 96),
+    (3, 3, 2),
+    64,
+    ops=(
+        ("3x3_e2", "xception_e2", "skip"),
+        ("ir_k5_e3_d2", "ir_k3_e1_g2", "sep_k3_d1", "skip"),
+        ("conv_k3", "7x7_e6", "conv_k1"),
+    ),
+)
+
+
+@pytest.mark.parametrize("space", ["detnas_small", "detnas_tiny", "detnas_small_elastic", "mixed"])
 @pytest.mark.parametrize("size", [(224, 224), (97, 130)])
 def test_table_agrees_with_fvcore(space: str, size: tuple[int, int]) -> None:
-    path = SPACES[space].random_path(random.Random(3))
+    chosen = MIXED if space == "mixed" else SPACES[space]
+    for seed in (3, 4):
+        _compare_with_fvcore(chosen.random_path(random.Random(seed)), size)
+
+
+def _compare_with_fvcore(path: Path, size: tuple[int, int]) -> None:
+    last = f"stage{len(path.space.stage_depths)}"
     model = DecodedBackbone(
-        path, norm=lambda c: get_norm("BN", c), shuffle_method=2, out_features=["stage4"]
+        path, norm=lambda c: get_norm("BN", c), shuffle_method=2, out_features=[last]
     ).eval()
     counter = FlopCountAnalysis(model, torch.zeros(1, 3, *size))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    cost = build_cost_table(SPACES[space], size).cost(path)
+    cost = build_cost_table(path.space, size).cost(path)
     assert cost.macs == counter.by_operator()["conv"]
     assert cost.params == sum(p.numel() for p in model.parameters())
+
+
+def test_wider_and_skipped_blocks_by_hand() -> None:
+    space = SearchSpace("x", 4, (8,), (2,), 8, ops=("3x3", "3x3_e2", "xception_e3", "skip"))
+    table = build_cost_table(space, (16, 16))
+    stem = Cost(4 * 27 + 4 + 8, 64 * 4 * 27)
+    assert table.base == stem
+    # Stride 2, 8x8 to 4x4: 1x1 4 -> 4e on 8x8, 3x3 on 4x4, 1x1 4e -> 4; projection of 4 channels.
+    projection = 16 * (4 * 9 + 16)
+    assert [cost.macs for cost in table.entries[0]] == [
+        *(64 * 16 * e + 16 * (36 * e + 16 * e) + projection for e in (1, 2)),
+        # Separable 4 -> 12 -> 12 -> 4.
+        16 * (36 + 48 + 108 + 144 + 108 + 48) + projection,
+    ]
+    # Stride 1: the right half, 4 channels on 4x4.
+    assert [cost.macs for cost in table.entries[1]] == [
+        *(16 * (16 + 36 + 16) * e for e in (1, 2)),
+        16 * (36 + 48 + 108 + 144 + 108 + 48),
+        0,
+    ]
+    assert table.entries[1][3].params == 0
+    # Weights, and the scale and shift of 8, 8 and 4 channels.
+    assert table.entries[1][1].params == 32 + 72 + 32 + 2 * (8 + 8 + 4)

@@ -90,8 +90,53 @@ def test_unknown_names_list_what_there_is() -> None:
         {"stage_channels": (64,), "stage_depths": (2, 2)},
         {"stage_channels": (63,), "stage_depths": (2,)},
         {"stage_channels": (64,), "stage_depths": (0,)},
+        {"stage_channels": (64,), "stage_depths": (2,), "ops": ("skip",)},
+        {"stage_channels": (64, 96), "stage_depths": (2, 2), "ops": (("3x3",), ("skip",))},
+        {"stage_channels": (64, 96), "stage_depths": (2, 2), "ops": (("3x3",),)},
+        {"stage_channels": (64,), "stage_depths": (2,), "ops": ("3x3", "5x5", "3x3")},
     ],
 )
 def test_impossible_spaces_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match="space 'x'"):
         SearchSpace("x", 16, last_channels=8, **arguments)
+
+
+ELASTIC = SearchSpace(
+    "elastic", 8, (16, 32), (3, 2), 8, ops=(("skip", "3x3", "5x5_e2"), ("xception", "skip", "7x7"))
+)
+
+
+def test_layers_have_the_operations_of_their_stage_and_skip_at_stride_1_alone() -> None:
+    assert [layer.ops for layer in ELASTIC.layers] == [
+        ("3x3", "5x5_e2"),
+        *[("skip", "3x3", "5x5_e2")] * 2,
+        ("xception", "7x7"),
+        ("xception", "skip", "7x7"),
+    ]
+    assert ELASTIC.cardinalities == (2, 3, 3, 2, 3)
+    path = ELASTIC.path("5x5_e2 skip 3x3 / 7x7 skip")
+    assert path.choices == (1, 0, 1, 1, 1)
+    assert ELASTIC.path(str(path)) == path == ELASTIC.path([1, 0, 1, 1, 1])
+    assert ELASTIC.first_path().ops == ("3x3", "skip", "skip", "xception", "xception")
+    for text in ("skip skip skip / xception xception", "3x3 7x7 3x3 / 7x7 7x7"):
+        with pytest.raises(PathError, match=r"layer [01]: '(skip|7x7)' is not an operation of it"):
+            ELASTIC.path(text)
+    with pytest.raises(PathError, match="layer 3: '3x3'"):
+        ELASTIC.uniform_path("3x3")
+
+
+def test_elastic_spaces_hold_the_papers() -> None:
+    for name in ("detnas_small", "detnas_large"):
+        paper, elastic = SPACES[name], SPACES[f"{name}_elastic"]
+        assert elastic.stage_channels == paper.stage_channels
+        for layer, wider in zip(paper.layers, elastic.layers, strict=True):
+            assert wider.ops[:4] == layer.ops
+            assert wider.ops[4:7] == ("3x3_e2", "5x5_e2", "7x7_e2")
+            assert wider.ops[7:] == (("skip",) if layer.stride == 1 else ())
+        assert elastic.path(paper.random_path(random.Random(0)).ops).ops
+
+
+def test_random_paths_of_layers_with_different_candidates() -> None:
+    rng = random.Random(0)
+    drawn = {ELASTIC.random_path(rng).choices for _ in range(1500)}
+    assert len(drawn) == 2 * 3 * 3 * 2 * 3

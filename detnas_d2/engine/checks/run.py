@@ -74,7 +74,7 @@ def _check_search(cfg: CfgNode, models: Models, plan: SearchPlan, *, data: bool)
         )
     plan.check(data=False)
     space = plan.proposals.space
-    path = str(space.path((0,) * len(space.cardinalities)))
+    path = str(space.first_path())
     retrain = plan.completed(path)
     with told("SEARCH.RETRAIN_CONFIG"):
         check_names(retrain)

@@ -9,13 +9,13 @@ from typing import Any
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock
+from detnas_d2.layers import ConvNormAct, NormFactory
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.choice_block import ChoiceBlock
 from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import LayerSpec, Path, SearchSpace
-from detnas_d2.search_space.shuffle_ops import build_shuffle_block
+from detnas_d2.search_space.shuffle_ops import build_block
 
 INITS = ("imagenet", "default")
 FUSED_OPS = ("off", "cpu", "on", "auto")
@@ -84,11 +84,9 @@ class ShuffleNetBackbone(Backbone):
         """Output of layer ``index`` for its input ``x``."""
         return self.blocks[index](x)
 
-    def layer_block(self, index: int) -> ShuffleBlock:
+    def layer_block(self, index: int) -> nn.Module:
         """The block that :meth:`run_layer` runs."""
-        block = self.blocks[index]
-        assert isinstance(block, ShuffleBlock)
-        return block
+        return self.blocks[index]
 
     def _run(
         self, images: Tensor, outputs: dict[int, Tensor], wanted: Collection[int]
@@ -152,7 +150,7 @@ class DecodedBackbone(ShuffleNetBackbone):
 
         def build(layers: Sequence[LayerSpec]) -> nn.Module:
             return nn.ModuleList(
-                build_shuffle_block(layer, op, norm, shuffle_method)
+                build_block(layer, op, norm, shuffle_method)
                 for layer, op in zip(layers, path.ops, strict=True)
             )
 
@@ -183,9 +181,7 @@ class Supernet(ShuffleNetBackbone):
         **options: Any,
     ) -> None:
         def choice_block(layer: LayerSpec) -> ChoiceBlock:
-            return ChoiceBlock(
-                layer.ops, lambda op: build_shuffle_block(layer, op, norm, shuffle_method)
-            )
+            return ChoiceBlock(layer.ops, lambda op: build_block(layer, op, norm, shuffle_method))
 
         def build(layers: Sequence[LayerSpec]) -> nn.Module:
             return nn.ModuleList(map(choice_block, layers))
@@ -218,12 +214,9 @@ class Supernet(ShuffleNetBackbone):
     def run_layer(self, index: int, x: Tensor) -> Tensor:
         return self.blocks[index](x, self.active_path.choices[index])
 
-    def layer_block(self, index: int) -> ShuffleBlock:
-        choice = self.blocks[index]
-        assert isinstance(choice, ChoiceBlock)
-        block = choice.candidates[self.active_path.ops[index]]
-        assert isinstance(block, ShuffleBlock)
-        return block
+    def layer_block(self, index: int) -> nn.Module:
+        block = self.blocks[index]
+        return block.candidates[block.ops[self.active_path.choices[index]]]
 
     def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
         if self.walk is None:

@@ -15,13 +15,13 @@ from detnas_d2.layers.norm import get_norm
 from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone
 from detnas_d2.modeling.searchable_layers import RelaxedLayers
 from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
-from detnas_d2.search_space.shuffle_ops import build_shuffle_block
+from detnas_d2.search_space.shuffle_ops import build_block
 
 RELAXED_DETNAS = "build_detnas_relaxed_backbone"
 
 
 class RelaxedShuffleNet(ShuffleNetBackbone):
-    """The DetNAS backbone with weighted sums of all four blocks in every layer (eq. 5).
+    """The DetNAS backbone with weighted sums of all candidates in every layer (eq. 5).
 
     Args:
         recompute: see :class:`detnas_d2.modeling.mixed_block.MixedBlock`; others as
@@ -40,7 +40,7 @@ class RelaxedShuffleNet(ShuffleNetBackbone):
         **options: Any,
     ) -> None:
         def build(layer: LayerSpec, op: str) -> nn.Module:
-            return build_shuffle_block(layer, op, norm, shuffle_method)
+            return build_block(layer, op, norm, shuffle_method)
 
         super().__init__(
             space,

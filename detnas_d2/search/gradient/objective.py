@@ -75,8 +75,10 @@ class ExpectedCost:
         for name, layers in parts.items():
             table = part_cost_table(name, layers.layers, input_size=input_size, proposals=proposals)
             self.tables[name] = table
+            rows = zip(layers.layers, table.macs.entries, strict=True)
+            costs = [dict(zip(layer.ops, row, strict=True)) for layer, row in rows]
             self._macs[name] = torch.tensor(
-                [[macs / GIGA for macs in row] for row in table.macs.entries]
+                [[row.get(op, 0) / GIGA for op in layers.ops] for row in costs]
             )
 
     def by_part(self) -> dict[str, Tensor]:
@@ -95,15 +97,16 @@ class ExpectedCost:
         """1e9 multiply-adds of the searchable layers if the search ended now."""
         total = 0.0
         for name, layers in self._parts.items():
-            choices = [layers.ops.index(op) for op in layers.decode()]
+            decoded = zip(layers.layers, layers.decode(), strict=True)
+            choices = [layer.ops.index(op) for layer, op in decoded]
             total += self.tables[name].macs.total(choices) / GIGA
         return total
 
 
 def scores(layers: RelaxedLayers) -> dict[str, float]:
-    """Operation -> mean probability over the layers of its part, of those not removed."""
+    """Operation -> mean probability over the layers that have it, of those not removed."""
     with torch.no_grad():
-        means = layers.probabilities().mean(dim=0).tolist()
+        means = (layers.probabilities().sum(dim=0) / layers.offered.sum(dim=0)).tolist()
     return {layers.ops[i]: means[i] for i in layers.active}
 
 
