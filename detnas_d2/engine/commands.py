@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.checkpoint import has_checkpoints
 from detnas_d2.engine.checks.disk import check_disk, need_of
-from detnas_d2.engine.checks.models import Models, check_evaluation, check_names
+from detnas_d2.engine.checks.models import Models, check_names
 from detnas_d2.engine.checks.run import check_run, check_weights
 from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.evolution_search import search
@@ -33,7 +33,7 @@ def begin(args: argparse.Namespace, kind: str) -> CfgNode:
     """The frozen config of a run: datasets registered, and all that it needs looked at.
 
     Args:
-        kind: see :func:`check_run`; or "evaluate".
+        kind: see :func:`check_run`.
 
     Raises:
         InputError: naming the file, key or dataset at fault.
@@ -42,9 +42,6 @@ def begin(args: argparse.Namespace, kind: str) -> CfgNode:
     check_names(cfg)
     models.of(cfg)  # reading the data may take minutes
     prepare(cfg, args)
-    if kind == "evaluate":
-        check_evaluation(cfg)
-        return cfg
     folder = os.path.dirname(args.config_file)
     check_run(
         cfg,
@@ -54,6 +51,8 @@ def begin(args: argparse.Namespace, kind: str) -> CfgNode:
         data=kind != "search",  # which looks at its data itself, before it computes anything
         processes=comm.get_world_size(),
     )
+    if kind == "evaluate":  # which reads the weights next
+        return cfg
     model = models.of(cfg)
     resumes = args.resume and kind != "search" and has_checkpoints(cfg.OUTPUT_DIR)
     if cfg.MODEL.WEIGHTS and not resumes:

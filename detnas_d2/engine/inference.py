@@ -36,6 +36,20 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: expected the file of trained weights")
     model = build_model(_with_class_number(cfg))
+    check_network(cfg, model)
+    checkpointer = DetNASCheckpointer(model)
+    checkpointer.load_all(cfg.MODEL.WEIGHTS)
+    if checkpointer.loaded_supernet and batch_norms(model):
+        raise InputError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} are a supernet's: its BatchNorm statistics mix all "
+            "paths, so results of one path would mean nothing; train the path from these weights "
+            "(train_net.py) and take its model_final.pth, or take the search's best_inherited.pth"
+        )
+    return model.eval()
+
+
+def check_network(cfg: CfgNode, model: nn.Module) -> None:
+    """Raises InputError unless the model of ``cfg`` is a single network, which can be evaluated."""
     if find_supernet(model) is not None:
         raise InputError(
             f"{cfg.MODEL.BACKBONE.NAME} is a supernet and has no path to evaluate: use "
@@ -46,15 +60,6 @@ def load_trained(cfg: CfgNode) -> nn.Module:
             f"{cfg.MODEL.BACKBONE.NAME}: the network holds all candidates at once; use the config "
             "that the search wrote (best.yaml)"
         )
-    checkpointer = DetNASCheckpointer(model)
-    checkpointer.load_all(cfg.MODEL.WEIGHTS)
-    if checkpointer.loaded_supernet and batch_norms(model):
-        raise InputError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} are a supernet's: its BatchNorm statistics mix all "
-            "paths, so results of one path would mean nothing; train the path from these weights "
-            "(train_net.py) and take its model_final.pth"
-        )
-    return model.eval()
 
 
 def _with_class_number(cfg: CfgNode) -> CfgNode:

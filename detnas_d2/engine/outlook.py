@@ -63,7 +63,9 @@ def outlook_text(eta: float, share: float) -> str:
 
 
 def work_of(cfg: CfgNode, kind: str) -> float:
-    """Megapixels that a stage processes, roughly."""
+    """Megapixels that a stage processes, roughly; an evaluation, which is short, counts nothing."""
+    if kind == "evaluate":
+        return 0.0
     if kind == "search":
         settings, split = SearcherSettings.from_config(cfg).evolution, cfg.DATASETS.SEARCH_SPLIT
         validation = cfg.SEARCH.CALIBRATION.IMAGES if split.FRACTION else split.SIZE

@@ -28,7 +28,7 @@ from detnas_d2.engine.checks.disk import Need, need_of
 from detnas_d2.engine.checks.models import Models, check_names, told
 from detnas_d2.engine.checks.run import check_run, check_weights
 from detnas_d2.engine.defaults import fall_back_to_cpu
-from detnas_d2.modeling import find_supernet
+from detnas_d2.modeling import find_supernet, is_supernet
 from detnas_d2.modeling.detnas.backbone import DecodedBackbone
 from detnas_d2.modeling.hit.build import candidate_ops
 from detnas_d2.pipeline.definition import Pipeline
@@ -180,4 +180,11 @@ class _Plan:
         state = None
         if source is not None:
             state = self.models.of(self.config_of(source)).state_dict()
-        check_weights("WEIGHTS", name, model, whole=stage.kind == "search", state=state)
+        whole = stage.kind in ("search", "evaluate")
+        found = check_weights("WEIGHTS", name, model, whole=whole, state=state)
+        inherits = source is not None and source.kind == "search"
+        if stage.kind == "evaluate" and not inherits and is_supernet(found):
+            raise InputError(
+                f"WEIGHTS {name!r} are a supernet's, whose BatchNorm statistics mix all paths; "
+                "expected those of a search (its best path's) or of a trained network"
+            )

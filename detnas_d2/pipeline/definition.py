@@ -6,10 +6,11 @@
     STAGES:
       - {NAME: supernet, KIND: train, CONFIG: supernet.yaml}
       - {NAME: search, KIND: search, CONFIG: search.yaml, WEIGHTS: supernet}
+      - {NAME: inherited, KIND: evaluate, CONFIG: retrain.yaml, WEIGHTS: search, PATH: search}
       - {NAME: searched, KIND: train, CONFIG: retrain.yaml, WEIGHTS: supernet, PATH: search}
       - {NAME: shufflenet, KIND: train, CONFIG: retrain.yaml, PATH: "uniform 3x3"}
       - {NAME: random, KIND: train, CONFIG: retrain.yaml, PATH: random, REPEAT: 5}
-    TABLE: [searched, shufflenet, random]
+    TABLE: [searched, inherited, shufflenet, random]
 
 The keys of a stage are described in :mod:`stages`. TABLE lists rows of the table printed at the
 end; TABLES, with a paper's numbers next to those measured, are described in :mod:`tables`.
@@ -29,6 +30,8 @@ from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.engine.architectures import genotype_of, random_genotype
+from detnas_d2.engine.checkpoint import FINAL
+from detnas_d2.engine.inherited import INHERITED_FILE
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage, place_of, read_stages
@@ -120,7 +123,8 @@ class Pipeline:
             self._draw_genotype(stage, cfg)
         if stage.weights:
             known = self.stage(stage.weights)
-            weights = os.path.join(self.folder(stage.weights), "model_final.pth")
+            file = INHERITED_FILE if known and known.kind == "search" else f"{FINAL}.pth"
+            weights = os.path.join(self.folder(stage.weights), file)
             cfg.MODEL.WEIGHTS = weights if known else stage.weights
         if stage.path:
             cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))

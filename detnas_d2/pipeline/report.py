@@ -76,7 +76,8 @@ def _effort(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> dict[str,
     if stage.kind == "search":
         iterations = len(History.read(pipeline.folder(stage.name)))
     else:
-        iterations = pipeline.config_of(stage).SOLVER.MAX_ITER
+        trains = stage.kind != "evaluate"
+        iterations = pipeline.config_of(stage).SOLVER.MAX_ITER if trains else 0
     days = done["seconds"] / 86400 if "seconds" in done else None
     return {"iterations": iterations, "gpus": done.get("processes"), "days": days}
 

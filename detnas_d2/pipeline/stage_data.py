@@ -29,8 +29,10 @@ logger = logging.getLogger(__name__)
 
 def data_of(cfg: CfgNode, kind: str) -> dict[str, Any]:
     """State of the data that a stage of ``kind`` begins with, for ``done.json``, on rank 0."""
-    searches = kind == "search"
-    names = EvaluationSettings.from_config(cfg).datasets if searches else training_sets(cfg)
+    if kind == "search":
+        names: Collection[str] = EvaluationSettings.from_config(cfg).datasets
+    else:
+        names = cfg.DATASETS.TEST if kind == "evaluate" else training_sets(cfg)
     return {"data": data_state(names), "classes": class_list(cfg)}
 
 
@@ -106,8 +108,12 @@ def _outdated(pipeline: Pipeline, changed: dict[str, set[str]]) -> list[str]:
     again: set[str] = set()
     for stage in pipeline.stages:
         folder, names = pipeline.folder(stage.name), changed.get(stage.name, set())
-        learns = bool(names) and (
-            stage.kind != "train" or bool(names & set(training_sets(pipeline.config_of(stage))))
+        learns = (
+            stage.kind != "evaluate"
+            and bool(names)
+            and (
+                stage.kind != "train" or bool(names & set(training_sets(pipeline.config_of(stage))))
+            )
         )
         if learns or any(source.name in again for source in pipeline.sources_of(stage)):
             again.add(stage.name)

@@ -21,7 +21,7 @@ from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import gradient_search, screen
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.outlook import Outlook, set_outlook, work_of
-from detnas_d2.engine.training import train
+from detnas_d2.engine.training import evaluate, train
 from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import data_of
@@ -34,7 +34,7 @@ from detnas_d2.pipeline.state import (
     read_json,
     running,
 )
-from detnas_d2.pipeline.status import PRODUCTS, stage_fingerprint, stage_state
+from detnas_d2.pipeline.status import products, stage_fingerprint, stage_state
 from detnas_d2.utils.io import write_text
 
 
@@ -55,7 +55,7 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
     folder = pipeline.folder(stage.name)
     # Of several machines the first one tells the state.
     with running(folder, mark) if args.machine_rank == 0 else nullcontext():
-        if read_done(folder, PRODUCTS[stage.kind]).get("fingerprint") == mark:
+        if read_done(folder, products(pipeline, stage)).get("fingerprint") == mark:
             return  # meanwhile, by another process
         run(_run_stage, stage_args)
 
@@ -97,12 +97,14 @@ def _run_stage(args: argparse.Namespace) -> None:
         results = {"kept": screen(cfg, resume=True)}
     elif stage.kind == "gradient":
         results = {"genotype": str(gradient_search(cfg, resume=True, **retrain))}
+    elif stage.kind == "evaluate":
+        results = flatten_results_dict(evaluate(cfg))
     else:
         results = flatten_results_dict(train(cfg, resume=True) or {})
         if results and comm.is_main_process():
             data["data"] |= data_state(cfg.DATASETS.TEST)
     if comm.is_main_process():
-        missing = missing_products(cfg.OUTPUT_DIR, PRODUCTS[stage.kind])
+        missing = missing_products(cfg.OUTPUT_DIR, products(pipeline, stage))
         if missing:
             raise RuntimeError(f"{cfg.OUTPUT_DIR}: the stage ended without {', '.join(missing)}")
         done = {
@@ -119,7 +121,7 @@ def _run_stage(args: argparse.Namespace) -> None:
 
 
 def _architecture(cfg: CfgNode, stage: Stage) -> str:
-    """Text of the path or genotype that a stage trained."""
+    """Text of the path or genotype of the network that a stage trained or evaluated."""
     if stage.path:
         return cfg.MODEL.DETNAS.PATH
-    return str(genotype_of(cfg)) if stage.kind == "train" else ""
+    return str(genotype_of(cfg)) if stage.kind in ("train", "evaluate") else ""

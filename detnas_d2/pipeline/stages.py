@@ -1,8 +1,10 @@
 """The stages of a pipeline file: their keys, what each may say, and where a stage may write.
 
-CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights) or a file. PATH is
-an earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path
-that keeps the limits of the first search stage; another one for another SEED of the config) or the
+KIND ``train`` trains, ``evaluate`` tests a network with WEIGHTS as they are, ``search`` searches a
+supernet. CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights; those of a
+search are its best path's in the supernet, and PATH is the same search) or a file. PATH is an
+earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path that
+keeps the limits of the first search stage; another one for another SEED of the config) or the
 path itself. OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW,
 which start from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
 With PATH random they are n networks (``random 1`` to ``random n``); otherwise they differ in their
@@ -29,7 +31,7 @@ from detnas_d2.utils.errors import InputError
 
 FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
 """Kind of a stage -> its result as a config fragment."""
-KINDS = ("train", "search", "screen", "gradient")
+KINDS = ("train", "evaluate", "search", "screen", "gradient")
 _TEXTS = ("KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "FOLDER")
 _MAX_NAME = 200  # bytes; file systems take 255
 
@@ -120,10 +122,9 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     kinds = {other.name: other.kind for other in before}
     if stage.name in (stage.weights, stage.path):
         raise PipelineError(f"{where}: WEIGHTS or PATH is the stage itself")
-    if stage.weights and not _is_weights(stage.weights, kinds):
-        raise PipelineError(
-            f"{where}: WEIGHTS {stage.weights!r} is neither an earlier training stage nor a file"
-        )
+    problem = _weights_problem(stage, kinds)
+    if problem:
+        raise PipelineError(f"{where}: {problem}")
     if kinds.get(stage.path, "search") != "search":
         raise PipelineError(f"{where}: PATH {stage.path!r} is a {kinds[stage.path]} stage")
     wrong = [name for name in stage.merge if kinds.get(name) not in FRAGMENTS]
@@ -149,10 +150,27 @@ def place_of(stage: Stage) -> str:
     return os.path.normpath(stage.folder or stage.name)
 
 
-def _is_weights(text: str, kinds: dict[str, str]) -> bool:
-    if text in kinds:
-        return kinds[text] != "search"
-    return "://" in text or os.path.isfile(text)
+def _weights_problem(stage: Stage, kinds: dict[str, str]) -> str:
+    """The fault of WEIGHTS, "" if there is none.
+
+    Args:
+        kinds: name -> KIND of the stages before.
+    """
+    text, kind = stage.weights, kinds.get(stage.weights, "")
+    if stage.kind == "evaluate" and not text:
+        return "no WEIGHTS: expected the stage that trained or found what is evaluated, or a file"
+    if kind == "evaluate":
+        return f"WEIGHTS {text!r} is an evaluate stage, which trains nothing; name its own WEIGHTS"
+    if kind == "search" and stage.kind not in ("train", "evaluate"):
+        return f"WEIGHTS {text!r} is a search, whose weights a {stage.kind} stage cannot start from"
+    if kind == "search" and stage.path != text:
+        return (
+            f"WEIGHTS {text!r} are those of the search's best path; expected PATH {text!r}, got "
+            f"{stage.path!r}"
+        )
+    if text and not kind and "://" not in text and not os.path.isfile(text):
+        return f"WEIGHTS {text!r} is neither an earlier training stage, nor a search, nor a file"
+    return ""
 
 
 def entry_problem(entry: Mapping[str, Any]) -> str:

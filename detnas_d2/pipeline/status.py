@@ -8,6 +8,7 @@ import os
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, fingerprint, load_config
 from detnas_d2.engine.checkpoint import FINAL, has_checkpoints
 from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
+from detnas_d2.engine.inherited import INHERITED_FILE
 from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import PipelineError, Stage
@@ -17,19 +18,28 @@ from detnas_d2.utils.locks import LOCK_FILE
 
 _LISTED = 5
 _WEIGHTS = f"{FINAL}.pth"
-PRODUCTS = {
+_PRODUCTS: dict[str, tuple[str, ...]] = {
     "train": (_WEIGHTS,),
+    "evaluate": (),
     "search": (HEADER_FILE, RECORDS_FILE, BEST_FILE),
     "screen": (_WEIGHTS, SUB_SPACE_FILE),
     "gradient": (_WEIGHTS, GENOTYPE_FILE, BEST_FILE),
 }
-"""Kind of a stage -> the files without which it is not done."""
+
+
+def products(pipeline: Pipeline, stage: Stage) -> tuple[str, ...]:
+    """The files without which a stage is not done."""
+    files = _PRODUCTS[stage.kind]
+    # A search that ended before it wrote weights is done where nothing starts from them.
+    if stage.kind == "search" and any(later.weights == stage.name for later in pipeline.stages):
+        return (*files, INHERITED_FILE)
+    return files
 
 
 def stage_state(pipeline: Pipeline, stage: Stage) -> str:
     """A state of :mod:`state`."""
     folder = pipeline.folder(stage.name)
-    state = state_of(folder, PRODUCTS[stage.kind])
+    state = state_of(folder, products(pipeline, stage))
     if state == DONE or (state in (STOPPED, FAILED) and has_checkpoints(folder)):
         mark = read_json(folder, DONE_FILE if state == DONE else LOCK_FILE).get("fingerprint")
         if mark is not None and mark != _fingerprint_now(pipeline, stage):
@@ -78,4 +88,6 @@ def _ignored(pipeline: Pipeline, stage: Stage) -> list[str]:
         ignored.append("MODEL.WEIGHTS")
     if stage.kind == "train":  # another search of the same supernet does not train it again
         ignored.append("SEARCH")
+    if stage.kind == "evaluate":
+        ignored += ["SEARCH", "SOLVER"]
     return ignored

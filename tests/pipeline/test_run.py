@@ -70,7 +70,26 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
         ([{**TRAIN, "CONFIG": "no.yaml"}], {}, "stage 'supernet': CONFIG 'no.yaml' does not exist"),
         ([TRAIN, TRAIN], {}, "stage 'supernet': NAME is used twice"),
         ([SEARCH, TRAIN], {}, "stage 'search': WEIGHTS 'supernet' is neither an earlier training"),
-        ([TRAIN, SEARCH, retrain("a", "search", WEIGHTS="search")], {}, "'a': WEIGHTS 'search' is"),
+        (
+            [TRAIN, SEARCH, retrain("a", "uniform 3x3", WEIGHTS="search")],
+            {},
+            "'a': WEIGHTS 'search' are .* expected PATH 'search', got 'uniform 3x3'",
+        ),
+        (
+            [TRAIN, SEARCH, {**SEARCH, "NAME": "b", "WEIGHTS": "search"}],
+            {},
+            "'b': WEIGHTS 'search' is a search, whose weights a search stage cannot start from",
+        ),
+        ([retrain("a", "uniform 3x3", KIND="evaluate")], {}, "'a': no WEIGHTS: expected the stage"),
+        (
+            [
+                TRAIN,
+                retrain("a", "uniform 3x3", KIND="evaluate", WEIGHTS="supernet"),
+                retrain("b", "uniform 3x3", WEIGHTS="a"),
+            ],
+            {},
+            "'b': WEIGHTS 'a' is an evaluate stage, which trains nothing",
+        ),
         ([TRAIN, retrain("a", "supernet")], {}, "'a': PATH 'supernet' is a train stage"),
         ([retrain("random 1", "random 1")], {}, "'random 1': WEIGHTS or PATH is the stage itself"),
         ([retrain("a", "3x3 9x9")], {}, "stage 'a': .*tiny"),

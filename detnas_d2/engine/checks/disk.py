@@ -41,6 +41,8 @@ def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
         kind: of the stage.
         model: its model; may be on the meta device.
     """
+    if kind == "evaluate":
+        return Need()
     if kind == "search":  # the winner is a part of the supernet
         winner = _bytes_of(model.state_dict().values())
         return Need(winner, cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))

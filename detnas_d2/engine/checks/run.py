@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from detnas_d2.engine.architectures import decoded_example
 from detnas_d2.engine.checkpoint import weights_of
 from detnas_d2.engine.checkpoint_files import read_checkpoint
-from detnas_d2.engine.checks.models import Models, check_names, check_training, told
+from detnas_d2.engine.checks.models import (
+    Models,
+    check_evaluation,
+    check_names,
+    check_training,
+    told,
+)
 from detnas_d2.engine.gradient_search import check_screening
+from detnas_d2.engine.inference import check_network
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.training import check_plain_training
 from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet
@@ -38,7 +45,7 @@ def check_run(
     """Model, optimizer, schedule, search, evaluation, and the network that a search completes.
 
     Args:
-        kind: "train", "search", "screen" or "gradient".
+        kind: "train", "evaluate", "search", "screen" or "gradient".
         config_dir, opts: folder and overrides of the config that a search completes.
         data: look at the datasets too; False for a run that is finished.
         processes: on which it will run, all machines together.
@@ -50,6 +57,13 @@ def check_run(
     if kind == "search":
         plan = SearchPlan.from_config(cfg, config_dir, opts)
         _check_search(cfg, models, plan, data=data)
+        return
+    if kind == "evaluate":
+        check_network(cfg, model)
+        if not cfg.DATASETS.TEST:
+            raise InputError("DATASETS.TEST is empty: expected what the network is evaluated on")
+        if data:
+            check_evaluation(cfg)
         return
     check_training(cfg, model, evaluation=data)
     if kind == "screen":
@@ -91,13 +105,16 @@ def check_weights(
     *,
     whole: bool,
     state: Mapping[str, Tensor] | None = None,
-) -> None:
+) -> Mapping[str, Tensor]:
     """Compares weights with the model that will start from them.
 
     Args:
         key: that names them.
         name: a file or an address, unless ``state`` is what it will hold.
         whole: they must be those of the whole model.
+
+    Returns:
+        the tensors as they are in the file; none if they are matched by name when they are loaded.
 
     Raises:
         InputError: they cannot be read, or do not fit.
@@ -106,10 +123,11 @@ def check_weights(
         with told(f"{key} {name!r}"):
             if state is None:
                 checkpoint = read_checkpoint(_local(key, name))
-                if checkpoint.get("matching_heuristics"):  # matched by name when they are loaded
-                    return
+                if checkpoint.get("matching_heuristics"):
+                    return {}
                 state = weights_of(checkpoint, model)
             check_fit(adapt_state_dict(state, model), model, whole=whole)
+            return state
     except WeightsError as error:
         raise WeightsError(f"{key} {name!r}: {error}") from error
 
