@@ -8,7 +8,9 @@ from detectron2.config import CfgNode as CN
 def add_search_config(cfg: CN) -> None:
     """Adds ``cfg.SEARCH`` to a Detectron2 config, in place."""
     cfg.SEARCH = CN()
-    # How candidates are proposed: "evolution" or "random" (the baseline DetNAS compares with).
+    # How candidates are proposed: "evolution", "random" (the baseline DetNAS compares with),
+    # "regularized" (aging evolution, Real et al., arXiv 1802.01548) or "predictor" (the best by a
+    # regression of fitness on choices; needs scikit-learn).
     cfg.SEARCH.STRATEGY = "evolution"
     # Derives, together with the number of the generation, every random draw of the proposals.
     cfg.SEARCH.SEED = 0
@@ -17,6 +19,7 @@ def add_search_config(cfg: CN) -> None:
     # The search stops when more candidates than this have failed (out of memory, NaN fitness).
     cfg.SEARCH.MAX_FAILURES = 10
     _add_evolution(cfg.SEARCH)
+    _add_other_strategies(cfg.SEARCH)
     _add_limits(cfg.SEARCH)
     _add_evaluation(cfg.SEARCH)
     # Config file that the written best.yaml completes with the best path, relative to this
@@ -31,6 +34,7 @@ def _add_evolution(node: CN) -> None:
     node.PRESET = "paper"
     # Overrides of the preset. 0: the preset's. A population other than the preset's scales
     # PARENTS, MUTATION, CROSSOVER and RANDOM, unless they are set too.
+    # PRESET, POPULATION and GENERATIONS are of all strategies, PARENTS of "predictor" too.
     node.POPULATION = 0  # candidates per generation; for "random": candidates per batch
     node.GENERATIONS = 0  # the random first one included
     node.PARENTS = 0  # how many of the fittest have children
@@ -41,6 +45,23 @@ def _add_evolution(node: CN) -> None:
     node.MUTATION_PROB = -1.0  # probability per layer that its op is drawn again
     # Candidates that STRATEGY "random" evaluates. 0: as many as the evolution would.
     node.NUM_SAMPLES = 0
+
+
+def _add_other_strategies(node: CN) -> None:
+    # Of STRATEGY "regularized". The children of a generation are proposed together.
+    node.REGULARIZED = CN()
+    # Candidates alive, the last ones proposed: the first so many are random, afterwards the oldest
+    # dies for every child. 0: twice POPULATION (the paper's 100 for a POPULATION of 50).
+    node.REGULARIZED.ALIVE = 0
+    # Candidates drawn in a tournament, whose fittest has the child. 0: a quarter of ALIVE, two at
+    # least (the paper's 25 of 100).
+    node.REGULARIZED.SAMPLE = 0
+    # Of STRATEGY "predictor".
+    node.PREDICTOR = CN()
+    # Paths that the regression looks at for each candidate proposed.
+    node.PREDICTOR.POOL = 6
+    # Share of each generation that is drawn at random, rounded down.
+    node.PREDICTOR.RANDOM_SHARE = 0.1
 
 
 def _add_limits(node: CN) -> None:

@@ -207,7 +207,7 @@ RULES: dict[str, Rule] = {
     "SUPERNET.FLOPS_BINS": Rule(
         lambda value: len(value) > 1 and _rising(value), "two or more rising multiply-adds"
     ),
-    "SEARCH.STRATEGY": one_of("evolution", "random"),
+    "SEARCH.STRATEGY": one_of("evolution", "random", "regularized", "predictor"),
     "SEARCH.PRESET": one_of("paper", "release"),
     "SEARCH.ATTEMPTS": _POSITIVE,
     "SEARCH.MAX_FAILURES": _NOT_NEGATIVE,
@@ -219,6 +219,10 @@ RULES: dict[str, Rule] = {
     "SEARCH.RANDOM": at_least(-1),
     "SEARCH.MUTATION_PROB": unset_or(-1.0, _SHARE),
     "SEARCH.NUM_SAMPLES": _NOT_NEGATIVE,
+    "SEARCH.REGULARIZED.ALIVE": _NOT_NEGATIVE,
+    "SEARCH.REGULARIZED.SAMPLE": _NOT_NEGATIVE,
+    "SEARCH.PREDICTOR.POOL": _POSITIVE,
+    "SEARCH.PREDICTOR.RANDOM_SHARE": _BELOW_1,
     "SEARCH.MAX_MACS": _NOT_NEGATIVE,
     "SEARCH.MIN_MACS": _NOT_NEGATIVE,
     "SEARCH.MAX_PARAMS": _NOT_NEGATIVE,

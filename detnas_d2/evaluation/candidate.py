@@ -63,7 +63,8 @@ class CandidateRecord:
     Attributes:
         index: number of the record in the history, from 0 (order of completion).
         generation, position: place in the search; generations count from 1, positions from 0.
-        origin: how the searcher made it: "random", "mutation", "crossover" or "enumeration".
+        origin: how the searcher made it: "random", "mutation", "crossover", "predicted" or
+            "enumeration".
         path: canonical text of the path; choices: the same as op indices.
         fitness: None if the evaluation failed; ``error`` then says why.
         metrics: None stands for undefined (NaN), e.g. AP of an area range without objects.

@@ -4,8 +4,10 @@ from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.driver import ReplayError, TooManyFailures, open_history, run_search
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
 from detnas_d2.search.history import FingerprintMismatch, History, HistoryError
+from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.progress import Progress
 from detnas_d2.search.random_search import RandomSearch
+from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettings
 from detnas_d2.search.searcher import SearchSpaceExhausted
 
 __all__ = [
@@ -16,8 +18,12 @@ __all__ = [
     "History",
     "HistoryError",
     "Limits",
+    "PredictorSearch",
+    "PredictorSettings",
     "Progress",
     "RandomSearch",
+    "RegularizedEvolution",
+    "RegularizedSettings",
     "ReplayError",
     "SearchSpaceExhausted",
     "TooManyFailures",

@@ -13,11 +13,21 @@ from detectron2.config import CfgNode
 
 from detnas_d2.search.constraints import Limits
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
+from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.random_search import RandomSearch
+from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettings
 from detnas_d2.search.searcher import Feasible, GenerationSearcher
 from detnas_d2.utils.errors import InputError
 
-STRATEGIES = ("evolution", "random")
+STRATEGIES = ("evolution", "random", "regularized", "predictor")
+
+# Where the fields of settings are keys; of a field of several kinds, that of the first.
+_NODES: dict[type[Any], str] = {
+    EvolutionSettings: "SEARCH",
+    Limits: "SEARCH",
+    RegularizedSettings: "SEARCH.REGULARIZED",
+    PredictorSettings: "SEARCH.PREDICTOR",
+}
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,14 @@ class SearcherSettings:
         evolution: sizes of the generations; "random" has batches of a population.
         samples: candidates of "random".
         seed: derives every draw.
+        own: those that "regularized" or "predictor" has besides; None for the others.
     """
 
     strategy: str
     evolution: EvolutionSettings
     samples: int
     seed: int
+    own: RegularizedSettings | PredictorSettings | None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> SearcherSettings:
@@ -63,7 +75,11 @@ class SearcherSettings:
                 f"{evolution.population}, which they are chosen from"
             )
         samples = search.NUM_SAMPLES or evolution.population * evolution.generations
-        return cls(search.STRATEGY, evolution, samples, search.SEED)
+        try:
+            own = _own_settings(search, evolution)
+        except ValueError as error:
+            raise InputError(with_keys(error)) from None
+        return cls(search.STRATEGY, evolution, samples, search.SEED, own)
 
     def build(self, cardinalities: Sequence[int], feasible: Feasible) -> GenerationSearcher:
         """The searcher of paths with these numbers of operations per layer.
@@ -72,7 +88,8 @@ class SearcherSettings:
             feasible: usually the `Constraint`, whose text appears in errors.
 
         Raises:
-            InputError: a population larger than the space.
+            InputError: a population larger than the space, or no scikit-learn, which
+                "predictor" needs.
             SearchSpaceExhausted: too few feasible paths for the first generation.
         """
         settings, paths = self.evolution, math.prod(cardinalities)
@@ -81,23 +98,47 @@ class SearcherSettings:
                 f"SEARCH.POPULATION {settings.population}: the space has {paths} paths; expected "
                 "at most as many"
             )
+        shared: dict[str, Any] = {
+            "seed": self.seed,
+            "feasible": feasible,
+            "constraint": str(feasible),
+        }
+        if isinstance(self.own, RegularizedSettings):
+            return RegularizedEvolution(cardinalities, self.own, **shared)
+        if isinstance(self.own, PredictorSettings):
+            return PredictorSearch(cardinalities, self.own, **shared)
         if self.strategy == "evolution":
-            return Evolution(
-                cardinalities,
-                settings,
-                seed=self.seed,
-                feasible=feasible,
-                constraint=str(feasible),
-            )
+            return Evolution(cardinalities, settings, **shared)
         return RandomSearch(
             cardinalities,
             samples=self.samples,
             batch=settings.population,
             attempts=settings.attempts,
-            seed=self.seed,
-            feasible=feasible,
-            constraint=str(feasible),
+            **shared,
         )
+
+
+def _own_settings(
+    search: CfgNode, evolution: EvolutionSettings
+) -> RegularizedSettings | PredictorSettings | None:
+    """Settings of a strategy that has some besides the sizes of the evolution's generations."""
+    sizes = {
+        "population": evolution.population,
+        "generations": evolution.generations,
+        "attempts": evolution.attempts,
+    }
+    if search.STRATEGY == "regularized":
+        alive = search.REGULARIZED.ALIVE or 2 * evolution.population
+        sample = search.REGULARIZED.SAMPLE or max(2, alive // 4)
+        return RegularizedSettings(alive=alive, sample=sample, **sizes)
+    if search.STRATEGY == "predictor":
+        return PredictorSettings(
+            parents=evolution.parents,
+            pool=search.PREDICTOR.POOL,
+            random_share=search.PREDICTOR.RANDOM_SHARE,
+            **sizes,
+        )
+    return None
 
 
 def limits_from_config(cfg: CfgNode) -> Limits:
@@ -116,11 +157,14 @@ def limits_from_config(cfg: CfgNode) -> Limits:
 
 def with_keys(message: object) -> str:
     """A message in which fields of the settings or limits have values, with the fields' keys."""
-    fields = [
-        field.name for kind in (EvolutionSettings, Limits) for field in dataclasses.fields(kind)
-    ]
-    pattern = rf"\b({'|'.join(fields)}|preset)(?= must | is | -?[\d'])"
-    return re.sub(pattern, lambda match: f"SEARCH.{match[1].upper()}", str(message))
+    keys = {
+        field.name: f"{node}.{field.name.upper()}"
+        for kind, node in reversed(_NODES.items())
+        for field in dataclasses.fields(kind)
+    }
+    keys["preset"] = "SEARCH.PRESET"
+    pattern = rf"\b({'|'.join(keys)})(?= must | is | -?[\d'])"
+    return re.sub(pattern, lambda match: keys[match[1]], str(message))
 
 
 def search_fingerprint(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detnas_d2.search.searcher import Draft, Feasible, GenerationSearcher, draw, logger
+from detnas_d2.search.variation import cross, redraw
 from detnas_d2.search_space import Choices
 
 PARENT_SOURCES = ("population", "history")
@@ -164,10 +165,6 @@ class Evolution(GenerationSearcher):
         settings = dataclasses.asdict(self.settings)
         return {"strategy": "evolution", "seed": self.seed, "settings": settings}
 
-    @property
-    def num_parents(self) -> int:
-        return self.settings.parents
-
     def _parents(self) -> list[Choices]:
         """The fittest, best first, of the generation just told or of the whole history.
 
@@ -202,13 +199,9 @@ class Evolution(GenerationSearcher):
         A draw that changes nothing is a path evaluated before, which the draft refuses.
         """
         parent = parents[draw(rng, len(parents))]
-        return tuple(
-            draw(rng, n) if rng.random() < self.settings.mutation_prob else gene
-            for gene, n in zip(parent, self.cardinalities, strict=True)
-        )
+        return redraw(parent, self.cardinalities, self.settings.mutation_prob, rng)
 
     def _cross(self, parents: Sequence[Choices], rng: random.Random) -> Choices:
         """Uniform crossover of two parents, drawn with replacement (equal ones are refused)."""
         one = parents[draw(rng, len(parents))]
-        other = parents[draw(rng, len(parents))]
-        return tuple(a if rng.random() < 0.5 else b for a, b in zip(one, other, strict=True))
+        return cross(one, parents[draw(rng, len(parents))], rng)

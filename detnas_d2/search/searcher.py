@@ -162,7 +162,9 @@ class GenerationSearcher(ABC):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Origin of each of `population`: random, mutation, crossover or enumeration."""
+        """Origin of each of `population`: random, mutation, crossover, predicted or
+        enumeration.
+        """
         return tuple(self._current.values())
 
     @property
@@ -171,11 +173,6 @@ class GenerationSearcher(ABC):
         ranked = self._ranked(self._results)
         fitness = self._results[ranked[0]] if ranked else None
         return None if fitness is None else (ranked[0], fitness)
-
-    @property
-    def num_parents(self) -> int:
-        """Number of the fittest that matter: those that may have children, or the best alone."""
-        return 1
 
     @property
     def generations(self) -> int:

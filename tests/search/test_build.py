@@ -12,7 +12,9 @@ from detnas_d2.search.build import SearcherSettings, limits_from_config, search_
 from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search.evolution import PRESETS, Evolution, EvolutionSettings
 from detnas_d2.search.history import History
+from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.random_search import RandomSearch
+from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettings
 from detnas_d2.search_space.costs import build_cost_table
 from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
@@ -24,8 +26,12 @@ def config(**search):
     cfg = CfgNode()
     add_search_config(cfg)
     for key, value in search.items():
-        assert key in cfg.SEARCH
-        cfg.SEARCH[key] = value
+        node = cfg.SEARCH
+        *nodes, name = key.split("__")
+        for inner in nodes:
+            node = node[inner]
+        assert name in node
+        node[name] = value
     return cfg
 
 
@@ -73,6 +79,37 @@ def test_build_random():
     assert searcher(STRATEGY="random", NUM_SAMPLES=7, POPULATION=4).expected == 7
 
 
+def test_build_regularized():
+    """By default the paper's 100 alive and tournaments of 25, or as much in proportion."""
+    found = searcher(STRATEGY="regularized")
+    assert isinstance(found, RegularizedEvolution)
+    assert found.settings == RegularizedSettings(50, 20, alive=100, sample=25)
+    small = searcher(STRATEGY="regularized", POPULATION=4, GENERATIONS=3, ATTEMPTS=7)
+    assert small.settings == RegularizedSettings(4, 3, alive=8, sample=2, attempts=7)
+    own = searcher(STRATEGY="regularized", REGULARIZED__ALIVE=30, REGULARIZED__SAMPLE=5)
+    assert (own.settings.alive, own.settings.sample) == (30, 5)
+
+
+def test_build_predictor():
+    found = searcher(STRATEGY="predictor", POPULATION=10, GENERATIONS=3, PARENTS=4, ATTEMPTS=7)
+    assert isinstance(found, PredictorSearch)
+    assert found.settings == PredictorSettings(10, 3, 4, pool=6, random_share=0.1, attempts=7)
+    own = searcher(STRATEGY="predictor", PREDICTOR__POOL=9, PREDICTOR__RANDOM_SHARE=0.5)
+    assert (own.settings.pool, own.settings.random_share) == (9, 0.5)
+    assert own.describe() == {
+        "strategy": "predictor",
+        "seed": 0,
+        "settings": {
+            "population": 50,
+            "generations": 20,
+            "parents": 10,
+            "pool": 9,
+            "random_share": 0.5,
+            "attempts": 1000,
+        },
+    }
+
+
 @pytest.mark.parametrize(
     ("search", "message"),
     [
@@ -89,6 +126,18 @@ def test_build_random():
         ),
         ({"MUTATION_PROB": 1.5}, r"SEARCH.MUTATION_PROB must be in \[0, 1\], got 1.5"),
         ({"PARENTS": 1}, "SEARCH.CROSSOVER 25 with SEARCH.PARENTS 1: a child of one parent"),
+        (
+            {"STRATEGY": "regularized", "GENERATIONS": 2},
+            "SEARCH.REGULARIZED.ALIVE 100 with SEARCH.POPULATION 50 and SEARCH.GENERATIONS 2: all",
+        ),
+        (
+            {"STRATEGY": "regularized", "REGULARIZED__SAMPLE": 101},
+            "SEARCH.REGULARIZED.SAMPLE 101 exceeds the 100 candidates alive",
+        ),
+        (
+            {"STRATEGY": "predictor", "PREDICTOR__RANDOM_SHARE": 1.0},
+            r"SEARCH.PREDICTOR.RANDOM_SHARE must be in \[0, 1\), got 1.0",
+        ),
         ({"POPULATION": 5, "PARENTS": 6}, "PARENTS 6: expected at most the population of 5"),
     ],
 )
