@@ -6,6 +6,7 @@ it needs.
   diagnose.py standalone --search output/search --config-file retrain.yaml --paths 8 \\
       OUTPUT_DIR output/standalone
   diagnose.py ranks output/search --standalone output/standalone/scores.json
+  diagnose.py fidelity --config-file pipeline.yaml --output output/fidelity
   diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
 
 "standalone" trains candidates of a search by themselves, for "ranks"; its file holds scores by
@@ -26,6 +27,7 @@ from detectron2.utils import comm
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
 from detnas_d2.pipeline.standalone import train_standalone
+from detnas_d2.programs.fidelity import add_arguments, fidelity
 from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history, draw_ranks
 from detnas_d2.search import History
 from detnas_d2.search.diagnostics import (
@@ -58,6 +60,9 @@ def main(argv: list[str] | None = None) -> None:
             parents=[detectron2],
             add_help=False,
         ),
+        "fidelity": commands.add_parser(
+            "fidelity", help="does the fitness rank networks? truth set and report"
+        ),
         "calibration": commands.add_parser(
             "calibration",
             help="fitness and statistics against the number of calibration images",
@@ -80,12 +85,13 @@ def main(argv: list[str] | None = None) -> None:
     subparsers["ranks"].add_argument("--standalone", required=True, metavar="FILE")
     subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
+    add_arguments(subparsers["fidelity"])
     args = parser.parse_args(argv)
     if args.command == "calibration":
         run(calibration, args)
     else:
         functions = {"history": history, "choices": choices, "ranks": ranks}
-        {**functions, "standalone": standalone}[args.command](args)
+        {**functions, "standalone": standalone, "fidelity": fidelity}[args.command](args)
 
 
 def history(args: argparse.Namespace) -> None:

@@ -1,0 +1,117 @@
+"""Finished trainings of a truth set on disk: a line each, appended and synced."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from detnas_d2.search.history import differences
+from detnas_d2.search_space import Choices
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import sync, sync_open, write_json
+
+LOG_FILE, PLAN_FILE = "truth.jsonl", "plan.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: a line of ``truth.jsonl``.
+
+    Attributes:
+        metrics: of its evaluation; empty if it failed.
+        seconds: that it took.
+        error: why it failed, "" if it did not.
+    """
+
+    path: str
+    choices: Choices
+    macs: int
+    params: int
+    seed: int
+    metrics: Mapping[str, float]
+    seconds: float
+    error: str = ""
+
+
+class TruthLog:
+    """The trainings in a folder, by path and seed; the last line of a pair holds.
+
+    A torn last line, of a killed process, is dropped.
+
+    Raises:
+        InputError: another line cannot be read.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.file = os.path.join(folder, LOG_FILE)
+        self.trained: dict[tuple[str, int], Trained] = {}
+        if not os.path.exists(self.file):
+            open(self.file, "ab").close()
+            sync(folder)
+        with open(self.file, "rb") as file:
+            content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.file, whole)
+        for record in self._parse(content[:whole]):
+            self.trained[record.path, record.seed] = record
+
+    def _parse(self, content: bytes) -> Iterator[Trained]:
+        for number, line in enumerate(content.splitlines(), start=1):
+            try:
+                values = json.loads(line)
+                yield Trained(**{**values, "choices": tuple(values["choices"])})
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(
+                    f"{self.file}, line {number}: no training of a truth set ({error}); restore "
+                    "the file, or remove the line: that training then runs again"
+                ) from None
+
+    def append(self, record: Trained) -> None:
+        line = json.dumps(asdict(record), allow_nan=False) + "\n"
+        with open(self.file, "ab") as file:
+            file.write(line.encode())
+            file.flush()
+            sync_open(file.fileno(), os.path.dirname(self.file))
+        self.trained[record.path, record.seed] = record
+
+    def score(self, path: str, seed: int, metric: str) -> float | None:
+        """What a network scored with a seed; None if it was not trained, or failed."""
+        record = self.trained.get((path, seed))
+        return None if record is None else record.metrics.get(metric)
+
+
+def keep_plan(folder: str, plan: Mapping[str, Any]) -> None:
+    """Writes what decides the scores and networks of a folder, or compares it with what is there.
+
+    Raises:
+        InputError: the folder holds another truth set, naming what differs.
+    """
+    file = os.path.join(folder, PLAN_FILE)
+    ours = json.loads(json.dumps(plan, default=str))
+    theirs = read_plan(folder)
+    if not theirs:
+        write_json(file, ours, indent=1)
+        return
+    different = differences(ours, theirs)
+    if different:
+        raise InputError(
+            f"{file}: the folder holds another truth set: {'; '.join(different)}; use another "
+            "--output, or delete it"
+        )
+
+
+def read_plan(folder: str) -> dict[str, Any]:
+    """The plan of a folder, empty if there is none."""
+    file = os.path.join(folder, PLAN_FILE)
+    if not os.path.exists(file):
+        return {}
+    with open(file, encoding="utf-8") as text:
+        try:
+            plan = json.load(text)
+        except ValueError as error:
+            raise InputError(f"{file}: no JSON ({error}); delete {folder} to start over") from None
+    return plan if isinstance(plan, dict) else {}
