@@ -84,3 +84,27 @@ def _add_supernet_config(cfg: CN) -> None:
         350_000_000,
         360_000_000,
     ]
+    _add_check_config(cfg.SUPERNET)
+
+
+def _add_check_config(node: CN) -> None:
+    """Of what tells at the end of a supernet's training whether it learned."""
+    node.CHECK = CN()
+    # Fixed paths that are scored as a search would score them, each with its own BatchNorm
+    # statistics. Drawn from SEED: the same for every supernet of a space. 0: no check.
+    node.CHECK.PATHS = 4
+    # Dataset that they are scored on. "": the first of DATASETS.TEST.
+    node.CHECK.VAL = ""
+    # Images of it at most, chosen by SEED; and those of the first of DATASETS.TRAIN from which
+    # BatchNorm statistics are computed.
+    node.CHECK.IMAGES = 500
+    node.CHECK.CALIBRATION_IMAGES = 256
+    # Iterations between two points of the curves supernet/score_* in metrics.json and TensorBoard,
+    # on a quarter of the images. -1: a tenth of SOLVER.MAX_ITER, at least 20, for which values are
+    # written every 20 iterations; 0: only at the end.
+    node.CHECK.PERIOD = -1
+    # Updates of the first fixed path when it is trained alone, in OUTPUT_DIR/standalone, to
+    # compare with. -1: as many as an operation of the supernet gets; 0: it is not trained.
+    node.CHECK.STANDALONE = -1
+    # Whether a supernet at chance level ends the run with an error (after all is saved).
+    node.CHECK.REQUIRED = True

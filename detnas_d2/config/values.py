@@ -207,6 +207,11 @@ RULES: dict[str, Rule] = {
     "SUPERNET.FLOPS_BINS": Rule(
         lambda value: len(value) > 1 and _rising(value), "two or more rising multiply-adds"
     ),
+    "SUPERNET.CHECK.PATHS": _NOT_NEGATIVE,
+    "SUPERNET.CHECK.IMAGES": _POSITIVE,
+    "SUPERNET.CHECK.CALIBRATION_IMAGES": _POSITIVE,
+    "SUPERNET.CHECK.PERIOD": at_least(-1),
+    "SUPERNET.CHECK.STANDALONE": at_least(-1),
     "SEARCH.STRATEGY": one_of("evolution", "random", "regularized", "predictor"),
     "SEARCH.PRESET": one_of("paper", "release"),
     "SEARCH.ATTEMPTS": _POSITIVE,

@@ -102,6 +102,7 @@ def test_metadata(cfg: CfgNode) -> Metadata:
     only.DATASETS.TRAIN, only.DATASETS.TEST, only.DATASETS.INVALID = (), (name,), "ignore"
     only.SEARCH.VAL = only.SEARCH.CALIBRATION.DATASET = ""
     only.HIT_SEARCH.ARCH_TRAIN = ()
+    only.SUPERNET.CHECK.VAL = ""
     try:
         register_datasets(only)
     except DatasetError as error:

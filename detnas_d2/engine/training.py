@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detnas_d2.engine.architectures import is_relaxed
 from detnas_d2.engine.inference import load_trained
 from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.supernet_check.ending import conclude
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.utils.errors import InputError
@@ -19,16 +20,18 @@ from detnas_d2.utils.errors import InputError
 def train(cfg: CfgNode, *, resume: bool) -> Any:
     """Trains ``cfg``'s model to its last iteration; returns the last evaluation's results.
 
-    A supernet and a relaxed model have none: None. The architecture parameters of a relaxed model
-    stay as they are (its pre-training).
+    A supernet has those of its check (:func:`conclude`); a relaxed model none: None. The
+    architecture parameters of a relaxed model stay as they are (its pre-training).
 
     Raises:
         InputError: see :func:`check_plain_training`.
+        SupernetAtChance: a supernet did not learn; all files are written.
     """
     check_plain_training(cfg)
     trainer = trainer_class(cfg)(cfg)
     trainer.resume_or_load(resume=resume)
-    return trainer.train()
+    results = trainer.train()
+    return results if trainer.step.supernet is None else conclude(trainer)
 
 
 def check_plain_training(cfg: CfgNode) -> None:

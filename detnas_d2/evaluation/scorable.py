@@ -20,11 +20,15 @@ from detnas_d2.utils.errors import InputError
 _AREAS = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}
 
 
-def check_scorable(dataset_name: str, metric: str) -> None:
+_REMEDY = "choose another SEARCH.METRIC, another SEARCH.VAL or a larger DATASETS.SEARCH_SPLIT"
+
+
+def check_scorable(dataset_name: str, metric: str, *, remedy: str = _REMEDY) -> None:
     """Looks for objects that the metric counts in a registered dataset.
 
     Args:
         metric: "task/metric" of the dataset's evaluator.
+        remedy: what to do where there are none.
 
     Raises:
         InputError: there are none; names the dataset and the metric.
@@ -40,8 +44,7 @@ def check_scorable(dataset_name: str, metric: str) -> None:
     if reason:
         raise InputError(
             f"dataset {dataset_name!r}, which candidates are scored on, cannot give {metric}: "
-            f"{reason}; choose another SEARCH.METRIC, another SEARCH.VAL or a larger "
-            "DATASETS.SEARCH_SPLIT"
+            f"{reason}; {remedy}"
         )
 
 

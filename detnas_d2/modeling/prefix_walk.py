@@ -73,9 +73,10 @@ def common_prefix(a: Choices, b: Choices) -> int:
 def _depths_to_keep(ordered: list[Choices]) -> dict[Choices, frozenset[int]]:
     depths: dict[Choices, frozenset[int]] = {}
     later: frozenset[int] = frozenset()
-    for choices, following in zip(ordered[::-1], [None, *ordered[:0:-1]], strict=True):
-        if following is not None:
-            parting = common_prefix(choices, following)
+    for place in range(len(ordered) - 1, -1, -1):
+        choices = ordered[place]
+        if place + 1 < len(ordered):
+            parting = common_prefix(choices, ordered[place + 1])
             later = frozenset(depth for depth in later if depth < parting) | {parting}
         depths[choices] = later
     return depths

@@ -47,8 +47,8 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     """Registers every dataset of DATASETS.REGISTER and readies those in use.
 
     In use are the names in DATASETS.TRAIN and DATASETS.TEST, in HIT_SEARCH.ARCH_TRAIN if
-    architecture parameters learn, the texts below SEARCH that are names of datasets, and
-    ``names``. These are checked (DATASETS.INVALID), the demo is drawn and
+    architecture parameters learn, the texts below SEARCH that are names of datasets,
+    SUPERNET.CHECK.VAL, and ``names``. These are checked (DATASETS.INVALID), the demo is drawn and
     search splits are carved where they are named; other declarations are not read. Calling it
     again changes nothing. Every process must call it, after ``launch`` has started them: one per
     machine writes files, the others wait.
@@ -73,6 +73,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
     used += _architecture_sets(cfg)
     used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text, owners)]
+    used += [cfg.SUPERNET.CHECK.VAL] if "SUPERNET" in cfg and cfg.SUPERNET.CHECK.VAL else []
     ready: set[str] = set()
     reports: dict[str, DatasetReport | None] = {}
     for name in dict.fromkeys(used):

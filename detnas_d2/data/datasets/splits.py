@@ -13,7 +13,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -42,10 +42,23 @@ SEARCH_TRAIN, SEARCH_VAL = HALVES = ("search_train", "search_val")
 _VERSION = 1
 
 
+class Parts(Protocol):
+    """How the images of a dataset are cut into parts; ``folder`` keeps their files."""
+
+    folder: ClassVar[str]
+
+    @property
+    def seed(self) -> int: ...
+
+    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
+        """Keys of each part of ``source``."""
+
+
 @dataclass(frozen=True)
 class SplitSettings:
     """``size`` images go to search_val, or the share ``fraction`` where that is not 0."""
 
+    folder: ClassVar[str] = "search_splits"
     size: int = 5000
     fraction: float = 0.0
     seed: int = 0
@@ -78,6 +91,7 @@ class SplitSettings:
 class Shares:
     """Named parts of a dataset, by their shares of its images (SPLITS of a declaration)."""
 
+    folder: ClassVar[str] = "splits"
     parts: tuple[tuple[str, float], ...]
     seed: int = 0
 
@@ -152,7 +166,7 @@ def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str)
     Their files lie in a folder below ``cache_dir`` named by the source's files and the settings;
     they are reused as long as those stay the same. All processes must call this.
     """
-    _register(parent, settings, {half: f"{parent}@{half}" for half in HALVES}, cache_dir)
+    register_parts(parent, settings, {half: f"{parent}@{half}" for half in HALVES}, cache_dir)
 
 
 def register_shares(parent: str, shares: Shares, cache_dir: str) -> None:
@@ -164,12 +178,10 @@ def register_shares(parent: str, shares: Shares, cache_dir: str) -> None:
     for name, _ in shares.parts:
         if name in DatasetCatalog and whole_of(name) != parent:
             raise DatasetError(f"SPLITS of '{parent}': '{name}' is the name of another dataset")
-    _register(parent, shares, {name: name for name, _ in shares.parts}, cache_dir)
+    register_parts(parent, shares, {name: name for name, _ in shares.parts}, cache_dir)
 
 
-def _register(
-    parent: str, settings: SplitSettings | Shares, names: dict[str, str], cache_dir: str
-) -> None:
+def register_parts(parent: str, settings: Parts, names: dict[str, str], cache_dir: str) -> None:
     """``names``: part -> the name that it is registered under."""
     source = known_source(parent, "split")
     splitter: _Splitter[Any]
@@ -180,11 +192,10 @@ def _register(
     else:
         splitter = _FolderSplitter(parent, source, settings)
     key = [_VERSION, parent, *source_state(source), vars(settings)]
-    kind = "search_splits" if isinstance(settings, SplitSettings) else "splits"
-    folder = derived_folder(cache_dir, kind, parent, key, splitter.write)
+    folder = derived_folder(cache_dir, settings.folder, parent, key, splitter.write)
     extra = MetadataCatalog.get(parent).as_dict()
     extra.pop("name")
-    if isinstance(settings, Shares):
+    if not isinstance(settings, SplitSettings):
         extra["part_of"] = parent
     for half, name in names.items():
         install(name, _half_source(source, folder, file_name_of(half)), extra=extra)
@@ -202,7 +213,7 @@ def _half_source(source: RegisteredSource, folder: str, half: str) -> Registered
 class _Splitter(ABC, Generic[S]):
     """The halves of a dataset; a subclass writes them."""
 
-    def __init__(self, parent: str, source: S, settings: SplitSettings | Shares) -> None:
+    def __init__(self, parent: str, source: S, settings: Parts) -> None:
         self.parent = parent
         self.source = source
         self.settings = settings

@@ -162,6 +162,8 @@ def _in_use(cfg: CfgNode) -> Iterator[tuple[str, str]]:
         yield "SEARCH.VAL", cfg.SEARCH.VAL
     if cfg.SEARCH.CALIBRATION.DATASET:
         yield "SEARCH.CALIBRATION.DATASET", cfg.SEARCH.CALIBRATION.DATASET
+    if cfg.SUPERNET.CHECK.VAL:
+        yield "SUPERNET.CHECK.VAL", cfg.SUPERNET.CHECK.VAL
 
 
 def _texts(
@@ -203,6 +205,7 @@ def identical_image_warnings(cfg: CfgNode) -> list[str]:
         "DATASETS.TRAIN": cfg.DATASETS.TRAIN,
         "HIT_SEARCH.ARCH_TRAIN": _architecture_sets(cfg),
         "SEARCH.VAL": [cfg.SEARCH.VAL] if cfg.SEARCH.VAL else [],
+        "SUPERNET.CHECK.VAL": [cfg.SUPERNET.CHECK.VAL] if cfg.SUPERNET.CHECK.VAL else [],
         "DATASETS.TEST": cfg.DATASETS.TEST,
     }
     settings = list(roles)

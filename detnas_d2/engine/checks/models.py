@@ -31,6 +31,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import nn
 
 from detnas_d2.config.tools import flatten
+from detnas_d2.engine.supernet_check.plan import check_settings, is_checked
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.engine.training import trainer_class
 from detnas_d2.evaluation.scoring import evaluator_type
@@ -137,7 +138,8 @@ def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -
     """Optimizer, step and schedule of a training, and how its network will be evaluated.
 
     Args:
-        evaluation: look at the datasets of DATASETS.TEST, which are registered.
+        evaluation: look at the datasets of DATASETS.TEST, or of a supernet's check, which are
+            registered.
 
     Raises:
         InputError: naming what cannot be built or evaluated.
@@ -158,6 +160,8 @@ def check_training(cfg: CfgNode, model: nn.Module, *, evaluation: bool = True) -
     if find_supernet(model) is not None:
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise InputError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
+        if evaluation and is_checked(cfg):
+            check_settings(cfg)
     elif trainer is Trainer and evaluation:
         check_evaluation(cfg)
 

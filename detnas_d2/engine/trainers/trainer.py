@@ -26,6 +26,8 @@ from detnas_d2.engine.checks.data import training_sets
 from detnas_d2.engine.outlook import Printer
 from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.supernet_check.hook import SupernetCheck
+from detnas_d2.engine.supernet_check.plan import is_checked
 from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
@@ -189,6 +191,10 @@ class Trainer(DefaultTrainer):
         }
         built = super().build_hooks()
         built = [replaced.get(type(hook), lambda same: same)(hook) for hook in built]
-        # A supernet has no path to evaluate; a search evaluates its paths.
-        searched = self.step.supernet is not None
-        return [hook for hook in built if not (searched and isinstance(hook, hooks.EvalHook))]
+        supernet = self.step.supernet
+        if supernet is None:
+            return built
+        # A supernet has no path to evaluate; a search evaluates its paths, a check a few of them.
+        check = [SupernetCheck(self.cfg, supernet.space)] if is_checked(self.cfg) else []
+        place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        return [*built[:place], *check, *built[place + 1 :]]
