@@ -31,6 +31,7 @@ from detnas_d2.pipeline.state import (
     read_json,
 )
 from detnas_d2.pipeline.status import outdated, stage_state
+from detnas_d2.pipeline.supernets import supernet_lines
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 from detnas_d2.utils.locks import FolderBusy, holder
@@ -187,7 +188,9 @@ def _has_rows(pipeline: Pipeline) -> bool:
 
 
 def _print_tables(experiment: Experiment, *, write: bool) -> None:
-    """Prints TABLE (when its stages are done) and TABLES; writes ``table.md``, ``table.json``."""
+    """Prints TABLE (when its stages are done), TABLES and a line about each supernet; writes
+    ``table.md``, ``table.json``.
+    """
     texts = [f"{table.title}\n\n{table.text()}" for table in experiment.tables]
     single = experiment.single
     if write and single is not None and _has_rows(single):
@@ -195,6 +198,8 @@ def _print_tables(experiment: Experiment, *, write: bool) -> None:
         texts.insert(0, format_table(rows))
         file = os.path.join(experiment.output_dir, "table.json")
         write_text(file, json.dumps(rows, indent=1))
+    if lines := supernet_lines(experiment):
+        texts.append("\n".join(lines))
     if texts:
         text = "\n\n".join(texts)
         print(f"\n{text}")

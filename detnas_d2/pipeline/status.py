@@ -83,7 +83,7 @@ def stage_fingerprint(pipeline: Pipeline, stage: Stage) -> str:
 
 def _ignored(pipeline: Pipeline, stage: Stage) -> list[str]:
     """Keys and nodes that do not alter what a stage does."""
-    ignored = list(FREE_KEYS)
+    ignored = [*FREE_KEYS, "SUPERNET.CHECK"]
     if pipeline.stage(stage.weights) is not None:
         ignored.append("MODEL.WEIGHTS")
     if stage.kind == "train":  # another search of the same supernet does not train it again

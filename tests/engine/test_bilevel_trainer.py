@@ -267,8 +267,12 @@ def test_evolution_over_the_sub_spaces(scenes):
     limits = ("SEARCH.MAX_MACS_INPUT", [64, 64], "SEARCH.POPULATION", 3, "SEARCH.GENERATIONS", 1)
     images = ("SEARCH.CALIBRATION.IMAGES", 2, "SEARCH.CALIBRATION.BATCH_SIZE", 2)
     validation = ("SEARCH.VAL", "digits_scenes_train@search_val")
-    more = (*options, *limits, *images, *validation)
-    train(scenes("search.yaml", "supernet", *more), resume=False)
+    check = ("SUPERNET.CHECK.PATHS", 2, "SUPERNET.CHECK.REQUIRED", False)
+    check += ("SUPERNET.CHECK.CALIBRATION_IMAGES", 2, "SUPERNET.CHECK.VAL", validation[1])
+    more = (*options, *limits, *images, *validation, *check)
+    found = train(scenes("search.yaml", "supernet", *more), resume=False)["supernet"]
+    assert found["score_min"] <= found["score_mean"] <= found["score_max"]
+    assert "standalone" in found  # 4 iterations over 3 operations: one update
     weights = ("MODEL.WEIGHTS", "supernet/model_final.pth")
     best = search(scenes("search.yaml", "evolution", *more, *weights), resume=False)
     assert best.macs > 0

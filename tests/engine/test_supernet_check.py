@@ -261,7 +261,7 @@ def test_one_path_alone(configs: Configs, tmp_path: Path) -> None:
     begin(short)
     torch.manual_seed(0)
     reference = Trainer(short)
-    reference.step.path_sampler = lambda iteration: path
+    reference.step.path_sampler = lambda iteration: (path,)
     reference.resume_or_load(resume=False)
     reference.train()
     assert same(reference.model.state_dict(), alone["model"])

@@ -10,6 +10,9 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from detnas_d2.engine.checkpoint import KEPT
+from detnas_d2.engine.supernet_check.plan import is_checked
+from detnas_d2.engine.supernet_check.standalone import equal_updates, standalone_config
+from detnas_d2.modeling import find_supernet
 from detnas_d2.utils.errors import InputError
 
 _GIB = 2**30
@@ -46,8 +49,12 @@ def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
     if kind == "search":  # the winner is a part of the supernet
         winner = _bytes_of(model.state_dict().values())
         return Need(winner, cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))
-    size = checkpoint_bytes(model)
-    return Need(size * (1 + kept_checkpoints(cfg)), passing=size)
+    size, kept = checkpoint_bytes(model), 1 + kept_checkpoints(cfg)
+    supernet = find_supernet(model)
+    if supernet is not None and is_checked(cfg):  # and one path of it, trained alone
+        updates = equal_updates(cfg, supernet.space, 1)
+        kept += 1 + kept_checkpoints(standalone_config(cfg, updates)) if updates else 0
+    return Need(size * kept, passing=size)
 
 
 def checkpoint_bytes(model: nn.Module) -> int:

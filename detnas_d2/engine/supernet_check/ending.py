@@ -17,7 +17,7 @@ from detnas_d2.engine.supernet_check.record import (
     read_record,
     text_of,
 )
-from detnas_d2.engine.supernet_check.standalone import equal_updates, paths_per_update, train_alone
+from detnas_d2.engine.supernet_check.standalone import equal_updates, train_alone
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation.prefix_statistics import weights_digest
 from detnas_d2.evaluation.ranks import Ranks
@@ -46,7 +46,7 @@ def conclude(trainer: Trainer) -> dict[str, dict[str, float]] | None:
     if hook is None:
         return None
     folder, cfg = trainer.cfg.OUTPUT_DIR, trainer.cfg
-    updates = equal_updates(cfg, hook.space, paths_per_update(trainer.step.path_sampler))
+    updates = equal_updates(cfg, hook.space, len(trainer.step.path_sampler(0)))
     key = {"plan": hook.plan.key, "updates": updates, "weights": weights_digest(trainer.model)}
     record = Ranks().from_main(_known(folder, key) if comm.is_main_process() else None)
     if record is None:

@@ -15,9 +15,7 @@ from detnas_d2.config.tools import FREE_KEYS, fingerprint
 from detnas_d2.engine.supernet_check.hook import STANDALONE
 from detnas_d2.engine.supernet_check.plan import CheckPlan
 from detnas_d2.engine.supernet_check.scores import PathScore, score_paths
-from detnas_d2.engine.trainers.path_sampling import PathSampler
 from detnas_d2.engine.trainers.trainer import Trainer
-from detnas_d2.search_space import Path
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.io import write_text
 
@@ -35,12 +33,6 @@ def equal_updates(cfg: CfgNode, space: PathSpace, paths_per_update: int) -> int:
         return wanted
     operations = statistics.fmean(space.cardinalities)
     return max(1, round(cfg.SOLVER.MAX_ITER * paths_per_update / operations))
-
-
-def paths_per_update(sampler: PathSampler) -> int:
-    """Number of paths that one update of a supernet trains."""
-    paths = sampler(0)
-    return 1 if isinstance(paths, Path) else len(paths)
 
 
 def standalone_config(cfg: CfgNode, updates: int) -> CfgNode:
@@ -74,8 +66,7 @@ def train_alone(cfg: CfgNode, plan: CheckPlan, updates: int) -> PathScore:
     logger.info("Training one path alone for %d updates, to compare with: %s", updates, path)
     torch.manual_seed(cfg.SEED)
     trainer = Trainer(cfg)
-    single = isinstance(trainer.step.path_sampler(0), Path)
-    trainer.step.path_sampler = lambda iteration: path if single else (path,)
+    trainer.step.path_sampler = lambda iteration: (path,)
     trainer.resume_or_load(resume=True)
     trainer.train()
     return score_paths(plan.whole, trainer.model, [path])[0]
