@@ -69,9 +69,20 @@ def _add_model_config(cfg: CN) -> None:
 
 def _add_supernet_config(cfg: CN) -> None:
     cfg.SUPERNET = CN()
-    # Which path an iteration of supernet training takes: "uniform" (paper) or "flops_bins"
-    # (released ImageNet stage: a bin of FLOPS_BINS uniformly, then a random path in it).
+    # Which paths an iteration of supernet training takes. One: "uniform" (paper), or "flops_bins"
+    # (released ImageNet stage: a bin of FLOPS_BINS uniformly, then a random path in it). Several,
+    # in as many times the time and the memory of one, with one optimizer step for the mean of their
+    # gradients: "fair" (FairNAS: each operation of a layer once, so as many paths as operations),
+    # or "sandwich" (BigNAS, for spaces with "skip" or expansions: the most expensive path, the
+    # cheapest, SANDWICH_PATHS random ones, and distillation from the first, DISTILL_WEIGHT).
     cfg.SUPERNET.PATH_SAMPLING = "uniform"
+    # Random paths of an update of "sandwich".
+    cfg.SUPERNET.SANDWICH_PATHS = 2
+    # "sandwich": weight of what the most expensive path's outputs teach the others. A classifier's
+    # soft labels take the place of the ground truth (cross-entropy times this); in a detector the
+    # mean square of what the backbone's features differ by, in standard deviations of the teacher's
+    # level, is added to the losses. 0: every path learns from the ground truth alone.
+    cfg.SUPERNET.DISTILL_WEIGHT = 1.0
     # Edges of the bins, multiply-adds of the whole classifier (body, last convolution, linear
     # layer of MODEL.CLASSIFIER.NUM_CLASSES) at 3x224x224. As released, for the small space.
     cfg.SUPERNET.FLOPS_BINS = [

@@ -203,7 +203,9 @@ RULES: dict[str, Rule] = {
         lambda value: not value, "False: these commands do not augment images in evaluation"
     ),
     "TEST.PRECISE_BN.NUM_ITER": _POSITIVE,
-    "SUPERNET.PATH_SAMPLING": one_of("uniform", "flops_bins"),
+    "SUPERNET.PATH_SAMPLING": one_of("uniform", "flops_bins", "fair", "sandwich"),
+    "SUPERNET.SANDWICH_PATHS": _NOT_NEGATIVE,
+    "SUPERNET.DISTILL_WEIGHT": _NOT_NEGATIVE,
     "SUPERNET.FLOPS_BINS": Rule(
         lambda value: len(value) > 1 and _rising(value), "two or more rising multiply-adds"
     ),

@@ -13,7 +13,12 @@ from detnas_d2.engine.launching import run, run_alone
 from detnas_d2.engine.library import search_model, train_model
 from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
-from detnas_d2.engine.trainers.path_sampling import FlopsBinnedPathSampler, UniformPathSampler
+from detnas_d2.engine.trainers.path_sampling import (
+    FairPathSampler,
+    FlopsBinnedPathSampler,
+    SandwichPathSampler,
+    UniformPathSampler,
+)
 from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.engine.training import evaluate, train
@@ -21,9 +26,11 @@ from detnas_d2.engine.training import evaluate, train
 __all__ = [
     "BilevelStep",
     "DetNASCheckpointer",
+    "FairPathSampler",
     "FlopsBinnedPathSampler",
     "GradientSearchTrainer",
     "PathTrainer",
+    "SandwichPathSampler",
     "Trainer",
     "UniformPathSampler",
     "default_argument_parser",

@@ -24,6 +24,7 @@ from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.evolution_search import search_candidates
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.trainers.distillation import Distillation
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.path_sampling import PathSampler, UniformPathSampler
 from detnas_d2.engine.trainers.path_step import PathTrainer
@@ -50,6 +51,7 @@ def train_model(
     output_dir: str,
     scheduler: Any = None,
     path_sampler: PathSampler | None = None,
+    distillation: Distillation | None = None,
     seed: int = 0,
     amp: bool = False,
     checkpoint_period: int = 5000,
@@ -69,6 +71,8 @@ def train_model(
         scheduler: what Detectron2's ``LRScheduler`` hook takes, e.g. the ``lr_multiplier`` of a
             LazyConfig; None: a constant rate.
         path_sampler: the paths of an iteration; default: one, drawn uniformly.
+        distillation: how the first path of an iteration teaches the others, e.g.
+            ``partial(Features, weight=1.0)``; default: not at all.
         evaluate: called every ``eval_period`` iterations and at the end; returns results.
 
     Raises:
@@ -79,7 +83,14 @@ def train_model(
     supernet = find_supernet(model)
     if supernet is not None and path_sampler is None:
         path_sampler = UniformPathSampler(supernet.space, seed)
-    step = PathTrainer(model, optimizer, path_sampler=path_sampler, seed=seed, amp=amp)
+    step = PathTrainer(
+        model,
+        optimizer,
+        path_sampler=path_sampler,
+        distillation=distillation,
+        seed=seed,
+        amp=amp,
+    )
     checkpointer = DetNASCheckpointer(model, output_dir, trainer=step)
     wanted: list[Any] = [hooks.IterationTimer()]
     if scheduler is not None:

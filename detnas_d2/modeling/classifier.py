@@ -87,6 +87,10 @@ class ImageClassifier(nn.Module):
         logits = self.logits(self.preprocess_image(batched_inputs))
         if not self.training:
             return [{"scores": scores} for scores in logits.softmax(dim=1)]
+        return self.losses(logits, batched_inputs)
+
+    def losses(self, logits: Tensor, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """The training loss of class scores (N, num_classes) before softmax."""
         labels = torch.tensor([x["label"] for x in batched_inputs], device=logits.device)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         return {"loss_cls": loss}

@@ -8,8 +8,10 @@ from itertools import pairwise
 
 from detectron2.config import CfgNode
 
-from detnas_d2.search_space import AdditiveTable, Path, SearchSpace, build_cost_table
-from detnas_d2.search_space.space import PathSpace
+from detnas_d2.engine.architectures import space_costs
+from detnas_d2.search_space import AdditiveTable, LayerSpec, Path, SearchSpace, build_cost_table
+from detnas_d2.search_space.operations import get_operation
+from detnas_d2.search_space.space import SHUFFLE_OPS, PathSpace
 from detnas_d2.utils.errors import InputError
 
 PathSampler = Callable[[int], tuple[Path, ...]]
@@ -84,28 +86,110 @@ class FlopsBinnedPathSampler:
         return self._macs.total(path.choices)
 
 
+class FairPathSampler:
+    """Strict fairness (FairNAS, arXiv 1907.01845): every operation of a layer once per update.
+
+    An update has as many paths as the layer with the most operations has operations. A layer with
+    fewer starts over, in another order, so that no operation of it is taken twice more often than
+    another in an update: numbers differ by one at most.
+    """
+
+    def __init__(self, space: PathSpace, seed: int) -> None:
+        self.space, self.seed = space, seed
+        self.paths = max(space.cardinalities)
+
+    def __call__(self, iteration: int) -> tuple[Path, ...]:
+        rng = random.Random(f"path/{self.seed}/{iteration}")
+        layers = [self._orders(rng, count) for count in self.space.cardinalities]
+        return tuple(Path(self.space, choices) for choices in zip(*layers, strict=True))
+
+    def _orders(self, rng: random.Random, count: int) -> list[int]:
+        """As many choices as there are paths: random orders of all, one after the other."""
+        choices: list[int] = []
+        while len(choices) < self.paths:
+            choices += rng.sample(range(count), count)
+        return choices[: self.paths]
+
+
+class SandwichPathSampler:
+    """The sandwich rule (BigNAS, arXiv 2003.11142): the extremes of the space, and random paths.
+
+    An update's paths are the most expensive one, which may teach the others, the cheapest one, and
+    ``random_paths`` drawn uniformly.
+
+    Args:
+        costs: what is dear and cheap is looked up in, layer by layer.
+
+    Raises:
+        InputError: depth and width of the space's networks are fixed.
+    """
+
+    def __init__(
+        self, space: PathSpace, seed: int, costs: AdditiveTable[int], *, random_paths: int = 2
+    ) -> None:
+        if not any(_is_elastic(layer) for layer in space.layers):
+            raise InputError(
+                f"space {space.name!r} has neither operations of several widths ('_e2', '_e3', "
+                "...) nor 'skip' to choose: its largest network is none of depth or width; "
+                "expected such a space, or 'fair'"
+            )
+        self.space, self.seed, self.random_paths = space, seed, random_paths
+        rows = costs.entries
+        self.dearest = Path(space, tuple(row.index(max(row)) for row in rows))
+        self.cheapest = Path(space, tuple(row.index(min(row)) for row in rows))
+
+    def __call__(self, iteration: int) -> tuple[Path, ...]:
+        rng = random.Random(f"path/{self.seed}/{iteration}")
+        drawn = (self.space.random_path(rng) for _ in range(self.random_paths))
+        return self.dearest, self.cheapest, *drawn
+
+
 def build_path_sampler(cfg: CfgNode, space: PathSpace) -> PathSampler:
     """The sampler ``SUPERNET.PATH_SAMPLING`` for the supernet of a training config.
 
     Raises:
-        ValueError: an unknown sampling, or bins that do not fit the space.
+        InputError: an unknown sampling, or one that does not fit the space.
     """
     kind = cfg.SUPERNET.PATH_SAMPLING
-    if kind == "uniform":
-        return UniformPathSampler(space, cfg.SEED)
-    if kind != "flops_bins":
-        raise InputError(f"SUPERNET.PATH_SAMPLING {kind!r}: expected 'uniform' or 'flops_bins'")
+    if kind not in _SAMPLERS:
+        raise InputError(
+            f"SUPERNET.PATH_SAMPLING {kind!r}: expected one of {', '.join(map(repr, _SAMPLERS))}"
+        )
+    return _SAMPLERS[kind](cfg, space)
+
+
+def _binned(cfg: CfgNode, space: PathSpace) -> FlopsBinnedPathSampler:
     if not isinstance(space, SearchSpace):
         raise InputError("SUPERNET.PATH_SAMPLING 'flops_bins': only DetNAS spaces have bins")
+    edges, classes = cfg.SUPERNET.FLOPS_BINS, cfg.MODEL.CLASSIFIER.NUM_CLASSES
     try:
-        return FlopsBinnedPathSampler(
-            space,
-            cfg.SEED,
-            cfg.SUPERNET.FLOPS_BINS,
-            num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
-        )
+        return FlopsBinnedPathSampler(space, cfg.SEED, edges, num_classes=classes)
     except ValueError as error:
         raise InputError(f"SUPERNET.FLOPS_BINS: {error}") from None
+
+
+def _sandwich(cfg: CfgNode, space: PathSpace) -> SandwichPathSampler:
+    macs, drawn = space_costs(cfg, space).macs, cfg.SUPERNET.SANDWICH_PATHS
+    try:
+        return SandwichPathSampler(space, cfg.SEED, macs, random_paths=drawn)
+    except InputError as error:
+        raise InputError(f"SUPERNET.PATH_SAMPLING 'sandwich': {error}") from None
+
+
+_SAMPLERS: dict[str, Callable[[CfgNode, PathSpace], PathSampler]] = {
+    "uniform": lambda cfg, space: UniformPathSampler(space, cfg.SEED),
+    "flops_bins": _binned,
+    "fair": lambda cfg, space: FairPathSampler(space, cfg.SEED),
+    "sandwich": _sandwich,
+}
+
+
+def _is_elastic(layer: LayerSpec) -> bool:
+    """Whether the layer's operations differ in width, or one of several is no operation at all."""
+    ops = [get_operation(op) for op in layer.ops if op not in SHUFFLE_OPS]
+    widths = {op.expansion for op in ops if op.kind == "ir"}
+    widths |= {1 for op in layer.ops if op in SHUFFLE_OPS}
+    return len(widths) > 1 or (len(layer.ops) > 1 and any(op.kind == "skip" for op in ops))
 
 
 def _classifier_macs(space: SearchSpace, num_classes: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from statistics import fmean
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.trainers.distillation import Distillation
 from detnas_d2.engine.trainers.gradients import PathGradients, average_gradients
 from detnas_d2.engine.trainers.iteration import (
     NORMALIZER,
@@ -28,6 +29,7 @@ from detnas_d2.modeling import find_supernet
 from detnas_d2.search_space import Path
 
 Losses = dict[str, Tensor]
+Forward = Callable[[Any], Losses]
 Value = TypeVar("Value")
 
 
@@ -46,6 +48,8 @@ class PathTrainer(SimpleTrainer):
             Otherwise the step averages the gradients over the ranks.
         optimizer: its optimizer.
         path_sampler: the paths of an iteration, or None for a model without supernet.
+        distillation: begins the lesson of an update of several paths, in which the first teaches
+            the others; None: all learn from the ground truth alone.
         seed: seed of the model's random choices.
         amp: mixed precision; float16 with loss scaling on GPUs, bfloat16 on CPUs.
     """
@@ -56,10 +60,12 @@ class PathTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         *,
         path_sampler: PathSampler | None,
+        distillation: Distillation | None = None,
         seed: int,
         amp: bool = False,
     ) -> None:
         super().__init__(model, (), optimizer)
+        self.distillation = distillation
         self.path_sampler, self.seed, self.amp = path_sampler, seed, amp
         self.supernet = find_supernet(model)
         if (self.supernet is None) != (path_sampler is None):
@@ -89,7 +95,9 @@ class PathTrainer(SimpleTrainer):
         self.grad_scaler.update()
         share_loss_normalizers(self.model)
 
-    def _backward(self, data: Any, path: Path | None, index: int = 0) -> Losses:
+    def _backward(
+        self, data: Any, path: Path | None, index: int = 0, forward: Forward | None = None
+    ) -> Losses:
         """Adds the gradients of one path, the ``index``-th of the update; returns its losses."""
         torch.manual_seed(iteration_seed(self.seed, self.iter, comm.get_rank(), index))
         active: AbstractContextManager[None] = nullcontext()
@@ -98,22 +106,23 @@ class PathTrainer(SimpleTrainer):
         with active:
             dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
             with torch.autocast(self.device_type, dtype, enabled=self.amp):
-                losses = self.model(data)
+                losses = (forward or self.model)(data)
                 total = sum(losses.values())
             self.grad_scaler.scale(total).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _backward_all(self, data: Any, paths: Sequence[Path | None]) -> Losses:
-        """Gradients of an update of several paths; returns the mean of each of their losses.
+        """Gradients of an update of several paths; returns the mean of each loss.
 
-        Running averages that losses are divided by are of images: every path starts from the same
-        ones, and an update moves them once.
+        A loss that only some paths have is averaged over those. Running averages that losses are
+        divided by are of images: every path starts from the same ones, an update moves them once.
         """
+        forward = self.model if self.distillation is None else self.distillation(self.model)
         gradients = PathGradients(self._parameters)
         before, after, losses = loss_normalizers(self.model), [], []
         for index, path in enumerate(paths):
             set_loss_normalizers(self.model, before)
-            losses.append(self._backward(data, path, index))
+            losses.append(self._backward(data, path, index, forward))
             after.append(loss_normalizers(self.model))
             gradients.take()
         gradients.give_means()

@@ -29,6 +29,7 @@ from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.supernet_check.hook import SupernetCheck
 from detnas_d2.engine.supernet_check.plan import is_checked
 from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
+from detnas_d2.engine.trainers.distillation import build_distillation
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
@@ -96,10 +97,16 @@ class Trainer(DefaultTrainer):
         refuse_relaxed(model)
         supernet = find_supernet(model)
         sampler = build_path_sampler(cfg, supernet.space) if supernet else None
+        distillation = build_distillation(cfg, model) if supernet else None
         if supernet is None and next(model.parameters()).is_cuda:
             model = create_ddp_model(model, broadcast_buffers=False)
         return PathTrainer(
-            model, optimizer, path_sampler=sampler, seed=cfg.SEED, amp=cfg.SOLVER.AMP.ENABLED
+            model,
+            optimizer,
+            path_sampler=sampler,
+            distillation=distillation,
+            seed=cfg.SEED,
+            amp=cfg.SOLVER.AMP.ENABLED,
         )
 
     def resume_or_load(self, resume: bool = True) -> None:
