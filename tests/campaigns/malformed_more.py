@@ -15,6 +15,7 @@ for key, value in [
     ("MODEL.PIXEL_MEAN", [0.0, 0.0, "x"]),
     ("INPUT.CLASSIFICATION.MIN_SCALE", 0.0),
     ("SUPERNET.PATH_SAMPLING", "spos"),
+    ("SUPERNET.PATH_SAMPLING", "sandwich"),
     ("SUPERNET.SANDWICH_PATHS", -1),
     ("SUPERNET.DISTILL_WEIGHT", -0.5),
     ("DATASETS.SEARCH_SPLIT.SEED", "x"),

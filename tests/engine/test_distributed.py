@@ -90,17 +90,18 @@ def test_averaged_gradients_are_those_of_the_joint_batch(
         assert (first is None and second is None) or torch.equal(first, second)
 
 
+@pytest.mark.parametrize("name", work.UPDATES)
 def test_an_update_of_several_paths_is_that_of_the_joint_batch(
-    ranks: Results, shared: Configs
+    name: str, ranks: Results, shared: Configs
 ) -> None:
     start = dict(work.classifier(shared("classifier"), "GN").named_parameters())
-    expected = work.update(shared("classifier"), "GN", work.joint_batch())
-    moved = {name for name, weight in expected.items() if not torch.equal(weight, start[name])}
-    assert any(".candidates." in name for name in expected.keys() - moved)
-    for found in (rank["update"] for rank in ranks):
-        for name, weight in expected.items():
-            torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6, msg=name)
-            assert torch.equal(found[name], start[name]) == (name not in moved), name
+    expected = work.update(shared("classifier"), work.joint_batch(), work.UPDATES[name])
+    moved = {key for key, weight in expected.items() if not torch.equal(weight, start[key])}
+    assert any(".candidates." in key for key in expected.keys() - moved)
+    for found in (rank[f"update, {name}"] for rank in ranks):
+        for key, weight in expected.items():
+            torch.testing.assert_close(found[key], weight, rtol=1e-4, atol=1e-6, msg=key)
+            assert torch.equal(found[key], start[key]) == (key not in moved), key
 
 
 def test_gradients_present_on_some_ranks(ranks: Results) -> None:

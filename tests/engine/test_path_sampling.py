@@ -12,7 +12,7 @@ from detnas_d2.engine import (
     UniformPathSampler,
 )
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
-from detnas_d2.search_space import SPACES, Path
+from detnas_d2.search_space import SPACES, Path, SearchSpace, build_cost_table
 from detnas_d2.search_space.hit_network import get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace
 
@@ -176,15 +176,24 @@ def test_sandwich_has_the_extremes_and_random_paths() -> None:
         (("ir_k3_e3_d1", "ir_k5_e6_d1"), True),
         (("ir_k3_e3_d1", "ir_k5_e3_d1", "sep_k3_d1"), False),
         (("skip",), False),
+        (("3x3", "7x7", "xception", "sep_k3_d1"), False),
+        (("3x3", "7x7_e2"), True),
+        (("3x3_e3", "ir_k3_e3_d1"), False),
+        (("7x7", "skip"), True),
     ],
 )
 def test_sandwich_needs_depth_or_width(ops: tuple[str, ...], elastic: bool) -> None:
-    space = HitSpace.of_network(NETWORK, [("head", ops)])
-    costs = space.cost_table((64, 64), 5).macs
+    detnas = any("x" in op for op in ops)
+    space = (
+        SearchSpace("mine", 8, (16,), (2,), 8, ops)
+        if detnas
+        else HitSpace.of_network(NETWORK, [("head", ops)])
+    )
+    costs = build_cost_table(space).macs if detnas else space.cost_table().macs
     if elastic:
         SandwichPathSampler(space, 0, costs)
         return
-    with pytest.raises(ValueError, match="space 'hit_tiny_half:head' has neither .* or 'fair'"):
+    with pytest.raises(ValueError, match=f"space '{space.name}' has neither .* or 'fair'"):
         SandwichPathSampler(space, 0, costs)
 
 
@@ -202,6 +211,11 @@ def test_sampler_by_config() -> None:
     assert build_path_sampler(cfg, HIT)(9) == FairPathSampler(HIT, 5)(9)
     cfg.SUPERNET.PATH_SAMPLING, cfg.SUPERNET.SANDWICH_PATHS = "sandwich", 3
     assert build_path_sampler(cfg, HIT)(9) == sandwich(5, 3)(9)
+    elastic = SPACES["detnas_small_elastic"]
+    costs = build_cost_table(elastic).macs
+    dearest, cheapest, *others = build_path_sampler(cfg, elastic)(9)
+    assert costs.total(dearest) == costs.most_expensive() and len(others) == 3
+    assert costs.total(cheapest) == costs.cheapest() and cheapest.ops.count("skip") == 16
     with pytest.raises(ValueError, match="PATH_SAMPLING 'sandwich': space 'detnas_small' has nei"):
         build_path_sampler(cfg, SMALL)
     cfg.SUPERNET.PATH_SAMPLING = "flops_bins"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -11,13 +13,13 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from detnas_d2.engine import PathTrainer, Trainer
+from detnas_d2.engine import PathTrainer, Trainer, prepare, train
 from detnas_d2.engine.trainers.gradients import PathGradients
 from detnas_d2.engine.trainers.iteration import iteration_seed, loss_normalizers
 from detnas_d2.modeling import activate
-from detnas_d2.search_space import SPACES
+from detnas_d2.search_space import SPACES, SearchSpace
 from detnas_d2.search_space import Path as NetworkPath
-from tests.engine.test_trainer import endless, momenta
+from tests.engine.test_trainer import ARGS, Interrupt, endless, final, momenta, same
 from tests.engine.tiny_runs import Configs
 from tests.helpers import changed, snapshot
 
@@ -123,3 +125,38 @@ def test_operations_of_no_path_stay(kind: str, configs: Configs) -> None:
     candidates = {n for n, _ in model.named_parameters() if ".candidates." in n}
     assert moved & candidates == {n for n in candidates if any(place in n for place in used)}
     assert 0 < len(moved & candidates) < len(candidates)
+
+
+ELASTIC = SearchSpace(
+    "tiny_elastic", 8, (24, 48, 96, 192), (1, 1, 2, 1), 256, ("3x3", "7x7_e2", "xception", "skip")
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampling"),
+    [("retinanet", "fair"), ("faster", "sandwich"), ("classifier", "sandwich")],
+)
+def test_resumed_training_is_the_uninterrupted_one(
+    kind: str, sampling: str, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPACES, ELASTIC.name, ELASTIC)
+    cfgs = []
+    for name in ("whole", "torn"):
+        cfg = configs(kind, "SUPERNET.PATH_SAMPLING", sampling, "MODEL.DETNAS.SPACE", ELASTIC.name)
+        cfg.OUTPUT_DIR = str(tmp_path / name)
+        cfgs.append(cfg)
+        prepare(cfg, ARGS)
+        trainer = Trainer(cfg)
+        trainer.register_hooks([Interrupt(5)] if name == "torn" else [])
+        trainer.resume_or_load(resume=True)
+        if name == "whole":
+            trainer.train()
+            continue
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        assert (tmp_path / name / "last_checkpoint").read_text() == "model_0000003.pth"
+        train(cfg, resume=True)
+    whole, torn = map(final, cfgs)
+    assert same(torn, whole)
+    lines = (tmp_path / "whole" / "metrics.json").read_text().splitlines()
+    assert ("loss_distill" in json.loads(lines[-1])) == (sampling == "sandwich")

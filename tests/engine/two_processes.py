@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import PathTrainer, Trainer, prepare
 from detnas_d2.engine.evolution_search import load_supernet
+from detnas_d2.engine.trainers.distillation import Distillation, Features, SoftLabels
 from detnas_d2.engine.trainers.gradients import average_gradients, broadcast
 from detnas_d2.engine.trainers.iteration import loss_normalizers
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
@@ -31,6 +32,11 @@ TINY = SPACES["detnas_tiny"]
 PATH = TINY.path([(layer + 1) % 4 for layer in range(TINY.num_layers)])
 POPULATION = [PATH, *(TINY.path([*PATH.choices[:3], a, b]) for a, b in ((0, 0), (0, 1)))]
 UPDATE = (*POPULATION, TINY.uniform_path("5x5"))
+UPDATES: dict[str, Distillation | None] = {
+    "plain": None,
+    "soft labels": partial(SoftLabels, weight=1.0),
+    "features": partial(Features, weight=1.0),
+}
 ARGS = arguments()
 COUNTS = ((3, 1), (2, 0), (0, 0), (1, 2))
 """Images of rank 0 and rank 1 in the batches of :func:`sync_bn`."""
@@ -83,11 +89,18 @@ def gradients(model: nn.Module, batch: list[dict]) -> dict[str, Tensor | None]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def update(cfg: CfgNode, norm: str, batch: list[dict]) -> dict[str, Tensor]:
+def update(
+    cfg: CfgNode, batch: list[dict], distillation: Distillation | None = None
+) -> dict[str, Tensor]:
     """Weights after an update of several paths; an operation may be in one or in all."""
-    model = classifier(cfg, norm)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    step = PathTrainer(model, optimizer, path_sampler=lambda iteration: UPDATE, seed=0)
+    model = classifier(cfg, "GN")
+    step = PathTrainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        path_sampler=lambda iteration: UPDATE,
+        distillation=distillation,
+        seed=0,
+    )
     step.set_data([batch])
     with EventStorage():
         step.iter = 0
@@ -175,7 +188,8 @@ def work(cfgs: dict[str, CfgNode], out: str) -> None:
     for norm in ("GN", "SyncBN"):
         model = classifier(cfgs["classifier"], norm)
         found[norm] = gradients(model, mine)
-    found["update"] = update(cfgs["classifier"], "GN", mine)
+    for name, distillation in UPDATES.items():
+        found[f"update, {name}"] = update(cfgs["classifier"], mine, distillation)
     torch.manual_seed(rank)
     other = nn.BatchNorm1d(3).requires_grad_(False)
     other.running_mean.normal_()

@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 from detnas_d2.engine.architectures import space_costs
 from detnas_d2.search_space import AdditiveTable, LayerSpec, Path, SearchSpace, build_cost_table
 from detnas_d2.search_space.operations import get_operation
-from detnas_d2.search_space.space import SHUFFLE_OPS, PathSpace
+from detnas_d2.search_space.shuffle_ops import ShuffleOp, shuffle_op
+from detnas_d2.search_space.space import SKIP, PathSpace
 from detnas_d2.utils.errors import InputError
 
 PathSampler = Callable[[int], tuple[Path, ...]]
@@ -129,9 +130,8 @@ class SandwichPathSampler:
     ) -> None:
         if not any(_is_elastic(layer) for layer in space.layers):
             raise InputError(
-                f"space {space.name!r} has neither operations of several widths ('_e2', '_e3', "
-                "...) nor 'skip' to choose: its largest network is none of depth or width; "
-                "expected such a space, or 'fair'"
+                f"space {space.name!r} has neither operations of several widths (with '_e2', "
+                "'_e3', ...) nor 'skip'; expected a space that has, or 'fair'"
             )
         self.space, self.seed, self.random_paths = space, seed, random_paths
         rows = costs.entries
@@ -185,11 +185,10 @@ _SAMPLERS: dict[str, Callable[[CfgNode, PathSpace], PathSampler]] = {
 
 
 def _is_elastic(layer: LayerSpec) -> bool:
-    """Whether the layer's operations differ in width, or one of several is no operation at all."""
-    ops = [get_operation(op) for op in layer.ops if op not in SHUFFLE_OPS]
-    widths = {op.expansion for op in ops if op.kind == "ir"}
-    widths |= {1 for op in layer.ops if op in SHUFFLE_OPS}
-    return len(widths) > 1 or (len(layer.ops) > 1 and any(op.kind == "skip" for op in ops))
+    """Whether the layer's operations differ in width, or one of several is to skip the layer."""
+    found = [shuffle_op(op) or get_operation(op) for op in layer.ops]
+    wide = (op for op in found if isinstance(op, ShuffleOp) or op.kind == "ir")
+    return len({op.expansion for op in wide}) > 1 or (SKIP in layer.ops and len(layer.ops) > 1)
 
 
 def _classifier_macs(space: SearchSpace, num_classes: int) -> int:
