@@ -107,7 +107,7 @@ class PathTrainer(SimpleTrainer):
             dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
             with torch.autocast(self.device_type, dtype, enabled=self.amp):
                 losses = (forward or self.model)(data)
-                total = sum(losses.values())
+                total: Any = sum(losses.values())
             self.grad_scaler.scale(total).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
