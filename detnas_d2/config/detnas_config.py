@@ -24,8 +24,19 @@ def add_detnas_config(cfg: CN) -> None:
 def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS = CN()
     # Search space: detnas_small (300M), detnas_large (1.3G), detnas_3.8G, shufflenetv2_40 (the
-    # hand-made network's widths), detnas_tiny (the demo).
+    # hand-made network's widths), detnas_tiny (the demo), detnas_small_elastic and
+    # detnas_large_elastic (with wider and skipped blocks), or one of SPACES.
     cfg.MODEL.DETNAS.SPACE = "detnas_small"
+    # Search spaces of one's own, a list of mappings:
+    #   {NAME: mine, STEM: 16, LAST: 1024, OPS: [3x3, 5x5_e2, skip],
+    #    STAGES: [{CHANNELS: 64, DEPTH: 4}, {CHANNELS: 160, DEPTH: 4, OPS: [3x3, xception]}]}
+    # STEM and CHANNELS: output channels of the stem and of a stage, even; LAST: of the last
+    # convolution (LAST_CONV); DEPTH: blocks of a stage, the first of them of stride 2, so the
+    # features stage1, stage2, ... have strides 4, 8, ...; OPS: the candidates of a stage, or once
+    # those of all stages without their own. Operations: 3x3, 5x5, 7x7 and xception, which _e2 to
+    # _e6 make wider (the middle channels of the main branch that often), skip (no block; not in the
+    # first of a stage), and those of Hit-Detector's table, e.g. ir_k3_e3_d1, sep_k5_d1, conv_k3.
+    cfg.MODEL.DETNAS.SPACES = []
     # Path of a searched backbone: op names or indices, "/" between stages. Unused by supernets.
     cfg.MODEL.DETNAS.PATH = ""
     # Norm of the backbone: BN, SyncBN (BN in a single process), FrozenBN, GN. The norms of neck

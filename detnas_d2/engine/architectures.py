@@ -15,7 +15,7 @@ from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
 from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
 from detnas_d2.search.gradient.objective import decode_parts
-from detnas_d2.search_space import CostTable, build_cost_table, get_space
+from detnas_d2.search_space import CostTable, build_cost_table, space_of
 from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
@@ -35,7 +35,7 @@ def searched_space(cfg: CfgNode) -> PathSpace:
     """The sub-spaces of ``MODEL.HIT.SEARCHABLE_PARTS`` where they are sampled, else DetNAS's."""
     node = cfg.MODEL.HIT
     if not node.SEARCHABLE_PARTS or node.STRATEGY != "sampling":
-        return get_space(cfg.MODEL.DETNAS.SPACE)
+        return space_of(cfg)
     parts = [part for part in PARTS if part in node.SEARCHABLE_PARTS]
     specs = part_specs(cfg)
     return HitSpace(get_hit_network(node.NETWORK), tuple((part, specs[part]) for part in parts))

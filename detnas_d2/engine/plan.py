@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from detnas_d2.engine.architectures import (
 from detnas_d2.engine.checks.data import sharing_images
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation.settings import EvaluationSettings
+from detnas_d2.search_space import space_of
 from detnas_d2.utils.errors import InputError
 
 BEST_FILE = "best.yaml"
@@ -193,6 +195,13 @@ def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> C
         raise InputError(
             f"{node}.RETRAIN_CONFIG has MODEL.DETNAS.SPACE {retrain.MODEL.DETNAS.SPACE}, the "
             f"search {cfg.MODEL.DETNAS.SPACE}"
+        )
+    if not retrain.MODEL.DETNAS.SPACES:  # declared once, for the search
+        retrain.MODEL.DETNAS.SPACES = copy.deepcopy(cfg.MODEL.DETNAS.SPACES)
+    if space_of(retrain) != space_of(cfg):
+        raise InputError(
+            f"{node}.RETRAIN_CONFIG declares MODEL.DETNAS.SPACE {cfg.MODEL.DETNAS.SPACE} otherwise "
+            "than the search: expected the same MODEL.DETNAS.SPACES, or none"
         )
     if searchable_backbone(retrain) and not is_relaxed(cfg):  # which decodes that too
         raise InputError(

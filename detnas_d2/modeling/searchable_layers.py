@@ -152,7 +152,7 @@ class RelaxedLayers(PartLayers):
         absent = ~(self.remaining & self.offered[index])
         weights = self.alpha[index].masked_fill(absent, float("-inf")).softmax(dim=0)
         columns = self._columns[index]
-        if len(columns) < len(self.ops):
+        if columns != list(range(len(self.ops))):
             weights = weights[columns]
         active = None
         if len(self._active) < len(self.ops):

@@ -34,7 +34,7 @@ from detnas_d2.modeling.hit.build import candidate_ops
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import read_classes
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage
-from detnas_d2.search_space import get_space
+from detnas_d2.search_space import space_of
 from detnas_d2.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class _Plan:
         place = "OPTS or command line"
         cfg = self.pipeline.merged(stage, fragments, standins, place=place)
         if self.pipeline.stage(stage.path) is not None:
-            space = get_space(cfg.MODEL.DETNAS.SPACE)
+            space = space_of(cfg)
             cfg.MODEL.DETNAS.PATH = str(space.first_path())
         elif stage.path:
             cfg.MODEL.DETNAS.PATH = str(self.pipeline.path_of(stage, cfg))

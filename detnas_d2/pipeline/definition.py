@@ -36,7 +36,7 @@ from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage, place_of, read_stages
 from detnas_d2.search.history import RECORDS_FILE, History
-from detnas_d2.search_space import Path, PathError, get_space
+from detnas_d2.search_space import Path, PathError, space_of
 
 RESULTS = {**FRAGMENTS, "search": RECORDS_FILE}
 """Kind of a stage -> the file that configs of later stages take up."""
@@ -163,7 +163,7 @@ class Pipeline:
 
     def path_of(self, stage: Stage, cfg: CfgNode) -> Path:
         """The path of a training stage."""
-        space = get_space(cfg.MODEL.DETNAS.SPACE)
+        space = space_of(cfg)
         source = self.stage(stage.path)
         if source is not None:
             best = History.read(self.folder(source.name)).best()

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detnas_d2.engine.architectures import genotype_cost, genotype_of
 from detnas_d2.pipeline.state import DONE_FILE
 from detnas_d2.search.history import History
-from detnas_d2.search_space import Cost, build_cost_table, get_space
+from detnas_d2.search_space import Cost, build_cost_table, space_of
 
 if TYPE_CHECKING:
     from detnas_d2.pipeline.definition import Pipeline
@@ -90,7 +90,7 @@ def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
     size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
     if not done["path"]:
         return backbone_cost(cfg, size)
-    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    space = space_of(cfg)
     return build_cost_table(space, size).cost(space.path(done["path"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import statistics
@@ -29,12 +30,14 @@ class LatencyTable(AdditiveTable[float]):
         input_size: (height, width) of the image.
         batch_size: images per measurement; milliseconds are of the whole batch.
         device: where it was measured, for people to read.
+        layers: the space's layers, as a digest; "" in tables of before there were any.
     """
 
     space: str
     input_size: tuple[int, int]
     batch_size: int
     device: str
+    layers: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -55,6 +58,7 @@ class LatencyTable(AdditiveTable[float]):
                 input_size=tuple(data["input_size"]),
                 batch_size=int(data["batch_size"]),
                 device=str(data["device"]),
+                layers=str(data.get("layers", "")),
             )
         except KeyError as error:
             raise ValueError(f"latency table without key {error}") from None
@@ -62,6 +66,11 @@ class LatencyTable(AdditiveTable[float]):
             raise ValueError(f"latency table of space {table.space!r}, expected {space.name!r}")
         if tuple(len(row) for row in table.entries) != space.cardinalities:
             raise ValueError(f"latency table does not have the shape of space {space.name!r}")
+        if table.layers and table.layers != _digest(space):
+            raise ValueError(
+                f"latency table of another space called {space.name!r}: its layers have other "
+                "channels or operations; measure it again"
+            )
         return table
 
 
@@ -101,7 +110,12 @@ def measure_latency(
         (input_size[0], input_size[1]),
         batch_size,
         f"{device} {name}{threads}",
+        _digest(space),
     )
+
+
+def _digest(space: PathSpace) -> str:
+    return hashlib.sha256(repr(space.layers).encode()).hexdigest()[:16]
 
 
 def _medians(

@@ -36,8 +36,8 @@ from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.engine.training import trainer_class
 from detnas_d2.evaluation.scoring import evaluator_type
 from detnas_d2.modeling import find_supernet
+from detnas_d2.search_space.declared import spaces_of
 from detnas_d2.search_space.hit_network import HIT_NETWORKS, PARTS
-from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
 
 _REGISTRIES = {
@@ -65,7 +65,8 @@ def check_names(cfg: CfgNode) -> None:
     for key, registry in _REGISTRIES.items():
         if flat[key] and flat[key] != _PRECOMPUTED and flat[key] not in registry:
             _refuse(key, flat[key], [name for name, _ in registry])
-    for key, names in (("MODEL.DETNAS.SPACE", SPACES), ("MODEL.HIT.NETWORK", HIT_NETWORKS)):
+    spaces = spaces_of(cfg)
+    for key, names in (("MODEL.DETNAS.SPACE", spaces), ("MODEL.HIT.NETWORK", HIT_NETWORKS)):
         if flat[key] not in names:
             _refuse(key, flat[key], list(names))
     for part in cfg.MODEL.HIT.SEARCHABLE_PARTS:

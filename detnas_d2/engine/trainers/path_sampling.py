@@ -192,7 +192,7 @@ def _is_elastic(layer: LayerSpec) -> bool:
 
 
 def _classifier_macs(space: SearchSpace, num_classes: int) -> int:
-    """Last convolution (on 7x7) and linear layer."""
-    positions = (224 // 32) ** 2
+    """Last convolution (on 7x7 after four stages) and linear layer."""
+    positions = (-(-224 // space.layers[-1].reduction)) ** 2
     last = positions * space.stage_channels[-1] * space.last_channels
     return last + space.last_channels * num_classes

@@ -34,7 +34,7 @@ from detnas_d2.modeling.detnas.backbone import (
     Supernet,
 )
 from detnas_d2.ops.autotune import AutotuneCache
-from detnas_d2.search_space import PathError, get_space
+from detnas_d2.search_space import PathError, SearchSpace, get_space, space_of
 
 
 def norm_factory(cfg: CfgNode, norm: str) -> NormFactory | str:
@@ -63,7 +63,7 @@ def backbone_from_config(
             "decoded backbone and needs a path"
         )
     options = {
-        "space": node.SPACE,
+        "space": space_of(cfg),
         "out_features": out_features or node.OUT_FEATURES,
         "norm": node.NORM,
         "norm_momentum": node.NORM_MOMENTUM,
@@ -81,23 +81,25 @@ def backbone_from_config(
         raise PathError(f"MODEL.DETNAS.PATH: {error}") from None
 
 
-def supernet_backbone(*, space: str, **options: Any) -> Supernet:
+def supernet_backbone(*, space: str | SearchSpace, **options: Any) -> Supernet:
     """The supernet of a space from plain values, e.g. for Detectron2's ``LazyCall``.
 
     Args:
-        space: name of the space, e.g. "detnas_small".
+        space: name of a space that is built in, e.g. "detnas_small", or any space.
         options: of :func:`decoded_backbone`.
     """
-    return _backbone(partial(Supernet, get_space(space)), **options)
+    found = _space(space)
+    return _backbone(partial(Supernet, found), found, **options)
 
 
-def decoded_backbone(*, space: str, path: str, **options: Any) -> DecodedBackbone:
+def decoded_backbone(*, space: str | SearchSpace, path: str, **options: Any) -> DecodedBackbone:
     """The backbone of one path from plain values, e.g. for Detectron2's ``LazyCall``.
 
     Args:
-        space: name of the space.
+        space: see :func:`supernet_backbone`.
         path: text of the path, as a search reports it.
-        options: ``out_features`` (default "stage1" to "stage4", strides 4 to 32), ``norm`` ("BN"),
+        options: ``out_features`` (default those of all stages, "stage1" of stride 4 to
+            the last), ``norm`` ("BN"),
             ``norm_momentum`` (0.1), ``shuffle_method`` (1), ``last_conv`` (False), ``init``
             ("default"), ``fused_ops`` ("cpu") and, for "auto", ``autotune_dir``: the keys of the
             same names below ``MODEL.DETNAS``.
@@ -105,13 +107,19 @@ def decoded_backbone(*, space: str, path: str, **options: Any) -> DecodedBackbon
     Raises:
         PathError: no path of the space.
     """
-    return _backbone(partial(DecodedBackbone, get_space(space).path(path)), **options)
+    found = _space(space)
+    return _backbone(partial(DecodedBackbone, found.path(path)), found, **options)
+
+
+def _space(space: str | SearchSpace) -> SearchSpace:
+    return get_space(space) if isinstance(space, str) else space
 
 
 def _backbone(
     make: Callable[..., Any],
+    space: SearchSpace,
     *,
-    out_features: Sequence[str] = ("stage1", "stage2", "stage3", "stage4"),
+    out_features: Sequence[str] = (),
     norm: str = "BN",
     norm_momentum: float = 0.1,
     shuffle_method: int = 1,
@@ -122,10 +130,11 @@ def _backbone(
 ) -> Any:
     if fused_ops not in FUSED_OPS:
         raise ValueError(f"fused_ops {fused_ops!r}: expected one of {', '.join(FUSED_OPS)}")
+    stages = [f"stage{stage}" for stage, _ in enumerate(space.stage_depths, start=1)]
     backbone = make(
         norm=partial(get_norm, norm, momentum=norm_momentum) if norm else "",
         shuffle_method=shuffle_method,
-        out_features=list(out_features),
+        out_features=list(out_features) or stages,
         last_conv=last_conv,
         init=init,
     )
@@ -146,8 +155,10 @@ def _fpn(cfg: CfgNode, *, supernet: bool, retinanet: bool) -> FPN:
     features = list(cfg.MODEL.FPN.IN_FEATURES)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     if retinanet:
-        # As released: P6 is made from P5, not from C5.
-        top_block: nn.Module = LastLevelP6P7(channels, channels, in_feature="p5")
+        # As released: P6 is made from P5, not from C5. A space may have more stages, or fewer.
+        stages = [f"stage{stage}" for stage, _ in enumerate(space_of(cfg).stage_depths, start=1)]
+        coarsest = max((stages.index(name) for name in features if name in stages), default=0)
+        top_block: nn.Module = LastLevelP6P7(channels, channels, in_feature=f"p{coarsest + 2}")
     else:
         top_block = LastLevelMaxPool()
     neck = FPN(

@@ -14,7 +14,7 @@ from detnas_d2.layers import NormFactory
 from detnas_d2.layers.norm import get_norm
 from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone
 from detnas_d2.modeling.searchable_layers import RelaxedLayers
-from detnas_d2.search_space import LayerSpec, SearchSpace, get_space
+from detnas_d2.search_space import LayerSpec, SearchSpace, space_of
 from detnas_d2.search_space.shuffle_ops import build_block
 
 RELAXED_DETNAS = "build_detnas_relaxed_backbone"
@@ -58,7 +58,7 @@ def build_detnas_relaxed_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Relax
     """The relaxed space ``MODEL.DETNAS.SPACE``; under a neck by ``MODEL.HIT.BOTTOM_UP``."""
     node = cfg.MODEL.DETNAS
     return RelaxedShuffleNet(
-        get_space(node.SPACE),
+        space_of(cfg),
         norm=partial(get_norm, node.NORM, momentum=node.NORM_MOMENTUM),
         shuffle_method=node.SHUFFLE_METHOD,
         out_features=list(node.OUT_FEATURES),
