@@ -103,11 +103,11 @@ MIXED = SearchSpace(
 )
 
 
-@pytest.mark.parametrize("space", ["detnas_small", "detnas_tiny", "detnas_small_elastic", "mixed"])
+@pytest.mark.parametrize("space", ["detnas_small", "detnas_tiny", "mixed"])
 @pytest.mark.parametrize("size", [(224, 224), (97, 130)])
 def test_table_agrees_with_fvcore(space: str, size: tuple[int, int]) -> None:
     chosen = MIXED if space == "mixed" else SPACES[space]
-    for seed in (3, 4):
+    for seed in (3, 4, 5) if space == "mixed" else (3,):
         _compare_with_fvcore(chosen.random_path(random.Random(seed)), size)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import base_config, load_config, short_yaml
-from detnas_d2.search_space import SPACES, PathError, SearchSpace, space_of
+from detnas_d2.search_space import SPACES, PathError, SearchSpace, build_cost_table, space_of
 from detnas_d2.utils.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = [
     {"CHANNELS": 24, "DEPTH": 2, "OPS": ["3x3", "skip"]},
     {"CHANNELS": 48, "DEPTH": 1},
@@ -25,7 +28,7 @@ def config(*entries: Any, name: str = "mine") -> CfgNode:
     return cfg
 
 
-def test_a_declaration_is_the_space_it_describes(tmp_path) -> None:
+def test_a_declaration_is_the_space_it_describes(tmp_path: Path) -> None:
     expected = SearchSpace(
         "mine",
         8,
@@ -88,3 +91,14 @@ def test_names_are_given_once_and_every_stage_has_operations() -> None:
         space_of(config(MINE, MINE))
     with pytest.raises(InputError, match=r"STAGES\[1\]: key OPS is missing, here or once in"):
         space_of(config({key: value for key, value in MINE.items() if key != "OPS"}))
+
+
+def test_the_documented_space_loads(tmp_path: Path) -> None:
+    text = (ROOT / "projects" / "DetNAS" / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    file = tmp_path / "mine.yaml"
+    file.write_text(block)
+    space = space_of(load_config(str(file)))
+    assert (space.stage_channels, space.stage_depths) == ((64, 160, 320, 640), (4, 6, 8, 3))
+    assert space.cardinalities == (4, 5, 5, 5, 4, *[5] * 5, 4, *[5] * 7, 3, 4, 4)
+    assert build_cost_table(space).macs.cheapest() > 10_000_000
