@@ -13,6 +13,7 @@ from detnas_d2.engine.launching import run, run_alone
 from detnas_d2.engine.library import search_model, train_model
 from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
+from detnas_d2.engine.trainers.distillation import FeatureLesson, SoftLabelLesson
 from detnas_d2.engine.trainers.path_sampling import (
     FairPathSampler,
     FlopsBinnedPathSampler,
@@ -27,10 +28,12 @@ __all__ = [
     "BilevelStep",
     "DetNASCheckpointer",
     "FairPathSampler",
+    "FeatureLesson",
     "FlopsBinnedPathSampler",
     "GradientSearchTrainer",
     "PathTrainer",
     "SandwichPathSampler",
+    "SoftLabelLesson",
     "Trainer",
     "UniformPathSampler",
     "default_argument_parser",

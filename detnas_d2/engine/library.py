@@ -72,7 +72,7 @@ def train_model(
             LazyConfig; None: a constant rate.
         path_sampler: the paths of an iteration; default: one, drawn uniformly.
         distillation: how the first path of an iteration teaches the others, e.g.
-            ``partial(Features, weight=1.0)``; default: not at all.
+            ``partial(FeatureLesson, weight=1.0)``; default: not at all.
         evaluate: called every ``eval_period`` iterations and at the end; returns results.
 
     Raises:

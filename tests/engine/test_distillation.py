@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from detnas_d2.engine import PathTrainer
-from detnas_d2.engine.trainers.distillation import Features, SoftLabels, build_distillation
+from detnas_d2.engine import FeatureLesson, PathTrainer, SoftLabelLesson
+from detnas_d2.engine.trainers.distillation import build_distillation
 from detnas_d2.engine.trainers.iteration import iteration_seed, set_loss_normalizers
 from detnas_d2.modeling import activate
 from detnas_d2.search_space import SPACES
@@ -56,7 +56,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 def test_a_classifier_learns_soft_labels(configs: Configs) -> None:
     model = made(configs("classifier", "MODEL.CLASSIFIER.DROPOUT", 0.0))
     batch = next(endless("classifier"))
-    gradients, metrics = updated(model, batch, distillation=partial(SoftLabels, weight=0.5))
+    gradients, metrics = updated(model, batch, distillation=partial(SoftLabelLesson, weight=0.5))
     by_hand = copy.deepcopy(model)
     images = by_hand.preprocess_image(batch)
     with activate(by_hand, TEACHER):
@@ -76,7 +76,7 @@ def test_a_classifier_learns_soft_labels(configs: Configs) -> None:
             torch.testing.assert_close(gradients[name], p.grad / paths, rtol=1e-4, atol=1e-7)
     # Its own labels are nothing to the student.
     others = [{**sample, "label": (sample["label"] + 1) % 3} for sample in batch]
-    again, _ = updated(model, others, distillation=partial(SoftLabels, weight=0.5))
+    again, _ = updated(model, others, distillation=partial(SoftLabelLesson, weight=0.5))
     assert not same(of_op(gradients, "3x3"), of_op(again, "3x3"))
     assert same(of_op(gradients, "5x5"), of_op(again, "5x5"))
 
@@ -85,7 +85,7 @@ def test_dropout_is_the_teachers(configs: Configs) -> None:
     model = made(configs("classifier", "MODEL.CLASSIFIER.DROPOUT", 0.5))
     batch, seen = next(endless("classifier")), []
     model.dropout.register_forward_hook(lambda m, x, y: seen.append((m.training, y.eq(0).any())))
-    lesson = SoftLabels(model, 1.0)
+    lesson = SoftLabelLesson(model, 1.0)
     for path in (TEACHER, STUDENT, STUDENT):
         with activate(model, path):
             lesson(batch)
@@ -97,7 +97,7 @@ def test_dropout_is_the_teachers(configs: Configs) -> None:
 def test_a_detector_learns_features(kind: str, configs: Configs) -> None:
     model = made(configs(kind))
     batch = next(endless(kind))
-    gradients, metrics = updated(model, batch, distillation=partial(Features, weight=2.0))
+    gradients, metrics = updated(model, batch, distillation=partial(FeatureLesson, weight=2.0))
     plain, without = updated(model, batch)
     assert same(of_op(gradients, "3x3"), of_op(plain, "3x3"))  # the teacher's
     by_hand, features, losses = copy.deepcopy(model), [], []
@@ -132,7 +132,7 @@ def test_the_same_path_learns_nothing_from_itself(configs: Configs) -> None:
         for conv in (model.backbone.fpn_output5, model.backbone.fpn_lateral5):
             conv.weight.zero_()
     batch, amp = next(endless("faster")), {"amp": True}
-    taught = partial(Features, weight=1.0)
+    taught = partial(FeatureLesson, weight=1.0)
     _, metrics = updated(model, batch, paths=(TEACHER, TEACHER), distillation=taught, **amp)
     assert metrics["loss_distill"] == 0
     _, metrics = updated(model, batch, distillation=taught, **amp)
@@ -145,9 +145,9 @@ def test_distillation_by_config(configs: Configs) -> None:
     assert build_distillation(cfg, model) is None
     cfg.SUPERNET.PATH_SAMPLING = "sandwich"
     lesson = build_distillation(cfg, model)(model)
-    assert type(lesson) is Features and lesson.weight == 1.0
+    assert type(lesson) is FeatureLesson and lesson.weight == 1.0
     classifier = made(configs("classifier"))
-    assert type(build_distillation(cfg, classifier)(classifier)) is SoftLabels
+    assert type(build_distillation(cfg, classifier)(classifier)) is SoftLabelLesson
     with pytest.raises(ValueError, match=r"DISTILL_WEIGHT 1.0: Linear has no module `backbone`"):
         build_distillation(cfg, nn.Linear(1, 1))
     cfg.SUPERNET.DISTILL_WEIGHT = 0.0
@@ -167,4 +167,4 @@ class Twice(nn.Module):
 
 def test_a_backbone_gives_features_once() -> None:
     with pytest.raises(ValueError, match="Twice ran its backbone 2 times; expected once"):
-        Features(Twice(), 1.0)(torch.ones(1))
+        FeatureLesson(Twice(), 1.0)(torch.ones(1))

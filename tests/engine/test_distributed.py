@@ -107,6 +107,8 @@ def test_an_update_of_several_paths_is_that_of_the_joint_batch(
 def test_gradients_present_on_some_ranks(ranks: Results) -> None:
     for rank in ranks:
         assert rank["partial"] == [[1.5, 3.0], [2.0, 3.0], None]
+        # The mean of both paths, 1 and (3 + 0) / 2.
+        assert rank["partial paths"] == [1.25, 2.5]
 
 
 def test_state_of_rank_0_is_broadcast(ranks: Results) -> None:

@@ -21,7 +21,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import nn
 
 from detnas_d2.data import resumable_loader
-from detnas_d2.engine import search_model, train_model
+from detnas_d2.engine import FairPathSampler, FeatureLesson, search_model, train_model
 from detnas_d2.engine.library import FixedBatches
 from detnas_d2.evaluation.sequential import SequentialEvaluator
 from detnas_d2.modeling import decoded_backbone, find_supernet, supernet_backbone
@@ -116,10 +116,15 @@ def test_lazy_model_is_trained_and_searched(make: Callable, tmp_path: Path) -> N
         model = built(make, features)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
         options = {"output_dir": str(tmp_path / folder), "checkpoint_period": 2}
+        if make is fcos:  # several paths per iteration, the first of which teaches
+            options["path_sampler"] = FairPathSampler(find_supernet(model).space, 0)
+            options["distillation"] = partial(FeatureLesson, weight=1.0)
         train_model(model, optimizer, batches, max_iter=iterations, resume=resume, **options)
         return model
 
     model = trained("whole", 3)
+    lines = (tmp_path / "whole" / "metrics.json").read_text().splitlines()
+    assert ("loss_distill" in json.loads(lines[-1])) == (make is fcos)
     if make is fcos:  # its loss is scripted
         trained("torn", 2)
         again = trained("torn", 3, resume=True)

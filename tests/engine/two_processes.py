@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from detnas_d2.data import register_datasets
 from detnas_d2.engine import PathTrainer, Trainer, prepare
 from detnas_d2.engine.evolution_search import load_supernet
-from detnas_d2.engine.trainers.distillation import Distillation, Features, SoftLabels
-from detnas_d2.engine.trainers.gradients import average_gradients, broadcast
+from detnas_d2.engine.trainers.distillation import Distillation, FeatureLesson, SoftLabelLesson
+from detnas_d2.engine.trainers.gradients import PathGradients, average_gradients, broadcast
 from detnas_d2.engine.trainers.iteration import loss_normalizers
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.ranks import all_or_none
@@ -34,8 +34,8 @@ POPULATION = [PATH, *(TINY.path([*PATH.choices[:3], a, b]) for a, b in ((0, 0), 
 UPDATE = (*POPULATION, TINY.uniform_path("5x5"))
 UPDATES: dict[str, Distillation | None] = {
     "plain": None,
-    "soft labels": partial(SoftLabels, weight=1.0),
-    "features": partial(Features, weight=1.0),
+    "soft labels": partial(SoftLabelLesson, weight=1.0),
+    "features": partial(FeatureLesson, weight=1.0),
 }
 ARGS = arguments()
 COUNTS = ((3, 1), (2, 0), (0, 0), (1, 2))
@@ -122,6 +122,19 @@ def partial_gradients(rank: int) -> list[Any]:
     return [None if p.grad is None else p.grad.tolist() for p in params]
 
 
+def partial_paths(rank: int) -> list[float]:
+    """Gradient after two paths, of which the second gives one on rank 0 alone."""
+    parameter = nn.Parameter(torch.zeros(2))
+    paths = PathGradients([parameter])
+    for gradient in ([1.0, 2.0], [3.0, 6.0] if rank == 0 else None):
+        parameter.grad = None if gradient is None else torch.tensor(gradient)
+        paths.take()
+    paths.give_means()
+    average_gradients([parameter])
+    assert parameter.grad is not None
+    return parameter.grad.tolist()
+
+
 def training(cfg: CfgNode, out: Path) -> dict[str, Any]:
     """Paths and weights of a few iterations."""
     cfg = cfg.clone()
@@ -183,6 +196,7 @@ def work(cfgs: dict[str, CfgNode], out: str) -> None:
     torch.set_num_threads(1)
     rank, folder = comm.get_rank(), Path(out)
     found: dict[str, Any] = {"sync_bn": sync_bn(rank), "partial": partial_gradients(rank)}
+    found["partial paths"] = partial_paths(rank)
     size = 4 // comm.get_world_size()
     mine = joint_batch()[rank * size : (rank + 1) * size]
     for norm in ("GN", "SyncBN"):

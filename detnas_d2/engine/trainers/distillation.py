@@ -51,7 +51,7 @@ class Lesson(ABC):
         """The losses of another path."""
 
 
-class SoftLabels(Lesson):
+class SoftLabelLesson(Lesson):
     """Of a classifier: the others learn the teacher's probabilities in place of the ground truth.
 
     As in BigNAS, dropout is the teacher's alone.
@@ -71,7 +71,7 @@ class SoftLabels(Lesson):
         return {LOSS: self.weight * F.cross_entropy(logits, self._labels)}
 
 
-class Features(Lesson):
+class FeatureLesson(Lesson):
     """Of a detector: the others learn the features of the teacher's ``backbone`` besides.
 
     The loss is the mean over the levels of the mean squared difference, in standard deviations of
@@ -117,13 +117,13 @@ def build_distillation(cfg: CfgNode, model: nn.Module) -> Distillation | None:
     if cfg.SUPERNET.PATH_SAMPLING != "sandwich" or not weight:
         return None
     if isinstance(model, ImageClassifier):
-        return partial(SoftLabels, weight=weight)
+        return partial(SoftLabelLesson, weight=weight)
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         raise InputError(
             f"SUPERNET.DISTILL_WEIGHT {weight}: {type(model).__name__} has no module `backbone` "
             "whose features could teach; expected 0"
         )
-    return partial(Features, weight=weight)
+    return partial(FeatureLesson, weight=weight)
 
 
 @contextmanager
