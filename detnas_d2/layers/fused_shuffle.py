@@ -96,8 +96,9 @@ def run_blocks(
         more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
         # A following block of stride 1 takes its halves, shuffled its way.
         following = blocks[i + 1] if more else None
-        splits = isinstance(following, ShuffleBlock) and following.stride == 1
-        method = following.shuffle_method if splits else 0
+        method = 0
+        if isinstance(following, ShuffleBlock) and following.stride == 1:
+            method = following.shuffle_method
         layers = conv_norm_acts(block)
         if not torch.is_grad_enabled() and all(map(_fits_at_once, layers)):
             out = _block_at_once(block, layers, p, halves, method)

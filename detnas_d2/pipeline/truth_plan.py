@@ -27,8 +27,7 @@ from detnas_d2.modeling import is_supernet
 from detnas_d2.pipeline.truth_source import TruthSource
 from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search.cost_draws import CostSampler, in_band, over_costs
-from detnas_d2.search.truth import space_digest
-from detnas_d2.search_space.space import Path, PathSpace
+from detnas_d2.search_space.space import Path, PathSpace, space_digest
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sha256_of
 

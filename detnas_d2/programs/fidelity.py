@@ -21,7 +21,8 @@ from detnas_d2.pipeline.truth_plan import DrawSettings, TruthPlan, make_plan, pl
 from detnas_d2.pipeline.truth_run import Pair, Runner, all_pairs, duration, pilot_pairs
 from detnas_d2.pipeline.truth_source import read_source
 from detnas_d2.search.cost_draws import BAND, BINS
-from detnas_d2.search.truth import TruthNetwork, TruthSet, space_digest, write_truth
+from detnas_d2.search.truth import TruthNetwork, TruthSet, write_truth
+from detnas_d2.search_space.space import space_digest
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.locks import exclusive
 

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from detnas_d2.search_space import Choices
-from detnas_d2.search_space.space import PathSpace
+from detnas_d2.search_space.space import PathSpace, space_digest
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.io import digest, write_text
+from detnas_d2.utils.io import write_text
 
 VERSION = 1
 
@@ -56,7 +56,7 @@ class TruthSet:
 
     Attributes:
         space: its name.
-        space_digest: of its layers and operations, see :func:`space_digest`.
+        space_digest: of its layers and operations, see ``space.space_digest``.
         metric: "task/name" of the scores.
         dataset: that they were measured on.
         seeds: of the trainings.
@@ -81,11 +81,6 @@ class TruthSet:
                 f"the truth set is of another space: of {self.space!r} with digest "
                 f"{self.space_digest}, expected {space.name!r} with {space_digest(space)}"
             )
-
-
-def space_digest(space: PathSpace) -> str:
-    """12 hexadecimal digits of the layers of a space: channels, strides, operations."""
-    return digest([list(asdict(layer).values()) for layer in space.layers])
 
 
 def write_truth(file: str, truth: TruthSet) -> None:

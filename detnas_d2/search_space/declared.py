@@ -103,9 +103,10 @@ def _positive(value: Any, place: str) -> int:
 
 
 def _even(value: Any, place: str) -> int:
-    if _positive(value, place) % 2:
-        raise InputError(f"{place} is {value!r}: expected an even number, as blocks halve channels")
-    return value
+    number = _positive(value, place)
+    if number % 2:
+        raise InputError(f"{place} is {number}: expected an even number, as blocks halve channels")
+    return number
 
 
 def _ops(value: Any, place: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import statistics
@@ -17,7 +16,7 @@ from torch import nn
 from detnas_d2.layers import ConvNormAct, get_norm
 from detnas_d2.search_space.additive import AdditiveTable
 from detnas_d2.search_space.shuffle_ops import build_block
-from detnas_d2.search_space.space import PathSpace, SearchSpace
+from detnas_d2.search_space.space import PathSpace, SearchSpace, space_digest
 from detnas_d2.utils.timing import in_turns, milliseconds
 
 
@@ -30,7 +29,7 @@ class LatencyTable(AdditiveTable[float]):
         input_size: (height, width) of the image.
         batch_size: images per measurement; milliseconds are of the whole batch.
         device: where it was measured, for people to read.
-        layers: the space's layers, as a digest; "" in tables of before there were any.
+        layers: digest of the space's layers; "" in tables of before there were digests.
     """
 
     space: str
@@ -66,7 +65,7 @@ class LatencyTable(AdditiveTable[float]):
             raise ValueError(f"latency table of space {table.space!r}, expected {space.name!r}")
         if tuple(len(row) for row in table.entries) != space.cardinalities:
             raise ValueError(f"latency table does not have the shape of space {space.name!r}")
-        if table.layers and table.layers != _digest(space):
+        if table.layers and table.layers != space_digest(space):
             raise ValueError(
                 f"latency table of another space called {space.name!r}: its layers have other "
                 "channels or operations; measure it again"
@@ -110,12 +109,8 @@ def measure_latency(
         (input_size[0], input_size[1]),
         batch_size,
         f"{device} {name}{threads}",
-        _digest(space),
+        space_digest(space),
     )
-
-
-def _digest(space: PathSpace) -> str:
-    return hashlib.sha256(repr(space.layers).encode()).hexdigest()[:16]
 
 
 def _medians(

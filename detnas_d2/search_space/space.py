@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import digest
 
 # DetNAS (arXiv 1903.10979) section 3.2; the order fixes what an index means in released encodings.
 SHUFFLE_OPS = ("3x3", "5x5", "7x7", "xception")
@@ -141,6 +142,11 @@ class PathSpace(ABC):
     def random_path(self, rng: random.Random) -> Path:
         """A path drawn uniformly from the space."""
         return Path(self, tuple(rng.randrange(n) for n in self.cardinalities))
+
+
+def space_digest(space: PathSpace) -> str:
+    """12 hexadecimal digits of the layers of a space: channels, strides, operations."""
+    return digest([list(asdict(layer).values()) for layer in space.layers])
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
 from detnas_d2.engine.training import train
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts
-from detnas_d2.search_space import get_space
+from detnas_d2.search_space import space_of
 from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_data, toy_step
 from tests.engine.new_process import resumed
 from tests.modeling.hit.test_detector import config
@@ -241,20 +241,44 @@ def test_screening_resumes_to_the_same_history(scenes, monkeypatch):
     assert texts[0] == texts[1] and len(yaml.safe_load(texts[0])["removed"]) == 2
 
 
-def test_choice_blocks_of_detnas_searched_by_gradient(scenes):
+ELASTIC = {
+    "NAME": "mine",
+    "STEM": 8,
+    "LAST": 16,
+    "OPS": ["3x3", "skip", "5x5_e2"],
+    "STAGES": [
+        {"CHANNELS": 16, "DEPTH": 2},
+        {"CHANNELS": 24, "DEPTH": 2, "OPS": ["xception", "skip"]},
+        {"CHANNELS": 32, "DEPTH": 1},
+        {"CHANNELS": 40, "DEPTH": 1, "OPS": ["ir_k3_e1_d1", "3x3"]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "ops"),
+    [
+        (["detnas_tiny"], ["3x3", "5x5", "7x7", "xception"]),
+        (
+            ["mine", "MODEL.DETNAS.SPACES", [ELASTIC]],
+            ["3x3", "5x5_e2", "skip", "xception", "ir_k3_e1_d1"],
+        ),
+    ],
+)
+def test_choice_blocks_of_detnas_searched_by_gradient(scenes, space, ops):
     backbone = ("MODEL.BACKBONE.NAME", "build_hit_fpn_backbone", "MODEL.HIT.SEARCHABLE_PARTS", [])
     bottom_up = ("MODEL.HIT.BOTTOM_UP", "build_detnas_relaxed_backbone")
-    space = ("MODEL.DETNAS.SPACE", "detnas_tiny", "MODEL.FPN.OUT_CHANNELS", 32)
+    space = ("MODEL.DETNAS.SPACE", *space, "MODEL.FPN.OUT_CHANNELS", 32)
     head = ("MODEL.HIT.GENOTYPE.HEAD", "skip skip")
     cfg = scenes("search.yaml", "detnas", *backbone, *bottom_up, *space, *head)
     gradient_search(cfg, resume=False)
     best = load_config("detnas/best.yaml")
-    path = get_space("detnas_tiny").path(best.MODEL.DETNAS.PATH)
+    path = space_of(best).path(best.MODEL.DETNAS.PATH)
     state = torch.load("detnas/model_final.pth", weights_only=True)["model"]
     alpha = state["backbone.bottom_up.blocks.alpha"]
-    assert alpha.shape == (len(path), 4) and alpha.abs().sum() > 0
-    chosen = alpha[range(len(path)), path.choices]
-    torch.testing.assert_close(chosen, alpha.max(1).values)
+    assert alpha.shape == (len(path), len(ops)) and alpha.abs().sum() > 0
+    for layer, row, chosen in zip(path.space.layers, alpha.tolist(), path.ops, strict=True):
+        assert row[ops.index(chosen)] == max(row[ops.index(op)] for op in layer.ops)
     assert best.MODEL.HIT.BOTTOM_UP == "build_detnas_backbone"
     best.MODEL.DEVICE = "cpu"
     model = build_model(best)

@@ -19,7 +19,7 @@ from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.plan import SearchPlan
 from detnas_d2.evaluation.build import sequential_evaluator
 from detnas_d2.evaluation.settings import EvaluationSettings
-from detnas_d2.modeling import RelaxedShuffleNet, activate
+from detnas_d2.modeling import RelaxedShuffleNet, activate, decoded_backbone, supernet_backbone
 from detnas_d2.pipeline.report import backbone_cost
 from detnas_d2.search import History
 from detnas_d2.search_space import LatencyTable, build_cost_table, measure_latency, space_of
@@ -155,3 +155,14 @@ def test_latencies_are_of_a_space_not_of_a_name() -> None:
     wider = space_of(declaring({**MINE, "STEM": 10}))
     with pytest.raises(ValueError, match="another space called 'mine'"):
         LatencyTable.from_json(text, wider)
+
+
+def test_a_space_of_plain_python() -> None:
+    space = space_of(declaring({**MINE, "STAGES": MINE["STAGES"][:2]}))
+    path = space.first_path()
+    decoded, supernet = (
+        decoded_backbone(space=space, path=str(path)),
+        supernet_backbone(space=space),
+    )
+    assert list(decoded.output_shape()) == list(supernet.output_shape()) == ["stage1", "stage2"]
+    assert decoded.path == path and supernet.space == space

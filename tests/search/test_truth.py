@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from detnas_d2.search.truth import TruthNetwork, TruthSet, read_truth, space_digest, write_truth
+from detnas_d2.search.truth import TruthNetwork, TruthSet, read_truth, write_truth
 from detnas_d2.search_space import get_space
+from detnas_d2.search_space.space import space_digest
 from detnas_d2.utils.errors import InputError
 
 SPACE = get_space("detnas_tiny")
