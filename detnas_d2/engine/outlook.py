@@ -6,8 +6,9 @@ has not begun takes as long per unit as the finished ones of its kind, or else a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -55,6 +56,17 @@ _current: list[Outlook] = []
 def set_outlook(outlook: Outlook | None) -> None:
     """Sets what the next stage that runs in this process tells."""
     _current[:] = [] if outlook is None else [outlook]
+
+
+@contextmanager
+def another_training(cfg: CfgNode) -> Iterator[None]:
+    """Within the block the stage that runs trains what ``cfg`` says, in the place of its own."""
+    before = list(_current)
+    _current[:] = [replace(outlook, work=work_of(cfg, "train")) for outlook in before]
+    try:
+        yield
+    finally:
+        _current[:] = before
 
 
 def outlook_text(eta: float, share: float) -> str:

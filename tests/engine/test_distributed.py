@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import launch
 
+from detnas_d2.data import register_datasets
 from detnas_d2.engine import UniformPathSampler, prepare, search
+from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.launching import call_and_leave
+from detnas_d2.engine.supernet_check.plan import plan_of
+from detnas_d2.engine.supernet_check.scores import score_paths
 from detnas_d2.search import History
 from tests.engine import two_processes as work
 from tests.engine.tiny_runs import Configs, write_config
@@ -33,6 +39,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Configs:
     return Configs(tmp_path_factory.mktemp("two"))
 
 
+def checked(shared: Configs) -> CfgNode:
+    """A supernet's training with its check."""
+    cfg = shared("faster", "SOLVER.MAX_ITER", 3, "SOLVER.STEPS", (), "SUPERNET.CHECK.PERIOD", 1)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.SUPERNET.CHECK.PATHS, cfg.SUPERNET.CHECK.CALIBRATION_IMAGES = 3, 4
+    cfg.SEARCH.CALIBRATION.BATCH_SIZE = 2
+    cfg.SUPERNET.CHECK.REQUIRED = False
+    return cfg
+
+
 @pytest.fixture(scope="module")
 def ranks(shared: Configs) -> Results:
     """What each of two processes found."""
@@ -44,6 +60,7 @@ def ranks(shared: Configs) -> Results:
     cfgs = {"supernet": supernet, "searched": searched}
     cfgs["retinanet"] = shared("retinanet", "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
     cfgs |= {"classifier": shared("classifier"), "search": shared.search()}
+    cfgs["checked"] = checked(shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -214,3 +231,19 @@ def _last_rank(launcher: int) -> int:
     ranks = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
     assert len(ranks) == 2
     return int(ranks[-1])
+
+
+def test_a_check_on_two_processes(ranks: Results, shared: Configs) -> None:
+    """Both ranks know the scores, which are those of one process with the same weights."""
+    cfg, folder = checked(shared), shared.root / "checked"
+    register_datasets(cfg)
+    record = json.loads((folder / "supernet.json").read_text())
+    assert ranks[0]["checked"] == ranks[1]["checked"]
+    assert ranks[0]["checked"]["score_mean"] == record["mean"]
+    assert record["standalone"]["updates"] == 1
+    cfg.MODEL.WEIGHTS, plan = str(folder / "model_final.pth"), plan_of(cfg, work.TINY)
+    alone = score_paths(plan.whole, load_supernet(cfg), plan.paths)
+    assert [found.score for found in alone] == pytest.approx(
+        [path["score"] for path in record["paths"]], abs=1e-6
+    )
+    assert any(found.score > 0 for found in alone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detnas_d2.engine.outlook import Outlook, outlook_text, set_outlook, work_of
+from detnas_d2.engine.outlook import Outlook, another_training, outlook_text, set_outlook, work_of
 from tests.engine.tiny_runs import Configs
 
 
@@ -23,6 +23,16 @@ def test_only_pipelines_tell_it() -> None:
     assert outlook_text(40.0, 0.2) == " (all stages about 0:02:20)"
     set_outlook(None)
     assert outlook_text(40.0, 0.2) == ""
+
+
+def test_another_training_of_the_stage(configs: Configs) -> None:
+    set_outlook(Outlook(100.0, (("train", 3 * 6 * 2 * 56**2 / 1e6),)))
+    with another_training(configs()):  # of as much work as the stage after it
+        assert outlook_text(40.0, 1.0) == " (all stages about 0:01:20)"
+    assert outlook_text(100.0, 1.0) == " (all stages about 0:01:40)"
+    set_outlook(None)
+    with another_training(configs()):
+        assert outlook_text(40.0, 1.0) == ""
 
 
 def test_work(configs: Configs) -> None:

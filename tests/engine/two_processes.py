@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from detnas_d2.data import register_datasets
-from detnas_d2.engine import PathTrainer, Trainer, prepare
+from detnas_d2.engine import PathTrainer, Trainer, prepare, train
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.trainers.distillation import Distillation, FeatureLesson, SoftLabelLesson
 from detnas_d2.engine.trainers.gradients import PathGradients, average_gradients, broadcast
@@ -180,6 +180,14 @@ def evaluation(cfg: CfgNode, kind: str = "population") -> dict[str, Any]:
     }
 
 
+def checked(cfg: CfgNode, out: Path) -> dict[str, float]:
+    """Numbers of the check of a supernet that is trained."""
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(out)
+    prepare(cfg, ARGS)
+    return train(cfg, resume=False)["supernet"]
+
+
 def failure(rank: int) -> str:
     """What a rank hears of an error on rank 1."""
     try:
@@ -212,5 +220,6 @@ def work(cfgs: dict[str, CfgNode], out: str) -> None:
     for name in ("supernet", "searched", "retinanet"):
         found[name] = training(cfgs[name], folder / name)
     found["evaluation"] = evaluation(cfgs["search"])
+    found["checked"] = checked(cfgs["checked"], folder / "checked")
     found["failure"] = failure(rank)
     torch.save(found, folder / f"{rank}.pth")

@@ -95,10 +95,9 @@ def failure_text(folder: str, record: Mapping[str, Any]) -> str:
         f"{folder}: the supernet has not learned: {record['metric']} of its "
         f"{len(record['paths'])} fixed paths is {spread_text(record)}{why}, chance level "
         f"{record['chance']:.2f}; expected {record['rule']}{f'; {alone}' if alone else ''}. All is "
-        "saved. Change the rate (SOLVER.BASE_LR, "
-        "WARMUP_ITERS), the iterations (SOLVER.MAX_ITER), the initialisation (MODEL.DETNAS.INIT, "
-        "MODEL.WEIGHTS) or the clipping (SOLVER.CLIP_GRADIENTS) and train again in another "
-        "OUTPUT_DIR; or go on with these weights by SUPERNET.CHECK.REQUIRED False"
+        "saved. Change SOLVER.BASE_LR, SOLVER.MAX_ITER, the initialisation (MODEL.DETNAS.INIT, "
+        "MODEL.WEIGHTS) or SOLVER.CLIP_GRADIENTS and train in another OUTPUT_DIR, or go on with "
+        "these weights by SUPERNET.CHECK.REQUIRED False"
     )
 
 

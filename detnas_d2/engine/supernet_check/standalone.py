@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from detnas_d2.config.tools import FREE_KEYS, fingerprint
+from detnas_d2.engine.outlook import another_training
 from detnas_d2.engine.supernet_check.hook import STANDALONE
 from detnas_d2.engine.supernet_check.plan import CheckPlan
 from detnas_d2.engine.supernet_check.scores import PathScore, score_paths
@@ -68,7 +69,8 @@ def train_alone(cfg: CfgNode, plan: CheckPlan, updates: int) -> PathScore:
     trainer = Trainer(cfg)
     trainer.step.path_sampler = lambda iteration: (path,)
     trainer.resume_or_load(resume=True)
-    trainer.train()
+    with another_training(cfg):
+        trainer.train()
     return score_paths(plan.whole, trainer.model, [path])[0]
 
 
