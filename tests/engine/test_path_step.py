@@ -17,7 +17,7 @@ from detnas_d2.engine import PathTrainer, Trainer, prepare, train
 from detnas_d2.engine.trainers.gradients import PathGradients
 from detnas_d2.engine.trainers.iteration import iteration_seed, loss_normalizers
 from detnas_d2.modeling import activate
-from detnas_d2.search_space import SPACES, SearchSpace
+from detnas_d2.search_space import SPACES
 from detnas_d2.search_space import Path as NetworkPath
 from tests.engine.test_trainer import ARGS, Interrupt, endless, final, momenta, same
 from tests.engine.tiny_runs import Configs
@@ -127,9 +127,16 @@ def test_operations_of_no_path_stay(kind: str, configs: Configs) -> None:
     assert 0 < len(moved & candidates) < len(candidates)
 
 
-ELASTIC = SearchSpace(
-    "tiny_elastic", 8, (24, 48, 96, 192), (1, 1, 2, 1), 256, ("3x3", "7x7_e2", "xception", "skip")
-)
+ELASTIC = {
+    "NAME": "tiny_elastic",
+    "STEM": 8,
+    "LAST": 256,
+    "OPS": ["3x3", "7x7_e2", "skip"],
+    "STAGES": [
+        *({"CHANNELS": 24 * 2**stage, "DEPTH": 1 + stage % 2} for stage in range(3)),
+        {"CHANNELS": 192, "DEPTH": 1, "OPS": ["3x3", "5x5", "7x7", "xception"]},
+    ],
+}
 
 
 @pytest.mark.parametrize(
@@ -137,12 +144,12 @@ ELASTIC = SearchSpace(
     [("retinanet", "fair"), ("faster", "sandwich"), ("classifier", "sandwich")],
 )
 def test_resumed_training_is_the_uninterrupted_one(
-    kind: str, sampling: str, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, sampling: str, configs: Configs, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(SPACES, ELASTIC.name, ELASTIC)
+    space = ("MODEL.DETNAS.SPACES", [ELASTIC], "MODEL.DETNAS.SPACE", ELASTIC["NAME"])
     cfgs = []
     for name in ("whole", "torn"):
-        cfg = configs(kind, "SUPERNET.PATH_SAMPLING", sampling, "MODEL.DETNAS.SPACE", ELASTIC.name)
+        cfg = configs(kind, "SUPERNET.PATH_SAMPLING", sampling, *space)
         cfg.OUTPUT_DIR = str(tmp_path / name)
         cfgs.append(cfg)
         prepare(cfg, ARGS)
