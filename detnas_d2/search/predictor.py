@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,7 +160,8 @@ class PredictorSearch(GenerationSearcher):
     def _features(self, paths: Sequence[Choices]) -> npt.NDArray[np.float64]:
         """Which operation each layer has, as zeros and ones: float64[paths, sum of choices]."""
         ends = np.cumsum(self.cardinalities)
-        places = np.asarray(paths) + (ends - self.cardinalities)
+        flat = np.fromiter(itertools.chain.from_iterable(paths), np.int64)  # faster than asarray
+        places = flat.reshape(len(paths), -1) + (ends - self.cardinalities)
         features = np.zeros((len(paths), int(ends[-1])))
         np.put_along_axis(features, places, 1.0, axis=1)
         return features

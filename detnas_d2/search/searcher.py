@@ -116,6 +116,7 @@ class GenerationSearcher(ABC):
         self._results: dict[Choices, float | None] = {}
         self._order: dict[Choices, int] = {}  # path -> number of proposal over the whole search
         self._current: dict[Choices, str] = {}
+        self._untold = 0
         self._generation = 0
         self._exhausted = False
         self._start_generation()
@@ -140,7 +141,8 @@ class GenerationSearcher(ABC):
         if fitness is not None and not math.isfinite(fitness):
             raise ValueError(f"fitness of {choices} is {fitness}; tell None for a failed candidate")
         self._results[choices] = fitness
-        if not self.ask():
+        self._untold -= 1
+        if not self._untold:
             self._generation += 1
             if self._generation < self._generations:
                 self._start_generation()
@@ -221,6 +223,7 @@ class GenerationSearcher(ABC):
             self._exhausted = True
             return
         self._current = draft.members
+        self._untold = len(draft.members)
         for choices in draft.members:
             self._order[choices] = len(self._order)
 
