@@ -13,13 +13,13 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detnas_d2.analysis.rank_statistics import spearman, tau_b
 from detnas_d2.data import CalibrationBatches
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.recalibration import BNStatistics
 from detnas_d2.evaluation.settings import EvaluationSettings
-from detnas_d2.search.diagnostics import rank_correlation
 from detnas_d2.utils.errors import CandidateFailed, InputError
 
 logger = logging.getLogger("detnas_d2.search")
@@ -121,13 +121,12 @@ def _compare(run: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     pairs = zip(run["statistics"], reference["statistics"], strict=True)
     means, deviations = zip(*(statistics_distance(a, b) for a, b in pairs), strict=True)
     ours, theirs = list(run["fitness"].values()), list(reference["fitness"].values())
-    ranks = rank_correlation(ours, theirs)
     return {
         "images": run["images"],
         "mean_distance": sum(means) / len(means),
         "std_distance": sum(deviations) / len(deviations),
-        "kendall": ranks.kendall,
-        "spearman": ranks.spearman,
+        "kendall": tau_b(ours, theirs),
+        "spearman": spearman(ours, theirs),
         "largest_change": max(abs(a - b) for a, b in zip(ours, theirs, strict=True)),
         "fitness": run["fitness"],
     }

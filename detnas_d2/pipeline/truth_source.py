@@ -10,8 +10,10 @@ from detectron2.config import CfgNode
 
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.architectures import is_relaxed, searchable_backbone
+from detnas_d2.engine.architectures import is_relaxed, searchable_backbone, searched_space
+from detnas_d2.engine.outlook import work_of
 from detnas_d2.engine.plan import retrain_config
+from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.pipeline.definition import Pipeline, read_pipeline
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage
 from detnas_d2.utils.errors import InputError
@@ -26,11 +28,24 @@ class TruthSource:
         search: config of the search: its space, limits and metric, its supernet's weights.
         trainings: of a network, one after the other: each starts from the weights of the one
             before, the last one is evaluated. Without path; OUTPUT_DIR is not theirs.
+        supernets: configs that train the supernet, one after the other.
     """
 
     name: str
     search: CfgNode
     trainings: tuple[CfgNode, ...]
+    supernets: tuple[CfgNode, ...]
+
+    def supernet_cost(self) -> float:
+        """What the supernet's training costs, in trainings of one network (megapixels)."""
+        return sum(map(_work, self.supernets)) / self._training()
+
+    def search_cost(self) -> float:
+        """What the search costs, likewise."""
+        return work_of(self.search, "search") / self._training()
+
+    def _training(self) -> float:
+        return sum(work_of(cfg, "train") for cfg in self.trainings)
 
 
 def read_source(file: str, opts: Sequence[str] = (), truth_stage: str = "") -> TruthSource:
@@ -55,7 +70,13 @@ def read_source(file: str, opts: Sequence[str] = (), truth_stage: str = "") -> T
         )
     search = load_config(file, opts)
     training = retrain_config(search, os.path.dirname(file), opts)
-    return TruthSource(search.SEARCH.RETRAIN_CONFIG or file, search, (training,))
+    return TruthSource(search.SEARCH.RETRAIN_CONFIG or file, search, (training,), (search,))
+
+
+def _work(supernet: CfgNode) -> float:
+    """Megapixels of a supernet's training: of all paths of all its updates."""
+    paths = len(build_path_sampler(supernet, searched_space(supernet))(0))
+    return paths * work_of(supernet, "train")
 
 
 def _of_pipeline(pipeline: Pipeline, truth_stage: str) -> TruthSource:
@@ -72,7 +93,16 @@ def _of_pipeline(pipeline: Pipeline, truth_stage: str) -> TruthSource:
                 f"{training.MODEL.DETNAS.SPACE}, the search {search.name!r} "
                 f"{cfg.MODEL.DETNAS.SPACE}"
             )
-    return TruthSource(stage.name, cfg, tuple(chain))
+    supernets = tuple(pipeline.begin_of(link) for link in _below(pipeline, search))
+    return TruthSource(stage.name, cfg, tuple(chain), supernets)
+
+
+def _below(pipeline: Pipeline, stage: Stage) -> list[Stage]:
+    """The training stages whose weights a stage starts from, first one first."""
+    source = pipeline.stage(stage.weights)
+    if source is None or source.kind != "train":
+        return []
+    return [*_below(pipeline, source), source]
 
 
 def _named(pipeline: Pipeline, name: str) -> Stage:
@@ -87,7 +117,7 @@ def _named(pipeline: Pipeline, name: str) -> Stage:
 
 
 def _fed(pipeline: Pipeline, search: Stage) -> Stage:
-    fed = [stage for stage in pipeline.stages if stage.path == search.name]
+    fed = [s for s in pipeline.stages if s.kind == "train" and s.path == search.name]
     alone = [stage for stage in fed if _supernet_below(pipeline, stage) is None]
     feeding = {stage.weights for stage in alone}
     alone = [stage for stage in alone if stage.name not in feeding]  # a pre-training is no end
@@ -126,8 +156,7 @@ def _chain(pipeline: Pipeline, stage: Stage) -> list[Stage]:
             "supernet: a truth set needs trainings from the weights that users start from; name "
             "another by --truth-stage"
         )
-    source = pipeline.stage(stage.weights)
-    return [*(_chain(pipeline, source) if source else ()), stage]
+    return [*_below(pipeline, stage), stage]
 
 
 def _config(pipeline: Pipeline, stage: Stage) -> CfgNode:

@@ -3,43 +3,34 @@ it needs.
 
   diagnose.py history output/search
   diagnose.py choices output/search
-  diagnose.py standalone --search output/search --config-file retrain.yaml --paths 8 \\
-      OUTPUT_DIR output/standalone
-  diagnose.py ranks output/search --standalone output/standalone/scores.json
   diagnose.py fidelity --config-file pipeline.yaml --output output/fidelity
   diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
 
-"standalone" trains candidates of a search by themselves, for "ranks"; its file holds scores by
-path, {"3x3 5x5 ... / ...": AP, ...}. Every command prints a table; --json and --plot write files.
+Every command prints a table; --json and --plot write files.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-from dataclasses import asdict
 from typing import Any
 
 from detectron2.utils import comm
 
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
-from detnas_d2.pipeline.standalone import train_standalone
 from detnas_d2.programs.fidelity import add_arguments, fidelity
-from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history, draw_ranks
+from detnas_d2.programs.numbers import write_numbers
+from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history
 from detnas_d2.search import History
 from detnas_d2.search.diagnostics import (
     COSTS,
     choice_frequencies,
     fitness_by_generation,
-    paired_scores,
     pareto_front,
-    rank_correlation,
 )
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.io import write_text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,13 +44,6 @@ def main(argv: list[str] | None = None) -> None:
             "history", help="fitness per generation; the fittest candidates at every cost"
         ),
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
-        "ranks": commands.add_parser("ranks", help="supernet fitness against stand-alone scores"),
-        "standalone": commands.add_parser(
-            "standalone",
-            help="train candidates of a search by themselves, with --config-file",
-            parents=[detectron2],
-            add_help=False,
-        ),
         "fidelity": commands.add_parser(
             "fidelity", help="does the fitness rank networks? truth set and report"
         ),
@@ -70,19 +54,12 @@ def main(argv: list[str] | None = None) -> None:
             add_help=False,
         ),
     }
-    for name in ("history", "choices", "ranks", "calibration"):
+    for name in ("history", "choices", "calibration"):
         subparsers[name].add_argument("--json", metavar="FILE", help="write the numbers")
         subparsers[name].add_argument("--plot", metavar="FILE", help="draw them, .png or .pdf")
-    trained = subparsers["standalone"]
-    trained.add_argument("--search", required=True, metavar="FOLDER", help="output of the search")
-    trained.add_argument("--paths", type=int, default=8, help="how many candidates (default: 8)")
-    trained.add_argument(
-        "--pretrain", default="", metavar="FILE", help="config that each is trained with first"
-    )
-    for name in ("history", "choices", "ranks"):
+    for name in ("history", "choices"):
         subparsers[name].add_argument("search", help="output folder of the search")
     subparsers["history"].add_argument("--cost", choices=COSTS, default=COSTS[0])
-    subparsers["ranks"].add_argument("--standalone", required=True, metavar="FILE")
     subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
     add_arguments(subparsers["fidelity"])
@@ -90,8 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "calibration":
         run(calibration, args)
     else:
-        functions = {"history": history, "choices": choices, "ranks": ranks}
-        {**functions, "standalone": standalone, "fidelity": fidelity}[args.command](args)
+        {"history": history, "choices": choices, "fidelity": fidelity}[args.command](args)
 
 
 def history(args: argparse.Namespace) -> None:
@@ -131,36 +107,6 @@ def choices(args: argparse.Namespace) -> None:
         draw_choices(frequencies, args.plot)
 
 
-def standalone(args: argparse.Namespace) -> None:
-    overrides = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-    if not args.config_file or "OUTPUT_DIR" not in overrides:
-        raise InputError("standalone needs --config-file and, among the overrides, OUTPUT_DIR")
-    scores = train_standalone(
-        args,
-        search=args.search,
-        count=args.paths,
-        output_dir=overrides["OUTPUT_DIR"],
-        pretrain=args.pretrain,
-    )
-    pairs = paired_scores(History.read(args.search), scores)
-    print(f"{'supernet':>10}{'alone':>10}  path")
-    for path, (fitness, score) in pairs.items():
-        print(f"{fitness:>10.3f}{score:>10.3f}  {path}")
-
-
-def ranks(args: argparse.Namespace) -> None:
-    with open(args.standalone, encoding="utf-8") as file:
-        pairs = paired_scores(History.read(args.search), json.load(file))
-    fitness, scores = zip(*pairs.values(), strict=True)
-    result = rank_correlation(fitness, scores)
-    print(f"{result.networks} networks")
-    print(f"Kendall's tau  {result.kendall:6.3f}  (p = {result.kendall_p:.2g})")
-    print(f"Spearman's rho {result.spearman:6.3f}  (p = {result.spearman_p:.2g})")
-    write(args, {**asdict(result), "pairs": pairs})
-    if args.plot:
-        draw_ranks(fitness, scores, result.kendall, args.plot)
-
-
 def calibration(args: argparse.Namespace) -> None:
     rows = calibration_stability(setup(args), sizes=args.sizes, num_paths=args.paths)
     if not comm.is_main_process():
@@ -176,13 +122,4 @@ def calibration(args: argparse.Namespace) -> None:
 
 def write(args: argparse.Namespace, value: Any) -> None:
     if args.json:
-        write_text(args.json, json.dumps(without_nan(value), indent=1, allow_nan=False) + "\n")
-
-
-def without_nan(value: Any) -> Any:
-    """The value with None for NaN, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        write_numbers(args.json, value)

@@ -1,4 +1,4 @@
-"""Figures of a search: its fitness, choices, ranks and calibration. Need matplotlib, no display."""
+"""Figures of a search: its fitness, choices and calibration. Need matplotlib, no display."""
 
 from __future__ import annotations
 
@@ -54,14 +54,6 @@ def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str
         axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation", ylabel="share")
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(ops))
-    figure.savefig(file)
-
-
-def draw_ranks(fitness: Sequence[float], scores: Sequence[float], tau: float, file: str) -> None:
-    """Stand-alone scores over supernet fitness."""
-    figure, (axis,) = new_figure(1)
-    axis.scatter(fitness, scores)
-    axis.set(xlabel="supernet fitness", ylabel="stand-alone", title=f"tau {tau:.2f}")
     figure.savefig(file)
 
 

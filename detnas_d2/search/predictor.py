@@ -159,7 +159,7 @@ class PredictorSearch(GenerationSearcher):
 
     def _features(self, paths: Sequence[Choices]) -> npt.NDArray[np.float64]:
         """Which operation each layer has, as zeros and ones: float64[paths, sum of choices]."""
-        ends: npt.NDArray[np.int64] = np.cumsum(self.cardinalities, dtype=np.int64)
+        ends = np.cumsum(self.cardinalities)
         flat = np.fromiter(itertools.chain.from_iterable(paths), np.int64)  # faster than asarray
         places = flat.reshape(len(paths), -1) + (ends - self.cardinalities)
         features = np.zeros((len(paths), int(ends[-1])))

@@ -34,9 +34,8 @@ class Progress:
     the share of them that is done. What each candidate got goes to the log file (level DEBUG).
 
     After every generation ``generations.json`` in `directory` is rewritten: a list with one object
-    per generation: generation (from 1), evaluated, failed, best, mean, std (sample standard
-    deviation, n - 1; None of fewer than two), best_path, best_macs, best_so_far, seconds (per
-    stage, summed).
+    per generation: generation (from 1), evaluated, failed, best, mean, std (population standard
+    deviation; None if all failed), best_path, best_macs, best_so_far, seconds (per stage, summed).
 
     Args:
         searcher: tells how many generations and candidates to expect.

@@ -160,15 +160,14 @@ def _fitted(
     from sklearn.linear_model import RidgeCV
 
     sizes = [len(entries) for entries in macs.entries]
-    cost = costs(macs, paths).astype(np.float64)
+    cost = costs(macs, paths)
     center, unit = float(cost.mean()), float(cost.std()) or 1.0
     ones = [_one_hot(paths[:, layer], n) for layer, n in enumerate(sizes)]
     products = [
         (one[:, :, None] * other[:, None, :]).reshape(len(paths), -1)
         for one, other in zip(ones, ones[1:], strict=False)
     ]
-    square = ((cost[:, None] - center) / unit) ** 2
-    further: dict[str, list[Floats]] = {"": [], "square": [square], "pairs": products}
+    further = {"": [], "square": [((cost - center) / unit)[:, None] ** 2], "pairs": products}
     best = None
     for kind, terms in _KINDS.items():
         if terms and (math.prod(sizes) > ENUMERABLE or not further[terms]):
@@ -186,13 +185,14 @@ def _fitted(
         shapes = list(zip(sizes, sizes[1:], strict=False))
         parts = np.split(rest, np.cumsum([n * m for n, m in shapes])[:-1])
         pairs = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    square = float(rest[0]) if _KINDS[kind] == "square" else 0.0
     return Surrogate(
         macs,
         kind,
         float(model.intercept_),
         tuple(rows),
         tuple(pairs),
-        float(rest[0]) if _KINDS[kind] == "square" else 0.0,
+        square,
         center,
         unit,
         r2,
@@ -201,5 +201,4 @@ def _fitted(
 
 
 def _one_hot(column: Paths, count: int) -> Floats:
-    ones: Floats = (column[:, None] == np.arange(count)).astype(np.float64)
-    return ones
+    return (column[:, None] == np.arange(count)).astype(np.float64)

@@ -10,9 +10,10 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from detnas_d2.search.cost_draws import BAND
 from detnas_d2.search_space import Choices
 from detnas_d2.search_space.space import PathSpace, space_digest
 from detnas_d2.utils.errors import InputError
@@ -63,6 +64,7 @@ class TruthSet:
         command: that made the set.
         versions: of libraries.
         networks: those over the range of costs first, each part in the order of its draw.
+        band_macs: cost around which the networks of the band were drawn; 0 without any.
     """
 
     space: str
@@ -73,6 +75,29 @@ class TruthSet:
     command: str
     versions: Mapping[str, str]
     networks: tuple[TruthNetwork, ...]
+    band_macs: int = 0
+
+    @property
+    def ranged(self) -> tuple[TruthNetwork, ...]:
+        """The networks that were drawn over the range of costs."""
+        return tuple(network for network in self.networks if not network.band)
+
+    @property
+    def banded(self) -> tuple[TruthNetwork, ...]:
+        """All networks whose cost lies within the band, wherever they were drawn."""
+        low, high = (1 - BAND) * self.band_macs, (1 + BAND) * self.band_macs
+        return tuple(network for network in self.networks if low <= network.macs <= high)
+
+    def balanced(self) -> TruthSet:
+        """The same with as many seeds as nine of ten networks have, without the other networks.
+
+        Of a set that is not finished, or some of whose trainings failed.
+        """
+        counts = sorted(len(network.scores) for network in self.networks)
+        seeds = counts[len(counts) // 10]
+        kept = [network for network in self.networks if len(network.scores) >= seeds]
+        cut = tuple(replace(network, scores=network.scores[:seeds]) for network in kept)
+        return replace(self, seeds=self.seeds[:seeds], networks=cut)
 
     def check_space(self, space: PathSpace) -> None:
         """Raises InputError if the networks are of another space."""
@@ -181,6 +206,7 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
     "dataset": _is_text,
     "seeds": _list_of(_is_count),
     "command": _is_text,
+    "band_macs": _is_count,
     "versions": _dict_of(_is_text),
     "networks": lambda value: isinstance(value, list) and bool(value),
 }

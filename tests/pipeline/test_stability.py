@@ -85,13 +85,6 @@ def test_commands(configs: Configs, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert told["front"][-1] == {"params": best.params, "fitness": best.fitness, "path": best.path}
     assert best.path in capsys.readouterr().out
 
-    records = History.read(cfg.OUTPUT_DIR).records[:4]
-    scores = {record.path: 10 - i for i, record in enumerate(records)}
-    (tmp_path / "scores.json").write_text(json.dumps(scores))
-    diagnose(["ranks", cfg.OUTPUT_DIR, "--standalone", str(tmp_path / "scores.json"), *files])
-    found = json.loads(json_file.read_text())
-    assert found["pairs"] == {r.path: [r.fitness, scores[r.path]] for r in records}
-
     capsys.readouterr()
     arguments = ["--config-file", config, "--sizes", "2", "4", "--paths", "2", *files]
     diagnose(["calibration", *arguments, "OUTPUT_DIR", str(tmp_path / "calibration")])

@@ -75,10 +75,10 @@ def test_networks_are_trained_once_each(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small = "--networks", "2", "--band", "0", "--seeds", "1", "--processes", "1"
+    small = "--networks", "3", "--band", "0", "--seeds", "1", "--processes", "1"
     command(*small)  # in a worker process
     first = lines()
-    assert [line["seed"] for line in first] == [0, 0]
+    assert [line["seed"] for line in first] == [0, 0, 0]
     scores = {line["path"]: line["metrics"]["bbox/AP"] for line in first}
     assert min(scores.values()) > 0
     assert list(Path("truth/trainings").iterdir()) == []
@@ -94,21 +94,21 @@ def test_networks_are_trained_once_each(
         return run_job(job)
 
     monkeypatch.setattr(truth_run, "WorkerPool", here(train))
-    more = "--networks", "3", "--band", "1", "--seeds", "1"
+    more = "--networks", "4", "--band", "1", "--seeds", "1"
     command(*more)
-    assert {line["path"]: line["metrics"]["bbox/AP"] for line in lines()[:2]} == scores
+    assert {line["path"]: line["metrics"]["bbox/AP"] for line in lines()[:3]} == scores
     truth = read_truth("truth/truth.json")
-    assert [network.band for network in truth.networks] == [False, False, False, True]
-    assert [network.path for network in truth.networks[:2]] == list(scores)
-    assert trained == [(network.path, 0) for network in truth.networks[1:]]
-    assert [network.scores for network in truth.networks[:2]] == [(s,) for s in scores.values()]
+    assert [network.band for network in truth.networks] == [False, False, False, False, True]
+    assert [network.path for network in truth.networks[:3]] == list(scores)
+    assert trained == [(network.path, 0) for network in truth.networks[2:]]
+    assert [network.scores for network in truth.networks[:3]] == [(s,) for s in scores.values()]
     truth.check_space(get_space("detnas_tiny"))
-    assert "4 networks in truth/truth.json" in capsys.readouterr().out
+    assert "No supernet was evaluated on the 4 networks x 1 trainings" in capsys.readouterr().out
 
     command(*more)
-    assert "4 trainings, 0 to do" in capsys.readouterr().out and len(trained) == 3
+    assert "5 trainings, 0 to do" in capsys.readouterr().out and len(trained) == 3
     with pytest.raises(InputError, match=r"another truth set: trainings: .*another --output"):
-        command("--networks", "3", "SOLVER.BASE_LR", "0.1")
+        command("--networks", "4", "SOLVER.BASE_LR", "0.1")
 
 
 def scored(score: Callable[[str, int], float], failing: int = -1) -> Callable[[Job], Outcome]:
@@ -184,7 +184,7 @@ def test_damaged_log_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--networks", "1"], "--networks 1: expected 2 or more"),
+        (["--networks", "2"], "--networks 2: expected 3 or more"),
         (["--band", "-1"], "--band -1: expected 0 or more"),
         (["SOLVER.BASE_LR"], "overrides are KEY VALUE pairs"),
         (["--truth-stage", "x"], "--truth-stage 'x': .* has no STAGES"),

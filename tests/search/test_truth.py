@@ -39,6 +39,7 @@ def truth_set() -> TruthSet:
         "diagnose.py fidelity",
         {"torch": "2"},
         networks,
+        band_macs=100,
     )
 
 
@@ -49,6 +50,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_truth(file).networks[0].truth == 50.875
     lines = Path(file).read_text().splitlines()
     assert sum('"path"' in line for line in lines) == 2  # a line each
+
+
+def test_part_of_a_set_is_balanced() -> None:
+    truth, (first, second) = truth_set(), truth_set().networks
+    assert truth.balanced().seeds == (0,)
+    assert [network.scores for network in truth.balanced().networks] == [(50.5,), (40.0,)]
+    others = [dataclasses.replace(first, choices=(i,) * 5) for i in range(9)]
+    most = dataclasses.replace(truth, networks=(second, *others, first)).balanced()
+    assert most.seeds == (0, 1) and most.networks == (*others, first)
+
+
+def test_networks_of_range_and_band() -> None:
+    truth, (first, second) = truth_set(), truth_set().networks
+    cheap, dear = (dataclasses.replace(first, macs=macs) for macs in (94, 105))
+    truth = dataclasses.replace(truth, networks=(cheap, dear, second))
+    assert truth.ranged == (cheap, dear) and truth.banded == (dear, second)
+    assert dataclasses.replace(truth, band_macs=0).banded == ()
 
 
 def test_spaces_are_told_apart() -> None:
