@@ -43,10 +43,11 @@ def conclude(trainer: Trainer) -> dict[str, dict[str, float]] | None:
         SupernetAtChance: unless ``SUPERNET.CHECK.REQUIRED`` is False. All files are written.
     """
     hook = next((hook for hook in trainer._hooks if isinstance(hook, SupernetCheck)), None)
-    if hook is None:
+    sampler = trainer.step.path_sampler
+    if hook is None or sampler is None:
         return None
     folder, cfg = trainer.cfg.OUTPUT_DIR, trainer.cfg
-    updates = equal_updates(cfg, hook.space, len(trainer.step.path_sampler(0)))
+    updates = equal_updates(cfg, hook.space, len(sampler(0)))
     key = {"plan": hook.plan.key, "updates": updates, "weights": weights_digest(trainer.model)}
     record = Ranks().from_main(_known(folder, key) if comm.is_main_process() else None)
     if record is None:

@@ -91,7 +91,10 @@ def check_settings(cfg: CfgNode) -> EvaluationSettings:
     search.CALIBRATION.IMAGES = check.CALIBRATION_IMAGES
     # Scored in this process; few images, which need no file of their own.
     search.SCORING_WORKERS, search.IMAGE_CACHE_GIB = 0, 0.0
-    kind = evaluator_type(search.VAL)
+    try:
+        kind = evaluator_type(search.VAL)
+    except InputError as error:
+        raise InputError(f"{error}; or {_REMEDY}") from None
     settings = EvaluationSettings.from_config(cfg)
     known = known_metrics(search.VAL, masks=settings.masks, keypoints=settings.keypoints > 0)
     if search.METRIC not in known:
