@@ -373,7 +373,7 @@ def test_what_a_check_needs(configs: Configs) -> None:
     cfg.SEARCH.METRIC, cfg.SUPERNET.CHECK.VAL = "bbox/APl", "shapes@search_val"
     with pytest.raises(InputError, match=r"cannot give bbox/APl: no object .*SUPERNET.CHECK.VAL"):
         check_training(cfg, model)
-    DatasetCatalog.register("others", lambda: [])
+    DatasetCatalog.register("others", list)
     cfg.SUPERNET.CHECK.VAL = "others"
     with pytest.raises(InputError, match=r"evaluator_type None.*SUPERNET.CHECK.PATHS 0"):
         check_training(cfg, model)
