@@ -21,6 +21,7 @@ from detnas_d2.engine.checks.data import (
     training_images_tested,
 )
 from detnas_d2.engine.screen import Shown, screen_handlers
+from detnas_d2.utils.compat import end_logging
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 
@@ -49,9 +50,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     on_cpu = fall_back_to_cpu(cfg)
     cfg.freeze()
-    for name in _LOGGERS:  # of the run before, if this process had one
-        logging.getLogger(name).handlers.clear()
-    setup_logger.cache_clear()
+    end_logging(_LOGGERS)  # of the run before, if this process had one
     rank = comm.get_rank()
     # default_setup asks for the first two by the same calls, and gets these.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")

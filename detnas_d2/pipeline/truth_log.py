@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sync, sync_open, write_json
 
 LOG_FILE, PLAN_FILE = "truth.jsonl", "plan.json"
+TRAININGS = "trainings"
+"""Folder of those that run or failed."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,11 @@ class TruthLog:
         return None if record is None else record.metrics.get(metric)
 
 
-def keep_plan(folder: str, plan: Mapping[str, Any]) -> None:
+def keep_plan(folder: str, plan: Mapping[str, Any], log: TruthLog) -> None:
     """Writes what decides the scores and networks of a folder, or compares it with what is there.
+
+    Args:
+        log: of the folder; as long as it is empty any plan will do.
 
     Raises:
         InputError: the folder holds another truth set, naming what differs.
@@ -93,15 +99,15 @@ def keep_plan(folder: str, plan: Mapping[str, Any]) -> None:
     file = os.path.join(folder, PLAN_FILE)
     ours = json.loads(json.dumps(plan, default=str))
     theirs = read_plan(folder)
-    if not theirs:
-        write_json(file, ours, indent=1)
-        return
     different = differences(ours, theirs)
-    if different:
+    if different and log.trained:
         raise InputError(
             f"{file}: the folder holds another truth set: {'; '.join(different)}; use another "
             "--output, or delete it"
         )
+    if different:
+        shutil.rmtree(os.path.join(folder, TRAININGS), ignore_errors=True)  # begun by another plan
+        write_json(file, ours, indent=1)
 
 
 def read_plan(folder: str) -> dict[str, Any]:

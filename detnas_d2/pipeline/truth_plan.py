@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
 from detnas_d2.config.tools import FREE_KEYS, changed_keys, is_under
 from detnas_d2.data import data_state, register_datasets
@@ -249,7 +248,7 @@ def plan_warnings(plan: TruthPlan, source: TruthSource) -> list[str]:
     last = plan.trainings[-1]
     validation = source.search.SEARCH.VAL or (*source.search.DATASETS.TEST, "")[0]
     texts = training_images_tested(last)
-    if validation and validation in DatasetCatalog:
+    if validation:
         texts += [
             f"Networks are scored on {one!r}, which shares images with {other!r}, on which the "
             "search scores them: they agree for that reason too"

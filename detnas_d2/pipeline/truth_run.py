@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from statistics import fmean
 
-from detnas_d2.pipeline.truth_log import Trained, TruthLog
+from detnas_d2.pipeline.truth_log import TRAININGS, Trained, TruthLog
 from detnas_d2.pipeline.truth_plan import Network, TruthPlan
 from detnas_d2.pipeline.truth_training import Job, Outcome, TruthWorker
 from detnas_d2.utils.errors import InputError
@@ -20,8 +20,6 @@ from detnas_d2.utils.io import digest
 from detnas_d2.utils.workers import WorkerPool
 
 PILOT_NETWORKS, PILOT_SEEDS = 12, 2
-TRAININGS = "trainings"
-"""Folder of those that run or failed."""
 
 Pair = tuple[Network, int]
 

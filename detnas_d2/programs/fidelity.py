@@ -89,7 +89,7 @@ def fidelity(args: argparse.Namespace) -> None:
         if weights:
             space = searched_space(source.search)
             truth = with_supernets(truth, space, source.search, weights, args.output, _tell)
-        write_truth(os.path.join(args.output, TRUTH_FILE), truth)
+        _keep(args, truth)
         _report(args, truth, source)
 
 
@@ -119,25 +119,26 @@ def _make(args: argparse.Namespace, source: TruthSource) -> TruthSet | None:
     """
     limited = not args.no_limits
     settings = DrawSettings(args.networks, args.band, args.band_macs, args.draw_seed, limited)
-    before = read_plan(args.output)
+    log = TruthLog(args.output)
+    before = read_plan(args.output) if log.trained else {}
     plan = make_plan(source, settings, args.output, test_set=args.test_set, before=before)
     for warning in plan_warnings(plan, source):
         _tell(f"WARNING: {warning}")
-    keep_plan(args.output, plan.described())
-    log, failures = TruthLog(args.output), source.search.SEARCH.MAX_FAILURES
-    runner = Runner(plan, log, args.output, args.processes, _tell, failures)
+    keep_plan(args.output, plan.described(), log)
+    failures = source.search.SEARCH.MAX_FAILURES
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+
+    def told(line: str) -> None:
+        _tell(line)
+        _keep(args, assembled(plan, log, args.seeds, command))
+
+    runner = Runner(plan, log, args.output, args.processes, told, failures)
     pairs = all_pairs(plan.networks, args.seeds)
     _tell_plan(args, runner, pairs, source.name)
     if args.dry_run:
         return None
-    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     if not args.no_training:
-        try:
-            _train(args, runner, pairs)
-        finally:
-            truth = assembled(plan, log, args.seeds, command)
-            if truth.networks:
-                write_truth(os.path.join(args.output, TRUTH_FILE), truth)
+        _train(args, runner, pairs)
     truth = assembled(plan, log, args.seeds, command)
     if not truth.networks:
         raise InputError(f"{args.output}: no training is finished, nothing to report")
@@ -145,6 +146,11 @@ def _make(args: argparse.Namespace, source: TruthSource) -> TruthSet | None:
     scores = untrained_scores(plan.trainings[-1], plan.space, paths, ScoreLog(args.output))
     truth = with_score(truth, UNTRAINED, scores)
     return _with_short(args, runner, source, truth) if args.short else truth
+
+
+def _keep(args: argparse.Namespace, truth: TruthSet) -> None:
+    if truth.networks:
+        write_truth(os.path.join(args.output, TRUTH_FILE), truth)
 
 
 def _tell_plan(args: argparse.Namespace, runner: Runner, pairs: list[Pair], name: str) -> None:
@@ -218,8 +224,8 @@ def _with_short(
     """The set with the score of one training each that together cost what the supernet does."""
     share = source.supernet_cost() / len(truth.ranged)
     plan, folder = shortened(runner.plan, share), short_folder(args.output)
-    keep_plan(folder, plan.described())
     log = TruthLog(folder)
+    keep_plan(folder, plan.described(), log)
     pairs = [(network, SHORT_SEED) for network in plan.networks]
     if not args.no_training:
         iterations = [cfg.SOLVER.MAX_ITER for cfg in plan.trainings]

@@ -63,10 +63,10 @@ def markdown(certificate: Certificate, truth: TruthSet) -> str:
     own = c.ranker(SUPERNET)
     if own is not None:
         lines += [
-            f"Supernet and search cost what {c.best_of} trainings cost. The best of {c.best_of} "
-            f"random networks, chosen by one training, has {c.best_of_truth:.2f} {metric} on "
-            f"average; the network that the supernet ranks highest of {c.networks} has "
-            f"{c.chosen_truth:.2f}.",
+            f"Supernet and search cost what {c.best_of} trainings cost. The best of "
+            f"{min(c.best_of, c.networks)} random networks, chosen by one training, has "
+            f"{c.best_of_truth:.2f} {metric} on average; the network that the supernet ranks "
+            f"highest of {c.networks} has {c.chosen_truth:.2f}.",
             "",
             "| level | condition | met |",
             "|---|---|---|",

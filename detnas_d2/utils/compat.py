@@ -6,7 +6,8 @@ Detectron2 is imported where it is needed, so that the operators do without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -55,6 +56,21 @@ def last_coco_records(evaluator: Any, kind: str) -> list[dict[str, Any]]:
         kind: "instances" or "proposals".
     """
     return evaluator._predictions[-1][kind]
+
+
+def end_logging(names: Iterable[str]) -> None:
+    """Ends what Detectron2's ``setup_logger`` began for loggers: their handlers and open files."""
+    from detectron2.utils.logger import _cached_log_stream, setup_logger
+
+    for name in names:
+        handlers = logging.getLogger(name).handlers
+        for stream in (getattr(handler, "stream", None) for handler in handlers):
+            file = getattr(stream, "name", None)
+            if stream is not None and isinstance(file, str) and not file.startswith("<"):
+                stream.close()  # not the screen
+        handlers.clear()
+    setup_logger.cache_clear()
+    _cached_log_stream.cache_clear()
 
 
 def transform_annotations(

@@ -162,6 +162,8 @@ def test_report(tmp_path: Path, supernet: bool) -> None:
     assert text.splitlines()[0] == verdict(found)
     assert ("| goal | lower bound of 0.65 or more | " in text) == supernet
     assert ("The best of 7 random networks" in text) == supernet
+    many = markdown(dataclasses.replace(found, best_of=99), truth)
+    assert ("cost what 99 trainings cost. The best of 60 random" in many) == supernet
     for ranker in found.rankers:
         assert f"| {ranker.name} | {ranker.tau} |" in text
     write_numbers(str(tmp_path / "report.json"), numbers(found, truth))

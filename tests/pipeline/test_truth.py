@@ -138,6 +138,7 @@ def test_pilot_stops_what_noise_would_hide(
     told = capsys.readouterr().out
     assert "42 trainings, 42 to do" in told and "One takes about 1:00 h" in told
     assert "21:00 h with 2 at a time" in told and told.count("range") >= 14
+    command("--networks", "14", "--draw-seed", "1", "--dry-run")  # nothing is trained yet
     with pytest.raises(InputError, match=r"ratio 0\.\d\d is below 1.5: .*Widen .*--force"):
         command(*wanted)
     assert [line["seed"] for line in lines()] == [0] * 12 + [1] * 12

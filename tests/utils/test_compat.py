@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import CommonMetricPrinter
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 from torch import nn
 from torch.autograd import forward_ad
@@ -55,6 +58,19 @@ def test_excluding() -> None:
         for _ in range(2):
             with without():
                 assert (x @ x).dtype == torch.float32
+
+
+def test_end_logging(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "log.txt")
+    for text in ("first", "second"):
+        logger = setup_logger(file, name="of a test")
+        (log,) = {h.stream for h in logger.handlers if h.stream is not sys.stdout}
+        logger.info(text)
+        compat.end_logging(["of a test"])
+        assert log.closed and logger.handlers == []
+    assert (tmp_path / "log.txt").read_text().count("of a test") == 2
+    print("the screen is open")
+    assert "the screen is open" in capsys.readouterr().out
 
 
 def test_global_forward_hooks() -> None:
