@@ -13,7 +13,9 @@
     TABLE: [searched, inherited, shufflenet, random]
 
 The keys of a stage are described in :mod:`stages`. TABLE lists rows of the table printed at the
-end; TABLES, with a paper's numbers next to those measured, are described in :mod:`tables`.
+end; COMPARE those of them (the first by default) whose differences to the others stand below it.
+TABLES, with a paper's numbers next to those measured, are described in :mod:`tables`, SEEDS, which
+runs everything several times, in :mod:`experiment`.
 """
 
 from __future__ import annotations
@@ -34,25 +36,42 @@ from detnas_d2.engine.checkpoint import FINAL
 from detnas_d2.engine.inherited import INHERITED_FILE
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
-from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage, place_of, read_stages
+from detnas_d2.pipeline.stages import (
+    FRAGMENTS,
+    OWN_SEED_STEP,
+    SEED_STEP,
+    PipelineError,
+    Stage,
+    place_of,
+    read_stages,
+    split_override,
+)
 from detnas_d2.search.history import RECORDS_FILE, History
 from detnas_d2.search_space import Path, PathError, space_of
 
 RESULTS = {**FRAGMENTS, "search": RECORDS_FILE}
 """Kind of a stage -> the file that configs of later stages take up."""
-SEED_STEP = 100
-"""Between the seeds of repeated stages: the seeds of a table lie between them."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A parsed pipeline file."""
+    """A parsed pipeline file.
+
+    Attributes:
+        table, compare: rows; of the table, and whose differences are printed.
+        opts: overrides of every stage.
+        seed: one of SEEDS, None without.
+        data_dir: where derived data lie.
+    """
 
     file: str
     output_dir: str
     stages: tuple[Stage, ...]
     table: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
     opts: tuple[str, ...] = ()
+    seed: int | None = None
+    data_dir: str = ""
     _begun: dict[str, CfgNode] = field(default_factory=dict, repr=False, compare=False)
     _resolved: dict[str, tuple[Any, CfgNode]] = field(
         default_factory=dict, repr=False, compare=False
@@ -88,7 +107,7 @@ class Pipeline:
     def begin_of(self, stage: Stage) -> CfgNode:
         """The stage's file with all overrides, without what stages before it find."""
         if stage.name not in self._begun:
-            opts = [*stage.opts, *self.opts]
+            opts = self._overrides(stage)
             cfg = load_config(self.file_of(stage), opts, place="OPTS or command line")
             self._begun[stage.name] = cfg
         return self._begun[stage.name].clone()
@@ -137,21 +156,32 @@ class Pipeline:
         and folders; ``place`` names the overrides in errors. All stages share derived data.
         """
         if fragments or standins:
-            opts = [*standins, *stage.opts, *self.opts]
+            opts = [*standins, *self._overrides(stage)]
             cfg = load_config(self.file_of(stage), opts, fragments=fragments, place=place)
         else:
             cfg = self.begin_of(stage)
         cfg.SEED += SEED_STEP * stage.number
         cfg.OUTPUT_DIR = self.folder(stage.name)
         if not cfg.DATASETS.CACHE_DIR:
-            cfg.DATASETS.CACHE_DIR = os.path.join(self.output_dir, CACHE_FOLDER)
+            cfg.DATASETS.CACHE_DIR = os.path.join(self.data_dir or self.output_dir, CACHE_FOLDER)
         return cfg
+
+    def _overrides(self, stage: Stage) -> list[str]:
+        """KEY, VALUE of a stage; seeds of its own differ between the runs of SEEDS too."""
+        own = dict(zip(stage.opts[::2], stage.opts[1::2], strict=False)) if self.seed else {}
+        seeds = [
+            word
+            for key in ("SEED", "SEARCH.SEED")
+            if own.get(key, "").isdigit()
+            for word in (key, str(int(own[key]) + OWN_SEED_STEP * (self.seed or 0)))
+        ]
+        return [*stage.opts, *self.opts, *seeds]
 
     def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
         sources = [self.known_stage(name) for name in stage.merge]
         (source,) = [source for source in sources if source.kind == "gradient"]
         assert stage.random is not None
-        seed = stage.random + SEED_STEP * stage.number
+        seed = stage.random + SEED_STEP * stage.number + OWN_SEED_STEP * (self.seed or 0)
         genotype = random_genotype(self.config_of(source), seed, genotype_of(cfg).parts)
         for part in genotype.parts:
             cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
@@ -197,11 +227,15 @@ class Pipeline:
         return found
 
 
-def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
+def read_pipeline(
+    file: str, opts: tuple[str, ...] = (), *, seed: int | None = None, data_dir: str = ""
+) -> Pipeline:
     """Parses and checks a pipeline file.
 
     Args:
         opts: KEY VALUE overrides for every stage; OUTPUT_DIR is the pipeline's own.
+        seed: of this run (``SEED`` and ``SEARCH.SEED`` of every stage), if there are several.
+        data_dir: where derived data lie; OUTPUT_DIR by default.
 
     Raises:
         PipelineError: naming the file, the stage and the key.
@@ -209,34 +243,35 @@ def read_pipeline(file: str, opts: tuple[str, ...] = ()) -> Pipeline:
     data = read_yaml(file).data
     if not isinstance(data, dict) or not isinstance(data.get("STAGES"), list) or not data["STAGES"]:
         raise PipelineError(f"{file}: expected a mapping with OUTPUT_DIR and a list STAGES")
-    unknown = set(data) - {"OUTPUT_DIR", "STAGES", "TABLE", "TABLES"}
+    unknown = set(data) - {"OUTPUT_DIR", "SEEDS", "STAGES", "TABLE", "COMPARE", "TABLES"}
     if unknown:
         raise PipelineError(f"{file}: unknown keys {sorted(unknown)}")
     stages = read_stages(file, data["STAGES"])
-    asked, rest = split_output(file, opts)
+    asked, rest = split_override(file, opts, "OUTPUT_DIR")
     output = data.get("OUTPUT_DIR", "./output/pipeline") if asked is None else asked
     if not isinstance(output, str) or not output.strip() or "\0" in output:
         raise PipelineError(f"{file}: OUTPUT_DIR is {output!r}: expected the name of a folder")
-    table = data.get("TABLE", ())
-    if not isinstance(table, (list, tuple)) or not all(isinstance(row, str) for row in table):
-        raise PipelineError(f"{file}: TABLE is {table!r}: expected a list of rows")
-    table = tuple(table)
+    table = _rows(file, data, "TABLE", [])
     rows = {stage.row or stage.name for stage in stages}
     if set(table) - rows:
         raise PipelineError(f"{file}: TABLE names {sorted(set(table) - rows)}, no stage has it")
-    pipeline = Pipeline(file, output, stages, table, rest)
+    compare = _rows(file, data, "COMPARE", list(table[:1]))
+    if set(compare) - set(table):
+        raise PipelineError(f"{file}: COMPARE is {list(compare)}: expected rows of TABLE")
+    if seed is not None:
+        rest = (*rest, "SEED", str(seed), "SEARCH.SEED", str(seed))
+    pipeline = Pipeline(file, output, stages, table, compare, rest, seed, data_dir)
     for stage in stages:
         _check_config(pipeline, stage)
     return pipeline
 
 
-def split_output(file: str, opts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """The OUTPUT_DIR among KEY, VALUE overrides, None without one; and the others."""
-    if len(opts) % 2:
-        raise PipelineError(f"{file}: overrides are KEY VALUE pairs, the last word is {opts[-1]!r}")
-    pairs = list(zip(opts[::2], opts[1::2], strict=True))
-    rest = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
-    return dict(pairs).get("OUTPUT_DIR"), rest
+def _rows(file: str, data: dict[str, Any], key: str, default: list[str]) -> tuple[str, ...]:
+    rows = data.get(key, default)
+    rows = [rows] if isinstance(rows, str) else rows
+    if not isinstance(rows, (list, tuple)) or not all(isinstance(row, str) for row in rows):
+        raise PipelineError(f"{file}: {key} is {rows!r}: expected a list of rows")
+    return tuple(rows)
 
 
 def _check_config(pipeline: Pipeline, stage: Stage) -> None:

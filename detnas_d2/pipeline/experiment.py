@@ -1,4 +1,9 @@
-"""Experiment of a file: its stages, or several pipelines for each of its seeds; its tables.
+"""Experiment of a file: its stages or several pipelines, for each of its seeds; its tables.
+
+SEEDS, in a file or among the overrides (``SEEDS 0,1,2``), runs everything once for each of them,
+from the first stage on: they are ``SEED`` and ``SEARCH.SEED`` of all stages. A seed of a stage's
+own, in its OPTS or its RANDOM, grows by a thousand times the seed. A file of STAGES works in
+``OUTPUT_DIR/seed<SEED>`` then, and one table at the end is of all seeds.
 
 .. code-block:: yaml
 
@@ -9,9 +14,9 @@
       retinanet: ../retinanet_coco/pipeline.yaml
     TABLES: [...]
 
-PIPELINES stands in the place of STAGES (:mod:`definition`). With SEEDS, every pipeline runs once
-for each of them (``SEED`` and ``SEARCH.SEED``), in ``OUTPUT_DIR/seed<SEED>/<name>``; without, once
-and in the pipeline's own OUTPUT_DIR, or in ``<name>`` of the one that the command line gives.
+PIPELINES stands in the place of STAGES (:mod:`definition`). With SEEDS, a pipeline runs in
+``OUTPUT_DIR/seed<SEED>/<name>``; without, in its own OUTPUT_DIR, or in ``<name>`` of the one that
+the command line gives.
 """
 
 from __future__ import annotations
@@ -21,9 +26,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from detnas_d2.config.reading import read_yaml
-from detnas_d2.pipeline.definition import Pipeline, read_pipeline, split_output
-from detnas_d2.pipeline.stages import PipelineError, Stage
-from detnas_d2.pipeline.tables import Pipelines, Table, read_tables
+from detnas_d2.pipeline.definition import Pipeline, read_pipeline
+from detnas_d2.pipeline.stages import PipelineError, Stage, split_override
+from detnas_d2.pipeline.table_reading import read_tables
+from detnas_d2.pipeline.tables import Pipelines, Table
 
 _KEYS = {"OUTPUT_DIR", "SEEDS", "PIPELINES", "TABLES"}
 
@@ -51,50 +57,87 @@ class Experiment:
     tables: tuple[Table, ...]
 
     @property
-    def single(self) -> Pipeline | None:
-        """The pipeline of a file that is one; None for several."""
-        return self.pipelines.get(None, {}).get("")
+    def runs_of_stages(self) -> list[Pipeline]:
+        """The pipelines of a file of STAGES, one for each seed; none of a file of PIPELINES."""
+        return [of_seed[""] for of_seed in self.pipelines.values() if "" in of_seed]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one pipeline."""
+        return len(self.runs_of_stages) != 1
 
     def runs(self) -> list[Run]:
         """Every stage once, each after those that it starts from."""
         found: dict[str, Run] = {}
         for seed, pipelines in self.pipelines.items():
             for name, pipeline in pipelines.items():
-                of = name if seed is None else f"seed {seed}, {name}"
+                of = ", ".join(text for text in (_seed_text(seed), name) if text)
                 for stage in pipeline.stages:
                     run = Run(f"{of}: {stage.name}" if of else stage.name, pipeline, stage)
                     found.setdefault(run.folder, run)
         return list(found.values())
 
 
+def _seed_text(seed: int | None) -> str:
+    return "" if seed is None else f"seed {seed}"
+
+
 def read_experiment(file: str, opts: tuple[str, ...] = ()) -> Experiment:
     """Parses and checks a file, and those that it names.
 
     Args:
-        opts: KEY VALUE overrides for every stage; OUTPUT_DIR is the experiment's own.
+        opts: KEY VALUE overrides for every stage; OUTPUT_DIR and SEEDS are the experiment's own.
 
     Raises:
         PipelineError, TableError: naming the file and the key.
     """
     data = read_yaml(file).data
-    if not isinstance(data, dict) or "PIPELINES" not in data:
-        alone = read_pipeline(file, opts)
-        pipelines: dict[int | None, dict[str, Pipeline]] = {None: {"": alone}}
-        tables = read_tables(file, data.get("TABLES", []), pipelines)
-        return Experiment(file, alone.output_dir, pipelines, tables)
+    asked_seeds, opts = split_override(file, opts, "SEEDS")
+    seeds = _seeds(file, data, asked_seeds)
+    if seeds != [None] and "SEED" in opts[::2]:
+        raise PipelineError(f"{file}: SEED among the overrides, which SEEDS gives; leave one out")
+    several = isinstance(data, dict) and "PIPELINES" in data
+    read = _read_several if several else _read_stages
+    output, pipelines = read(file, data, opts, seeds)
+    tables = read_tables(file, data.get("TABLES", []), pipelines)
+    return Experiment(file, output, pipelines, tables)
+
+
+def _read_stages(
+    file: str, data: Any, opts: tuple[str, ...], seeds: list[int | None]
+) -> tuple[str, dict[int | None, dict[str, Pipeline]]]:
+    alone = read_pipeline(file, opts)
+    output = alone.output_dir
+    if seeds == [None]:
+        return output, {None: {"": alone}}
+    outside = [stage.name for stage in alone.stages if stage.folder.startswith("..")]
+    if outside:
+        raise PipelineError(
+            f"{file}: stage {outside[0]!r}: FOLDER lies next to OUTPUT_DIR, where the SEEDS would "
+            f"share it; run a file with PIPELINES: {{NAME: {os.path.basename(file)}}} and SEEDS"
+        )
+    pipelines: dict[int | None, dict[str, Pipeline]] = {}
+    for seed in seeds:
+        place = ("OUTPUT_DIR", os.path.join(output, f"seed{seed}"))
+        pipelines[seed] = {"": read_pipeline(file, (*opts, *place), seed=seed, data_dir=output)}
+    return output, pipelines
+
+
+def _read_several(
+    file: str, data: Any, opts: tuple[str, ...], seeds: list[int | None]
+) -> tuple[str, dict[int | None, dict[str, Pipeline]]]:
     files = _files(file, data)
-    asked, rest = split_output(file, opts)
+    asked, rest = split_override(file, opts, "OUTPUT_DIR")
     output = asked or data.get("OUTPUT_DIR", "./output/experiment")
-    pipelines = {}
-    for seed in _seeds(file, data):
-        seeds = () if seed is None else ("SEED", str(seed), "SEARCH.SEED", str(seed))
+    pipelines: dict[int | None, dict[str, Pipeline]] = {}
+    for seed in seeds:
         place = output if seed is None else os.path.join(output, f"seed{seed}")
         pipelines[seed] = {}
         for name, path in files.items():
             own = seed is None and asked is None
             folder = () if own else ("OUTPUT_DIR", os.path.join(place, name))
-            pipelines[seed][name] = read_pipeline(path, (*rest, *seeds, *folder))
-    return Experiment(file, output, pipelines, read_tables(file, data.get("TABLES", []), pipelines))
+            pipelines[seed][name] = read_pipeline(path, (*rest, *folder), seed=seed)
+    return output, pipelines
 
 
 def _files(file: str, data: dict[str, Any]) -> dict[str, str]:
@@ -109,11 +152,18 @@ def _files(file: str, data: dict[str, Any]) -> dict[str, str]:
     return {name: os.path.join(os.path.dirname(file), path) for name, path in names.items()}
 
 
-def _seeds(file: str, data: dict[str, Any]) -> list[int | None]:
-    if "SEEDS" not in data:
+def _seeds(file: str, data: Any, asked: str | None) -> list[int | None]:
+    """Those of SEEDS, ``asked`` ("0,1,2" or "[0, 1, 2]") before the file's; [None] without."""
+    seeds: Any = data.get("SEEDS") if isinstance(data, dict) else None
+    if asked is not None:
+        words = asked.strip("[]() ").split(",")
+        seeds = [int(word) if word.strip().isdigit() else word for word in words]
+    elif not isinstance(data, dict) or "SEEDS" not in data:
         return [None]
-    seeds = data["SEEDS"]
     good = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not good or not seeds or len(set(seeds)) < len(seeds):
-        raise PipelineError(f"{file}: SEEDS is {seeds!r}: expected different numbers, 0 or more")
+        found = seeds if asked is None else asked
+        raise PipelineError(
+            f"{file}: SEEDS is {found!r}: expected different numbers, 0 or more, e.g. 0,1,2"
+        )
     return seeds

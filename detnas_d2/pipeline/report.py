@@ -15,6 +15,8 @@ from detectron2.modeling import build_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
 from detnas_d2.engine.architectures import genotype_cost, genotype_of
+from detnas_d2.pipeline.differences import Difference, differences
+from detnas_d2.pipeline.stages import SEED_STEP
 from detnas_d2.pipeline.state import DONE_FILE
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost, build_cost_table, space_of
@@ -28,27 +30,64 @@ METRICS = (*COSTS, *EFFORT)
 """Columns besides results: cost of the network, and what its training or search took."""
 
 
-def table_rows(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """Row name -> number of networks, mean and standard deviation of their metrics, mean MACs."""
+def table_rows(pipelines: Sequence[Pipeline]) -> dict[str, dict[str, Any]]:
+    """Row name -> number of networks, mean and standard deviation of their metrics, mean MACs.
+
+    Args:
+        pipelines: of one file, one for each seed; the stages of their tables are done.
+
+    Returns:
+        with "values" of every metric by seed, see :func:`seed_of`.
+    """
     rows = {}
-    for row in pipeline.table:
-        members = pipeline.stages_of(row)
-        found = [_read_done(pipeline, stage) for stage in members]
-        metrics = {
-            key: mean_and_deviation([done["results"][key] for done in found])
-            for key in ("bbox/AP", "bbox/AP50", "classification/top1")
-            if all(key in done["results"] for done in found)
-        }
-        pairs = zip(members, found, strict=True)
-        costs = [_cost_of(pipeline, stage, done) for stage, done in pairs]
+    for row in pipelines[0].table:
+        members = [(pipe, stage) for pipe in pipelines for stage in pipe.stages_of(row)]
+        found = [_read_done(pipe, stage) for pipe, stage in members]
+        seeds = [seed_of(pipe, stage, len(pipelines)) for pipe, stage in members]
+        metrics, values = {}, {}
+        for key in ("bbox/AP", "bbox/AP50", "classification/top1"):
+            if all(key in done["results"] for done in found):
+                numbers = [done["results"][key] for done in found]
+                metrics[key] = mean_and_deviation(numbers)
+                values[key] = by_seed(seeds, numbers)
+        costs = [
+            _cost_of(pipe, stage, done) for (pipe, stage), done in zip(members, found, strict=True)
+        ]
         rows[row] = {
             "networks": len(found),
             "metrics": metrics,
+            "values": values,
             "macs": statistics.fmean(cost.macs for cost in costs),
             "params": statistics.fmean(cost.params for cost in costs),
             "paths": [done["path"] for done in found],
         }
     return rows
+
+
+def seed_of(pipeline: Pipeline, stage: Stage, runs: int) -> int:
+    """The seed by which networks of two rows are a pair: that of the whole run; where there is one
+    run only, that of the network's training.
+    """
+    whole = pipeline.seed if runs > 1 else None
+    return pipeline.begin_of(stage).SEED + SEED_STEP * stage.number if whole is None else whole
+
+
+def unit_of(runs: int) -> str:
+    """What the seeds of :func:`seed_of` are seeds of."""
+    return "seeds" if runs > 1 else "trainings of one run"
+
+
+def by_seed(seeds: Sequence[int], values: Sequence[float]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for seed, value in zip(seeds, values, strict=True):
+        found.setdefault(seed, []).append(value)
+    return found
+
+
+def table_differences(pipelines: Sequence[Pipeline], rows: dict[str, Any]) -> list[Difference]:
+    """Of the rows that COMPARE names to the others, see :func:`differences`."""
+    samples = {name: row["values"] for name, row in rows.items()}
+    return list(differences(samples, pipelines[0].compare, unit_of(len(pipelines))))
 
 
 def measured(pipeline: Pipeline, stage: Stage, metric: str) -> float | None:

@@ -15,8 +15,9 @@ from detnas_d2.engine.checks.disk import Need, check_disk
 from detnas_d2.engine.launching import check_launch
 from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline
+from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
-from detnas_d2.pipeline.report import format_table, table_rows
+from detnas_d2.pipeline.report import format_table, table_differences, table_rows
 from detnas_d2.pipeline.stage_data import check_data
 from detnas_d2.pipeline.stage_run import run_stage
 from detnas_d2.pipeline.stages import PipelineError
@@ -64,10 +65,11 @@ def run_pipeline(args: argparse.Namespace) -> bool:
     """
     experiment = read_experiment(args.config_file, tuple(args.opts))
     dry_run = getattr(args, "dry_run", False)
-    if experiment.single is None and args.num_machines > 1:
+    if experiment.several and args.num_machines > 1:
         raise InputError(
             "--num-machines: several pipelines run on one machine; start each of them with "
-            "OUTPUT_DIR <that of the table>/seed<SEED>/<name> to use several"
+            "OUTPUT_DIR <that of the table>/seed<SEED>/<name>, or one of SEEDS after the other, to "
+            "use several"
         )
     with tracebacks_in(lambda: experiment.output_dir):
         check_launch(args)
@@ -76,7 +78,7 @@ def run_pipeline(args: argparse.Namespace) -> bool:
             if not dry_run:
                 _make_folder(experiment)
     # Machines cannot agree on what a failure leaves to do.
-    goes_on = bool(experiment.tables or experiment.single is None) and args.num_machines == 1
+    goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
         _run_missing(experiment, args, goes_on)
     if dry_run or goes_on:
@@ -94,9 +96,9 @@ def _check(experiment: Experiment, processes: int, *, dry_run: bool) -> None:
             states = {stage.name: stage_state(pipeline, stage) for stage in pipeline.stages}
             done = {name for name, state in states.items() if state == DONE}
             if name not in needs:  # the same for all seeds
-                # Of several pipelines data is checked where a stage begins: one that is missing
+                # Of different pipelines data is checked where a stage begins: one that is missing
                 # holds up only its own runs.
-                unseen = set(states) if dry_run or experiment.single is None else done
+                unseen = done if experiment.runs_of_stages and not dry_run else set(states)
                 needs[name] = check_stages(pipeline, unseen, processes=processes)
             check_data(pipeline, done)
             missing = set(states) - done
@@ -192,12 +194,15 @@ def _print_tables(experiment: Experiment, *, write: bool) -> None:
     ``table.md``, ``table.json``.
     """
     texts = [f"{table.title}\n\n{table.text()}" for table in experiment.tables]
-    single = experiment.single
-    if write and single is not None and _has_rows(single):
-        rows = table_rows(single)
-        texts.insert(0, format_table(rows))
+    runs = [pipeline for pipeline in experiment.runs_of_stages if _has_rows(pipeline)]
+    if write and runs:
+        rows = table_rows(runs)
+        found = table_differences(runs, rows)
+        missing = len(experiment.runs_of_stages) - len(runs)
+        texts.insert(0, format_table(rows) + format_differences(found, missing))
+        content = {"rows": rows, "differences": [difference.as_dict() for difference in found]}
         file = os.path.join(experiment.output_dir, "table.json")
-        write_text(file, json.dumps(rows, indent=1))
+        write_text(file, json.dumps(content, indent=1))
     if lines := supernet_lines(experiment):
         texts.append("\n".join(lines))
     if texts:

@@ -31,6 +31,10 @@ from detnas_d2.utils.errors import InputError
 
 FRAGMENTS = {"screen": SUB_SPACE_FILE, "gradient": GENOTYPE_FILE}
 """Kind of a stage -> its result as a config fragment."""
+SEED_STEP = 100
+"""Between the seeds of repeated stages: the seeds of SEEDS lie between them."""
+OWN_SEED_STEP = 1000
+"""Between the runs of SEEDS, where a stage's OPTS or RANDOM give a seed of its own."""
 KINDS = ("train", "evaluate", "search", "screen", "gradient")
 _TEXTS = ("KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "FOLDER")
 _MAX_NAME = 200  # bytes; file systems take 255
@@ -218,3 +222,14 @@ def _folder_problem(folder: str) -> str:
     if any(len(part.encode()) > _MAX_NAME for part in parts):
         return f"FOLDER is {repr(folder)[:60]}: a name in it is longer than {_MAX_NAME} bytes"
     return ""
+
+
+def split_override(
+    file: str, opts: tuple[str, ...], key: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """The value of ``key`` among KEY, VALUE overrides, None without one; and the others."""
+    if len(opts) % 2:
+        raise PipelineError(f"{file}: overrides are KEY VALUE pairs, the last word is {opts[-1]!r}")
+    pairs = list(zip(opts[::2], opts[1::2], strict=True))
+    rest = tuple(word for pair in pairs if pair[0] != key for word in pair)
+    return dict(pairs).get(key), rest

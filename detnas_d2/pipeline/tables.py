@@ -23,6 +23,9 @@ does not build, a column without METRIC one that only others fill, which needs n
 ``detector_flops`` (in 1e9, for an image of the row's INPUT) need none either: they are counted from
 the config, see :mod:`detector_cost`.
 
+Below a table stand the differences between rows in what was measured (:mod:`differences`): of the
+row that COMPARE names, or of those that it lists, to all others; of the first by default.
+
 REFERENCES names where numbers of others are from. A row has a list under each of these names, with
 an entry for each column: a number or a text as printed there, null where nothing is printed.
 """
@@ -31,18 +34,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from detnas_d2.analysis.detector_cost import DETECTOR_COSTS, INPUT, detector_cost
 from detnas_d2.pipeline.definition import Pipeline
-from detnas_d2.pipeline.report import METRICS, mean_and_deviation, measured
+from detnas_d2.pipeline.differences import Difference, differences, format_differences
+from detnas_d2.pipeline.report import mean_and_deviation, measured, seed_of, unit_of
 from detnas_d2.pipeline.stages import Stage
 from detnas_d2.pipeline.state import DONE
 from detnas_d2.pipeline.status import stage_state
 from detnas_d2.utils.errors import InputError
-
-_NEEDED = {"COLUMNS", "ROWS"}
-_KEYS = {"TITLE", "REFERENCES", *_NEEDED}
 
 Reference = float | str | None
 """A number of others, or the text that they print in its place."""
@@ -116,13 +116,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A parsed table and the pipelines that it is of."""
+    """A parsed table and the pipelines that it is of; ``compare`` has names of rows."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     references: dict[str, str]
     pipelines: Pipelines
+    compare: tuple[str, ...] = ()
 
     def cell(self, row: Row, column: Column, number: int) -> Cell:
         """The cell of a row in the column with this number."""
@@ -146,6 +147,32 @@ class Table:
             pipeline = pipelines[row.pipeline or column.pipeline]
             for stage in pipeline.stages_of(row.row):
                 yield pipeline, pipeline.stage(stage.weights) if column.of else stage
+
+    def differences(self) -> list[Difference]:
+        """Between rows, in the results that are there for all networks of both of a seed."""
+        samples = {
+            row.name: {
+                column.name: sample
+                for column in self.columns
+                if "/" in column.metric and (sample := self._sample(row, column))
+            }
+            for row in self.rows
+        }
+        return list(differences(samples, self.compare, unit_of(len(self.pipelines))))
+
+    def _sample(self, row: Row, column: Column) -> dict[int, list[float]]:
+        found: dict[int, list[float | None]] = {}
+        for pipeline, stage in self._networks(row, column):
+            if stage is not None:
+                done = stage_state(pipeline, stage) == DONE
+                value = measured(pipeline, stage, column.metric) if done else None
+                seed = seed_of(pipeline, stage, len(self.pipelines))
+                found.setdefault(seed, []).append(value)
+        return {
+            seed: [value for value in values if value is not None]
+            for seed, values in found.items()
+            if None not in values
+        }
 
     def text(self) -> str:
         """The table in Markdown, the numbers of others next to the measured ones.
@@ -179,7 +206,7 @@ class Table:
         body = [head, ["---"] * len(head), *lines]
         text = "\n".join("| " + " | ".join(line) + " |" for line in body)
         sources = [f"{name.lower()}: {source}" for name, source in self.references.items()]
-        return "\n\n".join([text, *sources])
+        return "\n\n".join([text, *sources]) + format_differences(self.differences())
 
 
 def _printed(number: Reference) -> str:
@@ -194,85 +221,3 @@ def _counted(pipeline: Pipeline, stage: Stage, row: Row, column: Column) -> floa
     if missing:
         return None
     return detector_cost(pipeline.config_of(stage), column.metric, row.input)
-
-
-def read_tables(file: str, entries: Any, pipelines: Pipelines) -> tuple[Table, ...]:
-    """Parses and checks TABLES of a file whose pipelines are read.
-
-    Raises:
-        TableError: naming the file and the key.
-    """
-    if not isinstance(entries, list):
-        raise TableError(f"{file}: TABLES: expected a list of tables")
-    return tuple(_table(file, entry, pipelines) for entry in entries)
-
-
-def _table(file: str, data: Any, pipelines: Pipelines) -> Table:
-    if not isinstance(data, dict) or not _NEEDED <= set(data) <= _KEYS:
-        raise TableError(
-            f"{file}: TABLES: expected COLUMNS, ROWS and no others of {', '.join(sorted(_KEYS))}"
-        )
-    references = data.get("REFERENCES", {})
-    texts = isinstance(references, dict) and [*references, *references.values()]
-    if texts is False or not all(isinstance(text, str) for text in texts):
-        raise TableError(f"{file}: REFERENCES: expected NAME: where its numbers are from")
-    columns = tuple(_entry(file, "COLUMNS", Column, entry) for entry in data["COLUMNS"])
-    rows = tuple(_row(file, entry, references, len(columns)) for entry in data["ROWS"])
-    table = Table(data.get("TITLE", file), columns, rows, references, pipelines)
-    _check(file, table)
-    return table
-
-
-def _entry(file: str, key: str, kind: type, entry: Any) -> Any:
-    try:
-        return kind(**{name.lower(): value for name, value in entry.items()})
-    except (AttributeError, TypeError) as error:
-        raise TableError(f"{file}: {key}: {entry!r}: {error}") from error
-
-
-def _row(file: str, entry: Any, references: dict[str, str], columns: int) -> Row:
-    if not isinstance(entry, dict):
-        raise TableError(f"{file}: ROWS: {entry!r}, expected NAME and ROW")
-    found: dict[str, tuple[Reference, ...]] = {}
-    for name in [key for key in entry if key in references]:
-        numbers = entry[name]
-        if not isinstance(numbers, list) or len(numbers) != columns:
-            has = f"has {len(numbers)} numbers" if isinstance(numbers, list) else "is no list"
-            raise TableError(
-                f"{file}: ROWS: {entry.get('NAME')!r}: {name} {has}, the table {columns} columns"
-            )
-        found[name] = tuple(numbers)
-    rest = {key: value for key, value in entry.items() if key not in references}
-    if isinstance(rest.get("INPUT"), list):
-        rest["INPUT"] = tuple(rest["INPUT"])
-    return _entry(file, "ROWS", Row, {**rest, "REFERENCES": found})
-
-
-def _check(file: str, table: Table) -> None:
-    pipelines = next(iter(table.pipelines.values()))
-    for column in table.columns:
-        if column.of not in ("", "weights"):
-            raise TableError(f"{file}: COLUMNS: OF {column.of!r}, expected weights or nothing")
-        known = (*METRICS, *DETECTOR_COSTS)
-        if column.metric and "/" not in column.metric and column.metric not in known:
-            raise TableError(
-                f"{file}: COLUMNS: METRIC {column.metric!r}, expected task/metric or one of "
-                f"{', '.join(known)}"
-            )
-    for row in table.rows:
-        size = row.input
-        sides = size if isinstance(size, tuple) else ()
-        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-            raise TableError(f"{file}: ROWS: {row.name!r}: INPUT {size}, expected [height, width]")
-    for row in (row for row in table.rows if row.row):
-        for column in (column for column in table.columns if column.metric):
-            name = row.pipeline or column.pipeline
-            if name not in pipelines:
-                raise TableError(
-                    f"{file}: row {row.name!r}, column {column.name!r}: PIPELINE {name!r}, "
-                    f"expected one of {', '.join(pipelines) or 'the names in PIPELINES'}"
-                )
-            if not pipelines[name].stages_of(row.row):
-                raise TableError(
-                    f"{file}: ROWS: {row.name!r}: no stage of {name or 'the file'} is {row.row!r}"
-                )

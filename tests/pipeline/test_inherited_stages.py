@@ -60,7 +60,7 @@ def test_inherited_and_tuned_side_by_side(
     assert done["results"]["bbox/AP"] == pytest.approx(best.fitness, abs=1e-6)
     assert done["path"] == best.path and list(done["data"]) == ["shapes@search_val"]
     assert not list((runs / "inherited").glob("*.pth"))
-    rows = json.loads((runs / "table.json").read_text())
+    rows = json.loads((runs / "table.json").read_text())["rows"]
     assert [row["paths"] for row in rows.values()] == 2 * [[best.path]]
     weights = runs / "search" / "best_inherited.pth"
     inherited = read_checkpoint(str(weights))["model"]

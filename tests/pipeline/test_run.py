@@ -288,7 +288,8 @@ def test_pipeline_is_resumed_where_it_stopped(
     monkeypatch.setattr(stage_run, "search", run_search)
     assert run_pipeline(arguments(file))
     out = capsys.readouterr().out
-    rows = json.loads((folder / "runs" / "table.json").read_text())
+    content = json.loads((folder / "runs" / "table.json").read_text())
+    rows = content["rows"]
     assert "[1/5] supernet: done before" in out and "[5/5] random_2: finished" in out
     runs = folder / "runs"
     best = History.read(runs / "search").best()[0]
@@ -299,16 +300,17 @@ def test_pipeline_is_resumed_where_it_stopped(
     values = [d["results"]["bbox/AP50"] for d in done]
     mean, deviation = rows["random"]["metrics"]["bbox/AP50"]
     assert mean == pytest.approx(sum(values) / 2)
-    assert deviation == pytest.approx(abs(values[0] - values[1]) / 2)
+    assert deviation == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
     table = (runs / "table.md").read_text()
-    assert table.strip() == format_table(rows) and table in out
+    assert table.startswith(format_table(rows)) and table in out
+    assert "- winner against random: bbox/AP50 " in table and "(one run: no interval)" in table
 
     def fail(args: object) -> None:
         raise AssertionError("a finished stage ran again")
 
     monkeypatch.setattr(stage_run, "_run_stage", fail)
     assert run_pipeline(arguments(file))
-    assert json.loads((runs / "table.json").read_text()) == rows
+    assert json.loads((runs / "table.json").read_text()) == content
     # Another device or number of workers is the same experiment.
     run_pipeline(arguments(file, "DATALOADER.NUM_WORKERS", "1"))
     with pytest.raises(PipelineError, match=r"'supernet' was .* \(SOLVER.BASE_LR: 0.01 -> 0.5\)"):

@@ -141,7 +141,7 @@ def test_places_without_seeds(configs: Configs, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(data))
     runs = read_experiment(str(file)).runs()
     assert [run.name for run in runs][:2] == ["one: base", "one: large"]
-    alone = read_experiment(str(tmp_path / "pipeline.yaml")).single
+    alone = read_experiment(str(tmp_path / "pipeline.yaml")).runs_of_stages[0]
     assert {run.folder for run in runs} == {alone.folder(stage.name) for stage in alone.stages}
     moved = read_experiment(str(file), ("OUTPUT_DIR", str(tmp_path / "there")))
     assert moved.runs()[1].folder == str(tmp_path / "there" / "one" / "large")
@@ -163,7 +163,9 @@ def test_one_pipeline_with_a_table(configs: Configs, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="ROWS: 'a': no stage of the file is 'no'"):
         read_experiment(str(file))
     file.write_text(yaml.safe_dump({**data, "SEEDS": [0]}))
-    with pytest.raises(InputError, match="unknown keys .'SEEDS'."):
+    with pytest.raises(
+        InputError, match="'base': FOLDER lies next to OUTPUT_DIR.* run a file with"
+    ):
         read_experiment(str(file))
 
 
