@@ -168,14 +168,12 @@ class Pipeline:
 
     def _overrides(self, stage: Stage) -> list[str]:
         """KEY, VALUE of a stage; seeds of its own differ between the runs of SEEDS too."""
-        own = dict(zip(stage.opts[::2], stage.opts[1::2], strict=False)) if self.seed else {}
-        seeds = [
-            word
-            for key in ("SEED", "SEARCH.SEED")
-            if own.get(key, "").isdigit()
-            for word in (key, str(int(own[key]) + OWN_SEED_STEP * (self.seed or 0)))
-        ]
-        return [*stage.opts, *self.opts, *seeds]
+        overrides = [*stage.opts, *self.opts]
+        own = dict(zip(stage.opts[::2], stage.opts[1::2], strict=False))
+        for key in ("SEED", "SEARCH.SEED"):
+            if self.seed is not None and own.get(key, "").isdigit():
+                overrides += [key, str(int(own[key]) + OWN_SEED_STEP * self.seed)]
+        return overrides
 
     def _draw_genotype(self, stage: Stage, cfg: CfgNode) -> None:
         sources = [self.known_stage(name) for name in stage.merge]

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 _TIE = 1e-9  # of a percentage
 
@@ -95,8 +93,8 @@ def difference(
         basis = "one run: no interval"
     else:
         basis = f"paired by {len(a)} {unit}" if paired else f"{len(a)} and {len(b)} other {unit}"
-        interval = _interval(a, b, paired=paired)
-        basis += "" if interval else ", no spread: no interval"
+        interval, why = _interval(a, b, paired=paired)
+        basis += why
     low, high = interval or (None, None)
     verdict = "" if interval is None or interval[0] <= 0 <= interval[1] else _side(value)
     known = value if math.isfinite(value) else None
@@ -109,14 +107,20 @@ def _side(value: float) -> str:
 
 def _interval(
     a: Sequence[float], b: Sequence[float], *, paired: bool
-) -> tuple[float, float] | None:
-    """Of the difference of the means; None if nothing varies, which is no certainty but a tie."""
+) -> tuple[tuple[float, float] | None, str]:
+    """Of the difference of the means; else why there is none. Where nothing varies that is no
+    certainty but a tie.
+    """
     spreads = [[x - y for x, y in zip(a, b, strict=True)]] if paired else [a, b]
     if all(max(values) - min(values) < _TIE for values in spreads):
-        return None
+        return None, ", no spread: no interval"
+    try:
+        from scipy import stats  # here, so that a pipeline without it loses its interval alone
+    except ImportError:
+        return None, ", SciPy is not installed: no interval"
     test = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
-    return float(low), float(high)
+    return (float(low), float(high)), ""
 
 
 def format_differences(found: Sequence[Difference], missing: int = 0) -> str:

@@ -94,8 +94,9 @@ def read_experiment(file: str, opts: tuple[str, ...] = ()) -> Experiment:
     data = read_yaml(file).data
     asked_seeds, opts = split_override(file, opts, "SEEDS")
     seeds = _seeds(file, data, asked_seeds)
-    if seeds != [None] and "SEED" in opts[::2]:
-        raise PipelineError(f"{file}: SEED among the overrides, which SEEDS gives; leave one out")
+    given = {"SEED", "SEARCH.SEED"}.intersection(opts[::2]) if seeds != [None] else ()
+    for key in given:
+        raise PipelineError(f"{file}: {key} among the overrides, which SEEDS gives; leave one out")
     several = isinstance(data, dict) and "PIPELINES" in data
     read = _read_several if several else _read_stages
     output, pipelines = read(file, data, opts, seeds)

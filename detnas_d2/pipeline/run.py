@@ -45,6 +45,8 @@ def pipeline_main() -> int:
     parser = default_argument_parser()
     help_ = "start nothing; print the stages, the disk that they need, and the tables"
     parser.add_argument("--dry-run", action="store_true", help=help_)
+    help_ = "write TABLE of all SEEDS, and what its differences show, to a JSON file of yours"
+    parser.add_argument("--record", default="", metavar="FILE", help=help_)
     args = parser.parse_args()
     return 0 if run_pipeline(args) or args.dry_run else 1
 
@@ -64,7 +66,9 @@ def run_pipeline(args: argparse.Namespace) -> bool:
             could not agree on what to start.
     """
     experiment = read_experiment(args.config_file, tuple(args.opts))
-    dry_run = getattr(args, "dry_run", False)
+    dry_run, record = getattr(args, "dry_run", False), getattr(args, "record", "")
+    if record and not any(pipeline.table for pipeline in experiment.runs_of_stages):
+        raise InputError(f"--record {record}: {args.config_file} has no TABLE to be recorded")
     if experiment.several and args.num_machines > 1:
         raise InputError(
             "--num-machines: several pipelines run on one machine; start each of them with "
@@ -83,7 +87,7 @@ def run_pipeline(args: argparse.Namespace) -> bool:
         _run_missing(experiment, args, goes_on)
     if dry_run or goes_on:
         print(list_runs(experiment))
-    _print_tables(experiment, write=not dry_run)
+    _print_tables(experiment, write=not dry_run, record=record)
     return all(stage_state(run.pipeline, run.stage) == DONE for run in experiment.runs())
 
 
@@ -189,9 +193,9 @@ def _has_rows(pipeline: Pipeline) -> bool:
     return bool(stages) and all(stage_state(pipeline, stage) == DONE for stage in stages)
 
 
-def _print_tables(experiment: Experiment, *, write: bool) -> None:
-    """Prints TABLE (when its stages are done), TABLES and a line about each supernet; writes
-    ``table.md``, ``table.json``.
+def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
+    """Prints TABLE (of the seeds whose stages are done), TABLES and a line about each supernet;
+    writes ``table.md``, ``table.json`` and, once all seeds are done, the file ``record``.
     """
     texts = [f"{table.title}\n\n{table.text()}" for table in experiment.tables]
     runs = [pipeline for pipeline in experiment.runs_of_stages if _has_rows(pipeline)]
@@ -203,6 +207,11 @@ def _print_tables(experiment: Experiment, *, write: bool) -> None:
         content = {"rows": rows, "differences": [difference.as_dict() for difference in found]}
         file = os.path.join(experiment.output_dir, "table.json")
         write_text(file, json.dumps(content, indent=1))
+        if record and not missing:
+            about = {"pipeline": os.path.relpath(experiment.file), "overrides": runs[0].opts}
+            about["seeds"] = [pipeline.seed for pipeline in runs]
+            report = [str(difference) for difference in found]
+            write_text(record, json.dumps({**about, **content, "report": report}, indent=1) + "\n")
     if lines := supernet_lines(experiment):
         texts.append("\n".join(lines))
     if texts:
