@@ -26,7 +26,7 @@ class Spread:
     within: float
 
     @classmethod
-    def of(cls, scores: Sequence[Sequence[float]]) -> Spread:
+    def of(cls, scores: np.ndarray | Sequence[Sequence[float]]) -> Spread:
         """From ``scores[network][seed]``, two networks or more with the same seeds each.
 
         A two-way layout without replication: what is left of the scores after the means of

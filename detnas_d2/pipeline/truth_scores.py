@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 
-from detnas_d2.data import register_datasets
+from detnas_d2.data import drop_cache, register_datasets
 from detnas_d2.engine.architectures import fix_path
 from detnas_d2.engine.checks.data import check_classes
 from detnas_d2.engine.defaults import fall_back_to_cpu
@@ -92,10 +92,11 @@ def supernet_fitness(
         model = load_supernet(cfg)
         with candidate_evaluator(settings, model) as evaluator:
             for number, (path, outcome) in enumerate(evaluator.evaluate_many(missing), start=1):
-                failed = isinstance(outcome, CandidateFailed)
-                log.append(by, str(path), None if failed else outcome.fitness)
-                told = str(outcome) if failed else f"{settings.metric} {outcome.fitness:.2f}"
+                fitness = None if isinstance(outcome, CandidateFailed) else outcome.fitness
+                log.append(by, str(path), fitness)
+                told = str(outcome) if fitness is None else f"{settings.metric} {fitness:.2f}"
                 tell(f"{weights} [{number}/{len(missing)}]: {told}  {path}")
+        drop_cache(cfg.OUTPUT_DIR)
     return log.of(by, paths)
 
 

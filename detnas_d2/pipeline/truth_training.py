@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -104,6 +105,7 @@ def _seconds_of(cfg: CfgNode) -> float:
     step.model.eval()
     for name in cfg.DATASETS.TEST:
         loader, done = build_test_loader(cfg, name), 0
+        images: Any = loader.dataset
         start = time.monotonic()
         with torch.no_grad():
             for inputs in loader:
@@ -111,6 +113,6 @@ def _seconds_of(cfg: CfgNode) -> float:
                 done += len(inputs)
                 if done >= _IMAGES:
                     break
-        seconds += (time.monotonic() - start) / done * len(loader.dataset)
+        seconds += (time.monotonic() - start) / done * len(images)
     logging.getLogger(__name__).info("Estimated: %.0f s", seconds)
     return seconds
