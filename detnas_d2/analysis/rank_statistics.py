@@ -25,7 +25,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        value, low, high = (round(v, 2) + 0.0 for v in (self.value, self.low, self.high))
+        return f"{value:.2f} ({low:.2f} to {high:.2f})"  # no -0.00
 
 
 def tau_b(

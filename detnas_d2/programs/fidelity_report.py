@@ -16,9 +16,9 @@ from detnas_d2.search.truth import TruthSet
 _VERDICTS = {
     "below the floor": "Do not choose networks by this supernet",
     "floor": "The supernet knows something, too little to choose networks by it alone",
-    "credible": "The supernet ranks as plain one-shot supernets do: train several of its best",
-    "strong": "The supernet ranks well: train its best few",
-    "goal": "The supernet can be trusted: its best network is worth training",
+    "credible": "The supernet ranks as plain one-shot supernets do, so train several of its best",
+    "strong": "The supernet ranks well, so train its best few",
+    "goal": "The supernet can be trusted, its best network is worth training",
 }
 
 

@@ -72,7 +72,7 @@ def test_interval_is_moved_to_the_estimate_and_stays_within_its_limits() -> None
     found = interval(0.6, samples)
     assert (found.low, found.high) == pytest.approx((0.315, 0.885))
     assert interval(0.9, samples).high == 1.0
-    assert str(Interval(0.5, 0.25, 0.75)) == "0.50 (0.25 to 0.75)"
+    assert str(Interval(-0.001, -0.25, 0.75)) == "0.00 (-0.25 to 0.75)"
     assert math.isnan(interval(math.nan, samples).low)
 
 
