@@ -49,12 +49,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A parsed file with its pipelines and tables."""
+    """A parsed file with its pipelines and tables; ``opts`` are overrides of all stages."""
 
     file: str
     output_dir: str
     pipelines: Pipelines
     tables: tuple[Table, ...]
+    opts: tuple[str, ...] = ()
 
     @property
     def runs_of_stages(self) -> list[Pipeline]:
@@ -101,7 +102,8 @@ def read_experiment(file: str, opts: tuple[str, ...] = ()) -> Experiment:
     read = _read_several if several else _read_stages
     output, pipelines = read(file, data, opts, seeds)
     tables = read_tables(file, data.get("TABLES", []), pipelines)
-    return Experiment(file, output, pipelines, tables)
+    opts = split_override(file, opts, "OUTPUT_DIR")[1]
+    return Experiment(file, output, pipelines, tables, opts)
 
 
 def _read_stages(

@@ -208,7 +208,7 @@ def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
         file = os.path.join(experiment.output_dir, "table.json")
         write_text(file, json.dumps(content, indent=1))
         if record and not missing:
-            about = {"pipeline": os.path.relpath(experiment.file), "overrides": runs[0].opts}
+            about = {"pipeline": os.path.relpath(experiment.file), "overrides": experiment.opts}
             about["seeds"] = [pipeline.seed for pipeline in runs]
             report = [str(difference) for difference in found]
             write_text(record, json.dumps({**about, **content, "report": report}, indent=1) + "\n")

@@ -20,6 +20,7 @@ from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.search import History
 from tests.engine.hit_runs import scene_config
+from tests.engine.test_declared_space import OPTS
 from tests.engine.tiny_runs import Configs, arguments, write_config
 
 FILES = ("best_inherited.pth", "best_inherited.yaml")
@@ -55,6 +56,14 @@ def classifier(configs: Configs, root: Path, kind: str) -> CfgNode:
     return cfg
 
 
+def elastic(configs: Configs, root: Path, kind: str) -> CfgNode:
+    """Over a declared space with blocks of several kinds, skipped ones among them."""
+    cfg = configs.search("SEARCH.GENERATIONS", 1, "SEARCH.POPULATION", 2, *OPTS)
+    cfg.MODEL.WEIGHTS = str(root / "supernet.pth")
+    random_supernet(cfg, root / "supernet.pth")
+    return cfg
+
+
 def hit_detector(configs: Configs, root: Path, kind: str) -> CfgNode:
     options = ("MODEL.HIT.STRATEGY", "sampling", "HIT_SEARCH.ARCH_START_ITER", -1)
     limits = ("SEARCH.MAX_MACS_INPUT", [64, 64], "SEARCH.POPULATION", 3, "SEARCH.GENERATIONS", 1)
@@ -75,6 +84,7 @@ def hit_detector(configs: Configs, root: Path, kind: str) -> CfgNode:
         ("faster", detector),
         ("retinanet", detector),
         ("classifier", classifier),
+        ("elastic", elastic),
         ("hit", hit_detector),
     ],
 )

@@ -163,13 +163,14 @@ def test_record_of_several_searches(
     assert len(started) == 5 and all(str(runs / "seed0") in folder for folder in started)
     assert "one run: no interval" in capsys.readouterr().out
     record = tmp_path / "records" / "hit.json"
-    args = arguments(str(file), "SEEDS", "0,2")
+    args = arguments(str(file), "SEEDS", "0,2", "DATALOADER.NUM_WORKERS", "1")
     args.record = str(record)
     assert run_pipeline(args)
     assert len(started) == 10  # those of seed 0 were done
     mean, half = 3.25, 12.706204736432095 * math.sqrt(0.125) / math.sqrt(2)
     found = json.loads(record.read_text())
-    assert found["seeds"] == [0, 2] and found["rows"]["random"]["networks"] == 2
+    assert found["seeds"] == [0, 2] and found["overrides"] == ["DATALOADER.NUM_WORKERS", "1"]
+    assert found["rows"]["random"]["networks"] == 2
     assert found["rows"]["searched"]["values"] == {"bbox/AP": {"0": [30.0], "2": [34.0]}}
     assert found["rows"]["searched"]["metrics"]["bbox/AP"] == [32.0, pytest.approx(math.sqrt(8))]
     (told,) = found["differences"]
