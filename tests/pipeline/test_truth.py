@@ -14,7 +14,7 @@ import pytest
 from detnas_d2.pipeline import truth_run
 from detnas_d2.pipeline.truth_log import TruthLog
 from detnas_d2.pipeline.truth_plan import Network
-from detnas_d2.pipeline.truth_run import all_pairs, duration
+from detnas_d2.pipeline.truth_run import Runner, all_pairs, duration
 from detnas_d2.pipeline.truth_training import Job, Outcome, run_job
 from detnas_d2.search.truth import read_truth
 from detnas_d2.search_space import get_space
@@ -76,6 +76,7 @@ def test_networks_are_trained_once_each(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     small = "--networks", "3", "--band", "0", "--seeds", "1", "--processes", "1"
+    monkeypatch.setattr(Runner, "measured_seconds", lambda _: 1.0)
     command(*small)  # in a worker process
     first = lines()
     assert [line["seed"] for line in first] == [0, 0, 0]
@@ -164,6 +165,16 @@ def test_pilot_lets_a_spread_pass_and_failures_are_tried_again(
     monkeypatch.setattr(truth_run, "WorkerPool", here(lambda job: Outcome({}, 1.0)))
     with pytest.raises(InputError, match=r"^11 trainings failed, more than SEARCH.MAX_FAILURES"):
         command("--networks", "40", "--band", "0", "--seeds", "2", "--processes", "1")
+
+
+def test_a_few_steps_tell_how_long_a_training_takes(configs: Configs) -> None:
+    short = configs("faster", "MODEL.BACKBONE.NAME", "build_detnas_fpn_backbone")
+    short.MODEL.DETNAS.PATH = "3x3 3x3 3x3 3x3 3x3"
+    long = short.clone()
+    short.SOLVER.MAX_ITER, long.SOLVER.MAX_ITER = 8, 8000
+    one, both = (run_job(Job(cfgs, measure=True)) for cfgs in ((short,), (short, long)))
+    assert one.metrics == {} and 0 < one.seconds < both.seconds / 50
+    assert not list(Path(short.OUTPUT_DIR).glob("*.pth"))
 
 
 def test_order_is_balanced_wherever_it_ends() -> None:
