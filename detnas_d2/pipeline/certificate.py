@@ -37,7 +37,8 @@ class Ranker:
 
     Attributes:
         tau: Kendall's tau-b over the range of costs.
-        above_macs: tau less that of multiply-adds, by the same resamples.
+        above_macs: tau less that of multiply-adds, most first or fewest first, whichever ranks
+            better; by the same resamples.
         sparse_tau: with truth in whole deviations of one training.
         regrets: k -> truth that its k highest networks miss, in units of the metric.
         band_tau: tau among networks of about the same cost; None with too few.
@@ -148,6 +149,7 @@ def certify(truth: TruthSet, *, best_of: float, resamples: int = 2000) -> Certif
     bands = _band_taus(banded, columns, resamples)
     samples = tau_samples(scores, predictors, resamples=resamples)
     macs = tau_b(means, predictors[MACS])
+    sign = -1 if macs < 0 else 1  # where networks are trained briefly, cheap ones do better
     rankers = []
     for name, predictor in predictors.items():
         tau = tau_b(means, predictor)
@@ -155,7 +157,7 @@ def certify(truth: TruthSet, *, best_of: float, resamples: int = 2000) -> Certif
             Ranker(
                 name,
                 interval(tau, samples[name]),
-                interval(tau - macs, samples[name] - samples[MACS], limit=2),
+                interval(tau - sign * macs, samples[name] - sign * samples[MACS], limit=2),
                 tau_b(sparse(means, spread.within), predictor),
                 spearman(means, predictor),
                 {top: regret(means, predictor, top) for top in (1, 3)},

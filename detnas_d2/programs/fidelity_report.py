@@ -57,7 +57,7 @@ def markdown(certificate: Certificate, truth: TruthSet) -> str:
         "Intervals are 95 %, bootstrapped over networks and their trainings. Sparse tau takes "
         "truth in whole deviations of a training. Regret: the best network's "
         f"{metric} less that of the best among the highest ranked, in brackets in standard "
-        "deviations of the networks.",
+        "deviations of the networks. Multiply-adds count in the direction that ranks better.",
         "",
     ]
     own = c.ranker(SUPERNET)
