@@ -53,15 +53,7 @@ class DetNASCheckpointer(DetectionCheckpointer):
         data.update(kwargs)
         target = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
-        try:
-            with new_file(target) as temporary, open(temporary, "wb") as file:
-                torch.save(data, file)
-        except (OSError, RuntimeError) as error:
-            cause = error.__context__ if isinstance(error, RuntimeError) else error
-            if not isinstance(cause, OSError):
-                raise
-            # torch only says "unexpected pos" where a disk is full.
-            raise OSError(cause.errno, cause.strerror, target) from error
+        write_checkpoint(target, data)
         self.tag_last_checkpoint(os.path.basename(target))
         self._remove_older(kwargs.get("iteration", -1))
 
@@ -186,6 +178,23 @@ class DetNASCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = adapt_state_dict(state, self.model)
         check_fit(checkpoint["model"], self.model, whole=self._whole)
         return super()._load_model(checkpoint)
+
+
+def write_checkpoint(target: str, data: dict[str, Any]) -> None:
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+        OSError: naming the file.
+    """
+    try:
+        with new_file(target) as temporary, open(temporary, "wb") as file:
+            torch.save(data, file)
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        # torch only says "unexpected pos" where a disk is full.
+        raise OSError(cause.errno, cause.strerror, target) from error
 
 
 def weights_of(checkpoint: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:

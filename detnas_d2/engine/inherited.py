@@ -6,11 +6,11 @@ import logging
 import os
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from detnas_d2.engine.checkpoint import write_checkpoint
 from detnas_d2.engine.checkpoint_files import damage, read_checkpoint
 from detnas_d2.engine.checks.models import Models
 from detnas_d2.evaluation import CandidateRecord
@@ -21,7 +21,7 @@ from detnas_d2.modeling.weights_fit import check_fit
 from detnas_d2.search.history import HEADER_FILE
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import CandidateFailed
-from detnas_d2.utils.io import new_file, sha256_of
+from detnas_d2.utils.io import sha256_of
 
 INHERITED_FILE = "best_inherited.pth"
 INHERITED_CONFIG = "best_inherited.yaml"
@@ -66,8 +66,7 @@ def write_inherited(
         raise statistics
     if comm.is_main_process():
         state = inherited_state(evaluator.model, network, statistics)
-        with new_file(file) as temporary:
-            torch.save({"model": state, "inherited": source}, temporary)
+        write_checkpoint(file, {"model": state, "inherited": source})
         logger.info("The best path with the supernet's weights: %s", file)
     return comm.is_main_process()
 

@@ -208,10 +208,13 @@ def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
         file = os.path.join(experiment.output_dir, "table.json")
         write_text(file, json.dumps(content, indent=1))
         if record and not missing:
-            about = {"pipeline": os.path.relpath(experiment.file), "overrides": experiment.opts}
-            about["seeds"] = [pipeline.seed for pipeline in runs]
-            report = [str(difference) for difference in found]
-            write_text(record, json.dumps({**about, **content, "report": report}, indent=1) + "\n")
+            about = {
+                "pipeline": os.path.relpath(experiment.file),
+                "overrides": experiment.opts,
+                "seeds": [pipeline.seed for pipeline in runs],
+                "report": [str(difference) for difference in found],
+            }
+            write_text(record, json.dumps({**about, **content}, indent=1) + "\n")
     if lines := supernet_lines(experiment):
         texts.append("\n".join(lines))
     if texts:
