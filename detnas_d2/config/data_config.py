@@ -64,7 +64,8 @@ def _add_dataset_config(cfg: CN) -> None:
     cfg.DATASETS.DIGITS.SCENE_SIZE = 128
     # Scenes in digits_scenes_train.
     cfg.DATASETS.DIGITS.NUM_TRAIN = 600
-    # Scenes in digits_scenes_val and in digits_scenes_test.
+    # Scenes in digits_scenes_val and digits_scenes_test.
+    cfg.DATASETS.DIGITS.NUM_VAL = 150
     cfg.DATASETS.DIGITS.NUM_TEST = 150
     # Side of a classification image, pixels.
     cfg.DATASETS.DIGITS.PATCH_SIZE = 40

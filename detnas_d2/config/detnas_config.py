@@ -24,7 +24,7 @@ def add_detnas_config(cfg: CN) -> None:
 def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS = CN()
     # Search space: detnas_small (300M), detnas_large (1.3G), detnas_3.8G, shufflenetv2_40 (the
-    # hand-made network's widths), detnas_tiny (the demo), detnas_small_elastic and
+    # hand-made network's widths), detnas_demo (the demo), detnas_tiny, detnas_small_elastic and
     # detnas_large_elastic (with wider and skipped blocks), or one of SPACES.
     cfg.MODEL.DETNAS.SPACE = "detnas_small"
     # Search spaces of one's own, a list of mappings:

@@ -13,8 +13,8 @@ from numpy.random import RandomState
 from PIL import Image, ImageDraw, ImageFilter
 
 NUM_CLASSES = 10
-# Sides of the 8 x 8 originals in a scene, as shares of the scene's side: 14 to 56 of 128 pixels.
-_SMALLEST, _LARGEST = 14 / 128, 56 / 128
+# Sides of the 8 x 8 originals in a scene, as shares of the scene's side: 16 to 44 of 128 pixels.
+_SMALLEST, _LARGEST = 16 / 128, 44 / 128
 # Largest share of the smaller of two boxes that the other may cover.
 _OVERLAP = 0.15
 _INK_EDGE = 0.25
@@ -52,16 +52,16 @@ def load_digits(part: str) -> Digits:
 def draw_scene(
     digits: Digits, size: int, random: RandomState
 ) -> tuple[np.ndarray, list[tuple[list[float], int]]]:
-    """A cluttered scene with two to six digits of very different scale.
+    """A cluttered scene with five to eleven digits of different scale, fewer where they do not fit.
 
     Returns:
         the image uint8[size, size, 3], and (box, label) per digit; a box is [x, y, width, height]
         in pixels, tight around the ink.
     """
     canvas = _background(size, random, strokes=random.randint(1, 3 + size // 24))
-    for _ in range(random.randint(1, 4)):
+    for _ in range(random.randint(1, 3)):
         _draw_distractor(canvas, digits, random)
-    count = random.randint(2, 7)
+    count = random.randint(5, 12)
     span = np.log(_LARGEST / _SMALLEST)
     sides = np.sort(size * _SMALLEST * np.exp(span * random.rand(count)))[::-1]
     objects: list[tuple[list[float], int]] = []

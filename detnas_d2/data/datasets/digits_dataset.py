@@ -27,7 +27,7 @@ _PATCHES = {"digits_train": "train", "digits_val": "val", "digits_test": "test"}
 DIGITS_NAMES = (*_SCENES, *_PATCHES)
 
 # Raise it when the drawing changes: old files are then left alone.
-_VERSION = 1
+_VERSION = 2
 _SMALLEST_SCENE, _SMALLEST_PATCH = 64, 16
 
 
@@ -37,6 +37,7 @@ class DigitsSettings:
 
     scene_size: int = 128
     num_train: int = 600
+    num_val: int = 150
     num_test: int = 150
     patch_size: int = 40
     patches_per_digit: int = 4
@@ -47,9 +48,10 @@ class DigitsSettings:
                 f"DATASETS.DIGITS: SCENE_SIZE must be at least {_SMALLEST_SCENE} and PATCH_SIZE "
                 f"{_SMALLEST_PATCH} pixels, got {self.scene_size} and {self.patch_size}"
             )
-        if min(self.num_train, self.num_test, self.patches_per_digit) < 1:
+        if min(self.num_train, self.num_val, self.num_test, self.patches_per_digit) < 1:
             raise DatasetError(
-                "DATASETS.DIGITS: NUM_TRAIN, NUM_TEST and PATCHES_PER_DIGIT must be positive"
+                "DATASETS.DIGITS: NUM_TRAIN, NUM_VAL, NUM_TEST and PATCHES_PER_DIGIT must be "
+                "positive"
             )
 
 
@@ -87,8 +89,8 @@ def _write_scenes(folder: str, name: str, settings: DigitsSettings) -> None:
     os.makedirs(os.path.join(folder, "images"))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    count = settings.num_train if part == "train" else settings.num_test
-    for image_id in range(1, count + 1):
+    counts = {"train": settings.num_train, "val": settings.num_val, "test": settings.num_test}
+    for image_id in range(1, counts[part] + 1):
         pixels, objects = draw_scene(digits, settings.scene_size, random)
         file_name = f"{image_id:06d}.png"
         Image.fromarray(pixels).save(os.path.join(folder, "images", file_name), compress_level=1)

@@ -148,6 +148,7 @@ def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetRepo
         settings = DigitsSettings(
             digits.SCENE_SIZE,
             digits.NUM_TRAIN,
+            digits.NUM_VAL,
             digits.NUM_TEST,
             digits.PATCH_SIZE,
             digits.PATCHES_PER_DIGIT,
