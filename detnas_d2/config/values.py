@@ -179,6 +179,7 @@ RULES: dict[str, Rule] = {
     "DATASETS.DIGITS.PATCH_SIZE": _POSITIVE,
     "DATASETS.DIGITS.PATCHES_PER_DIGIT": _POSITIVE,
     "DATALOADER.NUM_WORKERS": _NOT_NEGATIVE,
+    "SOLVER.OPTIMIZER": one_of("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupLinearLR"),
     "SOLVER.MAX_ITER": _POSITIVE,
     "SOLVER.BASE_LR": within(0, 1000),

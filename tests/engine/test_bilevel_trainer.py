@@ -23,7 +23,7 @@ from detnas_d2.engine.gradient_search import (
 )
 from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.engine.trainers.bilevel_trainer import GenotypeProgress, GradientSearchTrainer
-from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
+from detnas_d2.engine.trainers.optimizer import build_optimizer
 from detnas_d2.engine.training import train
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts
@@ -142,7 +142,7 @@ def test_full_model_clipping():
     cfg.SOLVER.WEIGHT_DECAY = 0.0
     model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    optimizer = build_clipped_optimizer(cfg, model)
+    optimizer = build_optimizer(cfg, model)
     for p in model.parameters():
         p.grad = torch.full_like(p, 3.0)
     optimizer.step()

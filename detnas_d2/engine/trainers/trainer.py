@@ -28,7 +28,7 @@ from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.supernet_check.hook import SupernetCheck
 from detnas_d2.engine.supernet_check.plan import is_checked
-from detnas_d2.engine.trainers.clipping import build_clipped_optimizer
+from detnas_d2.engine.trainers.optimizer import build_optimizer
 from detnas_d2.engine.trainers.distillation import build_distillation
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
@@ -167,7 +167,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_clipped_optimizer(cfg, model)
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

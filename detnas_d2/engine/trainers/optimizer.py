@@ -1,0 +1,53 @@
+"""Optimizers that Detectron2's solver does not offer: AdamW, and clipping by the whole model's norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import build_optimizer as build_sgd
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+OPTIMIZERS = ("SGD", "AdamW")
+FULL_MODEL = "full_model"
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer ``cfg.SOLVER.OPTIMIZER``: Detectron2's SGD, or AdamW with its parameter groups.
+
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: full_model`` works with both. That clips the norm over all
+    parameters together, as mmdetection's ``grad_clip`` does and the released Hit-Detector was trained
+    with; Detectron2's "norm" clips each parameter by itself.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED or clip.CLIP_TYPE != FULL_MODEL:
+        return _build(cfg, model)
+    plain = cfg.clone()
+    plain.defrost()
+    plain.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    optimizer = _build(plain, model)
+
+    def clip_gradients(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+
+    optimizer.register_step_pre_hook(clip_gradients)
+    return optimizer
+
+
+def _build(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    solver = cfg.SOLVER
+    if solver.OPTIMIZER == "SGD":
+        return build_sgd(cfg, model)
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+        groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY
+    )
