@@ -99,7 +99,7 @@ def test_search_can_start_and_scores_on_training_data(name: str) -> None:
     parent, _, half = cfg.SEARCH.VAL.partition("@")
     retrain = retrain_config(cfg, str(folder_of(name)))
     # Half of a training set, or the demo's digits that neither training nor test shows.
-    assert half == "search_val" or cfg.SEARCH.VAL == "digits_val"
+    assert half == "search_val" or cfg.SEARCH.VAL in ("digits_val", "digits_scenes_val")
     assert parent not in (*retrain.DATASETS.TEST, *cfg.DATASETS.TRAIN)
     assert all(text.partition("@")[2] != "search_val" for text in cfg.DATASETS.TRAIN)
     assert retrain.MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE

@@ -1,4 +1,4 @@
-"""Optimizers that Detectron2's solver does not offer: AdamW, and clipping by the whole model's norm."""
+"""What Detectron2's solver does not offer: AdamW, and clipping by the whole model's norm."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer ``cfg.SOLVER.OPTIMIZER``: Detectron2's SGD, or AdamW with its parameter groups.
 
     ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: full_model`` works with both. That clips the norm over all
-    parameters together, as mmdetection's ``grad_clip`` does and the released Hit-Detector was trained
-    with; Detectron2's "norm" clips each parameter by itself.
+    parameters together, as mmdetection's ``grad_clip`` does and the released Hit-Detector was
+    trained with; Detectron2's "norm" clips each parameter by itself.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED or clip.CLIP_TYPE != FULL_MODEL:

@@ -28,10 +28,10 @@ from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.supernet_check.hook import SupernetCheck
 from detnas_d2.engine.supernet_check.plan import is_checked
-from detnas_d2.engine.trainers.optimizer import build_optimizer
 from detnas_d2.engine.trainers.distillation import build_distillation
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
+from detnas_d2.engine.trainers.optimizer import build_optimizer
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN

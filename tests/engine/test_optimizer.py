@@ -1,0 +1,78 @@
+"""AdamW and clipping by the whole model's norm, against torch's own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from detnas_d2.config.tools import base_config
+from detnas_d2.engine.trainers.optimizer import build_optimizer
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def config(**solver: object):
+    cfg = base_config()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "AdamW", 0.01, 0.1
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    for key, value in solver.items():
+        node = cfg.SOLVER
+        *parents, leaf = key.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return cfg
+
+
+def backward(model: nn.Module, scale: float = 1.0) -> None:
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    (model(x).square().mean() * scale).backward()
+
+
+def test_adamw_is_torchs_without_decay_of_norms():
+    ours, theirs = network(), network()
+    optimizer = build_optimizer(config(), ours)
+    norm = list(theirs[1].parameters())
+    others = [p for m in (theirs[0], theirs[2]) for p in m.parameters()]
+    reference = torch.optim.AdamW(
+        [{"params": others, "weight_decay": 0.1}, {"params": norm, "weight_decay": 0.0}], lr=0.01
+    )
+    for _ in range(3):
+        for model, step in ((ours, optimizer), (theirs, reference)):
+            step.zero_grad()
+            backward(model)
+            step.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_weights_without_gradient_stay():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = build_optimizer(config(), model)
+    optimizer.zero_grad(set_to_none=True)
+    model[0](torch.ones(1, 3, 2, 2)).sum().backward()
+    optimizer.step()
+    after = model.state_dict()
+    assert torch.equal(after["2.weight"], before["2.weight"])  # neither moved nor decayed
+    assert not torch.equal(after["0.weight"], before["0.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_clipping_by_the_norm_of_the_whole_model(optimizer: str):
+    model = network()
+    solver = {"CLIP_GRADIENTS__ENABLED": True, "CLIP_GRADIENTS__CLIP_TYPE": "full_model"}
+    step = build_optimizer(
+        config(OPTIMIZER=optimizer, CLIP_GRADIENTS__CLIP_VALUE=0.5, **solver), model
+    )
+    backward(model, scale=1e3)
+    step.step()
+    norms = torch.stack([p.grad.norm() for p in model.parameters()])
+    assert float(norms.norm()) == pytest.approx(0.5, rel=1e-4)
