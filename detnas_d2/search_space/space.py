@@ -257,8 +257,9 @@ class Path:
 # Channels and depths: DetNAS tables 1 and 2 and the released code (small: c1, n1; large: c2, n2).
 # "detnas_demo" (the built-in demo on two CPU cores) and "detnas_tiny" are this project's own.
 # "shufflenetv2_40" is for the hand-made ShuffleNetV2-40 that the paper compares the large space
-# with (uniform path "3x3"), "scaled to 1.3G" to widths that were not released: here those of the large space times 1.11, to
-# multiples of 8, the most hundredths whose body takes no more than DetNASNet's 1,269M.
+# with (uniform path "3x3"), "scaled to 1.3G" to widths that were not released: here those of the
+# large space times 1.11, to multiples of 8, the most hundredths whose body takes no more than
+# DetNASNet's 1,269M.
 # The elastic spaces are this project's too: DetNAS's depths and channels, with wider blocks, and
 # blocks that may be skipped.
 _DEMO_OPS = ("3x3", "7x7", "3x3_e3", "7x7_e3", SKIP)
