@@ -12,7 +12,7 @@ def add_detnas_config(cfg: CN) -> None:
     """Adds the keys of DetNAS models, data and search to a Detectron2 config, in place."""
     # One seed for weights, data order, augmentation, paths and proposal sampling.
     cfg.SEED = 0
-    # "SGD" (Detectron2's, with SOLVER.MOMENTUM) or "AdamW", both with BASE_LR and the weight decays.
+    # "SGD" (Detectron2's, with SOLVER.MOMENTUM) or "AdamW"; both take BASE_LR and weight decays.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Of the periodic checkpoints (SOLVER.CHECKPOINT_PERIOD) the newest two are kept, and every n-th
     # for good; 0: the newest two alone.

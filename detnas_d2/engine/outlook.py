@@ -15,6 +15,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.events import CommonMetricPrinter
 
+from detnas_d2.data.datasets.digits_dataset import DIGITS_NAMES
 from detnas_d2.search.build import SearcherSettings
 
 _LEARNING = 3.0  # forward and backward
@@ -79,13 +80,20 @@ def work_of(cfg: CfgNode, kind: str) -> float:
     if kind == "evaluate":
         return 0.0
     if kind == "search":
-        settings, split = SearcherSettings.from_config(cfg).evolution, cfg.DATASETS.SEARCH_SPLIT
-        validation = cfg.SEARCH.CALIBRATION.IMAGES if split.FRACTION else split.SIZE
+        settings = SearcherSettings.from_config(cfg).evolution
         images = settings.population * settings.generations
-        images *= cfg.SEARCH.CALIBRATION.IMAGES + validation
+        images *= cfg.SEARCH.CALIBRATION.IMAGES + _validation_images(cfg)
         return images * _megapixels(cfg, [cfg.INPUT.MIN_SIZE_TEST])
     images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
     return _LEARNING * images * _megapixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN)
+
+
+def _validation_images(cfg: CfgNode) -> int:
+    """Those of the search as far as the config tells, else as many as calibrate."""
+    name, split = cfg.SEARCH.VAL or cfg.DATASETS.TEST[0], cfg.DATASETS.SEARCH_SPLIT
+    if name.endswith("@search_val") and not split.FRACTION:
+        return split.SIZE
+    return cfg.DATASETS.DIGITS.NUM_VAL if name in DIGITS_NAMES else cfg.SEARCH.CALIBRATION.IMAGES
 
 
 def _megapixels(cfg: CfgNode, sides: Any) -> float:
