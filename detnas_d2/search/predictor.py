@@ -160,8 +160,9 @@ class PredictorSearch(GenerationSearcher):
     def _features(self, paths: Sequence[Choices]) -> npt.NDArray[np.float64]:
         """Which operation each layer has, as zeros and ones: float64[paths, sum of choices]."""
         ends = np.cumsum(self.cardinalities)
+        starts = (ends - self.cardinalities).astype(np.int64)
         flat = np.fromiter(itertools.chain.from_iterable(paths), np.int64)  # faster than asarray
-        places = flat.reshape(len(paths), -1) + (ends - self.cardinalities)
+        places = flat.reshape(len(paths), -1) + starts
         features = np.zeros((len(paths), int(ends[-1])))
         np.put_along_axis(features, places, 1.0, axis=1)
         return features

@@ -167,7 +167,8 @@ def _fitted(
         (one[:, :, None] * other[:, None, :]).reshape(len(paths), -1)
         for one, other in zip(ones, ones[1:], strict=False)
     ]
-    further = {"": [], "square": [((cost - center) / unit)[:, None] ** 2], "pairs": products}
+    square_terms = (((cost - center) / unit)[:, None] ** 2).astype(np.float64)
+    further: dict[str, list[Floats]] = {"": [], "square": [square_terms], "pairs": products}
     best = None
     for kind, terms in _KINDS.items():
         if terms and (math.prod(sizes) > ENUMERABLE or not further[terms]):
@@ -201,4 +202,5 @@ def _fitted(
 
 
 def _one_hot(column: Paths, count: int) -> Floats:
-    return (column[:, None] == np.arange(count)).astype(np.float64)
+    features: Floats = (column[:, None] == np.arange(count)).astype(np.float64)
+    return features
