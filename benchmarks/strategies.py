@@ -1,6 +1,6 @@
 """Strategies of a search by table: how far from the best path after how many evaluations.
 
-    python benchmarks/strategies.py [--truth FILE] [--config-file FILE] [--tau 0.6] [--json FILE]
+    python benchmarks/strategies.py --truth FILE [--config-file FILE] [--tau 0.6] [--json FILE]
 
 The table is a SURROGATE, not a measurement of every path: a regression on the choices of a truth
 set (networks with scores of their own trainings; `detnas_d2/search/surrogate.py`) gives every path
@@ -263,7 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--truth", default=os.path.relpath(ROOT / "benchmarks/truth/demo.json"))
+    parser.add_argument(
+        "--truth", required=True, metavar="FILE", help="truth.json of diagnose.py fidelity"
+    )
     parser.add_argument(
         "--config-file",
         default=os.path.relpath(ROOT / "configs/DetNAS/demo/search.yaml"),
