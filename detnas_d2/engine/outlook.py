@@ -15,7 +15,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.events import CommonMetricPrinter
 
-from detnas_d2.data.datasets.digits_dataset import DIGITS_NAMES
 from detnas_d2.search.build import SearcherSettings
 
 _LEARNING = 3.0  # forward and backward
@@ -89,11 +88,10 @@ def work_of(cfg: CfgNode, kind: str) -> float:
 
 
 def _validation_images(cfg: CfgNode) -> int:
-    """Those of the search as far as the config tells, else as many as calibrate."""
-    name, split = cfg.SEARCH.VAL or cfg.DATASETS.TEST[0], cfg.DATASETS.SEARCH_SPLIT
-    if name.endswith("@search_val") and not split.FRACTION:
-        return split.SIZE
-    return cfg.DATASETS.DIGITS.NUM_VAL if name in DIGITS_NAMES else cfg.SEARCH.CALIBRATION.IMAGES
+    """Those of the search where the config tells, else as many as calibrate."""
+    split, name = cfg.DATASETS.SEARCH_SPLIT, cfg.SEARCH.VAL or cfg.DATASETS.TEST[0]
+    told = name.endswith("@search_val") and not split.FRACTION
+    return split.SIZE if told else cfg.SEARCH.CALIBRATION.IMAGES
 
 
 def _megapixels(cfg: CfgNode, sides: Any) -> float:

@@ -13,6 +13,7 @@ Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -208,7 +209,8 @@ def fused_forward(
     fused = [block for block in blocks if isinstance(block, ShuffleBlock)]
     modules: list[ConvNormAct | ShuffleBlock] = [*around, *fused]
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
-    skipped = [block for block in blocks if isinstance(block, nn.Identity)]
+    skips = [isinstance(block, nn.Identity) for block in blocks]
+    skipped = [block for block, skip in zip(blocks, skips, strict=True) if skip]
     if any(map(hooked, (*extra, *skipped))) or not can_fuse_layers(modules, layers, x):
         return None
     modes = {uses_batch_statistics(norm_of(layer)) for layer in layers}
@@ -217,11 +219,9 @@ def fused_forward(
     if dist.is_initialized() and dist.get_world_size() > 1:
         autotune = None
     # Positions count the blocks that are not skipped, after which nothing is new.
-    chain = [block for block in blocks if not isinstance(block, nn.Identity)]
-    position, positions = 0, {} if stem is None else {first: 0}
-    for depth, block in enumerate(blocks, first + 1):
-        position += not isinstance(block, nn.Identity)
-        positions[depth] = position
+    chain = [block for block, skip in zip(blocks, skips, strict=True) if not skip]
+    positions = {} if stem is None else {first: 0}
+    positions |= enumerate(accumulate(int(not skip) for skip in skips), first + 1)
     needed = {positions[depth] for depth in wanted if depth in positions}
     if modes == {True}:
         run = _with_batch_statistics

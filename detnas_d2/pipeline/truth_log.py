@@ -12,7 +12,8 @@ from typing import Any
 from detnas_d2.search.history import differences
 from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.io import sync, sync_open, write_json
+from detnas_d2.utils.io import write_json
+from detnas_d2.utils.line_log import append, open_lines
 
 LOG_FILE, PLAN_FILE = "truth.jsonl", "plan.json"
 TRAININGS = "trainings"
@@ -51,15 +52,7 @@ class TruthLog:
     def __init__(self, folder: str) -> None:
         self.file = os.path.join(folder, LOG_FILE)
         self.trained: dict[tuple[str, int], Trained] = {}
-        if not os.path.exists(self.file):
-            open(self.file, "ab").close()
-            sync(folder)
-        with open(self.file, "rb") as file:
-            content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(self.file, whole)
-        for record in self._parse(content[:whole]):
+        for record in self._parse(open_lines(self.file)):
             self.trained[record.path, record.seed] = record
 
     def _parse(self, content: bytes) -> Iterator[Trained]:
@@ -75,10 +68,7 @@ class TruthLog:
 
     def append(self, record: Trained) -> None:
         line = json.dumps(asdict(record), allow_nan=False) + "\n"
-        with open(self.file, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            sync_open(file.fileno(), os.path.dirname(self.file))
+        append(self.file, line.encode())
         self.trained[record.path, record.seed] = record
 
     def score(self, path: str, seed: int, metric: str) -> float | None:

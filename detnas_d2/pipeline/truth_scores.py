@@ -19,7 +19,8 @@ from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.search_space.space import Path, PathSpace
 from detnas_d2.utils.errors import CandidateFailed, InputError
-from detnas_d2.utils.io import digest, sha256_of, sync_open
+from detnas_d2.utils.io import digest, sha256_of
+from detnas_d2.utils.line_log import append, open_lines
 
 SCORES_FILE = "scores.jsonl"
 
@@ -32,12 +33,7 @@ class ScoreLog:
     def __init__(self, folder: str) -> None:
         self.file = os.path.join(folder, SCORES_FILE)
         self._found: dict[tuple[str, str], float | None] = {}
-        content = b""
-        if os.path.exists(self.file):
-            with open(self.file, "rb") as file:
-                content = file.read()
-            os.truncate(self.file, content.rfind(b"\n") + 1)
-        for line in content[: content.rfind(b"\n") + 1].splitlines():
+        for line in open_lines(self.file).splitlines():
             try:
                 values = json.loads(line)
                 self._found[values["by"], values["path"]] = values["score"]
@@ -50,10 +46,7 @@ class ScoreLog:
         """``score``: None for a network that has none."""
         score = score if score is not None and math.isfinite(score) else None
         self._found[by, path] = score
-        with open(self.file, "ab") as file:
-            file.write((json.dumps({"by": by, "path": path, "score": score}) + "\n").encode())
-            file.flush()
-            sync_open(file.fileno(), os.path.dirname(self.file))
+        append(self.file, (json.dumps({"by": by, "path": path, "score": score}) + "\n").encode())
 
     def missing(self, by: str, paths: Sequence[Path]) -> list[Path]:
         return [path for path in paths if (by, str(path)) not in self._found]

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from detnas_d2 import __version__
+from detnas_d2.engine.trainers.schedule import shorten
 from detnas_d2.pipeline.certificate import SUPERNET
 from detnas_d2.pipeline.truth_log import TruthLog
 from detnas_d2.pipeline.truth_plan import Network, TruthPlan
@@ -102,11 +103,7 @@ def shortened(plan: TruthPlan, share: float) -> TruthPlan:
 
 def _shortened(cfg: CfgNode, share: float) -> CfgNode:
     cfg = cfg.clone()
-    solver = cfg.SOLVER
-    solver.MAX_ITER = max(1, round(solver.MAX_ITER * share))
-    steps = sorted({round(step * share) for step in solver.STEPS})
-    solver.STEPS = tuple(step for step in steps if 0 < step < solver.MAX_ITER)
-    solver.WARMUP_ITERS = round(solver.WARMUP_ITERS * share)
+    shorten(cfg, max(1, round(cfg.SOLVER.MAX_ITER * share)))
     return cfg
 
 

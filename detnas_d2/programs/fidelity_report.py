@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from detnas_d2.analysis.rank_statistics import Interval
-from detnas_d2.pipeline.certificate import SUPERNET, Certificate, Ranker
+from detnas_d2.pipeline.certificate import MACS, SUPERNET, Certificate, Ranker
 from detnas_d2.programs.plots import new_figure
 from detnas_d2.search.cost_draws import BAND
 from detnas_d2.search.truth import TruthSet
@@ -147,7 +147,7 @@ def _triple(found: Interval) -> list[float]:
 def record(certificate: Certificate) -> dict[str, Any]:
     """A few numbers by which supernets of one space are compared."""
     own = certificate.ranker(SUPERNET)
-    macs = certificate.ranker("multiply-adds")
+    macs = certificate.ranker(MACS)
     assert macs is not None
     return {
         "tau": own and own.tau.value,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detnas_d2.search.searcher import Draft, Feasible, GenerationSearcher, draw, logger
+from detnas_d2.search.searcher import Draft, SettingsSearcher, draw, logger
 from detnas_d2.search.variation import cross, redraw
 from detnas_d2.search_space import Choices
 
@@ -128,7 +128,7 @@ PRESETS = {
 }
 
 
-class Evolution(GenerationSearcher):
+class Evolution(SettingsSearcher[EvolutionSettings]):
     """Algorithm 2 as an ask/tell object; see `GenerationSearcher` for the interface.
 
     Differences from the authors' code, none of which changes what is searched for: no candidate
@@ -141,29 +141,7 @@ class Evolution(GenerationSearcher):
     ...         search.tell(choices, -sum(choices))
     """
 
-    def __init__(
-        self,
-        cardinalities: Sequence[int],
-        settings: EvolutionSettings,
-        *,
-        seed: int,
-        feasible: Feasible | None = None,
-        constraint: str = "the constraint",
-    ) -> None:
-        self.settings = settings
-        super().__init__(
-            cardinalities,
-            population=settings.population,
-            generations=settings.generations,
-            seed=seed,
-            feasible=feasible,
-            constraint=constraint,
-            attempts=settings.attempts,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        return {"strategy": "evolution", "seed": self.seed, "settings": settings}
+    strategy = "evolution"
 
     def _parents(self) -> list[Choices]:
         """The fittest, best first, of the generation just told or of the whole history.

@@ -22,7 +22,8 @@ from typing import Any
 from detnas_d2.evaluation.candidate import CandidateRecord
 from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.io import sync, sync_open, write_json
+from detnas_d2.utils.io import sync, write_json
+from detnas_d2.utils.line_log import append
 
 logger = logging.getLogger("detnas_d2.search")
 
@@ -118,7 +119,7 @@ class History:
             logger.warning("%s: dropping the torn last line after byte %d", lines, whole)
             os.truncate(lines, whole)
         elif content and not content.endswith(b"\n"):
-            _append(lines, b"\n")
+            append(lines, b"\n")
         return history
 
     def append(self, record: CandidateRecord) -> None:
@@ -128,7 +129,7 @@ class History:
             values = record.as_dict()
             check = check_of(self._last_check, values)
             line = json.dumps({**values, _CHECK: check}, allow_nan=False) + "\n"
-            _append(self.directory / RECORDS_FILE, line.encode())
+            append(self.directory / RECORDS_FILE, line.encode())
             self._last_check = check
         self._remember(record)
 
@@ -249,10 +250,3 @@ def _loads(line: bytes) -> Any:
         raise ValueError(f"{constant} is not allowed")
 
     return json.loads(line.decode("utf-8"), parse_constant=refuse)
-
-
-def _append(path: Path, data: bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(data)
-        file.flush()
-        sync_open(file.fileno(), str(path.parent))

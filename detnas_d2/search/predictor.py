@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from detnas_d2.search.searcher import Draft, Feasible, GenerationSearcher, draw
+from detnas_d2.search.one_hot import one_hot
+from detnas_d2.search.searcher import Draft, SettingsSearcher, draw
 from detnas_d2.search.variation import change_one, cross
 from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import InputError
@@ -60,7 +58,7 @@ class PredictorSettings:
             raise ValueError(f"random_share must be in [0, 1), got {self.random_share}")
 
 
-class PredictorSearch(GenerationSearcher):
+class PredictorSearch(SettingsSearcher[PredictorSettings]):
     """Predictor-guided search as an ask/tell object; see `GenerationSearcher` for the interface.
 
     After a random first generation, ridge regression (scikit-learn's, the penalty chosen by
@@ -78,14 +76,10 @@ class PredictorSearch(GenerationSearcher):
         InputError: scikit-learn is not installed.
     """
 
+    strategy = "predictor"
+
     def __init__(
-        self,
-        cardinalities: Sequence[int],
-        settings: PredictorSettings,
-        *,
-        seed: int,
-        feasible: Feasible | None = None,
-        constraint: str = "the constraint",
+        self, cardinalities: Sequence[int], settings: PredictorSettings, **options: Any
     ) -> None:
         try:
             from sklearn.linear_model import RidgeCV
@@ -93,21 +87,8 @@ class PredictorSearch(GenerationSearcher):
             raise InputError(
                 'a search by "predictor" needs scikit-learn: pip install scikit-learn'
             ) from None
-        self.settings = settings
         self._regression = RidgeCV
-        super().__init__(
-            cardinalities,
-            population=settings.population,
-            generations=settings.generations,
-            seed=seed,
-            feasible=feasible,
-            constraint=constraint,
-            attempts=settings.attempts,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        return {"strategy": "predictor", "seed": self.seed, "settings": settings}
+        super().__init__(cardinalities, settings, **options)
 
     def _breed(self, draft: Draft, rng: random.Random) -> None:
         told = [c for c in self._order if self._results[c] is not None]  # in order of proposal
@@ -148,24 +129,14 @@ class PredictorSearch(GenerationSearcher):
         fitness = np.array([self._results[c] for c in told], float)
         unit = fitness.std() or 1.0
         target = (fitness - fitness.mean()) / unit
-        model = self._regression(alphas=ALPHAS).fit(self._features(told), target)
+        model = self._regression(alphas=ALPHAS).fit(one_hot(told, self.cardinalities), target)
         weights, base = model.coef_, model.intercept_
 
         def predict(paths: Sequence[Choices]) -> list[float]:
-            values = self._features(paths) @ weights + base
+            values = one_hot(paths, self.cardinalities) @ weights + base
             return [float(value) for value in np.round(values, _DECIMALS)]
 
         return predict
-
-    def _features(self, paths: Sequence[Choices]) -> npt.NDArray[np.float64]:
-        """Which operation each layer has, as zeros and ones: float64[paths, sum of choices]."""
-        ends = np.cumsum(self.cardinalities)
-        starts = (ends - self.cardinalities).astype(np.int64)
-        flat = np.fromiter(itertools.chain.from_iterable(paths), np.int64)  # faster than asarray
-        places = flat.reshape(len(paths), -1) + starts
-        features = np.zeros((len(paths), int(ends[-1])))
-        np.put_along_axis(features, places, 1.0, axis=1)
-        return features
 
 
 def _order(values: Sequence[float]) -> list[int]:

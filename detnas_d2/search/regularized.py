@@ -6,9 +6,8 @@ import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from detnas_d2.search.searcher import Draft, Feasible, GenerationSearcher, draw, logger
+from detnas_d2.search.searcher import Draft, SettingsSearcher, draw, logger
 from detnas_d2.search.variation import change_one
 from detnas_d2.search_space import Choices
 
@@ -49,7 +48,7 @@ class RegularizedSettings:
             )
 
 
-class RegularizedEvolution(GenerationSearcher):
+class RegularizedEvolution(SettingsSearcher[RegularizedSettings]):
     """Aging evolution as an ask/tell object; see `GenerationSearcher` for the interface.
 
     The fittest of a few candidates drawn from those alive gets a child: itself with another
@@ -62,29 +61,7 @@ class RegularizedEvolution(GenerationSearcher):
     candidate takes its place among those alive without ever winning.
     """
 
-    def __init__(
-        self,
-        cardinalities: Sequence[int],
-        settings: RegularizedSettings,
-        *,
-        seed: int,
-        feasible: Feasible | None = None,
-        constraint: str = "the constraint",
-    ) -> None:
-        self.settings = settings
-        super().__init__(
-            cardinalities,
-            population=settings.population,
-            generations=settings.generations,
-            seed=seed,
-            feasible=feasible,
-            constraint=constraint,
-            attempts=settings.attempts,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        return {"strategy": "regularized", "seed": self.seed, "settings": settings}
+    strategy = "regularized"
 
     def _breed(self, draft: Draft, rng: random.Random) -> None:
         born = list(self._order)  # in order of proposal

@@ -8,13 +8,14 @@ broken by the order of proposal. Telling the same values again therefore replays
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from detnas_d2.search_space import Choices
 from detnas_d2.utils.errors import InputError
@@ -258,3 +259,52 @@ class GenerationSearcher(ABC):
             looked,
             "" if found else "; the search ends here",
         )
+
+
+class Sizes(Protocol):
+    """What the settings of a searcher have, whatever else they have."""
+
+    @property
+    def population(self) -> int: ...
+    @property
+    def generations(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sizes)
+
+
+class SettingsSearcher(GenerationSearcher, Generic[S]):
+    """A searcher whose proposals follow from settings, a dataclass, the seed and the fitness.
+
+    Args:
+        settings: of the strategy.
+        The others are those of `GenerationSearcher`.
+    """
+
+    strategy: ClassVar[str]
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        settings: S,
+        *,
+        seed: int,
+        feasible: Feasible | None = None,
+        constraint: str = "the constraint",
+    ) -> None:
+        self.settings = settings
+        super().__init__(
+            cardinalities,
+            population=settings.population,
+            generations=settings.generations,
+            seed=seed,
+            feasible=feasible,
+            constraint=constraint,
+            attempts=settings.attempts,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.settings)  # type: ignore[call-overload]  # a dataclass
+        return {"strategy": self.strategy, "seed": self.seed, "settings": settings}

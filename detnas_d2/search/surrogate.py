@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detnas_d2.search.one_hot import one_hot
 from detnas_d2.search_space import AdditiveTable, Choices
 from detnas_d2.utils.errors import InputError
 
@@ -162,7 +163,7 @@ def _fitted(
     sizes = [len(entries) for entries in macs.entries]
     cost = costs(macs, paths)
     center, unit = float(cost.mean()), float(cost.std()) or 1.0
-    ones = [_one_hot(paths[:, layer], n) for layer, n in enumerate(sizes)]
+    ones = np.split(one_hot(paths, sizes), np.cumsum(sizes)[:-1], axis=1)
     products = [
         (one[:, :, None] * other[:, None, :]).reshape(len(paths), -1)
         for one, other in zip(ones, ones[1:], strict=False)
@@ -199,8 +200,3 @@ def _fitted(
         r2,
         tau,
     )
-
-
-def _one_hot(column: Paths, count: int) -> Floats:
-    features: Floats = (column[:, None] == np.arange(count)).astype(np.float64)
-    return features

@@ -81,7 +81,7 @@ class Operations:
         """To be called in the process; it cannot be undone."""
         import detnas_d2.search.history as history
 
-        self.pid, sync, append = os.getpid(), os.fsync, history._append
+        self.pid, sync, append = os.getpid(), os.fsync, history.append
 
         def counted_sync(descriptor: int) -> None:
             self._next("fsync")
@@ -94,7 +94,7 @@ class Operations:
             self._next("half a line")
             append(path, data)
 
-        os.fsync, history._append = counted_sync, torn_append
+        os.fsync, history.append = counted_sync, torn_append
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, arguments: tuple) -> None:

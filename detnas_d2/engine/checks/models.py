@@ -129,7 +129,7 @@ def _build(cfg: CfgNode) -> nn.Module:
     try:
         with torch.device("meta"):
             return build_model(cfg)
-    except (NotImplementedError, RuntimeError):
+    except RuntimeError:  # NotImplementedError, which meta tensors raise, is one
         # Perhaps its code reads numbers from tensors, e.g. by item(); a mistake comes up again.
         cfg.MODEL.DEVICE = "cpu"
         return build_model(cfg)

@@ -51,7 +51,7 @@ def make_record(
 
 def spread_text(record: Mapping[str, Any]) -> str:
     """Mean and range of the fixed paths' scores, e.g. ``41.2 (40.1-42.0)``."""
-    known = [path["score"] for path in record["paths"] if path["score"] is not None]
+    known = _known(record)
     if not known:
         return "no score"
     return f"{record['mean']:.2f} ({min(known):.2f}-{max(known):.2f})"
@@ -103,10 +103,14 @@ def failure_text(folder: str, record: Mapping[str, Any]) -> str:
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
     """The record's numbers, for a pipeline's results."""
-    known = [path["score"] for path in record["paths"] if path["score"] is not None]
+    known = _known(record)
     found = {"chance": record["chance"]}
     if known:
         found |= {"score_mean": record["mean"], "score_min": min(known), "score_max": max(known)}
     if record["standalone"] is not None and record["standalone"]["score"] is not None:
         found["standalone"] = record["standalone"]["score"]
     return found
+
+
+def _known(record: Mapping[str, Any]) -> list[float]:
+    return [path["score"] for path in record["paths"] if path["score"] is not None]

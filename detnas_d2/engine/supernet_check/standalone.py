@@ -16,6 +16,7 @@ from detnas_d2.engine.outlook import another_training
 from detnas_d2.engine.supernet_check.hook import STANDALONE
 from detnas_d2.engine.supernet_check.plan import CheckPlan
 from detnas_d2.engine.supernet_check.scores import PathScore, score_paths
+from detnas_d2.engine.trainers.schedule import shorten
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.io import write_text
@@ -38,18 +39,13 @@ def equal_updates(cfg: CfgNode, space: PathSpace, paths_per_update: int) -> int:
 
 def standalone_config(cfg: CfgNode, updates: int) -> CfgNode:
     """The supernet's config for a training of ``updates`` iterations, its schedule scaled."""
-    share = updates / cfg.SOLVER.MAX_ITER
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, STANDALONE)
     cfg.SUPERNET.CHECK.PATHS = 0
     cfg.SUPERNET.PATH_SAMPLING = "uniform"  # takes the path's place
-    solver = cfg.SOLVER
-    solver.MAX_ITER = updates
-    steps = {round(step * share) for step in solver.STEPS}
-    solver.STEPS = tuple(sorted(step for step in steps if 0 < step < updates))
-    solver.WARMUP_ITERS = round(solver.WARMUP_ITERS * share)
-    solver.CHECKPOINT_KEEP_EVERY = 0
+    cfg.SOLVER.CHECKPOINT_KEEP_EVERY = 0
+    shorten(cfg, updates)
     return cfg
 
 

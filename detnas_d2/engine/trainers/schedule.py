@@ -26,6 +26,15 @@ def build_schedule(
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=cfg.SOLVER.MAX_ITER)
 
 
+def shorten(cfg: CfgNode, iterations: int) -> None:
+    """Makes ``cfg`` train for so many iterations; steps and warm-up move along, in place."""
+    solver, share = cfg.SOLVER, iterations / cfg.SOLVER.MAX_ITER
+    steps = sorted({round(step * share) for step in solver.STEPS})
+    solver.STEPS = tuple(step for step in steps if 0 < step < iterations)
+    solver.WARMUP_ITERS = round(solver.WARMUP_ITERS * share)
+    solver.MAX_ITER = iterations
+
+
 class LRScheduler(hooks.LRScheduler):
     """Detectron2's hook, which shows the most frequent rate: with one group per parameter, the
     biases', BASE_LR times BIAS_LR_FACTOR. This one shows the rate that BASE_LR has become.
