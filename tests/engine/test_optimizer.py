@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detnas_d2.config.tools import base_config
-from detnas_d2.engine.trainers.optimizer import build_optimizer
+from detnas_d2.engine.trainers.optimizer import build_optimizer, clip_each_norm_
 
 
 def network() -> nn.Sequential:
@@ -76,3 +76,39 @@ def test_clipping_by_the_norm_of_the_whole_model(optimizer: str):
     step.step()
     norms = torch.stack([p.grad.norm() for p in model.parameters()])
     assert float(norms.norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_clipping_each_parameter_is_torchs_to_the_bit(norm_type: float, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 8, 1, 1), (16,), (24, 1, 7, 7), (1,), (3, 5), (0, 4)] * 20
+    ours = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
+    for parameter in ours:
+        scale = 10 ** float(torch.randn((), generator=generator))
+        parameter.grad = (torch.randn(parameter.shape, generator=generator) * scale).to(dtype)
+    ours[3].grad = None
+    ours[4].grad = ours[4].grad.T.contiguous().T  # not contiguous
+    theirs = copy.deepcopy(ours)
+    for parameter, copied in zip(ours, theirs, strict=True):
+        copied.grad = None if parameter.grad is None else parameter.grad.clone()
+        if copied.grad is not None and (copied.numel() or norm_type != float("inf")):
+            nn.utils.clip_grad_norm_(copied, 1.0, norm_type=norm_type)
+    if norm_type == float("inf"):  # which an empty gradient does not have
+        ours = [p for p in ours if p.numel()]
+        theirs = [p for p in theirs if p.numel()]
+    clip_each_norm_(ours, 1.0, norm_type)
+    for parameter, copied in zip(ours, theirs, strict=True):
+        assert (parameter.grad is None) == (copied.grad is None)
+        if parameter.grad is not None:
+            assert torch.equal(parameter.grad, copied.grad)
+
+
+def test_detectron2s_clipping_of_each_parameter():
+    model = network()
+    solver = {"CLIP_GRADIENTS__ENABLED": True, "CLIP_GRADIENTS__CLIP_TYPE": "norm"}
+    step = build_optimizer(config(CLIP_GRADIENTS__CLIP_VALUE=0.5, **solver), model)
+    backward(model, scale=1e3)
+    step.step()
+    norms = [float(p.grad.norm()) for p in model.parameters()]
+    assert max(norms) == pytest.approx(0.5, rel=1e-4) and min(norms) <= 0.5
