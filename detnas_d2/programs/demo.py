@@ -13,6 +13,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,14 +33,42 @@ from detnas_d2.utils.io import new_file
 logger = logging.getLogger("detnas_d2")
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One image and what was found in it.
+
+    Attributes:
+        file, picture: names of the image and of the picture that was written.
+        predictions: of the model.
+        classes: names of the classes, empty where they are not known.
+    """
+
+    file: str
+    picture: str
+    predictions: dict[str, Any]
+    classes: Sequence[str]
+
+
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     setup_logger(name="fvcore")
     setup_logger(name="detnas_d2")
+    for _ in run(args):
+        pass
+
+
+def run(args: argparse.Namespace) -> Iterator[Picture]:
+    """Writes the pictures, one after the other.
+
+    Raises:
+        InputError: no image or no detector; or, after the last picture, files that could not be
+            read, which were named on stderr.
+    """
     visualizer = visualizer_class()
     files = find_images(args.input)
     targets = target_files(files, args.output)
     predictor = Predictor(demo_config(args))
+    classes = predictor.metadata.get("thing_classes") or ()
     unreadable = 0
     for file, target in zip(files, targets, strict=True):
         try:
@@ -55,8 +85,29 @@ def main(argv: list[str] | None = None) -> None:
         picture = draw(visualizer(image[:, :, ::-1], predictor.metadata), predictions)
         with new_file(target) as temporary:
             Image.fromarray(picture).save(temporary, quality=95)  # of JPEG
+        yield Picture(file, target, predictions, classes)
     if unreadable:
         raise InputError(f"{unreadable} of {len(files)} files could not be read")
+
+
+def as_dict(picture: Picture) -> dict[str, Any]:
+    """Names and detections of a picture; boxes are [x1, y1, x2, y2] in pixels of the image."""
+    instances = picture.predictions["instances"].to("cpu")
+    names = picture.classes
+    detections = [
+        {
+            "box": [round(value, 2) for value in box],
+            "score": round(score, 5),
+            "class": names[number] if number < len(names) else number,
+        }
+        for box, score, number in zip(
+            instances.pred_boxes.tensor.tolist(),
+            instances.scores.tolist(),
+            instances.pred_classes.tolist(),
+            strict=True,
+        )
+    ]
+    return {"file": picture.file, "picture": picture.picture, "detections": detections}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ The file is loaded again and compared with the eager network before it gets its 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from detectron2.evaluation import print_csv_format
 from detectron2.utils.logger import setup_logger
@@ -25,9 +26,21 @@ from detnas_d2.engine.export import (
 )
 from detnas_d2.utils.errors import InputError
 
+TOLERANCE = 1e-4
+"""Of ``--tolerance``."""
+
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
+    result = run(build_parser().parse_args(argv))
+    print(text(result))
+    if "results" in result:
+        print_csv_format(result["results"])
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the file; returns its name, its outputs, how far it is from the eager network, and
+    with ``--run-eval`` its results.
+    """
     if args.run_eval and args.part != "model":
         raise InputError("--run-eval needs --part model: a backbone has nothing to evaluate")
     for name in ("detectron2", "fvcore", "detnas_d2"):
@@ -45,17 +58,30 @@ def main(argv: list[str] | None = None) -> None:
         format=args.format,
         tolerance=args.tolerance,
     )
-    print(f"{exported.file}: outputs {', '.join(exported.outputs)}")
-    found = "" if exported.detections is None else f" ({exported.detections} detections)"
-    print(
+    result = {
+        "file": exported.file,
+        "outputs": list(exported.outputs),
+        "differences": list(exported.differences),
+        "detections": exported.detections,
+        "tolerance": args.tolerance,
+    }
+    return result | {"results": evaluate_exported(cfg, exported)} if args.run_eval else result
+
+
+def text(result: dict[str, Any]) -> str:
+    """What :func:`run` found, for people."""
+    detections = result["detections"]
+    found = "" if detections is None else f" ({detections} detections)"
+    lines = [
+        f"{result['file']}: outputs {', '.join(result['outputs'])}",
         "largest difference from the eager network, image and one of another shape: "
-        f"{', '.join(f'{value:.2g}' for value in exported.differences)}{found}; "
-        f"tolerance {args.tolerance:.2g}"
-    )
-    if exported.detections == 0:
-        print("nothing was detected, so no detections were compared: try another --sample-image")
-    if args.run_eval:
-        print_csv_format(evaluate_exported(cfg, exported))
+        f"{', '.join(f'{value:.2g}' for value in result['differences'])}{found}; "
+        f"tolerance {result['tolerance']:.2g}",
+    ]
+    if detections == 0:
+        hint = "nothing was detected, so no detections were compared: try another --sample-image"
+        lines.append(hint)
+    return "\n".join(lines)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,9 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
+        default=TOLERANCE,
         help="largest difference: of features relative to their largest value; of detections in "
-        "scores and in boxes, in units of the longer image side (default: 1e-4)",
+        f"scores and in boxes, in units of the longer image side (default: {TOLERANCE:.0e})",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
     return parser

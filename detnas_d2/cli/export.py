@@ -1,0 +1,54 @@
+"""``detnas export``: a detector as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from detnas_d2.cli.detectors import ARGUMENT_HELP, find_detector
+
+HELP = "write a detector as TorchScript or ONNX"
+EXAMPLE = "detnas export output/cells --format onnx --image photo.jpg --output output/exported"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("detector", metavar="DIR", help=ARGUMENT_HELP)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the file")
+    parser.add_argument("--format", choices=("torchscript", "onnx"), default="torchscript")
+    parser.add_argument(
+        "--part",
+        choices=("model", "backbone"),
+        default="model",
+        help="the whole network, or its searched backbone alone (default: model)",
+    )
+    parser.add_argument(
+        "--image",
+        default="",
+        metavar="FILE",
+        help="image that the file is compared with (default: the first test image)",
+    )
+    parser.add_argument("--evaluate", action="store_true", help="evaluate the file on the test set")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from detnas_d2.programs import export
+
+    detector = find_detector(args.detector)
+    return export.run(
+        argparse.Namespace(
+            config_file=detector.config,
+            format=args.format,
+            part=args.part,
+            sample_image=args.image,
+            run_eval=args.evaluate,
+            output=args.output,
+            tolerance=export.TOLERANCE,
+            opts=detector.opts,
+        )
+    )
+
+
+def text(result: dict[str, Any]) -> str:
+    from detnas_d2.programs import export
+
+    return export.text(result)

@@ -1,0 +1,51 @@
+"""``detnas predict``: what a detector finds in images."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from detnas_d2.cli.detectors import ARGUMENT_HELP, find_detector
+
+HELP = "run a detector on images; write pictures of what it finds"
+EXAMPLE = "detnas predict output/cells 'photos/*.jpg' --output pictures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("detector", metavar="DIR", help=ARGUMENT_HELP)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders, patterns like 'a/*.jpg'"
+    )
+    parser.add_argument(
+        "--output",
+        default="predictions",
+        metavar="DIR",
+        help="folder of the pictures, or for one image its file (default: predictions)",
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.5,
+        help="least score of a detection that is shown (default: 0.5)",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from detnas_d2.programs import demo
+
+    detector = find_detector(args.detector)
+    asked = argparse.Namespace(
+        config_file=detector.config,
+        input=args.images,
+        output=args.output,
+        confidence_threshold=args.score,
+        opts=detector.opts,
+    )
+    images = [demo.as_dict(picture) for picture in demo.run(asked)]
+    return {"detector": detector.config, "images": images}
+
+
+def text(result: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{image['picture']}: {len(image['detections'])} detections" for image in result["images"]
+    )

@@ -1,0 +1,67 @@
+"""What ``detnas predict`` and ``detnas export`` take for the detector, and what they do with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from detnas_d2.cli.detectors import Detector, find_detector
+from detnas_d2.cli.main import main
+from detnas_d2.utils.errors import InputError
+
+
+def test_trained_before_found_before_nothing(tmp_path: Path) -> None:
+    def write(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("x")
+
+    write("notes.txt", "searched/config.yaml")  # begun
+    with pytest.raises(InputError, match="no trained detector; expected config.yaml and model_f"):
+        find_detector(str(tmp_path))
+    write("search/best_inherited.yaml", "search/best_inherited.pth")
+    search = str(tmp_path / "search")
+    inherited = Detector(
+        f"{search}/best_inherited.yaml", ("MODEL.WEIGHTS", f"{search}/best_inherited.pth")
+    )
+    assert find_detector(str(tmp_path)) == find_detector(search) == inherited
+    write("searched/model_final.pth")
+    searched = str(tmp_path / "searched")
+    trained = Detector(f"{searched}/config.yaml", ("MODEL.WEIGHTS", f"{searched}/model_final.pth"))
+    assert find_detector(str(tmp_path)) == find_detector(searched) == trained
+    config = f"{searched}/config.yaml"
+    assert find_detector(config) == Detector(config)
+
+
+def test_predict_tells_the_detections_and_draws_them(
+    run_folder: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(run_folder), str(photo), "--output", str(tmp_path / "out")]
+    main([*words, "--score", "0", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    (image,) = result["images"]
+    assert image["file"] == str(photo) and image["picture"] == str(tmp_path / "out" / "photo.png")
+    assert len(image["detections"]) > 0
+    for found in image["detections"]:
+        x1, y1, x2, y2 = found["box"]
+        assert 0 <= x1 < x2 <= 80 and 0 <= y1 < y2 <= 60
+        assert 0 <= found["score"] <= 1 and found["class"] in (0, 1, 2)
+    with Image.open(image["picture"]) as picture:
+        assert picture.size == (80, 60)
+    main([*words, "--score", "1"])
+    assert capsys.readouterr().out == f"{image['picture']}: 0 detections\n"
+
+
+def test_export_writes_a_file_that_agrees(
+    run_folder: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(run_folder), "--image", str(photo), "--output", str(tmp_path / "out")]
+    main([*words, "--part", "backbone", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["file"] == str(tmp_path / "out" / "model.ts") and Path(result["file"]).exists()
+    assert result["outputs"] and max(result["differences"]) <= result["tolerance"] == 1e-4
+    with pytest.raises(InputError, match="--run-eval needs --part model"):
+        main([*words, "--part", "backbone", "--evaluate"])
