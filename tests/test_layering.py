@@ -15,7 +15,7 @@ FLOORS = (
     ("config", "data", "ops"),
     ("layers",),
     ("search_space",),
-    ("modeling",),
+    ("drawing", "modeling"),
     ("analysis", "evaluation"),
     ("search",),
     ("engine",),
