@@ -64,7 +64,7 @@ def network_of(title: str, source: Path | Genotype, cost: str | None = None) -> 
     elif isinstance(source, Genotype):
         if not source.parts:
             raise InputError("the genotype has no operations: nothing to draw")
-        looks = tuple(look_of(op) for ops in source.parts.values() for op in ops)
+        looks = _looks(source)
         found = searched_cost(source)
         default = f"{in_words(found)}, searched layers at 800x1216" if found else ""
         name = f"network of frame {source.network.name}"
@@ -83,8 +83,10 @@ def backbone_space(path: Path) -> SearchSpace:
 
 def in_words(cost: Cost) -> str:
     """E.g. "288.1M multiply-adds, 1.85M parameters"."""
-    macs = f"{cost.macs / 1e9:.1f}G" if cost.macs >= 2e9 else f"{cost.macs / 1e6:.1f}M"
-    return f"{macs} multiply-adds, {cost.params / 1e6:.2f}M parameters"
+    giga, mega = cost.macs / 1e9, cost.macs / 1e6
+    macs = f"{mega:.1f}M" if giga < 1 else f"{giga:.2f}G" if giga < 10 else f"{giga:.1f}G"
+    params = f"{cost.params / 1e6:.2f}M" if cost.params >= 1e5 else f"{cost.params / 1e3:.1f}k"
+    return f"{macs} multiply-adds, {params} parameters"
 
 
 def searched_cost(genotype: Genotype) -> Cost | None:
@@ -133,6 +135,7 @@ def _draw_genotype(genotype: Genotype) -> Drawn:
             used = row.ends[-genotype.levels :]
             columns = _spread([x for x, _ in used], row.width)
             for (x, end), column in zip(used, columns, strict=True):
+                x = column if abs(x - column) < 4 else x  # below the block all the same
                 start, turn = f"M{number(x)} {number(end)}", number(y + 8)
                 add_line(group, f"{start}V{turn}H{number(column)}V{number(y + 28)}")
             y += 12
@@ -140,9 +143,7 @@ def _draw_genotype(genotype: Genotype) -> Drawn:
             y += 14
     if genotype.neck:
         names = [str(n) for n in _levels(layers, genotype.levels)]
-        features = frame.feature_channels[-genotype.levels :]
-        same = [bool(genotype.backbone) and c == frame.neck_channels for c in features]
-        pyramid = draw_pyramid(genotype.neck, names, columns, same)
+        pyramid = draw_pyramid(genotype.neck, names, columns, _enter_alike(genotype))
         _put(group, pyramid.element, 0, y)
         y, width = y + pyramid.height + 12, max(width, pyramid.width)
     if genotype.head:
@@ -156,6 +157,23 @@ def _draw_genotype(genotype: Genotype) -> Drawn:
 
 def _put(parent: Element, element: Element, x: float, y: float) -> None:
     SubElement(parent, "g", {"transform": f"translate({number(x)} {number(y)})"}).append(element)
+
+
+def _looks(genotype: Genotype) -> tuple[Look, ...]:
+    """Of all layers, part by part."""
+    layers = genotype.network.backbone_layers(()) if genotype.backbone else ()
+    looks = [look_in(*pair) for pair in zip(layers, genotype.backbone, strict=True)]
+    same = [*_enter_alike(genotype), *[True] * genotype.levels] if genotype.neck else []
+    pairs = zip(genotype.neck, same, strict=True)
+    looks += [look_of(op, same_shape=alike) for op, alike in pairs]
+    return (*looks, *map(look_of, genotype.head))
+
+
+def _enter_alike(genotype: Genotype) -> list[bool]:
+    """Whether each level enters the neck with its channels; not known of another backbone."""
+    frame = genotype.network
+    features = frame.feature_channels[-genotype.levels :]
+    return [bool(genotype.backbone) and c == frame.neck_channels for c in features]
 
 
 def _levels(layers: tuple[LayerSpec, ...], count: int) -> list[int]:

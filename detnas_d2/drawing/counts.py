@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from detnas_d2.drawing.looks import look_in
-from detnas_d2.search_space.space import LayerSpec
+from detnas_d2.search_space.genotype import Genotype
+from detnas_d2.search_space.hit_space import HitSpace
+from detnas_d2.search_space.space import LayerSpec, Path
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ def count_kernels(layers: Iterable[LayerSpec], ops: Iterable[str]) -> tuple[Kern
         one = KernelCounts({} if look.is_skip else {look.kernel: 1}, look.is_xception, look.is_skip)
         stages[layer.stage] = stages.get(layer.stage, KernelCounts()) + one
     return tuple(stages[stage] for stage in sorted(stages))
+
+
+def backbone_counts(architecture: Path | Genotype) -> tuple[KernelCounts, ...]:
+    """The counts of every stage of its backbone; none if it has no searched one."""
+    if isinstance(architecture, Path) and isinstance(architecture.space, HitSpace):
+        architecture = architecture.space.genotype(architecture)
+    if isinstance(architecture, Path):
+        return count_kernels(architecture.space.layers, architecture.ops)
+    layers = architecture.network.backbone_layers(()) if architecture.backbone else ()
+    return count_kernels(layers, architecture.backbone)
 
 
 def shallow_and_deep(stages: tuple[KernelCounts, ...]) -> tuple[KernelCounts, KernelCounts]:

@@ -48,7 +48,7 @@ def _entries(looks: list[Look], has_fixed: bool) -> Iterator[tuple[str, str]]:
     if has_fixed:
         yield "fixed", "not searched"
     if any(look.is_block and look.expansion > 1 for look in looks):
-        yield "", "e2: twice the middle channels"
+        yield "", "e: times the middle channels"
     kinds = {look.label.split()[0] for look in looks if not (look.is_block or look.is_skip)}
     words = {"ir": "ir inverted residual", "sep": "sep separable", "conv": "conv dense"}
     told = [words[kind] for kind in words if kind in kinds]

@@ -10,7 +10,7 @@ from detnas_d2.search_space.space import SKIP, LayerSpec
 
 # Told apart by people with any kind of colour vision, with black text on them. As in the paper,
 # 3x3 is blue, Xception a larger blue block, and what is larger than 3x3 yellow to orange.
-COLOURS = {1: "#c3c7cf", 3: "#86b6f2", 5: "#f6d55c", 7: "#f08a4b"}
+COLOURS = {1: "#a5dbbd", 3: "#86b6f2", 5: "#f6d55c", 7: "#f08a4b"}
 XCEPTION = "xception"
 _KINDS = {"ir": "inverted residual", "sep": "separable convolution", "conv": "convolution"}
 

@@ -33,7 +33,7 @@ def draw_side_by_side(entries: Iterable[Entry]) -> str:
     """SVG of several architectures in one picture, one above the other at the same scale.
 
     Args:
-        entries: (title, path or genotype) or (title, path or genotype, text about its cost); by
+        entries: (title, path or genotype) or (title, path or genotype, lines about its cost); by
             default the text tells the cost of what is searched.
 
     Raises:
@@ -72,8 +72,9 @@ def _heading(network: Network, width: float) -> tuple[Element, float]:
         text = fitted(" ".join(network.title.split()), 14, width)
         add_text(group, 0, y, text, 14, bold=True)
         y += 6
-    if network.cost:
-        y += 10
-        add_text(group, 0, y, fitted(network.cost, 11, width), 11, tone="faint")
-        y += 8
+    for line in filter(None, network.cost.split("\n")):
+        y += 12
+        add_text(group, 0, y, fitted(line, 11, width), 11, tone="faint")
+        y += 3
+    y += 5 if network.cost else 0
     return group, y

@@ -14,6 +14,7 @@ PER_LINE = 24  # blocks of a line: more would be unreadable on a telephone
 _PITCH, _BOX, _BIG = 20.0, 15.0, 18.0
 _STAGE_GAP, _LINE_GAP, _LABELS = 10.0, 14.0, 28.0
 _LOWEST, _TALLER, _XCEPTION = 34.0, 8.0, 9.0  # heights: of stage 1, per stage, of an Xception more
+_GAP = 20.0  # height of what is skipped
 _UPRIGHT = 74.0  # height that texts written upwards need
 
 
@@ -130,7 +131,8 @@ def draw_row(stages: Sequence[Stage]) -> Drawn:
             for position, cell in enumerate(stage.cells):
                 _draw_cell(group, cell, first + position * _PITCH, middle, height, upright)
             last = first + (len(stage.cells) - 1) * _PITCH
-            ends.append((last, middle + height / 2))
+            gap = stage.cells[-1].look.is_skip
+            ends.append((last, middle + (_GAP if gap else height) / 2))
         width, y = max(width, x - _STAGE_GAP), bottom + _LINE_GAP
     return Drawn(group, width, y - _LINE_GAP, tuple(ends))
 
@@ -161,9 +163,9 @@ def _draw_cell(
     group = SubElement(parent, "g")
     SubElement(group, "title").text = cell.tip
     if look.is_skip:
-        left, top = x - _BOX / 2, y - 10
+        left, top = x - _BOX / 2, y - _GAP / 2
         css = "detnas-block detnas-skip detnas-gap"
-        add_box(group, left, top, _BOX, 20, colour="none", css=css, dashes="2 2")
+        add_box(group, left, top, _BOX, _GAP, colour="none", css=css, dashes="2 2")
         return
     width = _BIG if look.is_xception else _BOX
     height += _XCEPTION if look.is_xception else 0

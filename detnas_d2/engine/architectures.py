@@ -21,7 +21,7 @@ from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace
-from detnas_d2.search_space.space import PathSpace, SearchSpace
+from detnas_d2.search_space.space import Path, PathSpace, SearchSpace
 
 
 def is_relaxed(cfg: CfgNode) -> bool:
@@ -76,6 +76,20 @@ def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
 def genotype_of(cfg: CfgNode) -> Genotype:
     """The genotype that ``cfg.MODEL.HIT`` gives its fixed parts."""
     return _genotype(cfg, {part: cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS})
+
+
+def architectures_of(cfg: CfgNode) -> list[Path | Genotype]:
+    """What ``cfg`` fixes of both families: DetNAS's path, the genotype of Hit-Detector's parts.
+
+    Empty for a supernet, a relaxed detector and a hand-made one.
+    """
+    found: list[Path | Genotype] = []
+    if cfg.MODEL.DETNAS.PATH and not searchable_backbone(cfg):
+        found.append(space_of(cfg).path(cfg.MODEL.DETNAS.PATH))
+    genotype = genotype_of(cfg)
+    if genotype.parts:
+        found.append(genotype)
+    return found
 
 
 def decoded(cfg: CfgNode, model: nn.Module) -> tuple[Genotype, dict[str, Any]]:
