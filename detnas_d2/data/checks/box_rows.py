@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from detnas_d2.data.checks.coco import CLEANED_FILE
 from detnas_d2.data.checks.image_check import ImageHeader, read_headers
-from detnas_d2.data.checks.inspection import Inspection, box_problem
+from detnas_d2.data.checks.inspection import ImageEntry, Inspection, box_problem
 from detnas_d2.data.checks.report import Problem
 from detnas_d2.data.datasets.sources import CocoSource
 from detnas_d2.utils.io import write_json
@@ -55,6 +55,7 @@ class BoxInspector:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.result = Inspection(tuple(classes), self._write_clean, list(problems))
+        self.result.entries = self._entries
         self.result.fixes.add(CONVERTED)
         self.result.category_ids = list(range(1, len(classes) + 1))
 
@@ -113,6 +114,16 @@ class BoxInspector:
                 "iscrowd": 0,
             }
         )
+
+    def _entries(self) -> Iterator[ImageEntry]:
+        boxes: list[list[tuple[str, float, float]]] = [[] for _ in self.images]
+        for item in self.annotations:
+            label = self.result.classes[item["category_id"] - 1]
+            boxes[item["image_id"] - 1].append((label, *item["bbox"][2:]))
+        for image, found in zip(self.images, boxes, strict=True):
+            name = image["file_name"]
+            path = os.path.join(self.root, name)
+            yield ImageEntry(name, path, image["width"], image["height"], found)
 
     def _write_clean(self, folder: str) -> CocoSource:
         categories = [{"id": i, "name": n} for i, n in enumerate(self.result.classes, start=1)]

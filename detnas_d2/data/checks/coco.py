@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from detnas_d2.data.checks.coco_fields import (
@@ -17,7 +18,14 @@ from detnas_d2.data.checks.coco_fields import (
     shortened,
 )
 from detnas_d2.data.checks.coco_images import CocoImages
-from detnas_d2.data.checks.inspection import BOXES_ONLY, Inspection, Targets, box_problem, is_number
+from detnas_d2.data.checks.inspection import (
+    BOXES_ONLY,
+    ImageEntry,
+    Inspection,
+    Targets,
+    box_problem,
+    is_number,
+)
 from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.coco import CocoFile, category_names, read_file
 from detnas_d2.data.datasets.sources import CocoSource
@@ -51,6 +59,7 @@ class _CocoInspector:
         self.result = Inspection(
             source.classes or tuple(self.names.values()), self._write_clean, notes=self.file.notes
         )
+        self.result.entries = self._entries
         self.result.fixes |= self.file.fixes
         self.amended: Counter[str] = Counter()
         self.category_ids = self._category_ids()
@@ -218,6 +227,17 @@ class _CocoInspector:
             if name and isinstance(points, list) and all(isinstance(p, str) for p in points):
                 found[name] = points
         return found
+
+    def _entries(self) -> Iterator[ImageEntry]:
+        boxes: dict[int | str, list[tuple[str, float, float]]] = {i: [] for i in self.images.kept}
+        for item in self.annotations:
+            if not item["iscrowd"]:
+                label = self.names[known_identifier(item["category_id"])]
+                boxes[known_identifier(item["image_id"])].append((label, *item["bbox"][2:]))
+        for key, image in self.images.kept.items():
+            path = os.path.join(self.source.images, image["file_name"])
+            size = image["width"], image["height"]
+            yield ImageEntry(image["file_name"], path, *size, boxes[key])
 
     def _write_clean(self, folder: str) -> CocoSource:
         """Writes the fields that somebody reads, of which each was checked."""

@@ -17,7 +17,8 @@ from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.sources import CsvSource
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
-_COLUMNS = ("filename", "class", *_EDGES)
+COLUMNS = ("filename", "class", *_EDGES)
+"""Columns that a file must have."""
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -38,6 +39,15 @@ def inspect_csv(
     return result
 
 
+def image_names(path: str) -> list[str]:
+    """Names of the images of a file.
+
+    Raises:
+        DatasetError: as :func:`inspect_csv`.
+    """
+    return list(_read(path)[0])
+
+
 def _read(path: str) -> tuple[dict[str, list[BoxRow]], list[Problem]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -50,10 +60,10 @@ def _read(path: str) -> tuple[dict[str, list[BoxRow]], list[Problem]]:
     delimiter = max(_DELIMITERS, key=header.count)
     reader = csv.DictReader(lines.splitlines(keepends=True), delimiter=delimiter, strict=True)
     columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-    missing = [name for name in _COLUMNS if name not in columns]
+    missing = [name for name in COLUMNS if name not in columns]
     if missing or len(set(columns)) < len(columns):
         raise DatasetError(
-            f"[broken_annotation_file] {path}, line 1: expected the columns {','.join(_COLUMNS)} "
+            f"[broken_annotation_file] {path}, line 1: expected the columns {','.join(COLUMNS)} "
             f"(and width,height), got {header.strip()!r}"
         )
     reader.fieldnames = columns

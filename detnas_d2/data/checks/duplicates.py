@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from detectron2.data import DatasetCatalog
 
@@ -15,6 +16,9 @@ from detnas_d2.data.datasets.union import parts_of
 LIMIT = 1000
 """Pairs of files that are compared at most."""
 
+Contents = Mapping[tuple[str, str], str]
+"""(Name of a dataset, image file) -> its ``ImageHeader.content``."""
+
 
 def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     """Pairs of equal files, the first of ``one``, the second of ``other``; LIMIT at most.
@@ -22,26 +26,36 @@ def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     Both are checked datasets, or parts and unions of them; of others nothing is known, and the
     list is empty. Files are only read where their sizes and ends are equal.
     """
-    pairs = list(_candidates(_wholes(one), _wholes(other)))
+    contents = [_contents(name) for name in (one, other)]
     for place, name in enumerate((one, other)):
-        if pairs and _wholes(name) != [name]:
+        alike = next(_candidates(*contents), None) is not None
+        if alike and {whole for whole, _ in contents[place]} != {name}:
             files = {os.path.realpath(d["file_name"]) for d in DatasetCatalog.get(name)}
-            pairs = [pair for pair in pairs if os.path.realpath(pair[place]) in files]
-    return [pair for pair in pairs[:LIMIT] if filecmp.cmp(*pair, shallow=False)]
+            contents[place] = {
+                key: content
+                for key, content in contents[place].items()
+                if os.path.realpath(key[1]) in files
+            }
+    return equal_files(*contents)
 
 
-def _wholes(name: str) -> list[str]:
-    """The checked datasets that a name's images come from."""
-    return list(dict.fromkeys(whole_of(part) for part in parts_of(parent_of(name))))
+def equal_files(one: Contents, other: Contents) -> list[tuple[str, str]]:
+    """Pairs of different entries whose files are equal; LIMIT at most are compared."""
+    pairs = islice(_candidates(one, other), LIMIT)
+    return [pair for pair in pairs if filecmp.cmp(*pair, shallow=False)]
 
 
-def _candidates(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _contents(name: str) -> Contents:
+    """Of the checked datasets that a name's images come from."""
+    wholes = dict.fromkeys(whole_of(part) for part in parts_of(parent_of(name)))
+    return {(w, file): content for w in wholes for file, content in contents_of(w).items()}
+
+
+def _candidates(one: Contents, other: Contents) -> Iterator[tuple[str, str]]:
     by_content: dict[str, list[tuple[str, str]]] = {}
-    for whole in other:
-        for file, content in contents_of(whole).items():
-            by_content.setdefault(content, []).append((whole, file))
-    for whole in one:
-        for file, content in contents_of(whole).items():
-            for match in by_content.get(content, ()):
-                if match != (whole, file):  # the image itself is in one part alone
-                    yield file, match[1]
+    for entry, content in other.items():
+        by_content.setdefault(content, []).append(entry)
+    for entry, content in one.items():
+        for match in by_content.get(content, ()):
+            if match != entry:  # the image itself is in one part alone
+                yield entry[1], match[1]

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from detnas_d2.data.checks.image_ends import TAIL, is_whole, png_chunks
+from detnas_d2.data.checks.progress import progress
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
 
@@ -128,4 +129,5 @@ def read_headers(paths: Sequence[str], decode: bool = False) -> list[ImageHeader
         return []
     threads = min(32, 4 * (os.cpu_count() or 1))
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda path: read_header(path, decode), paths))
+        headers = pool.map(lambda path: read_header(path, decode), paths)
+        return list(progress(headers, "images", len(paths)))

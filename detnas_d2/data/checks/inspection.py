@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -37,6 +37,28 @@ class Targets:
 BOXES_ONLY = Targets()
 
 
+@dataclass(frozen=True)
+class ImageEntry:
+    """An image that is left for use.
+
+    Attributes:
+        key: what splits of the dataset know it by.
+        file: path of the image.
+        width, height: in pixels, as the image is read.
+        boxes: (class, width, height) of its objects, in pixels; without crowd regions.
+    """
+
+    key: str
+    file: str
+    width: int
+    height: int
+    boxes: list[tuple[str, float, float]]
+
+
+def _no_entries() -> Iterator[ImageEntry]:
+    return iter(())
+
+
 @dataclass
 class Inspection:
     """Result of reading a dataset once.
@@ -50,6 +72,7 @@ class Inspection:
         fixes: what a cleaned copy has to amend besides leaving problems out.
         notes: what a person should know about data that are used as they are.
         contents: image file -> its ``ImageHeader.content``.
+        entries: iterates over the images that are left, of formats with boxes.
         write_clean: writes a cleaned copy into an empty folder, returns it as a source whose
             paths are relative to that folder where they lie in it.
     """
@@ -65,6 +88,7 @@ class Inspection:
     fixes: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     contents: dict[str, str] = field(default_factory=dict)
+    entries: Callable[[], Iterator[ImageEntry]] = _no_entries
 
 
 def is_number(value: Any) -> TypeGuard[float]:

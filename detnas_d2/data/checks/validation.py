@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import stat
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +22,7 @@ from detnas_d2.data.checks.report import (
     nothing_left_error,
     problems_error,
 )
+from detnas_d2.data.checks.tracked import tracked_state
 from detnas_d2.data.checks.voc import inspect_voc
 from detnas_d2.data.checks.yolo import inspect_yolo
 from detnas_d2.data.datasets.catalog import install, is_declared, original_source
@@ -50,7 +48,6 @@ _STAMP_VERSION = 2
 _STAMP = "stamp.json"
 _CONTENTS = "contents.json"
 _LISTING = "problems.txt"
-_STAT_CHUNK = 1000
 _INSPECTORS: dict[type[Source], Callable[..., Inspection]] = {
     CocoSource: inspect_coco,
     VocSource: inspect_voc,
@@ -231,27 +228,3 @@ class _Check:
         if stamp["source"] and not os.path.isdir(os.path.join(self.folder, stamp["state"][:12])):
             return None
         return stamp if tracked_state(stamp["tracked"]) == stamp["state"] else None
-
-
-def tracked_state(tracked: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """SHA-256 over names, sizes and modification times of files; of folders, the times."""
-    hasher = hashlib.sha256()
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for base, paths in tracked:
-            chunks = [paths[i : i + _STAT_CHUNK] for i in range(0, len(paths), _STAT_CHUNK)]
-            for text in pool.map(_file_states, [base] * len(chunks), chunks):
-                hasher.update(text.encode("utf-8", "surrogatepass"))
-    return hasher.hexdigest()
-
-
-def _file_states(base: str, paths: Sequence[str]) -> str:
-    lines = []
-    for path in paths:
-        try:
-            status = os.stat(os.path.join(base, path))
-        except (OSError, ValueError):  # absent, or a name that no file can have
-            lines.append(f"{path} absent\n")
-            continue
-        size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-        lines.append(f"{path} {size} {status.st_mtime_ns}\n")
-    return "".join(lines)

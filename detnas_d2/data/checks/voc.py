@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS, ImageHeader, read_headers
-from detnas_d2.data.checks.inspection import Inspection, box_problem
+from detnas_d2.data.checks.inspection import ImageEntry, Inspection, box_problem
+from detnas_d2.data.checks.progress import progress
 from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.sources import VocSource
 from detnas_d2.data.datasets.voc import write_view
@@ -20,6 +22,9 @@ from detnas_d2.data.datasets.voc_xml import (
     read_xml,
     write_annotation,
 )
+
+NORMALISED = ("VOC files normalised", "VOC split file normalised", "VOC split file made")
+"""Fixes that make a folder one in VOC's own layout."""
 
 _ALL = "all"  # the split of a view of a folder without split files
 
@@ -39,7 +44,10 @@ class _Record:
 def inspect_voc(
     source: VocSource, decode: bool = False, tolerate: frozenset[str] = frozenset()
 ) -> Inspection:
-    """Reads XML files and image headers; problems of a kind in ``tolerate`` are kept for use."""
+    """Reads XML files and image headers; problems of a kind in ``tolerate`` are kept for use.
+
+    Of a source without classes every name counts; the result has them in alphabetical order.
+    """
     return _VocInspector(source, tolerate).run(decode)
 
 
@@ -50,7 +58,7 @@ class _VocInspector:
         self.images = Finder(_folder(source.root, source.images), IMAGE_EXTENSIONS)
         self.annotations = Finder(_folder(source.root, source.annotations), (".xml",))
         self.kept: list[_Record] = []
-        self.result = Inspection(source.classes, self._write_clean)
+        self.result = Inspection(source.classes, self._write_clean, entries=self._entries)
 
     def run(self, decode: bool) -> Inspection:
         if not os.path.isdir(self.images.folder):
@@ -70,7 +78,8 @@ class _VocInspector:
             else:
                 records[item.image_id] = self._record(item.image_id)
         headers = read_headers([r.image for r in records.values()], decode)
-        for record, header in zip(records.values(), headers, strict=True):
+        pairs = zip(records.values(), headers, strict=True)
+        for record, header in progress(pairs, "annotations", len(records)):
             self._check(record, header)
         # The folders too: a missing image may come back under another extension.
         folders = [*self.images.folders, *self.annotations.folders]
@@ -78,6 +87,9 @@ class _VocInspector:
         relative = [os.path.relpath(p, self.source.root) for p in paths]
         self.result.tracked = [(self.source.root, relative)]
         self.result.num_images = len(self.kept)
+        if not self.source.classes:
+            found = {item.name for record in self.kept for item in record.objects}
+            self.result.classes = tuple(sorted(found))
         return self.result
 
     def _listed(self) -> tuple[str, list[Listed]]:
@@ -86,9 +98,9 @@ class _VocInspector:
             path = split_file(self.source.root, self.source.split)
             listed, plain = read_list(path, self.annotations.has)
             if not plain or self.source.split.endswith(".txt"):
-                self.result.fixes.add("VOC split file normalised")
+                self.result.fixes.add(NORMALISED[1])
             return path, listed
-        self.result.fixes.add("VOC split file made")
+        self.result.fixes.add(NORMALISED[2])
         splits = Finder(os.path.dirname(split_file(self.source.root, "x")), (".txt",)).all()
         if splits:
             raise DatasetError(
@@ -144,7 +156,7 @@ class _VocInspector:
                 record.plain = record.plain and found.plain
                 record.objects.append(found)
         if not record.plain:
-            self.result.fixes.add("VOC files normalised")
+            self.result.fixes.add(NORMALISED[0])
         self.result.num_annotations += len(record.objects)
         self.kept.append(record)
         self.result.contents[record.image] = header.content
@@ -168,7 +180,9 @@ class _VocInspector:
         return True
 
     def _object_problem(self, found: VocObject, header: ImageHeader) -> tuple[str, str] | None:
-        if found.name not in self.source.classes:
+        if not self.source.classes and not found.name:
+            return "unknown_class", "the object has no name"
+        if self.source.classes and found.name not in self.source.classes:
             classes = list(self.source.classes)
             return "unknown_class", f"class {found.name!r} is not one of {classes}"
         x0, y0, x1, y1 = found.box
@@ -176,6 +190,15 @@ class _VocInspector:
         if x1 <= x0 or y1 <= y0:
             return "empty_box", f"({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
         return box_problem(x0 - 1, y0 - 1, x1, y1, header.width, header.height)
+
+    def _entries(self) -> Iterator[ImageEntry]:
+        names = _plain_names([record.image_id for record in self.kept])
+        for record in self.kept:
+            boxes = [
+                (item.name, item.box[2] - item.box[0] + 1, item.box[3] - item.box[1] + 1)
+                for item in record.objects
+            ]
+            yield ImageEntry(names[record.image_id], record.image, *record.size, boxes)
 
     def _write_clean(self, folder: str) -> VocSource:
         split = os.path.splitext(os.path.basename(self.source.split))[0] or _ALL

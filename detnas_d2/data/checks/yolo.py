@@ -18,6 +18,7 @@ import yaml
 from detnas_d2.data.checks.box_rows import BoxInspector, BoxRow
 from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS
 from detnas_d2.data.checks.inspection import Inspection
+from detnas_d2.data.checks.progress import progress
 from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.sources import YoloSource, resolve_path
 
@@ -32,10 +33,10 @@ def inspect_yolo(
     Raises:
         DatasetError: data.yaml cannot be used, or no image or no label file is found.
     """
-    data = _read_yaml(source.data)
-    names = _names(data, source.data)
-    images, tracked = _images(source, data)
-    labels = {image: _label_file(image) for image in images}
+    data = read_yaml(source.data)
+    names = class_names(data, source.data)
+    images, tracked = images_of(source, data)
+    labels = {image: label_file(image) for image in images}
     if not any(map(os.path.isfile, labels.values())):
         raise DatasetError(
             f"[missing_annotation_file] {source.data}: none of the {len(images)} images of "
@@ -46,7 +47,7 @@ def inspect_yolo(
     root = os.path.commonpath([os.path.dirname(image) for image in images])
     rows = {
         os.path.relpath(image, root): _read_labels(labels[image], names, key_points, problems)
-        for image in images
+        for image in progress(images, "labels", len(images))
     }
     inspector = BoxInspector(root, source.classes or names, problems, tolerate)
     result = inspector.inspect(rows, decode)
@@ -55,7 +56,7 @@ def inspect_yolo(
     return result
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
     """Texts, lists and mappings of them: a class called "no" or "1" stays that text."""
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -70,7 +71,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value not in _NOTHING}
 
 
-def _names(data: dict[str, Any], path: str) -> list[str]:
+def class_names(data: dict[str, Any], path: str) -> list[str]:
     """Class names by their numbers."""
     place = f"[broken_annotation_file] {path}, names"
     names = data.get("names")
@@ -90,7 +91,7 @@ def _names(data: dict[str, Any], path: str) -> list[str]:
     return names
 
 
-def _images(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list[str]]:
+def images_of(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The images of the split, sorted, and the files and folders that list them."""
     places = data.get(source.split)
     places = places if isinstance(places, list) else [places]
@@ -113,7 +114,7 @@ def _images(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list[s
                 found += [
                     os.path.join(folder, name)
                     for name in names
-                    if name.lower().endswith(IMAGE_EXTENSIONS)
+                    if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
                 ]
         images |= dict.fromkeys(sorted(map(os.path.abspath, found)))
     if not images:
@@ -143,7 +144,7 @@ def _listed(path: str) -> list[str]:
     return [os.path.join(os.path.dirname(path), line) for line in lines]
 
 
-def _label_file(image: str) -> str:
+def label_file(image: str) -> str:
     stem = os.path.splitext(image)[0]
     before, middle, after = stem.rpartition(f"{os.sep}images{os.sep}")
     if middle:

@@ -78,7 +78,8 @@ def category_names(file: CocoFile) -> dict[int | str, str]:
     """Category id -> name, ordered by id.
 
     Of several categories with one name, those without annotations are left out: exports of some
-    tools have a root category that is named like a class.
+    tools have a root category that is named like a class. So is a root that is no class: of the
+    supercategory "none", itself the supercategory of others, without annotations (Roboflow's).
 
     Raises:
         DatasetError: naming the entry.
@@ -107,7 +108,13 @@ def category_names(file: CocoFile) -> dict[int | str, str]:
     if not names:
         raise DatasetError(f"[broken_annotation_file] {file.path}: 'categories' is empty")
     _leave_out_repeated(file, names)
+    _leave_out_root(file, names)
     return dict(sorted(names.items()))
+
+
+def _used(file: CocoFile) -> set[int | str | None]:
+    """Ids of the categories that annotations have."""
+    return {identifier(a.get("category_id")) for a in file.annotations if isinstance(a, dict)}
 
 
 def _leave_out_repeated(file: CocoFile, names: dict[int | str, str]) -> None:
@@ -118,7 +125,7 @@ def _leave_out_repeated(file: CocoFile, names: dict[int | str, str]) -> None:
     repeated = {name: keys for name, keys in groups.items() if len(keys) > 1}
     if not repeated:
         return
-    used = {identifier(a.get("category_id")) for a in file.annotations if isinstance(a, dict)}
+    used = _used(file)
     for name, keys in repeated.items():
         kept = [key for key in keys if key in used] or keys[-1:]
         if len(kept) > 1:
@@ -129,3 +136,16 @@ def _leave_out_repeated(file: CocoFile, names: dict[int | str, str]) -> None:
         for key in set(keys) - set(kept):
             del names[key]
         file.fixes.add(f"a second category {name!r} without annotations left out")
+
+
+def _leave_out_root(file: CocoFile, names: dict[int | str, str]) -> None:
+    """Takes a root category that nothing is labelled with out of ``names``."""
+    parents = {category.get("supercategory") for category in file.categories}
+    for category in file.categories:
+        key = identifier(category["id"])
+        name = names.get(key) if key is not None else None
+        if key is None or name not in parents or category.get("supercategory") != "none":
+            continue
+        if key not in _used(file) and len(names) > 1:
+            del names[key]
+            file.fixes.add(f"the root category {name!r} without annotations left out")

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from detnas_d2.data.checks.validation import tracked_state
+from detnas_d2.data.checks.tracked import tracked_state
 from detnas_d2.data.datasets.image_folder import list_files
 from detnas_d2.data.datasets.sources import (
     CocoSource,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -209,6 +209,23 @@ def _classes(value: Any, place: str) -> tuple[str, ...]:
     if len(set(value)) != len(value):
         raise DatasetError(f"{place} has duplicates: {list(value)}")
     return tuple(value)
+
+
+def declaration_of(
+    name: str, source: Source, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """An entry of DATASETS.REGISTER, with CLASSES where they are given."""
+    format = next(name for name, kind in _FORMATS.items() if isinstance(source, kind))
+    values = {
+        field.name.upper(): value
+        for field in fields(source)
+        if field.name != "classes" and (value := getattr(source, field.name)) != field.default
+    }
+    if values.get("SPLIT") == "":  # every annotation file
+        del values["SPLIT"]
+    if classes is not None:
+        values["CLASSES"] = list(classes)
+    return {"NAME": name, "FORMAT": format, **values}
 
 
 def source_of_metadata(name: str) -> RegisteredSource | None:

@@ -174,7 +174,8 @@ class Finder:
         found: dict[str, tuple[int, bool, str]] = {}
         for name in names:
             stem, extension = os.path.splitext(name)
-            if extension.lower() in self.extensions:
+            # macOS leaves "._a.jpg" beside "a.jpg" in archives.
+            if extension.lower() in self.extensions and not name.startswith("."):
                 rank = self.extensions.index(extension.lower())
                 # ".jpg" before ".JPG" before ".png".
                 found[stem] = min(

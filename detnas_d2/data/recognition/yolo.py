@@ -1,0 +1,83 @@
+"""YOLO: a data.yaml that names classes, and the images of each part."""
+
+from __future__ import annotations
+
+import os
+
+from detnas_d2.data.checks.report import DatasetError
+from detnas_d2.data.checks.yolo import class_names, images_of, label_file, read_yaml
+from detnas_d2.data.datasets.sources import YoloSource
+from detnas_d2.data.recognition.layout import TEST, TRAIN, VAL, Found, Layout
+from detnas_d2.data.recognition.tree import Tree
+
+EXPECTED = "YOLO (data.yaml with 'names' and 'train', beside images and labels)"
+
+# Key of data.yaml -> role.
+_KEYS = {"train": TRAIN, "val": VAL, "valid": VAL, "test": TEST}
+_USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+
+def find_yolo(tree: Tree, reasons: list[str]) -> Layout | None:
+    """``reasons`` gets a line for every file that nearly is one."""
+    files = {}
+    for path in tree.annotation_files(".yaml", ".yml"):
+        try:
+            data = read_yaml(tree.path(path))
+        except DatasetError:  # a YAML of any other kind
+            continue
+        if "names" in data and any(key in data for key in _KEYS):
+            files[path] = data
+    usual = [path for path in files if os.path.basename(path).lower() in _USUAL]
+    layouts = []
+    for path in usual or files:
+        layout = _layout(tree, path, files[path], reasons)
+        if layout is not None:
+            layouts.append((path, layout))
+    if not layouts:
+        labels = _labels_alone(tree) if not files else ""
+        if labels:
+            reasons.append(labels)
+        return None
+    (best, found), *others = sorted(layouts, key=lambda item: (item[0].count(os.sep), item[0]))
+    if others:
+        left = ", ".join(path for path, _ in others)
+        found.notes.append(f"{best} is read, as the one highest up; left out: {left}")
+    return found
+
+
+def _layout(tree: Tree, path: str, data: dict, reasons: list[str]) -> Layout | None:
+    file, layout = tree.path(path), Layout("yolo", "YOLO", {})
+    try:
+        class_names(data, file)
+    except DatasetError as error:
+        reasons.append(str(error))
+        return None
+    for key, role in _KEYS.items():
+        if key not in data or role in layout.roles:
+            continue
+        source = YoloSource(file, key)
+        try:
+            images, _ = images_of(source, data)
+        except DatasetError as error:
+            reasons.append(str(error))
+            layout.notes.append(f"'{key}' of {path} is left out: {error}")
+            continue
+        if not any(os.path.isfile(label_file(image)) for image in images):
+            example = os.path.relpath(label_file(images[0]), tree.root)
+            text = f"none of its {len(images)} images has a label file, e.g. {example}"
+            reasons.append(f"'{key}' of {path}: {text}")
+            layout.notes.append(f"'{key}' of {path} is left out: {text}")
+            continue
+        layout.roles[role] = Found(source, f"{path}, {key}")
+    return layout if layout.roles else None
+
+
+def _labels_alone(tree: Tree) -> str:
+    """A line about label files without a data.yaml."""
+    folders = [f for f in tree.folders if os.path.basename(f) == "labels"]
+    if not any(name.endswith(".txt") for folder in folders for name in tree.folders[folder]):
+        return ""
+    return (
+        f"{folders[0]}/*.txt look like YOLO's, without a data.yaml that names the classes; write "
+        "one beside them: {train: images, names: [...]}"
+    )
