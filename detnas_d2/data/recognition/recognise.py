@@ -33,7 +33,7 @@ def recognise(folder: str, cache_dir: str = "") -> Recognised:
         InputError: the folder is of no known layout, or nothing is left to learn from; says what
             was looked for and what was found.
     """
-    tree = scan(folder, _told if sys.stderr.isatty() else lambda files: None)
+    tree = scan(folder, _tell if sys.stderr.isatty() else lambda files: None)
     memory = Memory(cache_dir or default_cache(), tree)
     kept = memory.recall()
     if kept is not None:
@@ -92,5 +92,7 @@ def _nothing(tree: Tree, expected: Iterable[str], reasons: list[str]) -> str:
     )
 
 
-def _told(files: int) -> None:
-    print(f"\rlooking at files: {files}", end="", file=sys.stderr, flush=True)
+def _tell(files: int) -> None:
+    end = "\r" if files else "\r\033[K"  # the line is gone in the end
+    text = f"looking at files: {files}" if files else ""
+    print(text, end=end, file=sys.stderr, flush=True)

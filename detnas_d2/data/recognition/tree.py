@@ -76,7 +76,7 @@ def scan(place: str, told: Callable[[int], None] = lambda files: None) -> Tree:
     """Looks at a folder and all below it, or at the folder of one file of annotations.
 
     Args:
-        told: is called with the number of files now and then.
+        told: is called with the number of files now and then, and with 0 in the end.
 
     Raises:
         InputError: there is no such folder.
@@ -117,4 +117,6 @@ def scan(place: str, told: Callable[[int], None] = lambda files: None) -> Tree:
             if (status.st_dev, status.st_ino) not in seen:  # links may lead round in circles
                 seen.add((status.st_dev, status.st_ino))
                 waiting.append(path)
+    if number >= _AT_ONCE:
+        told(0)
     return Tree(root, folders, state.hexdigest(), only)
