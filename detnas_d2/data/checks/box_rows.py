@@ -52,6 +52,7 @@ class BoxInspector:
     ) -> None:
         self.root = os.path.abspath(root)
         self.tolerate = tolerate
+        self._numbers = {name: number for number, name in enumerate(classes, start=1)}
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.result = Inspection(tuple(classes), self._write_clean, list(problems))
@@ -96,7 +97,8 @@ class BoxInspector:
         x0, y0, x1, y1 = row.box
         if row.shares:
             x0, x1, y0, y1 = x0 * width, x1 * width, y0 * height, y1 * height
-        if row.label in self.result.classes:
+        number = self._numbers.get(row.label)
+        if number is not None:
             problem = box_problem(x0, y0, x1, y1, width, height)
         else:
             text = f"class {row.label!r} is not one of {list(self.result.classes)}"
@@ -108,7 +110,7 @@ class BoxInspector:
             {
                 "id": len(self.annotations) + 1,
                 "image_id": len(self.images),
-                "category_id": self.result.classes.index(row.label) + 1,
+                "category_id": number,
                 "bbox": box,
                 "area": box[2] * box[3],
                 "iscrowd": 0,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import BinaryIO
 
 from PIL import Image
@@ -21,6 +23,10 @@ _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 # PNG chunks that may hold an orientation: EXIF, XMP, ImageMagick's "Raw profile type exif".
 _METADATA_CHUNKS = frozenset((b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
+
+
+_BLOCK, _PROBE = 2048, 32  # images of which the first tell how fast the others are read
+_IN_MEMORY = 1e-3  # seconds for a file that need not be fetched, at most
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,21 @@ def _orientation(image: Image.Image, late_chunks: frozenset[bytes]) -> int:
 
 
 def read_headers(paths: Sequence[str], decode: bool = False) -> list[ImageHeader]:
-    """:func:`read_header` of each path, in order, by several threads."""
-    if not paths:
-        return []
+    """:func:`read_header` of each path, in order.
+
+    By several threads where files are decoded, or come from a slow disk; for those in memory
+    threads would only wait for each other.
+    """
+    headers: list[ImageHeader] = []
     threads = min(32, 4 * (os.cpu_count() or 1))
-    with ThreadPoolExecutor(threads) as pool:
-        headers = pool.map(lambda path: read_header(path, decode), paths)
-        return list(progress(headers, "images", len(paths)))
+    with ThreadPoolExecutor(threads) as pool, progress("images", len(paths)) as told:
+        for start in range(0, len(paths), _BLOCK):
+            probe, rest = paths[start : start + _PROBE], paths[start + _PROBE : start + _BLOCK]
+            begun = time.perf_counter()
+            found = [read_header(path, decode) for path in probe]
+            slow = time.perf_counter() - begun > _IN_MEMORY * len(probe)
+            each = pool.map if decode or slow else map
+            found += each(read_header, rest, repeat(decode))
+            told(len(found))
+            headers += found
+    return headers

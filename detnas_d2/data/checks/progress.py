@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
-
-T = TypeVar("T")
 
 _SILENT = 2.0  # seconds of work that nobody needs to hear of
 
 
-def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """The items; meanwhile a bar on stderr if that is a terminal, gone at the end."""
-    return iter(
-        tqdm(items, f"reading {what}", total, leave=False, delay=_SILENT, disable=None, unit="")
-    )
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yields what is to be told of every step, the number of things done in it.
+
+    Meanwhile a bar stands on stderr, if that is a terminal.
+    """
+    label = f"reading {what}"
+    with tqdm(None, label, total, leave=False, delay=_SILENT, disable=None, unit="") as bar:
+        yield bar.update

@@ -78,9 +78,10 @@ class _VocInspector:
             else:
                 records[item.image_id] = self._record(item.image_id)
         headers = read_headers([r.image for r in records.values()], decode)
-        pairs = zip(records.values(), headers, strict=True)
-        for record, header in progress(pairs, "annotations", len(records)):
-            self._check(record, header)
+        with progress("annotations", len(records)) as told:
+            for record, header in zip(records.values(), headers, strict=True):
+                self._check(record, header)
+                told(1)
         # The folders too: a missing image may come back under another extension.
         folders = [*self.images.folders, *self.annotations.folders]
         paths = [list_file, *folders, *(p for r in records.values() for p in (r.image, r.xml))]

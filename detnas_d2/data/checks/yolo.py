@@ -44,15 +44,16 @@ def inspect_yolo(
         )
     problems: list[Problem] = []
     key_points = bool(data.get("kpt_shape"))
-    root = os.path.commonpath([os.path.dirname(image) for image in images])
-    rows = {
-        os.path.relpath(image, root): _read_labels(labels[image], names, key_points, problems)
-        for image in progress(images, "labels", len(images))
-    }
+    root = os.path.commonpath(list({os.path.dirname(image) for image in images}))
+    start = len(os.path.join(root, ""))
+    rows = {}
+    with progress("labels", len(images)) as told:
+        for image, label in labels.items():
+            rows[image[start:]] = _read_labels(label, names, key_points, problems)
+            told(1)
     inspector = BoxInspector(root, source.classes or names, problems, tolerate)
     result = inspector.inspect(rows, decode)
-    files = [*tracked, *images, *labels.values()]
-    result.tracked = [(root, [os.path.relpath(path, root) for path in files])]
+    result.tracked = [("", [*tracked, *images, *labels.values()])]
     return result
 
 

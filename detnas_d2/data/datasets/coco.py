@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from detnas_d2.data.checks.coco_fields import identifier, shortened
+from detnas_d2.data.checks.coco_fields import identifier, known_identifier, shortened
 from detnas_d2.data.checks.report import DatasetError
 
 
@@ -142,10 +142,9 @@ def _leave_out_root(file: CocoFile, names: dict[int | str, str]) -> None:
     """Takes a root category that nothing is labelled with out of ``names``."""
     parents = {category.get("supercategory") for category in file.categories}
     for category in file.categories:
-        key = identifier(category["id"])
-        name = names.get(key) if key is not None else None
-        if key is None or name not in parents or category.get("supercategory") != "none":
+        key = known_identifier(category["id"])
+        if category.get("supercategory") != "none" or names.get(key, "") not in parents:
             continue
         if key not in _used(file) and len(names) > 1:
-            del names[key]
+            name = names.pop(key)
             file.fixes.add(f"the root category {name!r} without annotations left out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -23,9 +24,12 @@ class Read:
     inspection: Inspection
     entries: list[ImageEntry]
 
-    @property
+    @functools.cached_property
     def files(self) -> set[str]:
-        return {os.path.realpath(entry.file) for entry in self.entries}
+        """Image files, as they are called where links end to folders."""
+        folders = functools.cache(os.path.realpath)
+        pairs = (os.path.split(entry.file) for entry in self.entries)
+        return {os.path.join(folders(folder), name) for folder, name in pairs}
 
 
 def equal_images(

@@ -20,12 +20,11 @@ def with_train(layout: Layout, notes: list[str]) -> dict[str, Found]:
 
 def leave_out_same(reads: dict[str, Read], notes: list[str]) -> None:
     """Takes roles out whose images are all trained on; names those of which some are."""
-    learned = reads[TRAIN].files
     for role in (VAL, TEST):
         if role not in reads:
             continue
         files, place = reads[role].files, reads[role].found.place
-        shared = files & learned
+        shared = files & reads[TRAIN].files
         if shared == files:
             notes.append(f"{place} is left out: all of its images are trained on")
             del reads[role]
