@@ -20,6 +20,7 @@ FLOORS = (
     ("search",),
     ("engine",),
     ("pipeline",),
+    ("recipe",),
     ("programs",),
     ("cli",),
 )

@@ -16,16 +16,20 @@ def start(folder: str) -> float:
 
     A start that was killed counts until the last time it wrote a file.
     """
-    file = os.path.join(folder, _FILE)
-    try:
-        with open(file, encoding="utf-8") as text:
-            last = json.load(text)
-        before = last["seconds"] + max(0.0, _last_write(folder) - last["time"])
-    except (OSError, ValueError, KeyError, TypeError):  # the first start, or a torn file
-        before = 0.0
+    before = worked(folder)
     os.makedirs(folder, exist_ok=True)
-    write_text(file, json.dumps({"time": time.time(), "seconds": before}))
+    write_text(os.path.join(folder, _FILE), json.dumps({"time": time.time(), "seconds": before}))
     return before
+
+
+def worked(folder: str) -> float:
+    """Seconds that a stage which is not done has worked in all its starts; 0 without any."""
+    try:
+        with open(os.path.join(folder, _FILE), encoding="utf-8") as text:
+            last = json.load(text)
+        return last["seconds"] + max(0.0, _last_write(folder) - last["time"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a torn file
+        return 0.0
 
 
 def _last_write(folder: str) -> float:

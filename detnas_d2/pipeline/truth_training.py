@@ -11,19 +11,16 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.utils.events import EventStorage
 
-from detnas_d2.data import build_test_loader, build_train_loader
 from detnas_d2.data.loaders.image_memory import images_read_once
 from detnas_d2.engine.defaults import prepare
+from detnas_d2.engine.speed import image_seconds, step_seconds
 from detnas_d2.engine.training import train, trainer_class
-
-_WARM_UP, _STEPS, _IMAGES = 2, 5, 10  # of a measurement
 
 
 @dataclass(frozen=True)
@@ -94,25 +91,9 @@ def _seconds_of(cfg: CfgNode) -> float:
     """Estimate for a whole training with its evaluation."""
     _prepare(cfg)
     trainer = trainer_class(cfg)(cfg)
-    step = trainer.step
-    step.set_data(build_train_loader(cfg, start_iter=0))
-    with EventStorage(0):
-        for step.iter in range(_WARM_UP + _STEPS):
-            if step.iter == _WARM_UP:
-                start = time.monotonic()
-            step.run_step()
-    seconds = (time.monotonic() - start) / _STEPS * cfg.SOLVER.MAX_ITER
-    step.model.eval()
-    for name in cfg.DATASETS.TEST:
-        loader, done = build_test_loader(cfg, name), 0
-        images: Any = loader.dataset
-        start = time.monotonic()
-        with torch.no_grad():
-            for inputs in loader:
-                step.model(inputs)
-                done += len(inputs)
-                if done >= _IMAGES:
-                    break
-        seconds += (time.monotonic() - start) / done * len(images)
+    seconds = step_seconds(trainer) * cfg.SOLVER.MAX_ITER
+    tested = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST)
+    if tested:
+        seconds += tested * image_seconds(cfg, trainer.model)
     logging.getLogger(__name__).info("Estimated: %.0f s", seconds)
     return seconds

@@ -22,6 +22,7 @@ def run_folder(tmp_path: Path) -> Path:
     cfg = detector_config()
     cfg.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
     cfg.MODEL.DETNAS.PATH = "0 1 2 3 0"
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 128
     torch.manual_seed(0)
     torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
     (folder / "config.yaml").write_text(short_yaml(cfg))

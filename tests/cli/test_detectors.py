@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from detnas_d2.cli.detectors import Detector, find_detector
@@ -65,3 +66,21 @@ def test_export_writes_a_file_that_agrees(
     assert result["outputs"] and max(result["differences"]) <= result["tolerance"] == 1e-4
     with pytest.raises(InputError, match="--run-eval needs --part model"):
         main([*words, "--part", "backbone", "--evaluate"])
+
+
+def test_latency_is_measured_on_this_machine(
+    run_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["latency", str(run_folder), "--image", str(photo), "--runs", "3"]
+    threads = torch.get_num_threads()
+    main([*words, "--threads", "1", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    low, high = result["quartiles"]
+    assert 0 < low <= result["milliseconds"] <= high
+    assert 0 < result["backbone_milliseconds"] < high
+    assert (result["threads"], result["device"], result["runs"]) == (1, "cpu", 3)
+    # As it is tested: the shorter side 64.
+    assert (result["height"], result["width"]) == (64, 85)
+    assert torch.get_num_threads() == threads
+    with pytest.raises(InputError, match="--runs 1: expected 2 or more"):
+        main([*words[:-1], "1"])

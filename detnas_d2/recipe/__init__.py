@@ -1,0 +1,1 @@
+"""What a search of a folder of images should be: from data, machine and time to configs."""

@@ -1,0 +1,132 @@
+"""What was decided for a run, kept next to its configs: the same command reads it again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from detnas_d2.recipe.choice import Recipe
+from detnas_d2.recipe.facts import DataFacts
+from detnas_d2.recipe.inputs import Data, Settings
+from detnas_d2.recipe.schedule import Plan, Rates, Schedule
+from detnas_d2.recipe.weights import Start
+from detnas_d2.recipe.writing import PIPELINE_FILE, texts_of, write_files
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import digest, write_json
+
+FOLDER, FILE = "config", "recipe.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's decisions.
+
+    Attributes:
+        asked: option -> value, as it was asked for.
+        machine: for people.
+        seconds: that the run may take, None without a limit.
+        used: seconds that it has taken, up to the end of the last stage.
+        files: name of a config -> digest of its text, as it was written.
+    """
+
+    asked: Mapping[str, Any]
+    plan: Plan
+    schedule: Schedule
+    data: Data
+    settings: Settings
+    machine: str
+    seconds: float | None
+    used: float
+    files: Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        return os.path.join(self.settings.output, FOLDER)
+
+    @property
+    def pipeline_file(self) -> str:
+        return os.path.join(self.folder, PIPELINE_FILE)
+
+    def is_edited(self) -> bool:
+        """Whether a config is not as it was written: then the user's numbers count."""
+        for name, mark in self.files.items():
+            try:
+                with open(os.path.join(self.folder, name), encoding="utf-8") as text:
+                    if digest(text.read()) != mark:
+                        return True
+            except OSError:
+                return True
+        return False
+
+    def check_asked(self, asked: Mapping[str, Any]) -> None:
+        """Raises InputError if a run is asked for that is another than the one begun."""
+        changed = [
+            f"--{key} {self.asked.get(key)!r} then, {value!r} now"
+            for key, value in asked.items()
+            if value != self.asked.get(key)
+        ]
+        if changed:
+            raise InputError(
+                f"{self.settings.output}: begun with other options ({'; '.join(changed)}); repeat "
+                "those, or name another --output"
+            )
+
+    def written(self, schedule: Schedule, used: float) -> Record:
+        """The record with another schedule, it and its configs written."""
+        texts = texts_of(self.plan, schedule, self.data, self.settings)
+        write_files(self.folder, texts)
+        files = {name: digest(text) for name, text in texts.items()}
+        changed = replace(self, schedule=schedule, used=used, files=files)
+        changed.save()
+        return changed
+
+    def save(self) -> None:
+        write_json(os.path.join(self.folder, FILE), {"version": VERSION, **asdict(self)}, indent=1)
+
+
+def read_record(output: str) -> Record | None:
+    """The record of a run's folder, None if it has none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    file = os.path.join(output, FOLDER, FILE)
+    if not os.path.exists(file):
+        return None
+    try:
+        with open(file, encoding="utf-8") as text:
+            value = json.load(text)
+        if value.pop("version") != VERSION:
+            raise ValueError("of another version")
+        return _record(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: not what detnas search wrote ({error}); run_pipeline.py --config-file "
+            f"{os.path.join(os.path.dirname(file), PIPELINE_FILE)} goes on with the run"
+        ) from None
+
+
+def _record(value: dict[str, Any]) -> Record:
+    plan = value["plan"]
+    recipe, facts = plan["recipe"], plan["data"]
+    recipe |= {key: tuple(recipe[key]) for key in ("anchors", "ratios")}
+    recipe["reasons"] = tuple((key, why) for key, why in recipe["reasons"])
+    facts["aspects"] = tuple(facts["aspects"])
+    data = value["data"]
+    data |= {key: tuple(data[key]) for key in ("declarations", "classes")}
+    settings = value["settings"]
+    settings["start"] = Start(**settings["start"])
+    made = Plan(Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"]))
+    return Record(
+        **value
+        | {
+            "plan": made,
+            "schedule": Schedule(**value["schedule"]),
+            "data": Data(**data),
+            "settings": Settings(**settings),
+        }
+    )

@@ -1,0 +1,83 @@
+"""What a person reads about a run before it starts."""
+
+from __future__ import annotations
+
+from detnas_d2.recipe.amounts import duration, millions
+from detnas_d2.recipe.choice import SMALL
+from detnas_d2.recipe.record import Record
+from detnas_d2.recipe.schedule import INHERITED, RANDOM, SEARCH, SUPERNET, Plan, Schedule
+
+
+def choice_lines(record: Record) -> list[str]:
+    """What was chosen, and why."""
+    recipe, data, settings = record.plan.recipe, record.plan.data, record.settings
+    reasons = dict(recipe.reasons)
+    limit = f"at most {millions(recipe.max_macs)}" if recipe.max_macs else ""
+    if settings.latency_table:
+        limit = f"backbones of {settings.max_ms:.3g} ms at most, the rest takes the others"
+    scored = f"{recipe.scoring} images that the supernet does not learn from score candidates"
+    halves = "one half of the images for weights, one for the architecture"
+    ratios = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
+    return [
+        f"images   {recipe.side} pixels of {data.short:.0f}, the longer side {recipe.longest} at "
+        f"most ({reasons['side']})",
+        f"anchors  {', '.join(map(str, recipe.anchors))} pixels, height/width {ratios}; "
+        f"{recipe.detections} detections an image at most",
+        f"space    {recipe.space}, {reasons['space']}" + (f"; {limit}" if limit else ""),
+        f"learning {'AdamW' if recipe.pattern == SMALL else 'SGD'}, rate {recipe.rate:.2g}, "
+        f"{recipe.batch} images an iteration",
+        f"split    {scored if recipe.method == 'detnas' else halves}",
+        f"machine  {record.machine}",
+        *([f"weights  {settings.start.text}"] if settings.start.text else []),
+    ]
+
+
+def stage_lines(plan: Plan, schedule: Schedule, took: dict[str, float] | None = None) -> list[str]:
+    """A line for each stage: how long it is, and the seconds that it is expected to take."""
+    took = took or {}
+    rows = []
+    names = [name for name in plan.stages(schedule.networks) if not name.startswith(f"{RANDOM}_")]
+    for name in names:
+        known = name in took
+        seconds = took[name] if known else plan.seconds_of(name, schedule)
+        rows.append((name, _length(plan, name, schedule), duration(seconds) + " (done)" * known))
+    if schedule.networks:
+        drawn = plan.stages(schedule.networks)[-schedule.networks :]
+        seconds = sum(took.get(name) or plan.seconds_of(name, schedule) for name in drawn)
+        length = f"{schedule.networks} x {schedule.tuning} iterations"
+        rows.append((RANDOM, length, duration(seconds)))
+    width, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [f"{name:{width}}  {length:{second}}  {time}" for name, length, time in rows]
+
+
+def _length(plan: Plan, name: str, schedule: Schedule) -> str:
+    if name == SUPERNET or (name == SEARCH and plan.recipe.method == "hit"):
+        return f"{schedule.supernet} iterations"
+    if name == SEARCH:
+        return f"{schedule.generations} generations of {schedule.population}"
+    if name == INHERITED:
+        return f"{plan.data.test} test images"
+    return f"{schedule.tuning} iterations"
+
+
+def total_line(record: Record) -> str:
+    """The whole, with what was used before the first stage."""
+    whole = record.plan.total(record.schedule) + record.used
+    allowed = f" of {duration(record.seconds)}" if record.seconds else ""
+    return f"all of it: {duration(whole)}{allowed}"
+
+
+def changed_line(before: Schedule, after: Schedule) -> str:
+    """How a schedule was altered for the time that is left, "" if it was not."""
+    names = {
+        "generations": "generations",
+        "population": "candidates a generation",
+        "tuning": "iterations of each network",
+        "networks": "random networks",
+    }
+    texts = [
+        f"{getattr(after, key)} {name} (planned: {getattr(before, key)})"
+        for key, name in names.items()
+        if getattr(before, key) != getattr(after, key)
+    ]
+    return f"By the time that is left: {', '.join(texts)}" if texts else ""

@@ -1,0 +1,127 @@
+"""Lengths of the stages: fitted into the time before a run, and again while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from detnas_d2.recipe.schedule import (
+    LEAST,
+    Rates,
+    Schedule,
+    TooLittleTime,
+    first,
+    rest,
+    slowness,
+)
+from tests.recipe.values import GPU, RATES, plan
+
+
+def test_seconds_of_stages() -> None:
+    own, schedule = plan(), Schedule(1000, 10, 6, 150, 2)
+    testing = 72 * 0.03
+    assert own.seconds_of("supernet", schedule) == pytest.approx(4 + 1000 * 0.1 + 8 * 2)
+    assert own.seconds_of("search", schedule) == pytest.approx(4 + 60 * 2)
+    assert own.seconds_of("inherited", schedule) == pytest.approx(4 + testing)
+    network = 4 + 150 * 0.08 + 60 * 0.4 * 0.08 + testing
+    assert own.seconds_of("searched", schedule) == pytest.approx(network)
+    whole = 4 + 100 + 16 + 4 + 120 + 4 + testing + 4 * network
+    assert own.total(schedule) == pytest.approx(whole)
+    assert own.total(schedule, {"search"}) == pytest.approx(whole - 124)
+    assert plan("hit").stages(1) == ["search", "searched", "handmade", "random_1"]
+    assert plan("hit", GPU).stages(0) == ["search", "searched"]
+
+
+@pytest.mark.parametrize("method", ["detnas", "hit"])
+@pytest.mark.parametrize("seconds", [150, 600, 3600, 7200])
+def test_a_run_fills_its_time(method: str, seconds: float) -> None:
+    own = plan(method)
+    schedule = first(own, seconds)
+    whole = own.total(schedule)
+    assert whole <= seconds
+    limited = schedule.supernet == 300 * (292 - own.recipe.validation) // 4
+    assert whole >= 0.95 * seconds or limited
+    assert schedule.networks == {150: 1, 600: 1, 3600: 3, 7200: 5}[seconds]
+    assert schedule.tuning == schedule.supernet // (6 if method == "detnas" else 1)
+
+
+def test_without_a_limit_it_is_as_long_as_usual() -> None:
+    assert first(plan(), None) == Schedule(1755, 10, 6, 292, 3)  # 30 epochs of 234 / 4 iterations
+    assert first(plan(machine=GPU), None) == Schedule(4000, 20, 10, 666, 3)
+    assert first(plan("hit"), None).candidates == 0
+
+
+def test_too_little_time_is_told_before_anything_runs() -> None:
+    with pytest.raises(
+        TooLittleTime, match=r"^--time: 20 s are left .* takes about 1 min 22 s here"
+    ):
+        first(plan(), 20)
+
+
+def test_random_networks_are_given_up_before_the_run_is() -> None:
+    slow = plan(rates=Rates(step=0.5, tune=0.4, candidate=4.0, image=0.1, start=4.0))
+    least = slow.total(Schedule(120, 5, 2, 20, 0))
+    assert first(slow, least + 1).networks == 0
+
+
+SCHEDULE = Schedule(1000, 10, 6, 150, 2)
+
+
+def test_nothing_changes_before_the_supernet_is_trained() -> None:
+    assert rest(plan(), SCHEDULE, {}, {"supernet"}, 10.0) == SCHEDULE
+
+
+def test_what_is_left_is_fitted_into_the_time_that_is_left() -> None:
+    own = plan()
+    took = {"supernet": own.seconds_of("supernet", SCHEDULE)}
+    left = own.total(SCHEDULE, took)
+    for share in (0.6, 1.0, 1.5):
+        found = rest(own, SCHEDULE, took, {"supernet"}, share * left)
+        assert found.supernet == 1000
+        assert 0.85 * share * left <= own.total(found, took) <= share * left
+    shorter = rest(own, SCHEDULE, took, {"supernet"}, 0.6 * left)
+    assert (
+        shorter.candidates < 60
+        and shorter.tuning < rest(own, SCHEDULE, took, {"supernet"}, 1.5 * left).tuning
+    )
+
+
+def test_a_machine_that_got_slower_is_taken_into_account() -> None:
+    own = plan()
+    took = {"supernet": 3 * own.seconds_of("supernet", SCHEDULE)}
+    assert slowness(own, SCHEDULE, took) == pytest.approx(3)
+    left = 300.0
+    found = rest(own, SCHEDULE, took, {"supernet"}, left)
+    slow = replace(own, rates=RATES.times(3))
+    assert 0.8 * left <= slow.total(found, took) <= left
+    # The search shares work between candidates, and says nothing about trainings.
+    assert slowness(own, SCHEDULE, took | {"search": 1.0}) == pytest.approx(3)
+
+
+def test_what_has_begun_keeps_its_length() -> None:
+    own = plan()
+    took = {"supernet": own.seconds_of("supernet", SCHEDULE)}
+    begun = {"supernet", "search"}
+    searching = rest(own, SCHEDULE, took, begun, 100.0)
+    assert (searching.population, searching.generations) == (10, 6)
+    took |= {"search": 60.0, "inherited": 6.0}
+    tuning = rest(own, SCHEDULE, took, {*begun, "inherited", "searched"}, 1.0)
+    assert tuning.tuning == 150 and tuning.networks == 0
+    drawn = {*begun, "inherited", "searched", "shufflenetv2", "random_1"}
+    assert rest(own, SCHEDULE, took, drawn, 1.0).networks == 1
+
+
+def test_time_that_is_left_at_the_end_goes_to_more_random_networks() -> None:
+    own = plan()
+    took = {name: own.seconds_of(name, SCHEDULE) for name in own.stages(0)}
+    network = own.seconds_of("searched", SCHEDULE)
+    for left, networks in ((0.5, 0), (1.1, 1), (3.2, 3), (99, 5)):
+        assert rest(own, SCHEDULE, took, set(took), left * network).networks == networks
+
+
+def test_networks_learn_at_least_something() -> None:
+    own = plan()
+    took = {"supernet": own.seconds_of("supernet", SCHEDULE), "search": 60.0}
+    found = rest(own, SCHEDULE, took, set(took), -50.0)
+    assert (found.tuning, found.networks) == (LEAST.tuning, 0)
