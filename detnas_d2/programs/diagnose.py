@@ -3,10 +3,11 @@ it needs.
 
   diagnose.py history output/search
   diagnose.py choices output/search
+  diagnose.py optuna output/search --storage sqlite:///study.db
   diagnose.py fidelity --config-file pipeline.yaml --output output/fidelity
   diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
 
-Every command prints a table; --json and --plot write files.
+Most print a table; --json and --plot write files.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from detectron2.utils import comm
 
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
+from detnas_d2.programs import optuna_export
 from detnas_d2.programs.fidelity import add_arguments, fidelity
 from detnas_d2.programs.numbers import write_numbers
 from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history
@@ -44,6 +46,9 @@ def main(argv: list[str] | None = None) -> None:
             "history", help="fitness per generation; the fittest candidates at every cost"
         ),
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
+        "optuna": commands.add_parser(
+            "optuna", help="every candidate as a trial of a study of Optuna, for its dashboard"
+        ),
         "fidelity": commands.add_parser(
             "fidelity", help="does the fitness rank networks? truth set and report"
         ),
@@ -63,11 +68,12 @@ def main(argv: list[str] | None = None) -> None:
     subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
     add_arguments(subparsers["fidelity"])
+    optuna_export.add_arguments(subparsers["optuna"])
     args = parser.parse_args(argv)
     if args.command == "calibration":
         run(calibration, args)
     else:
-        {"history": history, "choices": choices, "fidelity": fidelity}[args.command](args)
+        COMMANDS[args.command](args)
 
 
 def history(args: argparse.Namespace) -> None:
@@ -123,3 +129,11 @@ def calibration(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace, value: Any) -> None:
     if args.json:
         write_numbers(args.json, value)
+
+
+COMMANDS = {
+    "history": history,
+    "choices": choices,
+    "fidelity": fidelity,
+    "optuna": optuna_export.export,
+}

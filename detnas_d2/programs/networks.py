@@ -57,9 +57,9 @@ def read_networks(text: str, frame: CfgNode | None) -> list[NamedNetwork]:
         title, source = "", text
     source = source.strip()
     if os.path.isdir(source):
-        return of_config(_config_of_folder(source), title or _short(source), source)
+        return of_config(_config_of_folder(source), title or short_name(source), source)
     if os.path.isfile(source):
-        return of_config(load_config(source), title or _short(source), source)
+        return of_config(load_config(source), title or short_name(source), source)
     if source.endswith((".yaml", ".yml")) or not source:
         raise InputError(f"{source or text}: no such config")
     return [_parsed(source, title or source, frame)]
@@ -83,7 +83,7 @@ def of_config(cfg: CfgNode, title: str, place: str) -> list[NamedNetwork]:
     return [NamedNetwork(*pair, cfg) for pair in zip(names, found, strict=True)]
 
 
-def _short(source: str) -> str:
+def short_name(source: str) -> str:
     """The last two parts of a file's or folder's name."""
     whole = os.path.abspath(source)
     parent, name = os.path.basename(os.path.dirname(whole)), os.path.basename(whole)
