@@ -24,6 +24,8 @@ def _add_dataset_config(cfg: CN) -> None:
     #   {NAME: n, FORMAT: csv, IMAGES: folder, ANNOTATIONS: file.csv}, CLASSES optional (then the
     #     sorted names); columns filename,width,height,class,xmin,ymin,xmax,ymax;
     #   {NAME: n, FORMAT: yolo, DATA: data.yaml, SPLIT: train}, CLASSES optional (then its names);
+    #     DATA may also be a list of classes as LabelImg, Label Studio and CVAT write it
+    #     (classes.txt, obj.names), beside images;
     #   {NAME: n, FORMAT: image_folder, ROOT: folder}, CLASSES optional (then the sorted folders).
     # CSV and YOLO become COCO JSON below CACHE_DIR. Any declaration may have SPLITS: {a: 0.8,
     # b: 0.2}, datasets "a" and "b" of so many of its images, chosen by SPLIT_SEED (default 0).

@@ -19,6 +19,7 @@ from PIL import Image
 from detnas_d2.config.data_config import add_data_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.datasets import catalog
+from detnas_d2.data.recognition import recognise
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -233,3 +234,18 @@ def checked(make_cfg, coco):
         return cfg
 
     return check
+
+
+@pytest.fixture
+def seen(make_cfg, tmp_path):
+    """Recognises a folder, registers what that declares, and returns what was recognised."""
+
+    def see(folder, **keys):
+        found = recognise(str(folder), str(tmp_path / "memory"))
+        names = [found.train, found.test, *([found.val] if found.val else [])]
+        cfg = make_cfg(*found.declarations, train=names[:1], test=names[1:], **keys)
+        cfg.DATASETS.INVALID = "drop"
+        register_datasets(cfg)
+        return found
+
+    return see

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from detnas_d2.data.checks.coco import CLEANED_FILE
-from detnas_d2.data.checks.image_check import ImageHeader, read_headers
+from detnas_d2.data.checks.image_check import (
+    ImageHeader,
+    read_headers,
+    size_read,
+    turned_note,
+)
 from detnas_d2.data.checks.inspection import ImageEntry, Inspection, box_problem
 from detnas_d2.data.checks.report import Problem
 from detnas_d2.data.datasets.sources import CocoSource
@@ -55,6 +60,7 @@ class BoxInspector:
         self._numbers = {name: number for number, name in enumerate(classes, start=1)}
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
+        self.turned: list[str] = []
         self.result = Inspection(tuple(classes), self._write_clean, list(problems))
         self.result.entries = self._entries
         self.result.fixes.add(CONVERTED)
@@ -70,6 +76,7 @@ class BoxInspector:
                     self._row(row, header)
         self.result.num_images = len(self.images)
         self.result.num_annotations = len(self.annotations)
+        self.result.notes += [turned_note(self.turned)] if self.turned else []
         return self.result
 
     def _problem(self, kind: str, file: str, entry: str, message: str) -> bool:
@@ -83,10 +90,13 @@ class BoxInspector:
         size = (header.width, header.height)
         for row in boxes:
             if row.size is not None and row.size != size:
-                message = f"{row.size[0]:g} x {row.size[1]:g}, but {path} has {size[0]} x {size[1]}"
+                read = size_read(path, header, row.size)
+                message = f"width, height {row.size[0]:g} x {row.size[1]:g}, but {read}"
                 if self._problem("size_mismatch", row.file, row.entry, message):
                     return False
         self.result.contents[path] = header.content
+        if header.orientation != 1:
+            self.turned.append(name)
         number = len(self.images) + 1
         image = {"id": number, "file_name": name, "width": size[0], "height": size[1]}
         self.images.append(image)

@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detnas_d2.data.checks.coco_fields import identifier, is_plain, known_identifier, shortened
-from detnas_d2.data.checks.image_check import ImageHeader, read_headers
+from detnas_d2.data.checks.image_check import (
+    ImageHeader,
+    read_headers,
+    size_read,
+    turned_note,
+)
 
 _NAMED = 3  # files that a note names
 
@@ -63,10 +68,7 @@ class CocoImages:
                 "them"
             )
         if turned:
-            self.notes.append(
-                f"{len(turned)} images are turned as their EXIF orientation says, e.g. "
-                f"{', '.join(turned[:_NAMED])}: boxes must be those of the turned images"
-            )
+            self.notes.append(turned_note(turned))
 
     def new_ids(self) -> dict[int | str, int]:
         """Id -> id in the cleaned copy: numbers from 1 if an evaluator would not take them all."""
@@ -130,13 +132,7 @@ class CocoImages:
         if stated == (None, None):
             self.fixes.add("image sizes filled in")
         elif not all(type(v) in (int, float) for v in stated) or stated != size:
-            read = f"{path} has {size[0]} x {size[1]}"
-            if stated == header.stored:
-                read = (
-                    f"{path} has an EXIF orientation of {header.orientation}, by which Detectron2 "
-                    f"turns it to {size[0]} x {size[1]}: state that size and the boxes in the "
-                    "turned image, or remove the orientation from the file"
-                )
+            read = size_read(path, header, stated)
             message = f"width, height {stated[0]!r} x {stated[1]!r}, but {read}"
             self._problem("size_mismatch", entry, message)
             return None

@@ -25,6 +25,7 @@ _TRANSPOSED = (5, 6, 7, 8)
 _METADATA_CHUNKS = frozenset((b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
 
 
+_NAMED = 3  # files that a note names
 _BLOCK, _PROBE = 2048, 32  # images of which the first tell how fast the others are read
 _IN_MEMORY = 1e-3  # seconds for a file that need not be fetched, at most
 
@@ -83,7 +84,28 @@ def depth_problem(image: Image.Image) -> str:
         return ""
     return (
         f"its pixels have more than 8 bits (Pillow's mode {image.mode}), and would be cut off at "
-        "255, most of them white; convert the file to 8 bits a channel"
+        "255, most of them white; convert the file to 8 bits a channel (mogrify -depth 8 FILE, "
+        "where its values fill 16 bits)"
+    )
+
+
+def size_read(path: str, header: ImageHeader, stated: tuple[object, object]) -> str:
+    """The size of an image of which an annotation states another, and a turn that explains it."""
+    width, height = header.width, header.height
+    if stated != header.stored:
+        return f"{path} has {width} x {height}"
+    return (
+        f"{path} has an EXIF orientation of {header.orientation}, by which Detectron2 turns it to "
+        f"{width} x {height}: state that size and the boxes in the turned image, or remove the "
+        "orientation from the file"
+    )
+
+
+def turned_note(names: Sequence[str]) -> str:
+    """A note on images that are turned."""
+    return (
+        f"{len(names)} images are turned as their EXIF orientation says, e.g. "
+        f"{', '.join(names[:_NAMED])}: boxes must be those of the turned images"
     )
 
 

@@ -7,7 +7,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS, ImageHeader, read_headers
+from detnas_d2.data.checks.image_check import (
+    IMAGE_EXTENSIONS,
+    ImageHeader,
+    read_headers,
+    size_read,
+    turned_note,
+)
 from detnas_d2.data.checks.inspection import ImageEntry, Inspection, box_problem
 from detnas_d2.data.checks.progress import progress
 from detnas_d2.data.checks.report import DatasetError, Problem
@@ -58,6 +64,7 @@ class _VocInspector:
         self.images = Finder(_folder(source.root, source.images), IMAGE_EXTENSIONS)
         self.annotations = Finder(_folder(source.root, source.annotations), (".xml",))
         self.kept: list[_Record] = []
+        self.turned: list[str] = []
         self.result = Inspection(source.classes, self._write_clean, entries=self._entries)
 
     def run(self, decode: bool) -> Inspection:
@@ -88,6 +95,7 @@ class _VocInspector:
         relative = [os.path.relpath(p, self.source.root) for p in paths]
         self.result.tracked = [(self.source.root, relative)]
         self.result.num_images = len(self.kept)
+        self.result.notes += [turned_note(self.turned)] if self.turned else []
         if not self.source.classes:
             found = {item.name for record in self.kept for item in record.objects}
             self.result.classes = tuple(sorted(found))
@@ -159,6 +167,8 @@ class _VocInspector:
         if not record.plain:
             self.result.fixes.add(NORMALISED[0])
         self.result.num_annotations += len(record.objects)
+        if header.orientation != 1:
+            self.turned.append(record.image_id)
         self.kept.append(record)
         self.result.contents[record.image] = header.content
 
@@ -173,7 +183,7 @@ class _VocInspector:
             "size_mismatch",
             record.xml,
             "size",
-            f"{size[0]:g} x {size[1]:g}, but {record.image} has {header.width} x {header.height}",
+            f"{size[0]:g} x {size[1]:g}, but {size_read(record.image, header, (size[0], size[1]))}",
         ):
             return False
         if [text and text.strip() for text in texts] != [str(side) for side in record.size]:

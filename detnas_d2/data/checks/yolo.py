@@ -22,6 +22,9 @@ from detnas_d2.data.checks.progress import progress
 from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.sources import YoloSource, resolve_path
 
+NAMES_ALONE = ("classes.txt", "obj.names", "_darknet.labels")
+"""Lists of classes of LabelImg and Label Studio, of CVAT, and of Roboflow's Darknet export."""
+
 _NOTHING = ("", "null", "~", "None")
 
 
@@ -58,7 +61,13 @@ def inspect_yolo(
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Texts, lists and mappings of them: a class called "no" or "1" stays that text."""
+    """Texts, lists and mappings of them: a class called "no" or "1" stays that text.
+
+    A file with a name of NAMES_ALONE stands for a data.yaml: it holds a class a line, and images
+    lie in "images" beside it or beside its folder, else with the labels in its own folder.
+    """
+    if os.path.basename(path) in NAMES_ALONE:
+        return _names_alone(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
             data = yaml.BaseLoader(file.read()).get_single_data()
@@ -70,6 +79,19 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DatasetError(f"[broken_annotation_file] {path}: expected a mapping with names")
     return {key: value for key, value in data.items() if value not in _NOTHING}
+
+
+def _names_alone(path: str) -> dict[str, Any]:
+    try:
+        names = _lines(path)
+    except OSError as error:
+        raise DatasetError(f"[missing_annotation_file] {path}: {error.strerror}") from error
+    here = os.path.dirname(os.path.abspath(path))
+    places = (os.path.join(here, "images"), os.path.join(os.path.dirname(here), "images"))
+    images = next(filter(os.path.isdir, places), here)
+    parts = {key: os.path.join(images, key) for key in ("train", "val", "test")}
+    parts = {key: part for key, part in parts.items() if os.path.isdir(part)}
+    return {"names": names, **(parts if "train" in parts else {"train": images})}
 
 
 def class_names(data: dict[str, Any], path: str) -> list[str]:
@@ -137,12 +159,15 @@ def _place(file: str, base: Any, place: str) -> str:
 
 
 def _listed(path: str) -> list[str]:
+    return [os.path.join(os.path.dirname(path), line) for line in _lines(path)]
+
+
+def _lines(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file if line.strip()]
+            return [line.strip() for line in file if line.strip()]
     except ValueError as error:
         raise DatasetError(f"[broken_annotation_file] {path}: not UTF-8 ({error})") from error
-    return [os.path.join(os.path.dirname(path), line) for line in lines]
 
 
 def label_file(image: str) -> str:

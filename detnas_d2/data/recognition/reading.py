@@ -27,6 +27,7 @@ from detnas_d2.data.recognition.recognised import Part, Recognised
 from detnas_d2.data.recognition.roles import leave_out_same, test_from_val, with_train
 from detnas_d2.data.recognition.statistics import statistics
 from detnas_d2.data.recognition.tree import Tree
+from detnas_d2.data.recognition.unused import unused_notes
 from detnas_d2.utils.io import file_name_of, write_text
 
 TEST_SHARE = 0.2
@@ -72,6 +73,7 @@ def read_layout(
             notes.append(f"{found.place} is left out: it has no box that can be used")
     leave_out_same(reads, notes)
     test_from_val(reads, notes)
+    notes += unused_notes(tree, tracked)
     return _recognised(tree, layout, reads, notes, folder), tracked
 
 
@@ -118,11 +120,10 @@ def _recognised(
     else:
         pairs = equal_images(reads)
     notes += leak_notes(reads, pairs)
-    notes += [
-        f"class {label!r} has no box in the {'training ' * bool(splits == {})}images"
-        for label, number in parts[0].classes.items()
-        if not number
-    ]
+    absent = [label for label, number in parts[0].classes.items() if not number]
+    if absent:
+        use = "images" if splits else "training images"
+        notes.append(f"classes without a box in the {use}: {', '.join(absent)}")
     return Recognised(
         folder=tree.root,
         format=layout.format,

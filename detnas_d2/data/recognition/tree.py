@@ -97,11 +97,11 @@ def scan(place: str, told: Callable[[int], None] = lambda files: None) -> Tree:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name == _SKIPPED:
                         continue
-                    if entry.is_dir():
-                        below.append(os.path.join(folder, entry.name))
-                    elif entry.is_file():  # the rest has no content: broken links, sockets
+                    if entry.is_file():
                         status = entry.stat()
                         files.append((entry.name, status.st_size, status.st_mtime_ns))
+                    elif entry.is_dir():  # the rest has no content: broken links, sockets
+                        below.append(os.path.join(folder, entry.name))
         except OSError as error:
             raise InputError(f"{os.path.join(root, folder)}: {error.strerror}") from error
         files.sort()

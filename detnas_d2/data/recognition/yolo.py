@@ -1,13 +1,19 @@
-"""YOLO: a data.yaml that names classes, and the images of each part."""
+"""YOLO: a data.yaml, or a list of classes, and the images of each part."""
 
 from __future__ import annotations
 
 import os
 
 from detnas_d2.data.checks.report import DatasetError
-from detnas_d2.data.checks.yolo import class_names, images_of, label_file, read_yaml
+from detnas_d2.data.checks.yolo import (
+    NAMES_ALONE,
+    class_names,
+    images_of,
+    label_file,
+    read_yaml,
+)
 from detnas_d2.data.datasets.sources import YoloSource
-from detnas_d2.data.recognition.layout import TEST, TRAIN, VAL, Found, Layout
+from detnas_d2.data.recognition.layout import TEST, TRAIN, VAL, Found, Layout, folder_role
 from detnas_d2.data.recognition.tree import Tree
 
 EXPECTED = "YOLO (data.yaml with 'names' and 'train', beside images and labels)"
@@ -34,15 +40,34 @@ def find_yolo(tree: Tree, reasons: list[str]) -> Layout | None:
         if layout is not None:
             layouts.append((path, layout))
     if not layouts:
-        labels = _labels_alone(tree) if not files else ""
-        if labels:
-            reasons.append(labels)
-        return None
+        return _with_names_alone(tree, reasons)
     (best, found), *others = sorted(layouts, key=lambda item: (item[0].count(os.sep), item[0]))
     if others:
         left = ", ".join(path for path, _ in others)
         found.notes.append(f"{best} is read, as the one highest up; left out: {left}")
     return found
+
+
+def _with_names_alone(tree: Tree, reasons: list[str]) -> Layout | None:
+    """A folder without a data.yaml."""
+    layout = Layout("yolo", "YOLO without data.yaml", {})
+    for path in sorted(tree.annotation_files(*NAMES_ALONE), key=lambda p: (p.count(os.sep), p)):
+        if os.path.basename(path) not in NAMES_ALONE:
+            continue
+        try:
+            data = read_yaml(tree.path(path))
+        except DatasetError as error:
+            reasons.append(str(error))
+            continue
+        found = _layout(tree, path, data, reasons)
+        role = folder_role(os.path.dirname(path))
+        if found is not None:
+            named = {role or r: f for r, f in found.roles.items()}  # one list in each part's folder
+            layout.roles = {**named, **layout.roles}
+    if not layout.roles:
+        reasons += _labels_alone(tree)
+        return None
+    return layout
 
 
 def _layout(tree: Tree, path: str, data: dict, reasons: list[str]) -> Layout | None:
@@ -72,12 +97,12 @@ def _layout(tree: Tree, path: str, data: dict, reasons: list[str]) -> Layout | N
     return layout if layout.roles else None
 
 
-def _labels_alone(tree: Tree) -> str:
-    """A line about label files without a data.yaml."""
+def _labels_alone(tree: Tree) -> list[str]:
+    """A line about label files without the names of their classes."""
     folders = [f for f in tree.folders if os.path.basename(f) == "labels"]
     if not any(name.endswith(".txt") for folder in folders for name in tree.folders[folder]):
-        return ""
-    return (
-        f"{folders[0]}/*.txt look like YOLO's, without a data.yaml that names the classes; write "
-        "one beside them: {train: images, names: [...]}"
-    )
+        return []
+    return [
+        f"{folders[0]}/*.txt look like YOLO's, without a data.yaml or classes.txt that names the "
+        "classes; write a data.yaml: {train: images, names: [...]}"
+    ]

@@ -1,0 +1,49 @@
+"""Images below a folder that nothing is read from."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+
+from detnas_d2.data.recognition.tree import Tree
+
+# Kinds of images that Pillow does not open, or not everywhere.
+_UNREAD = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".exr",
+)
+
+
+def unused_notes(tree: Tree, tracked: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """A line about images that no annotation names, and one about those of other formats.
+
+    Args:
+        tracked: (folder, paths) of all files that were looked at.
+    """
+    notes = []
+    looked = {
+        os.path.normpath(os.path.join(base, path)) for base, paths in tracked for path in paths
+    }
+    unused = [image for image in tree.images if tree.path(image) not in looked]
+    if unused:
+        notes.append(
+            f"{len(unused)} of {len(tree.images)} images below the folder are in no part, e.g. "
+            f"{unused[0]}"
+        )
+    kinds = Counter(os.path.splitext(path)[1].lower() for path in tree.with_extension(*_UNREAD))
+    if kinds:
+        found = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        notes.append(
+            f"images of these formats are passed over: {found}; convert them to .jpg or .png"
+        )
+    return notes
