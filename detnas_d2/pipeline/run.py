@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
@@ -51,12 +52,16 @@ def pipeline_main() -> int:
     return 0 if run_pipeline(args) or args.dry_run else 1
 
 
-def run_pipeline(args: argparse.Namespace) -> bool:
+def run_pipeline(args: argparse.Namespace, *, replan: Callable[[], bool] | None = None) -> bool:
     """Starts what is missing of ``args.config_file`` and resumes what stopped, stage by stage.
 
     A pipeline ends with the first stage that fails. One with TABLES, or several, go on: what fails
     holds up only what starts from it, and what another process runs is left to it. With
     ``args.dry_run`` it only prints the stages' states, the disk that they need, and the tables.
+
+    Args:
+        replan: called after every stage that ended well; True: it has written configs of stages
+            that have not begun anew, and the file is read again.
 
     Returns:
         whether every stage is done.
@@ -84,7 +89,9 @@ def run_pipeline(args: argparse.Namespace) -> bool:
     # Machines cannot agree on what a failure leaves to do.
     goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
-        _run_missing(experiment, args, goes_on)
+        told: set[str] = set()
+        while _run_missing(experiment, args, goes_on, told, replan):
+            experiment = read_experiment(args.config_file, tuple(args.opts))
     if dry_run or goes_on:
         print(list_runs(experiment))
     _print_tables(experiment, write=not dry_run, record=record)
@@ -120,7 +127,18 @@ def _make_folder(experiment: Experiment) -> None:
         ) from error
 
 
-def _run_missing(experiment: Experiment, args: argparse.Namespace, goes_on: bool) -> None:
+def _run_missing(
+    experiment: Experiment,
+    args: argparse.Namespace,
+    goes_on: bool,
+    told: set[str],
+    replan: Callable[[], bool] | None,
+) -> bool:
+    """Runs what is missing, or up to a stage after which there is another plan: then True.
+
+    Args:
+        told: folders of stages that are known to be done; grows.
+    """
     runs, start, again = experiment.runs(), time.monotonic(), True
     failed: set[str] = set()
     while again:  # what other processes ran may be done by now
@@ -133,7 +151,9 @@ def _run_missing(experiment: Experiment, args: argparse.Namespace, goes_on: bool
             if state == OUTDATED:
                 raise outdated(run.pipeline, run.stage)
             if state == DONE:
-                print(f"{title}: done before", flush=True)
+                if run.folder not in told:
+                    print(f"{title}: done before", flush=True)
+                told.add(run.folder)
                 continue
             print(f"{title}: {run.stage.kind} {run.stage.config}", flush=True)
             try:
@@ -146,7 +166,11 @@ def _run_missing(experiment: Experiment, args: argparse.Namespace, goes_on: bool
             else:
                 elapsed = time.monotonic() - start
                 print(f"{title}: finished, {elapsed / 60:.1f} min since the start", flush=True)
+                told.add(run.folder)
+                if replan is not None and replan():
+                    return True
                 again = goes_on
+    return False
 
 
 def _tell(run: Run, error: Exception) -> None:

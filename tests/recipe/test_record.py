@@ -9,48 +9,26 @@ from pathlib import Path
 import pytest
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.recipe.inputs import Data, Settings
-from detnas_d2.recipe.record import Record, read_record
+from detnas_d2.recipe.inputs import Settings
+from detnas_d2.recipe.record import read_record
 from detnas_d2.recipe.schedule import Rates, Schedule
 from detnas_d2.recipe.weights import Start
 from detnas_d2.recipe.writing import texts_of, write_files
 from detnas_d2.utils.errors import InputError
-from tests.recipe.values import CPU, GPU, RATES, plan
-
-DATA = Data(
-    ({"NAME": "cells", "FORMAT": "coco", "IMAGES": "/i", "ANNOTATIONS": "/a.json",
-      "SPLITS": {"cells_train": 0.8, "cells_test": 0.2}},),
-    "cells_train", "cells_test", "", ("RBC", "WBC", "Platelets"),
-)  # fmt: skip
-SCHEDULE = Schedule(1200, 10, 6, 200, 2)
-
-
-def record(output: Path, **changes) -> Record:
-    values = {
-        "asked": {"data": "/i", "budget": "", "time": 600.0},
-        "plan": plan(),
-        "schedule": SCHEDULE,
-        "data": DATA,
-        "settings": Settings(str(output), seed=3),
-        "machine": "a CPU",
-        "seconds": 600.0,
-        "used": 12.5,
-        "files": {},
-    }
-    return Record(**values | changes).written(SCHEDULE, 12.5)
+from tests.recipe.values import CPU, DATA, GPU, RATES, SCHEDULE, plan, record_of
 
 
 def test_a_record_reads_back(tmp_path: Path) -> None:
-    written = record(tmp_path)
+    written = record_of(tmp_path)
     assert read_record(str(tmp_path)) == written
     assert read_record(str(tmp_path / "other")) is None
     start = Start(supernet="/s.pth", space="detnas_demo", text="a supernet")
-    other = record(tmp_path / "b", settings=Settings(str(tmp_path / "b"), start=start))
+    other = record_of(tmp_path / "b", settings=Settings(str(tmp_path / "b"), start=start))
     assert read_record(str(tmp_path / "b")) == other
 
 
 def test_other_options_are_refused(tmp_path: Path) -> None:
-    written = record(tmp_path)
+    written = record_of(tmp_path)
     written.check_asked({"data": "/i", "budget": "", "time": 600.0})
     with pytest.raises(InputError) as error:
         written.check_asked({"data": "/i", "budget": "24M", "time": None})
@@ -58,7 +36,7 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_of_something_else_is_one_line(tmp_path: Path) -> None:
-    written = record(tmp_path)
+    written = record_of(tmp_path)
     file = Path(written.folder, "recipe.json")
     for content in ("{", "[]", json.dumps({"version": 0}), json.dumps({"version": 1, "x": 1})):
         file.write_text(content)
@@ -67,7 +45,7 @@ def test_a_record_of_something_else_is_one_line(tmp_path: Path) -> None:
 
 
 def test_edits_are_noticed(tmp_path: Path) -> None:
-    written = record(tmp_path)
+    written = record_of(tmp_path)
     assert not written.is_edited()
     # Of the schedule of a later replanning, which is known.
     shorter = written.written(replace(SCHEDULE, tuning=100, networks=0), 20.0)
@@ -81,7 +59,7 @@ def test_edits_are_noticed(tmp_path: Path) -> None:
 
 
 def test_files_of_begun_stages_stay_as_they_are(tmp_path: Path) -> None:
-    written = record(tmp_path)
+    written = record_of(tmp_path)
     times = {file.name: file.stat().st_mtime_ns for file in Path(written.folder).iterdir()}
     written.written(replace(SCHEDULE, tuning=100), 20.0)
     changed = {

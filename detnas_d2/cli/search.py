@@ -1,0 +1,154 @@
+"""``detnas search``: from a folder of labelled images to a searched and trained detector."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from detnas_d2.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from detnas_d2.recipe.record import Record
+
+HELP = "search, train and test a detector for a folder of labelled images"
+EXAMPLE = "detnas search --data photos --budget 24M --time 1h --output output/photos"
+
+_BEGINNINGS = frozenset({"measured", "data_cache", "config"})
+"""What a start that was ended before it had decided leaves in a folder."""
+
+WEIGHTS_HELP = (
+    "weights to start from: a supernet (supernet/model_final.pth of another run; --budget has to "
+    "lie in its search space, heads of other classes start anew); a supernet that DetNAS's authors "
+    "released (converted; needs --budget 237M to 365M); or an ImageNet ResNet-50 of torchvision or "
+    "Detectron2, which fits no searched network and is trained beside them as a baseline"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="images with COCO, Roboflow, YOLO, PASCAL VOC or CSV annotations",
+    )
+    parser.add_argument(
+        "--budget",
+        default="",
+        metavar="300M|15ms",
+        help="what a network may cost: multiply-adds of its backbone at 224x224 pixels, or "
+        "milliseconds that the detector takes for an image on this machine",
+    )
+    parser.add_argument(
+        "--time", default="", metavar="2h|45m", help="time that everything may take (default: open)"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("detnas", "hit"),
+        default="detnas",
+        help="the backbone by evolution in a supernet, or backbone, neck and head by gradient",
+    )
+    parser.add_argument("--weights", default="", metavar="FILE", help=WEIGHTS_HELP)
+    parser.add_argument(
+        "--output", default="", metavar="DIR", help="folder of the run (default: output/NAME)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    add_launch_arguments(parser)
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that do not alter what is found."""
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="GPUs, or without any processes"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show all that is logged")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from detnas_d2.recipe.amounts import read_budget, read_seconds
+    from detnas_d2.recipe.record import read_record
+    from detnas_d2.recipe.session import carry_on
+
+    start = time.monotonic()
+    budget = read_budget(args.budget) if args.budget else None
+    seconds = read_seconds(args.time) if args.time else None
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: expected 0 or more")
+    data = os.path.abspath(os.path.expanduser(args.data))
+    if not os.path.exists(data):
+        raise InputError(
+            f"--data {args.data}: does not exist; expected a folder of labelled images"
+        )
+    name = os.path.splitext(os.path.basename(data))[0]
+    output = os.path.abspath(os.path.expanduser(args.output or os.path.join("output", name)))
+    asked = {
+        "data": data,
+        "budget": str(budget or ""),
+        "time": seconds,
+        "method": args.method,
+        "weights": os.path.abspath(args.weights) if args.weights else "",
+        "seed": args.seed,
+    }
+    record = read_record(output)
+    if record is None:
+        check_empty(output)
+        record = begin(asked, output, args.num_gpus, start)
+    else:
+        record.check_asked(asked)
+    return carry_on(record, num_gpus=args.num_gpus, verbose=args.verbose)
+
+
+def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> Record:
+    """Decides a new run, says what was chosen and how long it will take, and writes its configs."""
+    from detnas_d2.data.recognition import recognise
+    from detnas_d2.recipe.amounts import duration
+    from detnas_d2.recipe.decide import decide, read_facts
+    from detnas_d2.recipe.facts import Machine
+    from detnas_d2.recipe.inputs import Data, Settings
+    from detnas_d2.recipe.record import FOLDER
+    from detnas_d2.recipe.telling import choice_lines, stage_lines, total_line
+    from detnas_d2.recipe.weights import Start, starting_weights
+
+    weights = asked["weights"]
+    begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
+    if weights and asked["method"] == "hit":
+        raise InputError("--weights: Hit-Detector starts from nothing; use --method detnas")
+    found = recognise(asked["data"])
+    data = Data(found.declarations, found.train, found.test, found.val, found.classes)
+    facts = read_facts(data, output)
+    counts = f"{facts.train} training, {facts.test} test"
+    counts += f", {facts.val} validation" if facts.val else ""
+    _tell(f"{found.layout}: {counts} images, {len(found.classes)} classes", *found.notes)
+    record = decide(
+        asked,
+        data,
+        facts,
+        Machine.here(processes),
+        Settings(output, seed=asked["seed"], start=begun),
+        start,
+    )
+    _tell("", "Chosen:", *choice_lines(record))
+    _tell("", f"Estimate, after {duration(record.used)} of looking and measuring:")
+    _tell(*stage_lines(record.plan, record.schedule), total_line(record), "")
+    record = record.written(record.schedule, record.used)
+    _tell(f"Configs, to be looked at and edited: {record.folder}")
+    return record
+
+
+def check_empty(output: str) -> None:
+    """Raises InputError for a folder with other files than those that a run begins with."""
+    others = set(os.listdir(output)) - _BEGINNINGS if os.path.isdir(output) else set()
+    if others:
+        raise InputError(
+            f"--output {output}: holds files of something else ({sorted(others)[0]}); name a new "
+            "folder, or that of a run to go on with"
+        )
+
+
+def text(result: dict[str, Any]) -> str:
+    return "\n".join(result["next"])
+
+
+def _tell(*lines: str) -> None:
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,167 @@
+"""``detnas search`` from a folder of images to a detector, in seconds; resumed; refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from detnas_d2.cli.main import main
+from detnas_d2.config.tools import load_config
+from detnas_d2.recipe import decide, measuring, schedule, session
+from detnas_d2.recipe.record import Record, read_record
+from detnas_d2.recipe.schedule import Schedule
+from detnas_d2.utils.errors import InputError
+from tests.recipe.values import record_of
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Sixteen images of a few bright boxes, annotated as COCO, as Roboflow lays it out."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "boxes"
+    for part, number in (("train", 12), ("test", 4)):
+        (folder / part).mkdir(parents=True)
+        coco = {
+            "images": [], "annotations": [],
+            "categories": [{"id": 1, "name": "light"}, {"id": 2, "name": "dark"}],
+        }  # fmt: skip
+        for n in range(number):
+            image = Image.new("RGB", (64, 48), (90, 90, 90))
+            for label in (1, 2):
+                x, y = (int(v) for v in rng.integers(0, 24, 2))
+                box = [x, y, 16 + 4 * label, 14]
+                corners = (x, y, x + box[2] - 1, y + box[3] - 1)
+                ImageDraw.Draw(image).rectangle(corners, (220,) * 3 if label == 1 else (10,) * 3)
+                number_ = len(coco["annotations"]) + 1
+                coco["annotations"].append(
+                    {"id": number_, "image_id": n + 1, "category_id": label, "bbox": box,
+                     "area": box[2] * box[3], "iscrowd": 0}
+                )  # fmt: skip
+            image.save(folder / part / f"{n}.png")
+            coco["images"].append({"id": n + 1, "file_name": f"{n}.png", "width": 64, "height": 48})
+        (folder / part / "_annotations.coco.json").write_text(json.dumps(coco))
+    return folder
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a few iterations."""
+    monkeypatch.setattr(schedule, "LEAST", Schedule(2, 2, 1, 2, 0))
+    monkeypatch.setattr(schedule, "_USUAL_LEAST", {"small": 4})
+    monkeypatch.setattr(schedule, "_MOST_EPOCHS", 0)
+    monkeypatch.setattr(schedule, "_MOST_CANDIDATES", 2)
+    monkeypatch.setattr(schedule, "_networks_for", lambda seconds: 0)
+    monkeypatch.setattr(schedule, "_TUNING", {"detnas": 0.5})
+    monkeypatch.setattr(measuring, "_STEPS", 1)
+
+
+def test_a_search_ends_in_a_detector(
+    short: None,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    words = ["search", "--data", str(images), "--output", str(output), "--time", "1h"]
+
+    def interrupt(record, used):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once, pytest.raises(KeyboardInterrupt):
+        once.setattr(session, "replanned", interrupt)
+        main(words)
+    shown = capsys.readouterr().out
+    assert "COCO" in shown and "12 training, 4 test images, 2 classes" in shown
+    assert "space    detnas_demo" in shown and "all of it: " in shown and " of 1 h 0 min" in shown
+    record = read_record(str(output))
+    assert record is not None and record.schedule == Schedule(4, 2, 1, 2, 0)
+    rates = asdict(record.plan.rates)
+    assert rates.pop("baseline") == 0 and min(rates.values()) > 0
+    assert {path.name for path in Path(record.folder).iterdir()} == {
+        "dataset.yaml", "supernet.yaml", "search.yaml", "finetune.yaml", "pipeline.yaml",
+        "recipe.json",
+    }  # fmt: skip
+    # The same command goes on, and fits what has not begun into the time that is left.
+    monkeypatch.setattr(schedule, "_MOST_NETWORKS", 1)
+    monkeypatch.setattr(schedule, "_MOST_TUNING", {"detnas": 0.75})
+    main([*words, "--json"])
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert "Chosen" not in told.err and "supernet: done before" in told.err
+    assert (
+        "By the time that is left: 3 iterations of each network (planned: 2), 1 random" in told.err
+    )
+    assert set(result["rows"]) == {"searched", "random", "shufflenetv2", "inherited"}
+    assert Path(result["detector"], "model_final.pth").exists()
+    after = read_record(str(output))
+    assert after is not None and after.schedule == Schedule(4, 2, 1, 3, 1)
+    assert load_config(str(output / "searched" / "config.yaml")).SOLVER.MAX_ITER == 3
+    assert record.used < after.used <= result["seconds"]
+    with pytest.raises(InputError, match="begun with other options .--seed 0 then, 1 now"):
+        main([*words, "--seed", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--data", "{tmp}/none"], "--data .*: does not exist; expected a folder of labelled"),
+        (["--data", "{tmp}", "--budget", "300"], "--budget 300: expected multiply-adds"),
+        (["--data", "{tmp}", "--time", "2"], "--time 2: expected hours, minutes or seconds"),
+        (["--data", "{tmp}", "--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["--data", "{tmp}", "--output", "{tmp}"], "holds files of something else .empty."),
+        (
+            ["--data", "{tmp}", "--weights", "{tmp}/w.pth"],
+            "w.pth: no such file; expected a superne",
+        ),
+        (
+            ["--data", "{tmp}/empty", "--output", "{tmp}/o"],
+            "empty.*: no labelled images recognised",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(
+    words: list[str], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=problem) as error:
+        main(["search", *(word.format(tmp=tmp_path) for word in words)])
+    assert "\n" not in str(error.value)
+
+
+def test_budgets_outside_the_spaces_are_refused_before_anything_is_measured(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "measure", lambda *args: pytest.fail("measured"))
+    words = ["search", "--data", str(images), "--output", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="--budget 5M: expected .* detnas_demo 8.37M to 41.7M"):
+        main([*words, "--budget", "5M"])
+    with pytest.raises(InputError, match="--budget: Hit-Detector weighs the cost"):
+        main([*words, "--budget", "24M", "--method", "hit"])
+
+
+def test_resume_goes_on_with_the_run_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+
+    def carry_on(record: Record, **options):
+        found.update(options, output=record.settings.output)
+        return {"next": ["the detector is there"]}
+
+    monkeypatch.setattr(session, "carry_on", carry_on)
+    record_of(tmp_path)
+    main(["resume", str(tmp_path), "--num-gpus", "2"])
+    assert found == {"num_gpus": 2, "verbose": False, "output": str(tmp_path)}
+    assert capsys.readouterr().out == "the detector is there\n"
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run of detnas search that has begun"):
+        main(["resume", str(tmp_path)])
