@@ -20,12 +20,13 @@ from detnas_d2.engine.checks.data import (
     identical_image_warnings,
     training_images_tested,
 )
-from detnas_d2.engine.screen import Shown, screen_handlers
+from detnas_d2.engine.screen import Shown, quiet, screen_handlers
 from detnas_d2.utils.compat import end_logging
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
+from detnas_d2.utils.screen import Line
 
-_LOGGERS = ("detectron2", "fvcore", "detnas_d2")
+LOGGERS = ("detectron2", "fvcore", "detnas_d2")
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -39,7 +40,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
+def prepare(
+    cfg: CfgNode, args: argparse.Namespace, *, line: Line | None = None, shown: str = ""
+) -> None:
     """Logging, seeds, device and datasets for ``cfg``, which is frozen.
 
     With ``--resume`` the run goes on with the config at hand, as Detectron2's do; keys that it was
@@ -47,18 +50,24 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu``; the number of classes is filled in, see
     :func:`check_classes`.
+
+    Args:
+        line, shown: of a program that shows warnings alone (:func:`quiet`); "": all progress is
+            shown, as by Detectron2.
     """
     on_cpu = fall_back_to_cpu(cfg)
     cfg.freeze()
-    end_logging(_LOGGERS)  # of the run before, if this process had one
+    end_logging(LOGGERS)  # of the run before, if this process had one
     rank = comm.get_rank()
     # default_setup asks for the first two by the same calls, and gets these.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="detnas_d2")
-    for handler in screen_handlers(_LOGGERS):
+    for handler in screen_handlers(LOGGERS):
         handler.addFilter(HideExpected())
         handler.addFilter(Shown())
+    if shown:
+        quiet(LOGGERS, line, shown)
     begun_with = _config_before(cfg, args)
     default_setup(cfg, args)
     logger.info("The details are in %s", os.path.join(cfg.OUTPUT_DIR, "log.txt"))

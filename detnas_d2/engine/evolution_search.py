@@ -17,10 +17,10 @@ from detnas_d2.config.tools import short_yaml
 from detnas_d2.data import data_state, drop_cache
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.inherited import INHERITED_CONFIG, INHERITED_FILE, write_inherited
-from detnas_d2.engine.outlook import outlook_text
 from detnas_d2.engine.plan import BEST_FILE, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
+from detnas_d2.engine.telling import outlook_text, tell
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.build import candidate_evaluator
@@ -113,7 +113,9 @@ def search_candidates(
     history = open_history(proposals.output_dir, fingerprint, resume=resume)
     progress = None
     if comm.is_main_process():
-        progress = Progress(searcher, proposals.output_dir, outlook=outlook_text)
+        progress = Progress(
+            searcher, proposals.output_dir, outlook=outlook_text, tell=_tell_candidates
+        )
     with evaluator() as evaluates:
         if progress is not None:
             evaluates.on_pass = progress.passed
@@ -129,6 +131,10 @@ def search_candidates(
         if finish is not None:
             finish(best, evaluates)
     return best
+
+
+def _tell_candidates(done: float, total: int, eta: float | None, best: str) -> None:
+    tell("candidates", done, total, eta=eta, note=best)
 
 
 def load_supernet(cfg: CfgNode) -> nn.Module:

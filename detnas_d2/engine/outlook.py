@@ -1,90 +1,156 @@
-"""Remaining time of a whole pipeline, logged next to the remaining time of its stage.
+"""Remaining time of a whole pipeline, from the stage that runs and those that are finished.
 
-An estimate: work counts images times pixels, three times where they are learned from. A stage that
-has not begun takes as long per unit as the finished ones of its kind, or else as the one that runs.
+Work counts images times pixels, three times where they are learned from; or seconds, where somebody
+has estimated them. A stage that has not begun takes as long per unit as the finished ones of its
+config, or else of its kind, or else as the one that runs if that is of its kind. Where none of
+these has been measured it takes as long per unit as all others, which without an estimate is a
+guess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils.events import CommonMetricPrinter
 
+from detnas_d2.engine.architectures import is_relaxed, searchable_backbone, searched_space
+from detnas_d2.engine.supernet_check.plan import equal_updates, is_checked
 from detnas_d2.search.build import SearcherSettings
+from detnas_d2.utils.screen import duration
 
 _LEARNING = 3.0  # forward and backward
 
 
-@dataclass
-class Outlook:
-    """Rest of a pipeline after the stage that runs.
+@dataclass(frozen=True)
+class Ahead:
+    """A stage that is not done.
 
     Attributes:
-        work: of the stage that runs.
-        later: (kind, work) of the stages after it that are not done.
-        rates: seconds per unit of work of finished stages, by kind.
+        config: its file.
+        work: megapixels, or seconds where they were estimated.
     """
 
+    kind: str
+    config: str
     work: float
-    later: Sequence[tuple[str, float]]
-    rates: dict[str, float] = field(default_factory=dict)
 
-    def seconds_left(self, eta: float, share: float) -> float:
-        """Of all stages.
+
+@dataclass
+class Outlook:
+    """What is left of a pipeline, on the process that tells of its stage.
+
+    Attributes:
+        running: the stage that runs, ``work`` that of the part that its progress is about.
+        rest: work of that stage after this part.
+        later: those after it that are not done.
+        finished: (stage, seconds that it took) of those that are.
+        estimated: work is in seconds.
+    """
+
+    running: Ahead
+    later: Sequence[Ahead] = ()
+    finished: Sequence[tuple[Ahead, float]] = ()
+    estimated: bool = False
+    rest: float = 0.0
+    _own: float | None = field(default=None, repr=False)  # seconds per unit of what runs
+
+    def measure(self, eta: float, share: float) -> None:
+        """Notes the pace of what runs: it still takes ``eta`` seconds for a share of its work."""
+        if self.running.work * share > 0 and eta > 0:
+            self._own = eta / (self.running.work * share)
+
+    def seconds_left(self, eta: float) -> tuple[float, bool]:
+        """Of all stages, and whether each was measured or estimated, or its like.
 
         Args:
-            eta: seconds that the running stage still takes, for a ``share`` of its work.
+            eta: seconds that the running part still takes.
         """
-        own = eta / (self.work * share) if self.work * share > 0 else 0.0
-        return eta + sum(work * self.rates.get(kind, own) for kind, work in self.later)
+        found = [self._rate(stage) for stage in self.later]
+        later = sum(stage.work * rate for stage, (rate, _) in zip(self.later, found, strict=True))
+        return self.stage_left(eta) + later, all(sure for _, sure in found)
+
+    def stage_left(self, eta: float) -> float:
+        """Seconds of the stage that runs, of whose part ``eta`` are left."""
+        return eta + self.rest * (self._own or 0.0)
+
+    def _rate(self, stage: Ahead) -> tuple[float, bool]:
+        """Seconds per unit of a later stage, and whether that is more than a guess."""
+        running = [] if self._own is None else [(self.running, self._own * self.running.work)]
+        like = (
+            [pair for pair in self.finished if pair[0].config == stage.config],
+            [pair for pair in self.finished if pair[0].kind == stage.kind],
+            [pair for pair in running if pair[0].kind == stage.kind],
+        )
+        for group in like:
+            if rate := _rate_of(group):
+                return rate, True
+        rate = _rate_of([*self.finished, *running])
+        return rate or float(self.estimated), self.estimated or not stage.work
 
     def text(self, eta: float, share: float) -> str:
-        """Text after the remaining time of the stage, "" for the last one."""
+        """Text after the remaining time of the stage, "" for the last one; see :meth:`measure`."""
         if not self.later:
             return ""
-        return f" (all stages about {timedelta(seconds=round(self.seconds_left(eta, share)))})"
+        self.measure(eta, share)
+        return all_text(*self.seconds_left(eta))
 
 
-_current: list[Outlook] = []
+def all_text(seconds: float, measured: bool) -> str:
+    """Text about the time left of a pipeline, and whether it is more than a guess."""
+    text = f"all stages about {duration(seconds)}"
+    return text if measured else f"{text} at a guess"
 
 
-def set_outlook(outlook: Outlook | None) -> None:
-    """Sets what the next stage that runs in this process tells."""
-    _current[:] = [] if outlook is None else [outlook]
+def _rate_of(stages: Sequence[tuple[Ahead, float]]) -> float:
+    """Seconds per unit of work; 0 if there is none."""
+    work = sum(stage.work for stage, _ in stages)
+    return sum(seconds for _, seconds in stages) / work if work else 0.0
 
 
-@contextmanager
-def another_training(cfg: CfgNode) -> Iterator[None]:
-    """Within the block the stage that runs trains what ``cfg`` says, in the place of its own."""
-    before = list(_current)
-    _current[:] = [replace(outlook, work=work_of(cfg, "train")) for outlook in before]
-    try:
-        yield
-    finally:
-        _current[:] = before
+def works_of(cfg: CfgNode, kind: str) -> tuple[float, float]:
+    """Megapixels that a stage processes, roughly: of its main part, and after that.
 
-
-def outlook_text(eta: float, share: float) -> str:
-    """:meth:`Outlook.text` of the pipeline that this process runs a stage of, "" without one."""
-    return _current[0].text(eta, share) if _current else ""
-
-
-def work_of(cfg: CfgNode, kind: str) -> float:
-    """Megapixels that a stage processes, roughly; an evaluation, which is short, counts nothing."""
+    What a supernet trains alone, to be compared with, comes after it. An evaluation, which is
+    short, counts nothing.
+    """
     if kind == "evaluate":
-        return 0.0
+        return 0.0, 0.0
     if kind == "search":
         settings = SearcherSettings.from_config(cfg).evolution
         images = settings.population * settings.generations
         images *= cfg.SEARCH.CALIBRATION.IMAGES + _validation_images(cfg)
-        return images * _megapixels(cfg, [cfg.INPUT.MIN_SIZE_TEST])
-    images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
-    return _LEARNING * images * _megapixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN)
+        return images * _megapixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]), 0.0
+    step = _LEARNING * cfg.SOLVER.IMS_PER_BATCH * _megapixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN)
+    paths, alone = _supernet_steps(cfg)
+    return step * steps_of(cfg, cfg.SOLVER.MAX_ITER) * paths, step * alone
+
+
+def work_of(cfg: CfgNode, kind: str) -> float:
+    """All of :func:`works_of`."""
+    return sum(works_of(cfg, kind))
+
+
+def steps_of(cfg: CfgNode, iterations: int) -> int:
+    """Batches that the first iterations of a training learn from: two in an iteration in which
+    architecture parameters learn.
+    """
+    start = cfg.HIT_SEARCH.ARCH_START_ITER
+    both = is_relaxed(cfg) and start >= 0
+    return iterations + (max(0, iterations - start) if both else 0)
+
+
+def _supernet_steps(cfg: CfgNode) -> tuple[int, int]:
+    """Paths of an update of the model, and updates of the path that is trained alone."""
+    node = cfg.MODEL.HIT
+    sampled = bool(node.SEARCHABLE_PARTS) and node.STRATEGY == "sampling"
+    if is_relaxed(cfg) or not (sampled or searchable_backbone(cfg)):
+        return 1, 0
+    space = searched_space(cfg)
+    many = {"fair": max(space.cardinalities), "sandwich": 2 + cfg.SUPERNET.SANDWICH_PATHS}
+    paths = many.get(cfg.SUPERNET.PATH_SAMPLING, 1)
+    return paths, equal_updates(cfg, space, paths) if is_checked(cfg) else 0
 
 
 def _validation_images(cfg: CfgNode) -> int:
@@ -98,14 +164,3 @@ def _megapixels(cfg: CfgNode, sides: Any) -> float:
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
         sides = [cfg.INPUT.CLASSIFICATION.CROP_SIZE]
     return (sum(sides) / len(sides)) ** 2 / 1e6
-
-
-class Printer(CommonMetricPrinter):
-    """Detectron2's line of a training, with the time left of the pipeline."""
-
-    def _get_eta(self, storage: Any) -> str | None:
-        text = super()._get_eta(storage)
-        if text and "eta_seconds" in storage.histories():
-            share = (self._max_iter - storage.iter - 1) / self._max_iter
-            text += outlook_text(storage.history("eta_seconds").latest(), share)
-        return text

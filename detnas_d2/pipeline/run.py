@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
 from detnas_d2.engine.checks.disk import Need, check_disk
+from detnas_d2.engine.defaults import LOGGERS
 from detnas_d2.engine.launching import check_launch
+from detnas_d2.engine.screen import quiet_command
+from detnas_d2.engine.telling import PROGRESS_FILE, status_text
 from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
+from detnas_d2.pipeline.shown import Screen, tell_failure
 from detnas_d2.pipeline.stage_data import check_data
-from detnas_d2.pipeline.stage_run import run_stage
 from detnas_d2.pipeline.stages import PipelineError
 from detnas_d2.pipeline.state import (
     DONE,
@@ -37,8 +38,7 @@ from detnas_d2.pipeline.supernets import supernet_lines
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 from detnas_d2.utils.locks import FolderBusy, holder
-
-logger = logging.getLogger("detnas_d2.pipeline")
+from detnas_d2.utils.screen import Line
 
 
 def pipeline_main() -> int:
@@ -46,14 +46,25 @@ def pipeline_main() -> int:
     parser = default_argument_parser()
     help_ = "start nothing; print the stages, the disk that they need, and the tables"
     parser.add_argument("--dry-run", action="store_true", help=help_)
+    help_ = "show all progress, as Detectron2 does, instead of a line for each stage and warnings"
+    parser.add_argument("--verbose", action="store_true", help=help_)
     help_ = "write TABLE of all SEEDS, and what its differences show, to a JSON file of yours"
     parser.add_argument("--record", default="", metavar="FILE", help=help_)
     args = parser.parse_args()
     return 0 if run_pipeline(args) or args.dry_run else 1
 
 
-def run_pipeline(args: argparse.Namespace, *, replan: Callable[[], bool] | None = None) -> bool:
+def run_pipeline(
+    args: argparse.Namespace,
+    *,
+    replan: Callable[[], bool] | None = None,
+    estimates: Callable[[], Mapping[str, float]] = dict,
+) -> bool:
     """Starts what is missing of ``args.config_file`` and resumes what stopped, stage by stage.
+
+    A line on stderr tells how far the stage is, and what is left of all. Of what else is logged,
+    which is in the stages' ``log.txt``, warnings are shown, each once; with ``args.verbose`` all
+    progress, as by Detectron2, instead of that line.
 
     A pipeline ends with the first stage that fails. One with TABLES, or several, go on: what fails
     holds up only what starts from it, and what another process runs is left to it. With
@@ -62,6 +73,8 @@ def run_pipeline(args: argparse.Namespace, *, replan: Callable[[], bool] | None 
     Args:
         replan: called after every stage that ended well; True: it has written configs of stages
             that have not begun anew, and the file is read again.
+        estimates: called before every stage, gives name of a stage -> seconds that it may take, of
+            all stages if somebody has measured steps of them: by these what is left is told.
 
     Returns:
         whether every stage is done.
@@ -70,6 +83,16 @@ def run_pipeline(args: argparse.Namespace, *, replan: Callable[[], bool] | None 
         InputError: a mistake in a file or a stage; or several pipelines on several machines, which
             could not agree on what to start.
     """
+    if getattr(args, "verbose", False):
+        return _run_pipeline(args, Screen(estimates), replan)
+    line = Line()
+    with quiet_command(LOGGERS, line) as shown:
+        return _run_pipeline(args, Screen(estimates, line, shown), replan)
+
+
+def _run_pipeline(
+    args: argparse.Namespace, screen: Screen, replan: Callable[[], bool] | None
+) -> bool:
     experiment = read_experiment(args.config_file, tuple(args.opts))
     dry_run, record = getattr(args, "dry_run", False), getattr(args, "record", "")
     if record and not any(pipeline.table for pipeline in experiment.runs_of_stages):
@@ -89,8 +112,7 @@ def run_pipeline(args: argparse.Namespace, *, replan: Callable[[], bool] | None 
     # Machines cannot agree on what a failure leaves to do.
     goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
-        told: set[str] = set()
-        while _run_missing(experiment, args, goes_on, told, replan):
+        while _run_missing(experiment, args, goes_on, screen, replan):
             experiment = read_experiment(args.config_file, tuple(args.opts))
     if dry_run or goes_on:
         print(list_runs(experiment))
@@ -131,15 +153,11 @@ def _run_missing(
     experiment: Experiment,
     args: argparse.Namespace,
     goes_on: bool,
-    told: set[str],
+    screen: Screen,
     replan: Callable[[], bool] | None,
 ) -> bool:
-    """Runs what is missing, or up to a stage after which there is another plan: then True.
-
-    Args:
-        told: folders of stages that are known to be done; grows.
-    """
-    runs, start, again = experiment.runs(), time.monotonic(), True
+    """Runs what is missing, or up to a stage after which there is another plan: then True."""
+    runs, again = experiment.runs(), True
     failed: set[str] = set()
     while again:  # what other processes ran may be done by now
         again = False
@@ -151,33 +169,21 @@ def _run_missing(
             if state == OUTDATED:
                 raise outdated(run.pipeline, run.stage)
             if state == DONE:
-                if run.folder not in told:
-                    print(f"{title}: done before", flush=True)
-                told.add(run.folder)
+                screen.tell_done_before(title, run)
                 continue
-            print(f"{title}: {run.stage.kind} {run.stage.config}", flush=True)
             try:
-                run_stage(run.pipeline, run.stage, args)
+                screen.run(run, title, runs, args)
             except Exception as error:
                 if not goes_on:
                     raise
-                _tell(run, error)
+                tell_failure(title, error)
                 failed |= set() if isinstance(error, FolderBusy) else {run.folder}
             else:
-                elapsed = time.monotonic() - start
-                print(f"{title}: finished, {elapsed / 60:.1f} min since the start", flush=True)
-                told.add(run.folder)
+                screen.tell_end(title, run)
                 if replan is not None and replan():
                     return True
                 again = goes_on
     return False
-
-
-def _tell(run: Run, error: Exception) -> None:
-    if isinstance(error, FolderBusy):
-        print(error, flush=True)
-    else:
-        logger.exception("%s failed", run.name)
 
 
 def _is_ready(run: Run) -> bool:
@@ -205,7 +211,10 @@ def _explanation(run: Run, state: str) -> str:
     if state == FAILED:
         return f": {read_json(run.folder, FAILED_FILE).get('error', '')}"
     if state == RUNNING:
-        return f" ({holder(run.folder)})"
+        status = read_json(run.folder, PROGRESS_FILE)
+        return f" ({holder(run.folder)})" + (
+            f": {status_text(status, last=True)}" if status else ""
+        )
     if state == OUTDATED:
         return f": was run with another config, delete {run.folder} to run it again"
     return ""

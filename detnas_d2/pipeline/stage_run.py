@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -20,25 +21,35 @@ from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import gradient_search, screen
 from detnas_d2.engine.launching import run
-from detnas_d2.engine.outlook import Outlook, set_outlook, work_of
+from detnas_d2.engine.outlook import Outlook
+from detnas_d2.engine.telling import Teller, telling
 from detnas_d2.engine.training import evaluate, train
 from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import data_of
 from detnas_d2.pipeline.stages import Stage
-from detnas_d2.pipeline.state import (
-    DONE,
-    DONE_FILE,
-    missing_products,
-    read_done,
-    read_json,
-    running,
-)
-from detnas_d2.pipeline.status import products, stage_fingerprint, stage_state
+from detnas_d2.pipeline.state import DONE_FILE, missing_products, read_done, running
+from detnas_d2.pipeline.status import products, stage_fingerprint
 from detnas_d2.utils.io import write_text
+from detnas_d2.utils.screen import Line
 
 
-def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Told:
+    """What the process that runs a stage has to know to tell how far it is.
+
+    Attributes:
+        title: e.g. "[2/5] search".
+        shown: file of the warnings that were shown, see :func:`detnas_d2.engine.screen.quiet`; "":
+            everything is, as by Detectron2.
+    """
+
+    title: str
+    outlook: Outlook
+    shown: str = ""
+
+
+def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace, told: Told) -> None:
     """Starts or resumes a stage whose sources are done.
 
     Args:
@@ -47,9 +58,8 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
     Raises:
         FolderBusy: another process runs it.
     """
-    outlook = outlook_of(pipeline, stage) if args.machine_rank == 0 else None
     stage_args = argparse.Namespace(
-        **{**vars(args), "pipeline": pipeline, "stage": stage, "outlook": outlook}
+        **{**vars(args), "pipeline": pipeline, "stage": stage, "told": told}
     )
     mark = stage_fingerprint(pipeline, stage)
     folder = pipeline.folder(stage.name)
@@ -60,34 +70,25 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace) -> Non
         run(_run_stage, stage_args)
 
 
-def outlook_of(pipeline: Pipeline, stage: Stage) -> Outlook:
-    """Work that is left after a stage, and the speed of the finished stages."""
-    seconds: dict[str, float] = {}
-    units: dict[str, float] = {}
-    later = []
-    for other in pipeline.stages:
-        work = work_of(pipeline.begin_of(other), other.kind)
-        if other.name == stage.name:
-            own = work
-        elif stage_state(pipeline, other) != DONE:
-            later.append((other.kind, work))
-        else:
-            took = read_json(pipeline.folder(other.name), DONE_FILE).get("seconds", 0.0)
-            seconds[other.kind] = seconds.get(other.kind, 0.0) + took
-            units[other.kind] = units.get(other.kind, 0.0) + work
-    rates = {kind: seconds[kind] / units[kind] for kind in units if seconds[kind] and units[kind]}
-    return Outlook(own, tuple(later), rates)
-
-
 def _run_stage(args: argparse.Namespace) -> None:
     pipeline, stage = args.pipeline, args.stage
     mark = stage_fingerprint(pipeline, stage)
     cfg = pipeline.config_of(stage)
     start = time.monotonic()
     before = stage_time.start(cfg.OUTPUT_DIR) if comm.is_main_process() else 0.0
-    prepare(cfg, args)
+    told: Told = args.told
+    line = Line() if told.shown and comm.is_main_process() else None
+    prepare(cfg, args, line=line, shown=told.shown)
+    teller = Teller(told.title, cfg.OUTPUT_DIR, told.outlook, line)
+    with telling(teller if comm.is_main_process() else None):
+        _run(pipeline, stage, cfg, mark, start - before)
+    comm.synchronize()
+    logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
+
+
+def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float) -> None:
+    """Runs a stage of the config ``cfg``, which has worked since ``start`` (monotonic)."""
     data = data_of(cfg, stage.kind) if comm.is_main_process() else {}
-    set_outlook(args.outlook)
     folder = os.path.dirname(pipeline.file_of(stage))
     retrain = {"config_dir": folder, "retrain_opts": pipeline.opts}
     if stage.kind == "search":
@@ -111,13 +112,11 @@ def _run_stage(args: argparse.Namespace) -> None:
             "fingerprint": mark,
             "results": results,
             "path": _architecture(cfg, stage),
-            "seconds": round(time.monotonic() - start + before, 1),
+            "seconds": round(time.monotonic() - start, 1),
             "processes": comm.get_world_size(),
             **data,
         }
         write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
-    comm.synchronize()
-    logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
 
 
 def _architecture(cfg: CfgNode, stage: Stage) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from statistics import fmean
 
 from detnas_d2.pipeline.truth_log import TRAININGS, Trained, TruthLog
@@ -17,6 +16,7 @@ from detnas_d2.pipeline.truth_plan import Network, TruthPlan
 from detnas_d2.pipeline.truth_training import Job, Outcome, TruthWorker
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import digest
+from detnas_d2.utils.screen import duration
 from detnas_d2.utils.workers import WorkerPool
 
 PILOT_NETWORKS, PILOT_SEEDS = 12, 2
@@ -163,10 +163,3 @@ def _result(future: Future[Outcome]) -> Outcome:
         return future.result()
     except RuntimeError as error:
         raise InputError(f"a training cannot run: {error}") from error
-
-
-def duration(seconds: float) -> str:
-    """Hours and minutes, "2:05"; seconds below a minute."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{str(timedelta(minutes=round(seconds / 60)))[:-3]} h"

@@ -18,7 +18,7 @@ from detnas_d2.engine.architectures import searched_space
 from detnas_d2.pipeline.certificate import SHORT, UNTRAINED, certify
 from detnas_d2.pipeline.truth_log import TruthLog, keep_plan, read_plan
 from detnas_d2.pipeline.truth_plan import DrawSettings, TruthPlan, make_plan, plan_warnings
-from detnas_d2.pipeline.truth_run import Pair, Runner, all_pairs, duration, pilot_pairs
+from detnas_d2.pipeline.truth_run import Pair, Runner, all_pairs, pilot_pairs
 from detnas_d2.pipeline.truth_scores import ScoreLog, untrained_scores
 from detnas_d2.pipeline.truth_set import (
     SHORT_SEED,
@@ -36,6 +36,7 @@ from detnas_d2.search.truth import TruthSet, read_truth, write_truth
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 from detnas_d2.utils.locks import exclusive
+from detnas_d2.utils.screen import duration
 
 TRUTH_FILE = "truth.json"
 LEAST_RATIO = 1.5

@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.screen import duration
+
+__all__ = ["Budget", "duration", "millions", "read_budget", "read_seconds"]
 
 _COUNTS = {"M": 1e6, "G": 1e9}
 _SECONDS = {"h": 3600, "m": 60, "min": 60, "s": 1, "d": 86400}
@@ -58,13 +61,3 @@ def read_seconds(text: str) -> float:
 def millions(macs: float) -> str:
     """Multiply-adds in millions: ``8.4M``, ``300M``."""
     return f"{macs / 1e6:.3g}M" if macs < 1e9 else f"{macs / 1e6:.0f}M"
-
-
-def duration(seconds: float) -> str:
-    """``35 s``, ``4 min 10 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -34,12 +34,17 @@ def carry_on(record: Record, *, num_gpus: int, verbose: bool) -> dict[str, Any]:
             print(line, flush=True)
         return bool(line)
 
+    def estimates() -> dict[str, float]:
+        plan, schedule = current[0].plan, current[0].schedule
+        names = plan.stages(schedule.networks)
+        return {name: plan.seconds_of(name, schedule) for name in names}
+
     if progress.took:
         replan()
     words = ["--config-file", file, "--num-gpus", str(num_gpus)]
     args = default_argument_parser().parse_args(words)
     args.verbose = verbose
-    run_pipeline(args, replan=replan)
+    run_pipeline(args, replan=replan, estimates=estimates)
     return result_of(current[0], clock.used())
 
 

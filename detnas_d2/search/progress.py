@@ -15,15 +15,13 @@ from detnas_d2.evaluation.candidate import CandidateRecord
 from detnas_d2.evaluation.passes import PASSES
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.utils.io import write_json
+from detnas_d2.utils.screen import Pace
 
 logger = logging.getLogger("detnas_d2.search")
 
 T = TypeVar("T")
 
 SUMMARY_FILE = "generations.json"
-
-# Seconds between two lines, and until when they come often.
-_OFTEN, _EARLY, _SELDOM = 10.0, 600.0, 60.0
 
 
 class Progress:
@@ -42,6 +40,9 @@ class Progress:
         directory: where to write the summaries; None: nowhere.
         clock: seconds, monotonic.
         outlook: what to tell after the time left, called with that and the share of the search.
+        tell: called whenever something is done, with candidates done (shares of those that are not
+            finished included) and in all, the seconds left (None before they are known), and a text
+            about the best so far.
     """
 
     def __init__(
@@ -50,14 +51,15 @@ class Progress:
         directory: str | Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         outlook: Callable[[float, float], str] = lambda eta, share: "",
+        tell: Callable[[float, int, float | None, str], None] = lambda *_: None,
     ) -> None:
-        self._outlook = outlook
+        self._outlook, self._tell = outlook, tell
         self.summaries: list[dict[str, Any]] = []
         self._expected = searcher.expected
         self._generations = searcher.generations
         self._directory = None if directory is None else Path(directory)
         self._clock = clock
-        self._start = self._last = clock()
+        self._start, self._pace = clock(), Pace(clock)
         self._replayed = 0
         self._live = 0
         self._work = 0.0  # candidates of this run, with the shares of those not finished yet
@@ -75,12 +77,14 @@ class Progress:
         self._best = _best([record] if self._best is None else [self._best, record])
         if replayed:
             self._replayed += 1
-            self._start = self._last = self._clock()  # replaying is no measure of evaluating
+            self._start = self._clock()  # replaying is no measure of evaluating
+            self._pace.restart()
         else:
             self._live += 1
             self._work = max(self._work, self._live)
             self._seconds.update(record.seconds)
             logger.debug(_candidate_line(record, len(self._members), size))
+        self._tell_how_far()
         if len(self._members) == size:
             self._finish_generation(record.generation, quiet=replayed)
         elif not replayed:
@@ -93,7 +97,12 @@ class Progress:
         self._stage = f" | {stage} {done / max(total, 1):.0%}"
         if done >= total:
             self._passed, self._stage = self._work, ""
+        self._tell_how_far()
         self._say()
+
+    def _tell_how_far(self) -> None:
+        done = self._replayed + self._work
+        self._tell(done, self._expected, self.eta_seconds, _best_text(self._best))
 
     def _share(self, stage: str) -> float:
         """Part of a candidate's time that a pass takes, by those finished so far."""
@@ -120,10 +129,8 @@ class Progress:
         return f"ETA {timedelta(seconds=round(eta))}{self._outlook(eta, share)}"
 
     def _say(self) -> None:
-        now = self._clock()
-        if now - self._last < (_OFTEN if now - self._start < _EARLY else _SELDOM):
+        if not self._pace.due():
             return
-        self._last = now
         parts = [
             f"generation {self._generation}/{self._generations}: {len(self._members)} of "
             f"{self._size} candidates{self._stage}",
@@ -137,7 +144,8 @@ class Progress:
 
     def _finish_generation(self, generation: int, *, quiet: bool) -> None:
         members, self._members = self._members, []
-        self._generation, self._last = generation + 1, self._clock()
+        self._generation = generation + 1
+        self._pace.said()
         self._work = self._passed = float(self._live)
         fitness = [r.fitness for r in members if r.fitness is not None]
         best = _best(members)

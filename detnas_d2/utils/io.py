@@ -62,6 +62,14 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
+def write_brief(path: str | Path, text: str) -> None:
+    """Writes what is soon out of date: readers see it whole, a crash of the machine may lose it."""
+    temporary = _temporary_name(os.path.dirname(os.path.abspath(path)))
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     """Atomic, like :func:`new_file`.
 

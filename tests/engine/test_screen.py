@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ConstantParamScheduler
 
 from detnas_d2.engine import prepare
-from detnas_d2.engine.screen import Shown, prints_logged
+from detnas_d2.engine.screen import OnScreen, Shown, prints_logged, quiet, quiet_command
 from detnas_d2.engine.trainers.schedule import LRScheduler
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.screen import Line
 from tests.engine.tiny_runs import Configs, arguments
 
 
@@ -91,3 +95,38 @@ def test_the_rate_shown_is_the_base_rate(frequent: int) -> None:
     assert shown == [("lr", pytest.approx(0.01))]
     # The state in checkpoints of Detectron2's hook stays readable.
     assert type(hook).__qualname__ == hooks.LRScheduler.__qualname__
+
+
+def test_warnings_are_shown_once(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    logger = logging.getLogger("detnas_d2.once")
+    logger.propagate = False
+    handlers = [OnScreen(Line(screen), str(tmp_path / "shown")) for _ in "ab"]  # two processes
+    for handler in handlers:
+        logger.handlers[:] = [handler]
+        logger.info("progress")
+        logger.warning("%s leaks", "a.jpg")
+        for error in (InputError("expected"), KeyError("a bug")):
+            try:
+                raise error
+            except Exception:
+                logger.exception("it failed")
+    logger.handlers.clear()
+    first, second, *rest = screen.getvalue().splitlines()
+    assert (first, second) == ("warning: a.jpg leaks", "error: it failed")
+    assert rest[0].startswith("Traceback") and rest[-1] == "KeyError: 'a bug'"
+    assert screen.getvalue().count("Traceback") == 1
+
+
+def test_quiet_commands_leave_loggers_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("detnas_d2.one", "detnas_d2.two")
+    screen = io.StringIO()
+    with quiet_command(names, Line(screen)) as shown:
+        logging.getLogger(names[0]).warning("w")
+        quiet(names, Line(screen), shown)  # of a stage, in the same process
+        logging.getLogger(names[0]).warning("w")
+        logging.getLogger(names[1]).warning("v")
+        warnings.warn("of a library", stacklevel=1)
+    assert screen.getvalue() == "warning: w\nwarning: v\n"
+    assert not any(logging.getLogger(name).handlers for name in names)
+    assert capsys.readouterr() == ("", "")

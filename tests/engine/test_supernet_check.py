@@ -25,9 +25,14 @@ from detnas_d2.engine import Trainer, train
 from detnas_d2.engine.checks.models import check_training
 from detnas_d2.engine.supernet_check import ending, hook
 from detnas_d2.engine.supernet_check.ending import SupernetAtChance
-from detnas_d2.engine.supernet_check.plan import constant_answer, fixed_paths, plan_of
+from detnas_d2.engine.supernet_check.plan import (
+    constant_answer,
+    equal_updates,
+    fixed_paths,
+    plan_of,
+)
 from detnas_d2.engine.supernet_check.scores import PathScore, initial_scores, score_paths
-from detnas_d2.engine.supernet_check.standalone import equal_updates, standalone_config
+from detnas_d2.engine.supernet_check.standalone import standalone_config
 from detnas_d2.engine.supernet_check.verdict import judge
 from detnas_d2.engine.trainers.iteration import loss_normalizers
 from detnas_d2.evaluation.build import sequential_evaluator

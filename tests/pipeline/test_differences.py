@@ -17,7 +17,7 @@ from detnas_d2.config.tools import nested
 from detnas_d2.engine.architectures import decoded_example, genotype_of
 from detnas_d2.engine.checks.disk import Need
 from detnas_d2.engine.checks.models import Models
-from detnas_d2.pipeline import run, stage_run
+from detnas_d2.pipeline import run, shown, stage_run
 from detnas_d2.pipeline.differences import difference, differences, format_differences
 from detnas_d2.pipeline.experiment import read_experiment
 from detnas_d2.pipeline.run import run_pipeline
@@ -200,7 +200,7 @@ def test_record_of_several_searches(
     states = [stage_state(item.pipeline, item.stage) for item in experiment.runs()]
     assert states.count(DONE) == 9
     record.unlink()
-    monkeypatch.setattr(run, "run_stage", lambda *args: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(shown, "run_stage", lambda *args: (_ for _ in ()).throw(OSError("full")))
     assert not run_pipeline(args)
     assert "1 more seeds are not done yet" in capsys.readouterr().out and not record.exists()
 

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from detnas_d2.engine.checkpoint import KEPT
-from detnas_d2.engine.supernet_check.plan import is_checked
-from detnas_d2.engine.supernet_check.standalone import equal_updates, standalone_config
+from detnas_d2.engine.supernet_check.plan import equal_updates, is_checked
+from detnas_d2.engine.supernet_check.standalone import standalone_config
 from detnas_d2.modeling import find_supernet
 from detnas_d2.utils.errors import InputError
 

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.utils import comm
 
 from detnas_d2.engine.supernet_check.hook import RESULT_FILE, SupernetCheck
+from detnas_d2.engine.supernet_check.plan import equal_updates
 from detnas_d2.engine.supernet_check.record import (
     failure_text,
     make_record,
@@ -17,7 +18,7 @@ from detnas_d2.engine.supernet_check.record import (
     read_record,
     text_of,
 )
-from detnas_d2.engine.supernet_check.standalone import equal_updates, train_alone
+from detnas_d2.engine.supernet_check.standalone import train_alone
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation.prefix_statistics import weights_digest
 from detnas_d2.evaluation.ranks import Ranks

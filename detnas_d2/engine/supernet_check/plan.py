@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,17 @@ def fixed_paths(space: PathSpace, seed: int, count: int) -> tuple[Path, ...]:
 def is_checked(cfg: CfgNode) -> bool:
     """Whether a supernet that ``cfg`` trains is checked."""
     return bool(cfg.SUPERNET.CHECK.PATHS)
+
+
+def equal_updates(cfg: CfgNode, space: PathSpace, paths_per_update: int) -> int:
+    """Updates of the path alone, by ``SUPERNET.CHECK.STANDALONE``: -1 stands for those that an
+    operation of the supernet gets on average. 0: it is not trained.
+    """
+    wanted = cfg.SUPERNET.CHECK.STANDALONE
+    if wanted >= 0:
+        return wanted
+    operations = statistics.fmean(space.cardinalities)
+    return max(1, round(cfg.SOLVER.MAX_ITER * paths_per_update / operations))
 
 
 def check_settings(cfg: CfgNode) -> EvaluationSettings:

@@ -16,9 +16,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from detnas_d2.engine.telling import tell_part
 from detnas_d2.engine.trainers.iteration import loss_normalizers, set_loss_normalizers
 from detnas_d2.evaluation import CandidateFailed
 from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.passes import log_pass
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.search_space import Path
 
@@ -46,8 +48,14 @@ def score_paths(
     """
     with untouched(model), candidate_evaluator(settings, model) as evaluator:
         model.eval()
+        evaluator.on_pass = _passed
         found = dict(evaluator.evaluate_many(paths))
     return tuple(_path_score(path, found[path], settings.metric) for path in paths)
+
+
+def _passed(stage: str, candidates: int, done: int, total: int) -> None:
+    log_pass(stage, candidates, done, total)
+    tell_part(f"checking {candidates} fixed paths: {stage}", done, total)
 
 
 def _path_score(path: Path, outcome: Any, metric: str) -> PathScore:

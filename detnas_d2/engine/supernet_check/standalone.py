@@ -5,36 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import statistics
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from detnas_d2.config.tools import FREE_KEYS, fingerprint
-from detnas_d2.engine.outlook import another_training
 from detnas_d2.engine.supernet_check.hook import STANDALONE
 from detnas_d2.engine.supernet_check.plan import CheckPlan
 from detnas_d2.engine.supernet_check.scores import PathScore, score_paths
+from detnas_d2.engine.telling import afterwards
 from detnas_d2.engine.trainers.schedule import shorten
 from detnas_d2.engine.trainers.trainer import Trainer
-from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.io import write_text
 
 logger = logging.getLogger("detnas_d2.supernet")
 
 _KEY_FILE = "trained.txt"
-
-
-def equal_updates(cfg: CfgNode, space: PathSpace, paths_per_update: int) -> int:
-    """Updates of the path alone, by ``SUPERNET.CHECK.STANDALONE``: -1 stands for those that an
-    operation of the supernet gets on average. 0: it is not trained.
-    """
-    wanted = cfg.SUPERNET.CHECK.STANDALONE
-    if wanted >= 0:
-        return wanted
-    operations = statistics.fmean(space.cardinalities)
-    return max(1, round(cfg.SOLVER.MAX_ITER * paths_per_update / operations))
 
 
 def standalone_config(cfg: CfgNode, updates: int) -> CfgNode:
@@ -65,7 +52,7 @@ def train_alone(cfg: CfgNode, plan: CheckPlan, updates: int) -> PathScore:
     trainer = Trainer(cfg)
     trainer.step.path_sampler = lambda iteration: (path,)
     trainer.resume_or_load(resume=True)
-    with another_training(cfg):
+    with afterwards("one path alone"):
         trainer.train()
     return score_paths(plan.whole, trainer.model, [path])[0]
 

@@ -23,11 +23,11 @@ from detnas_d2.data import (
 )
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.checks.data import training_sets
-from detnas_d2.engine.outlook import Printer
 from detnas_d2.engine.screen import prints_logged
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.supernet_check.hook import SupernetCheck
 from detnas_d2.engine.supernet_check.plan import is_checked
+from detnas_d2.engine.telling import Printer
 from detnas_d2.engine.trainers.distillation import build_distillation
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
@@ -35,6 +35,7 @@ from detnas_d2.engine.trainers.optimizer import build_optimizer
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
+from detnas_d2.engine.trainers.progress import TellProgress, ToldLoader
 from detnas_d2.engine.trainers.schedule import LRScheduler, build_schedule
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.modeling import find_supernet
@@ -179,7 +180,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        return build_test_loader(cfg, dataset_name)
+        return ToldLoader(build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -198,6 +199,7 @@ class Trainer(DefaultTrainer):
         }
         built = super().build_hooks()
         built = [replaced.get(type(hook), lambda same: same)(hook) for hook in built]
+        built.append(TellProgress(self.cfg))
         supernet = self.step.supernet
         if supernet is None:
             return built

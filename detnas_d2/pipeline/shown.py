@@ -1,0 +1,82 @@
+"""What a command shows of the stages that it runs: their beginnings, ends and failures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from detnas_d2.command import is_expected, text_of
+from detnas_d2.evaluation.scoring import DEFAULT_METRICS
+from detnas_d2.pipeline.experiment import Run
+from detnas_d2.pipeline.remaining import outlook_of
+from detnas_d2.pipeline.stage_run import Told, run_stage
+from detnas_d2.pipeline.state import DONE_FILE, read_json
+from detnas_d2.utils.locks import FolderBusy
+from detnas_d2.utils.screen import Line, duration, is_terminal
+
+logger = logging.getLogger("detnas_d2.pipeline")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where stages are told of.
+
+    Attributes:
+        estimates: gives name of a stage -> seconds that it may take.
+        line: the line about progress; None: all progress is shown, as by Detectron2.
+        shown: file of the warnings that were shown.
+    """
+
+    estimates: Callable[[], Mapping[str, float]]
+    line: Line | None = None
+    shown: str = ""
+    _known: set[str] = field(default_factory=set)  # folders of stages that were told to be done
+    _start: float = field(default_factory=time.monotonic)
+
+    def run(self, run: Run, title: str, runs: Sequence[Run], args: argparse.Namespace) -> None:
+        """Starts or resumes one of ``runs``; see :func:`run_stage`."""
+        text = f"{title}: {run.stage.kind} {run.stage.config}"
+        if self.line is None or not is_terminal(self.line.stream):
+            print(text, flush=True)
+        else:  # progress takes its place
+            self.line.show(lambda: text)
+        told = Told(title, outlook_of(runs, run, self.estimates()), self.shown)
+        try:
+            run_stage(run.pipeline, run.stage, args, told)
+        finally:
+            if self.line is not None:
+                self.line.clear()
+
+    def tell_end(self, title: str, run: Run) -> None:
+        """Of a stage that ended well."""
+        self._known.add(run.folder)
+        since = duration(time.monotonic() - self._start)
+        print(f"{title}: finished{result_text(run)}; {since} since the start", flush=True)
+
+    def tell_done_before(self, title: str, run: Run) -> None:
+        """Of a stage that is done, the first time that it is come by."""
+        if run.folder not in self._known:
+            print(f"{title}: done before", flush=True)
+        self._known.add(run.folder)
+
+
+def tell_failure(title: str, error: Exception) -> None:
+    """Of a stage that does not hold up the others; a mistake of the program with its traceback."""
+    if isinstance(error, FolderBusy):
+        print(error, flush=True)
+        return
+    if is_expected(error):
+        print(f"{title}: failed: {text_of(error)}", flush=True)
+    logger.exception("%s failed", title)
+
+
+def result_text(run: Run) -> str:
+    """How long a finished stage took, and what came of it."""
+    done = read_json(run.folder, DONE_FILE)
+    results = done.get("results", {})
+    names = [name for name in (*DEFAULT_METRICS.values(), "fitness") if name in results]
+    scores = "".join(f", {name} {results[name]:.2f}" for name in names)
+    return f" in {duration(done['seconds'])}{scores}" if "seconds" in done else ""
