@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -15,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.screen import Line
 
 FAILED, INTERRUPTED = 1, 130
 TRACEBACK = "DETNAS_D2_TRACEBACK"
@@ -25,21 +28,23 @@ _LONG = 1000  # characters of a line, where a text of the input stands in it
 _LOGGER = "detnas_d2"
 
 
-def run_command(main: Callable[[], Any]) -> None:
+def run_command(main: Callable[[], Any], goes_on: str | None = None) -> None:
     """Calls ``main``; ends the process with its exit status unless that is 0.
 
     An :class:`InputError`, a failed system call and other errors that :func:`is_expected` become
     one line on stderr and status 1; the traceback is in the run's log file, if it has one. Ctrl-C
-    becomes one line and status 130, and the processes that were started end too. Any other error
-    is a mistake of the program: its traceback is shown.
+    becomes one line, with the command that goes on, and status 130, and the processes that were
+    started end too. Any other error is a mistake of the program: its traceback is shown.
 
     Args:
         main: what it returns is the status, None for 0; it may raise SystemExit.
+        goes_on: option by which the same command goes on where it was ended, "" if it needs none;
+            None: it does not.
     """
     try:
         status = main()
     except KeyboardInterrupt:
-        _leave_interrupted()
+        _leave_interrupted("" if goes_on is None else command_again(goes_on))
     except Exception as error:
         if not is_expected(error) or os.environ.get(TRACEBACK):
             raise
@@ -124,7 +129,23 @@ class HideExpected(logging.Filter):
         return error is None or not is_expected(error)
 
 
-def _leave_interrupted() -> None:
+def command_again(option: str = "") -> str:
+    """The command line of this process with another option, as a shell takes it.
+
+    Without ``option`` if it has it, or only evaluates.
+    """
+    count = len(sys.argv) - 1
+    arguments = sys.orig_argv[len(sys.orig_argv) - count :]
+    program = sys.orig_argv[: len(sys.orig_argv) - count]
+    name = os.path.basename(program[-1])
+    if shutil.which(name) == program[-1]:  # a console script
+        program = [name]
+    if option and not {option, "--eval-only"}.intersection(arguments):
+        program = [*program, option]
+    return shlex.join([*program, *arguments])
+
+
+def _leave_interrupted(again: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import active_children
@@ -132,5 +153,7 @@ def _leave_interrupted() -> None:
         for child in active_children():
             child.kill()
     sys.stdout.flush()
-    print("interrupted", file=sys.stderr, flush=True)
+    Line().clear()
+    how = f"; to go on: {again}" if again else ""
+    print(f"interrupted{how}", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)  # what would be taken down holds nothing that is not on disk

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from detnas_d2.command import HideExpected, is_expected, run_command, text_of, tracebacks_in
+from detnas_d2.command import (
+    HideExpected,
+    command_again,
+    is_expected,
+    run_command,
+    text_of,
+    tracebacks_in,
+)
 from detnas_d2.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,9 +112,35 @@ def test_unnamed_system_errors_are_told() -> None:
     assert not is_expected(OSError("no errno"))
 
 
-@pytest.mark.parametrize("when", ["importing", "running"])
+@pytest.mark.parametrize(
+    ("started", "count", "option", "again"),
+    [
+        (
+            ["python", "train_net.py", "A", "b c"],
+            2,
+            "--resume",
+            "python train_net.py --resume A 'b c'",
+        ),
+        (["python", "train_net.py", "--resume"], 1, "--resume", "python train_net.py --resume"),
+        (["python", "t.py", "--eval-only"], 1, "--resume", "python t.py --eval-only"),
+        (["python", "-m", "detnas_d2", "search"], 1, "", "python -m detnas_d2 search"),
+        (["/v/python", "/v/bin/detnas", "search", "--data", "x"], 3, "", "detnas search --data x"),
+        (["python", "run_pipeline.py"], 0, "", "python run_pipeline.py"),
+    ],
+)
+def test_command_that_goes_on(
+    started: list[str], count: int, option: str, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", started)
+    monkeypatch.setattr(sys, "argv", ["x", *started[len(started) - count :]])
+    monkeypatch.setattr(shutil, "which", {"detnas": "/v/bin/detnas"}.get)
+    assert command_again(option) == again
+
+
+@pytest.mark.parametrize("when", ["importing", "running", "with_a_way_on"])
 def test_ctrl_c_is_one_line(tmp_path: Path, when: str) -> None:
-    mark = tmp_path / "running"
+    mark, script = tmp_path / "running", tmp_path / "program.py"
+    goes_on = "--resume" if when == "with_a_way_on" else None
     lines = [
         "import time, pathlib, multiprocessing",
         "from detnas_d2.command import run_command",
@@ -114,11 +149,14 @@ def test_ctrl_c_is_one_line(tmp_path: Path, when: str) -> None:
         "    import torch" if when == "importing" else "    pass",
         "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
         "    time.sleep(60)",
-        "run_command(main)",
+        f"run_command(main, {goes_on!r})",
     ]
+    script.write_text("\n".join(lines))
+    words = [sys.executable, str(script), "KEY", "a b"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "\n".join(lines)],
+        words,
         stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         # A suite that a shell started in the background ignores SIGINT, and so would the program.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -128,5 +166,6 @@ def test_ctrl_c_is_one_line(tmp_path: Path, when: str) -> None:
         time.sleep(0.01)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[1] == b"interrupted\n"
+    way = f"; to go on: {shlex.join([*words[:2], '--resume', *words[2:]])}" if goes_on else ""
+    assert process.communicate(timeout=20)[1] == f"interrupted{way}\n"
     assert process.returncode == 130

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 def entry() -> NoReturn:
     """The console script."""
-    run_command(main)
+    run_command(main, goes_on="" if sys.argv[1:2] in (["search"], ["resume"]) else None)
     sys.exit(0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,8 @@ from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import Progress, open_history, run_search
 from detnas_d2.search.build import search_fingerprint
+from detnas_d2.search.driver import OnProgress
+from detnas_d2.search.events import SearchEvents
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sha256_of, write_text
 
@@ -111,14 +113,15 @@ def search_candidates(
         **evaluation,
     )
     history = open_history(proposals.output_dir, fingerprint, resume=resume)
-    progress = None
-    if comm.is_main_process():
-        progress = Progress(
-            searcher, proposals.output_dir, outlook=outlook_text, tell=_tell_candidates
-        )
-    with evaluator() as evaluates:
-        if progress is not None:
+    listeners: list[OnProgress] = []
+    with ExitStack() as stack:
+        evaluates = stack.enter_context(evaluator())
+        if comm.is_main_process():
+            folder = proposals.output_dir
+            progress = Progress(searcher, folder, outlook=outlook_text, tell=_tell_candidates)
+            events = stack.enter_context(closing(SearchEvents(folder)))
             evaluates.on_pass = progress.passed
+            listeners += [progress, events]
         best = run_search(
             searcher,
             evaluates,
@@ -126,11 +129,16 @@ def search_candidates(
             space=proposals.space,
             limits=constraint,
             max_failures=proposals.max_failures,
-            on_progress=progress,
+            on_progress=partial(_tell_all, listeners),
         )
         if finish is not None:
             finish(best, evaluates)
     return best
+
+
+def _tell_all(listeners: Sequence[OnProgress], record: CandidateRecord, **about: Any) -> None:
+    for listener in listeners:
+        listener(record, **about)
 
 
 def _tell_candidates(done: float, total: int, eta: float | None, best: str) -> None:

@@ -11,4 +11,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, goes_on="--resume")

@@ -34,6 +34,8 @@ def start(
     if pid == 0:
         words = ["--config-file", str(pipeline), "--num-gpus", str(ranks), *opts]
         os._exit(_child(words, log, before))
+    while os.getsid(pid) != pid:  # who asks for its processes must not come too early
+        time.sleep(0.001)
     return pid
 
 
@@ -51,7 +53,7 @@ def _child(words: list[str], log: Path, before: Callable[[], object] | None) -> 
         if before is not None:
             before()
         args = default_argument_parser().parse_args(words)
-        run_command(lambda: run_pipeline(args) and None)
+        run_command(lambda: run_pipeline(args) and None, goes_on="")
     except SystemExit as status:
         return int(status.code)
     except BaseException:

@@ -21,5 +21,7 @@ def ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_ranks_and_loader_workers(tmp_path: Path) -> None:
-    assert not interrupt(Runs(tmp_path), TRAINING, "DATALOADER.NUM_WORKERS", "1", ranks=2)
+    # A training that does not end of itself, however late Ctrl-C comes.
+    opts = ("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "1000000")
+    assert not interrupt(Runs(tmp_path), TRAINING, *opts, ranks=2)
     assert (tmp_path / "x" / TRAINING).exists()

@@ -24,12 +24,14 @@ from detnas_d2.engine.gradient_search import (
 from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.engine.trainers.bilevel_trainer import GenotypeProgress, GradientSearchTrainer
 from detnas_d2.engine.trainers.optimizer import build_optimizer
+from detnas_d2.engine.trainers.progress import Events
 from detnas_d2.engine.training import train
 from detnas_d2.modeling import find_supernet
 from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.search_space import space_of
 from tests.engine.hit_runs import DEMO, OPS, run, scene_config, toy_data, toy_step
 from tests.engine.new_process import resumed
+from tests.helpers import scalars_in
 from tests.modeling.hit.test_detector import config
 
 
@@ -73,16 +75,24 @@ def test_lambda_counts_in_its_unit():
     assert step.cost_weight * gmacs == pytest.approx(0.01 * (gmacs * 1e9) / 5e7)
 
 
-def test_metrics_show_the_present_architecture():
-    step = toy_step(cost_weight=1e4)
+def test_metrics_show_the_present_architecture(tmp_path):
+    step, events, costs = toy_step(cost_weight=1e4), Events(str(tmp_path), lambda: 0), {}
     with EventStorage() as storage:
         for step.iter in range(41):
+            storage.iter = step.iter
             step.run_step()
+            if step.iter % 20 == 0:
+                costs[step.iter] = step.cost().item()
+                events.write()
+    events.close()
     shown = storage.latest_with_smoothing_hint(20)
     (layers,) = step.parts.values()
     now = {"entropy_head": layers.entropy(), "expected_gmacs": step.cost()}
     for name, value in now.items():
         assert shown[f"arch/{name}"][0] == pytest.approx(value.item(), rel=1e-6)
+    found = scalars_in(tmp_path)
+    assert dict(found["arch/expected_gmacs"]) == pytest.approx(costs, rel=1e-6)
+    assert [iteration for iteration, _ in found["arch/entropy_head"]] == [0, 20, 40]
 
 
 def test_architecture_step_leaves_metrics_and_loss_normalizer_to_the_weights():

@@ -22,9 +22,10 @@ from detnas_d2.engine.telling import (
     tell_part,
     telling,
 )
-from detnas_d2.engine.trainers.progress import TellProgress, ToldLoader
+from detnas_d2.engine.trainers.progress import Events, TellProgress, ToldLoader
 from detnas_d2.utils.screen import Line
 from tests.engine.tiny_runs import Configs
+from tests.helpers import scalars_in
 
 LATER = (Ahead("train", "retrain.yaml", 50.0),)
 
@@ -216,6 +217,19 @@ def test_gradient_search_tells(configs: Configs, clock: Clock, told: list[tuple[
     for _ in range(2):
         step(hook, clock, 2.0, **{"arch/expected_gmacs": 3.456})
     assert told[-1] == ("iterations", 4, 6, 8.0, "expected 3.46 GMACs")  # two, of two steps each
+
+
+def test_events_of_a_resumed_training(tmp_path: Path) -> None:
+    """Killed after iteration 5, it goes on with 3: every point once."""
+    for first, last in ((0, 5), (3, 7)):
+        events = Events(str(tmp_path), lambda first=first: first)
+        with EventStorage(first) as storage:
+            for storage.iter in range(first, last + 1):
+                storage.put_scalar("total_loss", 10.0 * first + storage.iter, smoothing_hint=False)
+                events.write()
+        events.close()
+    losses = [0.0, 1.0, 2.0, 33.0, 34.0, 35.0, 36.0, 37.0]
+    assert scalars_in(tmp_path) == {"total_loss": list(enumerate(losses))}
 
 
 def test_reading_test_images_tells(told: list[tuple[Any, ...]]) -> None:

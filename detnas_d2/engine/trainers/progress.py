@@ -1,4 +1,6 @@
-"""How far a training and its evaluations are, told to :mod:`detnas_d2.engine.telling`."""
+"""How far a training and its evaluations are: for who listens (:mod:`detnas_d2.engine.telling`)
+and for TensorBoard.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 
 from detnas_d2.engine.outlook import steps_of
 from detnas_d2.engine.telling import tell, tell_part
@@ -56,6 +59,29 @@ class TellProgress(HookBase):
         loss = [f"loss {storage.history(_LOSS).median(20):.3f}"] if _LOSS in known else []
         rest = [text.format(known[name][0]) for name, text in _TEXTS.items() if name in known]
         return ", ".join([*loss, *rest])
+
+
+class Events(EventWriter):
+    """Detectron2's writer for TensorBoard, without points twice after a training was resumed.
+
+    What the starts before wrote about iterations that this one runs again is marked as void.
+
+    Args:
+        first: the first iteration of this start, called when it is known.
+    """
+
+    def __init__(self, folder: str, first: Callable[[], int]) -> None:
+        self._folder, self._first = folder, first
+        self._writer: TensorboardXWriter | None = None
+
+    def write(self) -> None:
+        if self._writer is None:
+            self._writer = TensorboardXWriter(self._folder, purge_step=self._first() or None)
+        self._writer.write()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 class ToldLoader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from typing import Any
 
@@ -12,6 +13,7 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter
 from torch import nn
 
 from detnas_d2.data import (
@@ -35,7 +37,7 @@ from detnas_d2.engine.trainers.optimizer import build_optimizer
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
-from detnas_d2.engine.trainers.progress import TellProgress, ToldLoader
+from detnas_d2.engine.trainers.progress import Events, TellProgress, ToldLoader
 from detnas_d2.engine.trainers.schedule import LRScheduler, build_schedule
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.modeling import find_supernet
@@ -187,8 +189,10 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_writers(self) -> list[Any]:
-        _, *others = super().build_writers()  # the first one writes to the log
-        return [Printer(self.max_iter), *others]
+        folder, own = self.cfg.OUTPUT_DIR, weakref.proxy(self)
+        os.makedirs(folder, exist_ok=True)
+        json = JSONWriter(os.path.join(folder, "metrics.json"))
+        return [Printer(self.max_iter), json, Events(folder, lambda: own.start_iter)]
 
     def build_hooks(self) -> list[Any]:
         if self.step.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
