@@ -123,7 +123,7 @@ class _Plan:
                 standins += self._result_of(source)
         place = "OPTS or command line"
         cfg = self.pipeline.merged(stage, fragments, standins, place=place)
-        if self.pipeline.stage(stage.path) is not None:
+        if stage.like or self.pipeline.stage(stage.path) is not None:
             space = space_of(cfg)
             cfg.MODEL.DETNAS.PATH = str(space.first_path())
         elif stage.path:

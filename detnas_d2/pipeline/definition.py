@@ -46,8 +46,9 @@ from detnas_d2.pipeline.stages import (
     read_stages,
     split_override,
 )
+from detnas_d2.search.cost_draws import CostSampler, in_band
 from detnas_d2.search.history import RECORDS_FILE, History
-from detnas_d2.search_space import Path, PathError, space_of
+from detnas_d2.search_space import Choices, Path, PathError, space_of
 
 RESULTS = {**FRAGMENTS, "search": RECORDS_FILE}
 """Kind of a stage -> the file that configs of later stages take up."""
@@ -101,7 +102,7 @@ class Pipeline:
 
     def sources_of(self, stage: Stage) -> list[Stage]:
         """The stages whose results a stage starts from."""
-        names = dict.fromkeys((stage.weights, stage.path, *stage.merge))
+        names = dict.fromkeys((stage.weights, stage.path, stage.like, *stage.merge))
         return [source for name in names if (source := self.stage(name)) is not None]
 
     def begin_of(self, stage: Stage) -> CfgNode:
@@ -194,11 +195,7 @@ class Pipeline:
         space = space_of(cfg)
         source = self.stage(stage.path)
         if source is not None:
-            best = History.read(self.folder(source.name)).best()
-            if not best:
-                folder = self.folder(source.name)
-                raise PipelineError(f"stage {stage.name}: the search in {folder} has no candidate")
-            return space.path(best[0].choices)
+            return space.path(self._best_of(source, stage))
         word, _, argument = stage.path.partition(" ")
         if word == "uniform":
             return space.uniform_path(argument)
@@ -208,7 +205,9 @@ class Pipeline:
             raise PathError(
                 f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1, or REPEAT next to it"
             )
-        proposals = Proposals.from_config(self.limits_for(cfg), space)
+        like = self.stage(stage.like)
+        limits = self.limits_for(cfg) if like is None else self.config_of(like)
+        proposals = Proposals.from_config(limits, space)
         proposals.check_limits()
         constraint, attempts = proposals.constraint, proposals.searcher.evolution.attempts
         if constraint.limits != proposals.limits:
@@ -216,6 +215,17 @@ class Pipeline:
                 f"stage {stage.name}: PATH {stage.path!r}: SEARCH.MAX_LATENCY_MS limits random "
                 "paths by a table: expected SEARCH.LATENCY_TABLE to name it"
             )
+        if like is not None:
+            best = self._best_of(like, stage)
+            macs = proposals.costs.macs
+            drawn = in_band(
+                CostSampler(macs),
+                lambda choices: choices != best and constraint(choices),
+                count=max(int(argument), 1),
+                middle=macs.total(best),
+                seed=cfg.SEED,
+            )
+            return space.path(drawn[-1])
         number = f"{cfg.SEED}/{argument}" if cfg.SEED else argument
         rng = random.Random(f"pipeline/{number}")
         draws = (space.random_path(rng) for _ in range(attempts))
@@ -223,6 +233,14 @@ class Pipeline:
         if found is None:
             raise PipelineError(f"stage {stage.name}: no random path keeps {constraint}")
         return found
+
+    def _best_of(self, search: Stage, stage: Stage) -> Choices:
+        """The best path that a search stage has found."""
+        folder = self.folder(search.name)
+        best = History.read(folder).best()
+        if not best:
+            raise PipelineError(f"stage {stage.name}: the search in {folder} has no candidate")
+        return best[0].choices
 
 
 def read_pipeline(
@@ -277,7 +295,7 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
     name = pipeline.file_of(stage)
     try:
         cfg = pipeline.begin_of(stage)
-        if stage.path and pipeline.stage(stage.path) is None:
+        if stage.path and not stage.like and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
         retrain = os.path.dirname(name), pipeline.opts
         if stage.kind == "search" and not stage.merge:

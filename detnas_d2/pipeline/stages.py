@@ -5,8 +5,9 @@ supernet. CONFIG is relative to the file. WEIGHTS is an earlier stage (its final
 search are its best path's in the supernet, and PATH is the same search) or a file. PATH is an
 earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path that
 keeps the limits of the first search stage; another one for another SEED of the config) or the
-path itself. OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW,
-which start from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
+path itself. LIKE is an earlier search stage: random paths then cost what its best one does, to 5 %.
+OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW, which start
+from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
 With PATH random they are n networks (``random 1`` to ``random n``); otherwise they differ in their
 SEED (the config's, and a hundred more each time), and random networks (PATH, RANDOM) with it.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
@@ -36,7 +37,7 @@ SEED_STEP = 100
 OWN_SEED_STEP = 1000
 """Between the runs of SEEDS, where a stage's OPTS or RANDOM give a seed of its own."""
 KINDS = ("train", "evaluate", "search", "screen", "gradient")
-_TEXTS = ("KIND", "CONFIG", "WEIGHTS", "PATH", "ROW", "FOLDER")
+_TEXTS = ("KIND", "CONFIG", "WEIGHTS", "PATH", "LIKE", "ROW", "FOLDER")
 _MAX_NAME = 200  # bytes; file systems take 255
 
 
@@ -57,6 +58,7 @@ class Stage:
     opts: tuple[str, ...] = ()
     merge: tuple[str, ...] = ()
     random: int | None = None
+    like: str = ""
     folder: str = ""
     number: int = 0
     """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
@@ -107,7 +109,7 @@ def _repeats(file: str, entry: Any, before: list[Stage]) -> list[tuple[int, Any]
 
 def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     required = {"NAME", "KIND", "CONFIG"}
-    optional = ("WEIGHTS", "PATH", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
+    optional = ("WEIGHTS", "PATH", "LIKE", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
     if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
         raise PipelineError(
             f"{file}: stage {repr(entry)[:200]}: expected NAME, KIND, CONFIG and optionally "
@@ -131,6 +133,11 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
         raise PipelineError(f"{where}: {problem}")
     if kinds.get(stage.path, "search") != "search":
         raise PipelineError(f"{where}: PATH {stage.path!r} is a {kinds[stage.path]} stage")
+    if stage.like and (kinds.get(stage.like) != "search" or not stage.path.startswith("random")):
+        raise PipelineError(
+            f"{where}: LIKE {stage.like!r} with PATH {stage.path!r}: expected an earlier search "
+            "stage, and PATH random"
+        )
     wrong = [name for name in stage.merge if kinds.get(name) not in FRAGMENTS]
     if wrong:
         raise PipelineError(f"{where}: MERGE {wrong}, expected earlier screen or gradient stages")

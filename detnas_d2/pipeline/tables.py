@@ -216,7 +216,7 @@ def _printed(number: Reference) -> str:
 
 def _counted(pipeline: Pipeline, stage: Stage, row: Row, column: Column) -> float | None:
     """A cost of the stage's detector; None as long as a search is to tell its operations."""
-    sources = [pipeline.stage(name) for name in (stage.path, *stage.merge)]
+    sources = [pipeline.stage(name) for name in (stage.path, stage.like, *stage.merge)]
     missing = [s for s in sources if s is not None and stage_state(pipeline, s) != DONE]
     if missing:
         return None

@@ -12,6 +12,7 @@ import yaml
 from detectron2.modeling import build_model
 
 from detnas_d2.engine.checkpoint_files import read_checkpoint
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.pipeline import stage_run
 from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import read_pipeline
@@ -32,6 +33,31 @@ TUNED = {
     "OPTS": ["SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 1e-9],
 }
 
+EQUAL = {
+    "NAME": "equal",
+    "KIND": "train",
+    "CONFIG": "retrain.yaml",
+    "PATH": "random",
+    "LIKE": "search",
+    "REPEAT": 4,
+}
+
+
+def compare_random_networks_of_equal_cost(file: str, best: Any) -> None:
+    drawn = []
+    for opts in ((), (), ("SEED", "8")):
+        pipeline = read_pipeline(file, opts)
+        stages = [pipeline.stage(f"equal_{number}") for number in range(1, 5)]
+        assert all(pipeline.stage("search") in pipeline.sources_of(s) for s in stages)
+        configs = [pipeline.config_of(stage) for stage in stages]
+        drawn.append([cfg.MODEL.DETNAS.PATH for cfg in configs])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 4 and best.path not in drawn[0]
+    proposals = Proposals.from_config(pipeline.config_of(pipeline.stage("search")))
+    paths = map(proposals.space.path, drawn[0])
+    macs = [proposals.costs.macs.total(path.choices) for path in paths]
+    assert all(0.95 * best.macs <= cost <= 1.05 * best.macs for cost in macs)
+
 
 def written(root: Path, *stages: dict[str, Any]) -> str:
     """A pipeline of a supernet, a search and ``stages``, which are the rows of its table."""
@@ -50,8 +76,9 @@ def rewritten(file: Path, *stages: dict[str, Any]) -> str:
 def test_inherited_and_tuned_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, runs = written(tmp_path, INHERITED, TUNED), tmp_path / "runs"
+    file, runs = written(tmp_path, INHERITED, TUNED, EQUAL), tmp_path / "runs"
     assert not run_pipeline(arguments(file, dry_run=True))
+    rewritten(Path(file), INHERITED, TUNED)
     assert not (runs / "supernet").exists()
     assert run_pipeline(arguments(file))
     best = History.read(runs / "search").best()[0]
@@ -62,6 +89,8 @@ def test_inherited_and_tuned_side_by_side(
     assert not list((runs / "inherited").glob("*.pth"))
     rows = json.loads((runs / "table.json").read_text())["rows"]
     assert [row["paths"] for row in rows.values()] == 2 * [[best.path]]
+    compare_random_networks_of_equal_cost(rewritten(Path(file), INHERITED, TUNED, EQUAL), best)
+    rewritten(Path(file), INHERITED, TUNED)
     weights = runs / "search" / "best_inherited.pth"
     inherited = read_checkpoint(str(weights))["model"]
     tuned = read_checkpoint(str(runs / "tuned" / "model_final.pth"))["model"]
