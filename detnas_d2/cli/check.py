@@ -93,4 +93,10 @@ def _notes(found: Recognised) -> Iterator[str]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     from tabulate import tabulate
 
-    return tabulate(rows, head, tablefmt="plain", floatfmt=".4g", missingval="").splitlines()
+    rows = list(rows)
+    # A class may be called "007".
+    texts = [i for i in range(len(head)) if any(isinstance(row[i], str) for row in rows)]
+    table = tabulate(
+        rows, head, tablefmt="plain", floatfmt=".4g", missingval="", disable_numparse=texts
+    )
+    return table.splitlines()

@@ -59,12 +59,15 @@ def test_json(folder, capsys):
 
 
 def test_many_classes(folder, capsys):
-    rows = [f"{i % 6}.png,40,30,class {i},2,3,9,9" for i in range(40)]
+    rows = [f"{i % 6}.png,40,30,{i:03d},2,3,9,9" for i in range(40)]
     head = (folder / "boxes.csv").read_text().splitlines()[0]
-    (folder / "boxes.csv").write_text("\n".join([head, *rows, "1.png,40,30,class 39,1,1,9,9"]))
+    (folder / "boxes.csv").write_text("\n".join([head, *rows, "1.png,40,30,039,1,1,9,9"]))
     command.main(["check", "--data", str(folder)])
-    shown = capsys.readouterr().out
-    assert "... and 10 with fewer" in shown and "class 39" in shown and "class 38" not in shown
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("class "))
+    found = [line.split()[0] for line in lines[start + 1 : start + 32]]
+    assert found == ["039", *(f"{i:03d}" for i in range(29)), "..."]
+    assert "... and 10 with fewer" in lines[start + 31]
 
 
 def test_no_data(tmp_path):

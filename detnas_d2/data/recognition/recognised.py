@@ -65,7 +65,7 @@ class Recognised:
         parts: what each of the datasets read holds.
         splits: name -> number of images, of the parts that SPLITS makes.
         equal_images: pairs of files with the same content, the first in ``train``, the second in
-            ``test`` (or in ``train`` and ``val``).
+            ``test``.
         notes: what was chosen and why, and what a person should know; one line each.
     """
 

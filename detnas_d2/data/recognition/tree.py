@@ -91,7 +91,7 @@ def scan(place: str, told: Callable[[int], None] = lambda files: None) -> Tree:
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        files, below = [], []
+        lines, below = [], []
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 for entry in entries:
@@ -99,19 +99,18 @@ def scan(place: str, told: Callable[[int], None] = lambda files: None) -> Tree:
                         continue
                     if entry.is_file():
                         status = entry.stat()
-                        files.append((entry.name, status.st_size, status.st_mtime_ns))
+                        lines.append(f"{entry.name}\0{status.st_size}\0{status.st_mtime_ns}")
                     elif entry.is_dir():  # the rest has no content: broken links, sockets
                         below.append(os.path.join(folder, entry.name))
         except OSError as error:
             raise InputError(f"{os.path.join(root, folder)}: {error.strerror}") from error
-        files.sort()
-        lines = "".join(f"{name}\0{size}\0{time}\n" for name, size, time in files)
-        state.update(f"{folder}\n{lines}".encode("utf-8", "surrogateescape"))
-        if files:
-            folders[folder] = tuple(name for name, _, _ in files)
-        if number // _AT_ONCE != (number + len(files)) // _AT_ONCE:
-            told(number + len(files))
-        number += len(files)
+        lines.sort()  # "\0" comes first: as the names
+        state.update("\n".join([folder, *lines, ""]).encode("utf-8", "surrogateescape"))
+        if lines:
+            folders[folder] = tuple([line.partition("\0")[0] for line in lines])
+        if number // _AT_ONCE != (number + len(lines)) // _AT_ONCE:
+            told(number + len(lines))
+        number += len(lines)
         for path in sorted(below, reverse=True):
             status = os.stat(os.path.join(root, path))
             if (status.st_dev, status.st_ino) not in seen:  # links may lead round in circles
