@@ -20,7 +20,7 @@ FLOORS = (
     ("search",),
     ("engine",),
     ("pipeline",),
-    ("recipe",),
+    ("recipe", "report"),
     ("programs",),
     ("cli",),
 )

@@ -22,7 +22,7 @@ from detnas_d2 import __version__
 from detnas_d2.command import run_command
 from detnas_d2.utils.errors import InputError
 
-COMMANDS = ("search", "resume", "check", "predict", "latency", "export")
+COMMANDS = ("search", "resume", "check", "report", "predict", "latency", "export")
 """Names of the subcommands, in the order in which ``--help`` lists them."""
 
 

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.amounts import read_budget, read_seconds
     from detnas_d2.recipe.record import read_record
     from detnas_d2.recipe.session import carry_on
+    from detnas_d2.report import try_report
 
     start = time.monotonic()
     budget = read_budget(args.budget) if args.budget else None
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         record = begin(asked, output, args.num_gpus, start)
     else:
         record.check_asked(asked)
-    return carry_on(record, num_gpus=args.num_gpus, verbose=args.verbose)
+    return carry_on(record, num_gpus=args.num_gpus, verbose=args.verbose, after_stage=try_report)
 
 
 def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> Record:

@@ -63,6 +63,14 @@ class Experiment:
         return [of_seed[""] for of_seed in self.pipelines.values() if "" in of_seed]
 
     @property
+    def folders(self) -> dict[str, list[Pipeline]]:
+        """Output folder -> its pipelines: those of all seeds of a file of STAGES, else one each."""
+        if self.runs_of_stages:
+            return {self.output_dir: self.runs_of_stages}
+        found = [pipeline for of_seed in self.pipelines.values() for pipeline in of_seed.values()]
+        return {pipeline.output_dir: [pipeline] for pipeline in found}
+
+    @property
     def several(self) -> bool:
         """Whether there is more than one pipeline."""
         return len(self.runs_of_stages) != 1

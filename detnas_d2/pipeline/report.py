@@ -122,15 +122,24 @@ def _effort(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> dict[str,
 
 
 def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
-    """Cost of a stage's network: its searchable layers, or the whole backbone if it has none."""
     cfg = pipeline.config_of(stage)
+    size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
+    return network_cost(cfg, done["path"], size)
+
+
+def network_cost(cfg: CfgNode, path: str, size: tuple[int, int]) -> Cost:
+    """Cost of a network: its searchable layers, or the whole backbone if it has none.
+
+    Args:
+        path: text of its path in the space of ``cfg``; "" if it has none.
+        size: (height, width) of the image that a backbone's multiply-adds are counted for.
+    """
     if genotype_of(cfg).parts:
         return genotype_cost(cfg)
-    size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
-    if not done["path"]:
+    if not path:
         return backbone_cost(cfg, size)
     space = space_of(cfg)
-    return build_cost_table(space, size).cost(space.path(done["path"]))
+    return build_cost_table(space, size).cost(space.path(path))
 
 
 def backbone_cost(cfg: CfgNode, size: tuple[int, int]) -> Cost:

@@ -19,6 +19,7 @@ from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
+from detnas_d2.pipeline.manifest import write_manifest
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
 from detnas_d2.pipeline.shown import Screen, tell_failure
 from detnas_d2.pipeline.stage_data import check_data
@@ -40,8 +41,11 @@ from detnas_d2.utils.io import write_text
 from detnas_d2.utils.locks import FolderBusy, holder
 from detnas_d2.utils.screen import Line
 
+AfterStage = Callable[[str], object]
+"""Called with an output folder whenever a stage in it has ended, well or not."""
 
-def pipeline_main() -> int:
+
+def pipeline_main(after_stage: AfterStage | None = None) -> int:
     """``run_pipeline.py``; its exit status, 0 when every stage is done."""
     parser = default_argument_parser()
     help_ = "start nothing; print the stages, the disk that they need, and the tables"
@@ -51,7 +55,7 @@ def pipeline_main() -> int:
     help_ = "write TABLE of all SEEDS, and what its differences show, to a JSON file of yours"
     parser.add_argument("--record", default="", metavar="FILE", help=help_)
     args = parser.parse_args()
-    return 0 if run_pipeline(args) or args.dry_run else 1
+    return 0 if run_pipeline(args, after_stage=after_stage) or args.dry_run else 1
 
 
 def run_pipeline(
@@ -59,6 +63,7 @@ def run_pipeline(
     *,
     replan: Callable[[], bool] | None = None,
     estimates: Callable[[], Mapping[str, float]] = dict,
+    after_stage: AfterStage | None = None,
 ) -> bool:
     """Starts what is missing of ``args.config_file`` and resumes what stopped, stage by stage.
 
@@ -75,6 +80,8 @@ def run_pipeline(
             that have not begun anew, and the file is read again.
         estimates: called before every stage, gives name of a stage -> seconds that it may take, of
             all stages if somebody has measured steps of them: by these what is left is told.
+        after_stage: see :data:`AfterStage`; called on the first machine, and once for a folder
+            where no stage was left to run.
 
     Returns:
         whether every stage is done.
@@ -84,14 +91,17 @@ def run_pipeline(
             could not agree on what to start.
     """
     if getattr(args, "verbose", False):
-        return _run_pipeline(args, Screen(estimates), replan)
+        return _run_pipeline(args, Screen(estimates), replan, after_stage)
     line = Line()
     with quiet_command(LOGGERS, line) as shown:
-        return _run_pipeline(args, Screen(estimates, line, shown), replan)
+        return _run_pipeline(args, Screen(estimates, line, shown), replan, after_stage)
 
 
 def _run_pipeline(
-    args: argparse.Namespace, screen: Screen, replan: Callable[[], bool] | None
+    args: argparse.Namespace,
+    screen: Screen,
+    replan: Callable[[], bool] | None,
+    after_stage: AfterStage | None,
 ) -> bool:
     experiment = read_experiment(args.config_file, tuple(args.opts))
     dry_run, record = getattr(args, "dry_run", False), getattr(args, "record", "")
@@ -112,8 +122,13 @@ def _run_pipeline(
     # Machines cannot agree on what a failure leaves to do.
     goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
-        while _run_missing(experiment, args, goes_on, screen, replan):
+        if args.machine_rank == 0:
+            for folder, pipelines in experiment.folders.items():
+                write_manifest(folder, pipelines, args.num_gpus * args.num_machines)
+        ends = _Ends(experiment, after_stage if args.machine_rank == 0 else None)
+        while _run_missing(experiment, args, goes_on, screen, replan, ends):
             experiment = read_experiment(args.config_file, tuple(args.opts))
+        ends.rest()
     if dry_run or goes_on:
         print(list_runs(experiment))
     _print_tables(experiment, write=not dry_run, record=record)
@@ -149,12 +164,38 @@ def _make_folder(experiment: Experiment) -> None:
         ) from error
 
 
+class _Ends:
+    """Calls ``after_stage`` with the folders of an experiment."""
+
+    def __init__(self, experiment: Experiment, after_stage: AfterStage | None) -> None:
+        self.folders = {
+            pipeline.output_dir: folder
+            for folder, pipelines in experiment.folders.items()
+            for pipeline in pipelines
+        }
+        self.after_stage = after_stage
+        self.untold = dict.fromkeys(experiment.folders)
+
+    def of_stage(self, pipeline: Pipeline) -> None:
+        folder = self.folders[pipeline.output_dir]
+        self.untold.pop(folder, None)
+        if self.after_stage is not None:
+            self.after_stage(folder)
+
+    def rest(self) -> None:
+        """Of folders where nothing was left to run."""
+        if self.after_stage is not None:
+            for folder in self.untold:
+                self.after_stage(folder)
+
+
 def _run_missing(
     experiment: Experiment,
     args: argparse.Namespace,
     goes_on: bool,
     screen: Screen,
     replan: Callable[[], bool] | None,
+    ends: _Ends,
 ) -> bool:
     """Runs what is missing, or up to a stage after which there is another plan: then True."""
     runs, again = experiment.runs(), True
@@ -174,12 +215,14 @@ def _run_missing(
             try:
                 screen.run(run, title, runs, args)
             except Exception as error:
+                ends.of_stage(run.pipeline)
                 if not goes_on:
                     raise
                 tell_failure(title, error)
                 failed |= set() if isinstance(error, FolderBusy) else {run.folder}
             else:
                 screen.tell_end(title, run)
+                ends.of_stage(run.pipeline)
                 if replan is not None and replan():
                     return True
                 again = goes_on

@@ -9,15 +9,20 @@ from typing import Any
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.pipeline.definition import read_pipeline
-from detnas_d2.pipeline.run import run_pipeline
+from detnas_d2.pipeline.run import AfterStage, run_pipeline
 from detnas_d2.recipe.amounts import duration
 from detnas_d2.recipe.progress import Clock, Progress, replanned
 from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.telling import changed_line
 
 
-def carry_on(record: Record, *, num_gpus: int, verbose: bool) -> dict[str, Any]:
+def carry_on(
+    record: Record, *, num_gpus: int, verbose: bool, after_stage: AfterStage | None = None
+) -> dict[str, Any]:
     """Runs the stages that are missing; returns what came of them.
+
+    Args:
+        after_stage: see :func:`run_pipeline`.
 
     Raises:
         InputError: a stage failed; the same command goes on.
@@ -44,7 +49,7 @@ def carry_on(record: Record, *, num_gpus: int, verbose: bool) -> dict[str, Any]:
     words = ["--config-file", file, "--num-gpus", str(num_gpus)]
     args = default_argument_parser().parse_args(words)
     args.verbose = verbose
-    run_pipeline(args, replan=replan, estimates=estimates)
+    run_pipeline(args, replan=replan, estimates=estimates, after_stage=after_stage)
     return result_of(current[0], clock.used())
 
 
@@ -65,5 +70,6 @@ def result_of(record: Record, used: float) -> dict[str, Any]:
             f"{duration(used)} in all; the detector is {os.path.join(shown, 'searched')}",
             f"  detnas predict {shown} IMAGES --output pictures",
             f"  detnas export {shown} --format onnx --output exported",
+            f"  {os.path.join(shown, 'report.html')} shows all of it in a browser",
         ],
     }

@@ -10,8 +10,9 @@ from detnas_d2.command import run_command
 
 def main() -> int:
     from detnas_d2.pipeline.run import pipeline_main
+    from detnas_d2.report import try_report
 
-    return pipeline_main()
+    return pipeline_main(after_stage=try_report)
 
 
 if __name__ == "__main__":

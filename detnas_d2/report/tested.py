@@ -1,0 +1,174 @@
+"""What a network does on its test images: average precision by class, curves, worst images."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from markupsafe import Markup
+
+from detnas_d2.data import register_datasets
+from detnas_d2.evaluation.evaluators import coco_file
+from detnas_d2.report.figures import shown
+from detnas_d2.report.found import FoundStage
+from detnas_d2.report.matches import Matches, iou_steps, read_matches, recall_steps
+from detnas_d2.report.search_figures import lines_figure
+from detnas_d2.report.worst import Picture, picture, worst_images
+from detnas_d2.utils.errors import InputError
+
+PREDICTIONS = os.path.join("inference", "coco_instances_results.json")
+_PREFIX = "bbox/AP-"
+_AGREE = 0.05  # AP; what another implementation rounds otherwise is far less
+_CURVES = 8
+_MANY_CLASSES = 24
+
+
+def matches_of(stage: FoundStage) -> Matches:
+    """Matches of the predictions that a stage saved when it was tested.
+
+    Raises:
+        InputError: there are none, or the data are gone or others than they were.
+    """
+    predictions = stage.file(PREDICTIONS)
+    if not os.path.isfile(predictions):
+        raise InputError(f"{predictions}: no predictions were saved")
+    cfg = stage.config
+    if not cfg.DATASETS.TEST:
+        raise InputError(f"{stage.folder}: DATASETS.TEST is empty")
+    # Of several test sets the last one's predictions are there.
+    name = cfg.DATASETS.TEST[-1]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (name,)
+    cfg.SUPERNET.CHECK.VAL, cfg.HIT_SEARCH.ARCH_START_ITER = "", -1
+    cfg.SEARCH.clear()  # names of datasets that nobody needs here
+    register_datasets(cfg)
+    metadata = MetadataCatalog.get(name)
+    file = metadata.get("json_file") or stage.file("inference", f"{name}_coco_format.json")
+    if not os.path.isfile(file):
+        file = coco_file(name, stage.file("inference")).get("json_file", file)
+    matches = read_matches(file, predictions, metadata.get("image_root") or "")
+    told, now = stage.results.get("bbox/AP"), float(matches.ap()[0])
+    if isinstance(told, float) and math.isfinite(told) and not abs(told - now) < _AGREE:
+        raise InputError(
+            f"{predictions}: AP {now:.2f} of {name} as it is now, {told:.2f} when it was tested: "
+            "the data or the predictions have changed since"
+        )
+    return matches
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """A line of the table of classes; AP in percent, None where it is undefined."""
+
+    name: str
+    ap: float | None
+    objects: int | None = None
+    other: float | None = None
+
+
+@dataclass
+class Tested:
+    """The winner on its test images, as far as that is known.
+
+    Attributes:
+        other: a network beside it.
+        interval: of its AP over images.
+        threshold: least score of the detections in ``pictures``.
+    """
+
+    stage: FoundStage | None = None
+    other: FoundStage | None = None
+    matches: Matches | None = None
+    interval: tuple[float, float] | None = None
+    lines: list[ClassLine] = field(default_factory=list)
+    curves: list[tuple[Markup, str]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    threshold: float = 0.5
+
+    @property
+    def many(self) -> bool:
+        """Whether the table of classes is a long one."""
+        return len(self.lines) > _MANY_CLASSES
+
+
+def class_lines(
+    stage: FoundStage, matches: Matches | None, other: FoundStage | None
+) -> list[ClassLine]:
+    """AP of each class, by the matches or else by what the test told.
+
+    Args:
+        other: a network to stand beside it.
+    """
+    theirs = {} if other is None else other.results
+    if matches is not None:
+        return [
+            ClassLine(
+                c.name,
+                _known(100 * float(c.precision().mean())),
+                int(c.positives.sum()),
+                _known(theirs.get(_PREFIX + c.name)),
+            )
+            for c in matches.classes
+        ]
+    names = [key.removeprefix(_PREFIX) for key in stage.results if key.startswith(_PREFIX)]
+    return [
+        ClassLine(
+            name,
+            _known(stage.results[_PREFIX + name]),
+            None,
+            _known(theirs.get(_PREFIX + name)),
+        )
+        for name in names
+    ]
+
+
+def _known(value: Any) -> float | None:
+    good = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if good else None
+
+
+def curves(matches: Matches) -> list[tuple[Markup, str]]:
+    """Precision over recall: the mean over classes at three IoUs, and classes at IoU 0.5."""
+    recalls = recall_steps()
+    told = {
+        c.name: precision
+        for c in matches.classes
+        if np.isfinite(precision := c.precision()[0]).all()
+    }
+    if not told:
+        return []
+    mean = np.mean(list(told.values()), axis=0)
+    places = {0.5: 0, 0.75: 5, 0.9: 8}
+    assert all(abs(iou_steps()[place] - iou) < 1e-9 for iou, place in places.items())
+    means = {f"IoU {iou:g}": (recalls, mean[place]) for iou, place in places.items()}
+    axes = {"x": "recall", "y": "precision"}
+    text = "Precision over recall, mean over the classes, at three IoUs."
+    found = [(lines_figure("precision", means, **axes, description=text), text)]
+    if len(told) > 1:
+        ordered = sorted(told, key=lambda name: -float(told[name][0].mean()))
+        if len(ordered) > _CURVES:
+            half = _CURVES // 2
+            ordered = [*ordered[:half], *ordered[-half:]]
+        series = {
+            shown(f"{name} {100 * told[name][0].mean():.0f}", 24): (recalls, told[name][0])
+            for name in ordered
+        }
+        what = "each class" if len(ordered) == len(told) else "the best and the worst classes"
+        text = f"Precision over recall at IoU 0.5 of {what}, with AP at that IoU."
+        found.append((lines_figure("classes-curves", series, **axes, description=text), text))
+    return found
+
+
+def pictures(matches: Matches) -> tuple[list[Picture], float]:
+    """Pictures of the worst images that can be read, and the score above which boxes are shown."""
+    threshold = matches.threshold()
+    found = []
+    for judged in worst_images(matches.images, threshold):
+        try:
+            found.append(picture(judged))
+        except Exception:  # Pillow's decoders raise many types; the image is gone or another
+            continue
+    return found, threshold
