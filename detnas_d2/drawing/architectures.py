@@ -134,9 +134,9 @@ def _draw_genotype(genotype: Genotype) -> Drawn:
         if genotype.neck:
             used = row.ends[-genotype.levels :]
             columns = _spread([x for x, _ in used], row.width)
-            for (x, end), column in zip(used, columns, strict=True):
+            for (x, bottom), column in zip(used, columns, strict=True):
                 x = column if abs(x - column) < 4 else x  # below the block all the same
-                start, turn = f"M{number(x)} {number(end)}", number(y + 8)
+                start, turn = f"M{number(x)} {number(bottom)}", number(y + 8)
                 add_line(group, f"{start}V{turn}H{number(column)}V{number(y + 28)}")
             y += 12
         else:

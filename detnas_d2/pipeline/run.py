@@ -36,7 +36,9 @@ from detnas_d2.pipeline.state import (
 )
 from detnas_d2.pipeline.status import outdated, stage_state
 from detnas_d2.pipeline.supernets import supernet_lines
+from detnas_d2.pipeline.table_plots import draw_tables
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.figures import check_figure
 from detnas_d2.utils.io import write_text
 from detnas_d2.utils.locks import FolderBusy, holder
 from detnas_d2.utils.screen import Line
@@ -54,6 +56,8 @@ def pipeline_main(after_stage: AfterStage | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help=help_)
     help_ = "write TABLE of all SEEDS, and what its differences show, to a JSON file of yours"
     parser.add_argument("--record", default="", metavar="FILE", help=help_)
+    help_ = "draw the tables that say how (PLOT); with --dry-run of what is there, checking nothing"
+    parser.add_argument("--plot", default="", metavar="FILE", help=help_)
     args = parser.parse_args()
     return 0 if run_pipeline(args, after_stage=after_stage) or args.dry_run else 1
 
@@ -107,6 +111,11 @@ def _run_pipeline(
     dry_run, record = getattr(args, "dry_run", False), getattr(args, "record", "")
     if record and not any(pipeline.table for pipeline in experiment.runs_of_stages):
         raise InputError(f"--record {record}: {args.config_file} has no TABLE to be recorded")
+    plot = getattr(args, "plot", "")
+    if plot:
+        check_figure(plot)
+        if not any(table.plot for table in experiment.tables):
+            raise InputError(f"--plot {plot}: {args.config_file} has no table with a PLOT")
     if experiment.several and args.num_machines > 1:
         raise InputError(
             "--num-machines: several pipelines run on one machine; start each of them with "
@@ -115,10 +124,10 @@ def _run_pipeline(
         )
     with tracebacks_in(lambda: experiment.output_dir):
         check_launch(args)
-        if args.machine_rank == 0:
+        if args.machine_rank == 0 and not (dry_run and plot):
             _check(experiment, args.num_gpus * args.num_machines, dry_run=dry_run)
-            if not dry_run:
-                _make_folder(experiment)
+        if args.machine_rank == 0 and not dry_run:
+            _make_folder(experiment)
     # Machines cannot agree on what a failure leaves to do.
     goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
@@ -132,6 +141,8 @@ def _run_pipeline(
     if dry_run or goes_on:
         print(list_runs(experiment))
     _print_tables(experiment, write=not dry_run, record=record)
+    if plot and args.machine_rank == 0:
+        draw_tables(experiment.tables, plot)
     return all(stage_state(run.pipeline, run.stage) == DONE for run in experiment.runs())
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from detnas_d2.analysis.detector_cost import DETECTOR_COSTS
 from detnas_d2.pipeline.report import METRICS
-from detnas_d2.pipeline.tables import Column, Pipelines, Reference, Row, Table, TableError
+from detnas_d2.pipeline.tables import Column, Pipelines, Plot, Reference, Row, Table, TableError
 
 _NEEDED = {"COLUMNS", "ROWS"}
-_KEYS = {"TITLE", "REFERENCES", "COMPARE", *_NEEDED}
+_KEYS = {"TITLE", "REFERENCES", "COMPARE", "PLOT", *_NEEDED}
 
 
 def read_tables(file: str, entries: Any, pipelines: Pipelines) -> tuple[Table, ...]:
@@ -39,10 +39,21 @@ def _table(file: str, data: Any, pipelines: Pipelines) -> Table:
     compare = [compare] if isinstance(compare, str) else compare
     if not isinstance(compare, list) or any(name not in names for name in compare):
         raise TableError(f"{file}: COMPARE is {compare!r}: expected NAMEs of ROWS that are built")
-    title = data.get("TITLE", file)
-    table = Table(title, columns, rows, references, pipelines, tuple(compare))
+    title, plot = data.get("TITLE", file), _plot(file, data.get("PLOT"), columns)
+    table = Table(title, columns, rows, references, pipelines, tuple(compare), plot)
     _check(file, table)
     return table
+
+
+def _plot(file: str, entry: Any, columns: tuple[Column, ...]) -> Plot | None:
+    if entry is None:
+        return None
+    plot: Plot = _entry(file, "PLOT", Plot, entry)
+    names = [column.name for column in columns]
+    for key, name in (("X", plot.x), ("Y", plot.y)):
+        if name not in names and (name or key == "Y"):
+            raise TableError(f"{file}: PLOT: {key} {name!r}: expected one of {', '.join(names)}")
+    return plot
 
 
 def _entry(file: str, key: str, kind: type, entry: Any) -> Any:

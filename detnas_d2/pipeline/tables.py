@@ -26,6 +26,8 @@ the config, see :mod:`detector_cost`.
 Below a table stand the differences between rows in what was measured (:mod:`differences`): of the
 row that COMPARE names, or of those that it lists, to all others; of the first by default.
 
+PLOT names the columns of a figure, see :mod:`table_plots`.
+
 REFERENCES names where numbers of others are from. A row has a list under each of these names, with
 an entry for each column: a number or a text as printed there, null where nothing is printed.
 """
@@ -83,6 +85,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """Names of the columns of a figure; without ``x`` the rows stand side by side."""
+
+    y: str
+    x: str = ""
+
+
+@dataclass(frozen=True)
 class Cell:
     """Values measured so far, and how many networks the cell is to be the mean of.
 
@@ -124,6 +134,11 @@ class Table:
     references: dict[str, str]
     pipelines: Pipelines
     compare: tuple[str, ...] = ()
+    plot: Plot | None = None
+
+    def column(self, name: str) -> int:
+        """Number of the column of this name."""
+        return [column.name for column in self.columns].index(name)
 
     def cell(self, row: Row, column: Column, number: int) -> Cell:
         """The cell of a row in the column with this number."""

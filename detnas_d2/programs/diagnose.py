@@ -3,6 +3,7 @@ it needs.
 
   diagnose.py history output/search
   diagnose.py choices output/search
+  diagnose.py screening output/mu_0 output/mu_0.1 --plot figure4.svg
   diagnose.py optuna output/search --storage sqlite:///study.db
   diagnose.py fidelity --config-file pipeline.yaml --output output/fidelity
   diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
@@ -21,7 +22,7 @@ from detectron2.utils import comm
 
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
-from detnas_d2.programs import optuna_export
+from detnas_d2.programs import optuna_export, screening
 from detnas_d2.programs.fidelity import add_arguments, fidelity
 from detnas_d2.programs.numbers import write_numbers
 from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history
@@ -33,6 +34,7 @@ from detnas_d2.search.diagnostics import (
     pareto_front,
 )
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.figures import check_figure
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,6 +48,9 @@ def main(argv: list[str] | None = None) -> None:
             "history", help="fitness per generation; the fittest candidates at every cost"
         ),
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
+        "screening": commands.add_parser(
+            "screening", help="scores of the operations over screenings (Hit-Detector)"
+        ),
         "optuna": commands.add_parser(
             "optuna", help="every candidate as a trial of a study of Optuna, for its dashboard"
         ),
@@ -59,9 +64,11 @@ def main(argv: list[str] | None = None) -> None:
             add_help=False,
         ),
     }
-    for name in ("history", "choices", "calibration"):
+    for name in ("history", "choices", "calibration", "screening"):
         subparsers[name].add_argument("--json", metavar="FILE", help="write the numbers")
-        subparsers[name].add_argument("--plot", metavar="FILE", help="draw them, .png or .pdf")
+        subparsers[name].add_argument(
+            "--plot", metavar="FILE", help="draw them, .svg, .png or .pdf"
+        )
     for name in ("history", "choices"):
         subparsers[name].add_argument("search", help="output folder of the search")
     subparsers["history"].add_argument("--cost", choices=COSTS, default=COSTS[0])
@@ -69,7 +76,10 @@ def main(argv: list[str] | None = None) -> None:
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
     add_arguments(subparsers["fidelity"])
     optuna_export.add_arguments(subparsers["optuna"])
+    screening.add_arguments(subparsers["screening"])
     args = parser.parse_args(argv)
+    if getattr(args, "plot", None):
+        check_figure(args.plot)
     if args.command == "calibration":
         run(calibration, args)
     else:
@@ -126,6 +136,10 @@ def calibration(args: argparse.Namespace) -> None:
         draw_calibration(rows, columns[1:], args.plot)
 
 
+def screenings(args: argparse.Namespace) -> None:
+    write(args, screening.tell(args))
+
+
 def write(args: argparse.Namespace, value: Any) -> None:
     if args.json:
         write_numbers(args.json, value)
@@ -136,4 +150,5 @@ COMMANDS = {
     "choices": choices,
     "fidelity": fidelity,
     "optuna": optuna_export.export,
+    "screening": screenings,
 }

@@ -9,9 +9,9 @@ import numpy as np
 
 from detnas_d2.analysis.rank_statistics import Interval
 from detnas_d2.pipeline.certificate import MACS, SUPERNET, Certificate, Ranker
-from detnas_d2.programs.plots import new_figure
 from detnas_d2.search.cost_draws import BAND
 from detnas_d2.search.truth import TruthSet
+from detnas_d2.utils.figures import new_figure, save_figure
 
 _VERDICTS = {
     "below the floor": "Do not choose networks by this supernet",
@@ -197,4 +197,4 @@ def draw(certificate: Certificate, truth: TruthSet, file: str) -> None:
     right.set_yticks(places, [ranker.name for ranker in rankers], fontsize="small")
     right.set(xlabel="Kendall's tau-b")
     figure.set_size_inches(12, 4)
-    figure.savefig(file)
+    save_figure(figure, file)

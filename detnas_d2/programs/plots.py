@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detnas_d2.evaluation import CandidateRecord
+from detnas_d2.utils.figures import new_figure, save_figure
 
 
 def draw_history(
@@ -34,7 +35,7 @@ def draw_history(
     right.step(*steps, where="post", color="tab:red")
     right.set(xlabel=cost, ylabel="fitness")
     figure.colorbar(points, label="generation")
-    figure.savefig(file)
+    save_figure(figure, file)
 
 
 def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str) -> None:
@@ -54,7 +55,7 @@ def draw_choices(frequencies: dict[int, tuple[dict[str, float], ...]], file: str
         axis.set(title=f"layer {layer}", ylim=(0, 1), xlabel="generation", ylabel="share")
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(ops))
-    figure.savefig(file)
+    save_figure(figure, file)
 
 
 def draw_calibration(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], file: str) -> None:
@@ -66,17 +67,4 @@ def draw_calibration(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
         axis.set(xscale="log", xlabel="calibration images", title=column.replace("_", " "))
         axis.set_xticks(images, [str(number) for number in images])
         axis.minorticks_off()
-    figure.savefig(file)
-
-
-def new_figure(count: int) -> tuple[Any, list[Any]]:
-    """A figure of ``count`` axes."""
-    from matplotlib.figure import Figure  # needs no display
-
-    columns = min(count, 4)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.remove()
-    return figure, axes[:count]
+    save_figure(figure, file)
