@@ -52,8 +52,8 @@ def prepare(
     :func:`check_classes`.
 
     Args:
-        line, shown: of a program that shows warnings alone (:func:`quiet`); "": all progress is
-            shown, as by Detectron2.
+        line, shown: of a program that shows warnings alone, or without a line nothing
+            (:func:`quiet`); "": all progress is shown, as by Detectron2.
     """
     on_cpu = fall_back_to_cpu(cfg)
     cfg.freeze()

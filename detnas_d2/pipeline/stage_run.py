@@ -90,7 +90,7 @@ def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float
     """Runs a stage of the config ``cfg``, which has worked since ``start`` (monotonic)."""
     data = data_of(cfg, stage.kind) if comm.is_main_process() else {}
     folder = os.path.dirname(pipeline.file_of(stage))
-    retrain = {"config_dir": folder, "retrain_opts": pipeline.opts}
+    retrain: dict[str, Any] = {"config_dir": folder, "retrain_opts": pipeline.opts}
     if stage.kind == "search":
         best = search(cfg, resume=True, **retrain)
         results: dict[str, Any] = {"fitness": best.fitness}

@@ -13,7 +13,8 @@ from detectron2.config import CfgNode
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.engine.architectures import decoded_example, searched_space
-from detnas_d2.engine.defaults import prepare
+from detnas_d2.engine.defaults import LOGGERS, prepare
+from detnas_d2.engine.screen import quiet_command
 from detnas_d2.engine.speed import candidate_seconds, image_seconds, step_seconds
 from detnas_d2.engine.training import trainer_class
 from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
@@ -21,6 +22,7 @@ from detnas_d2.recipe.facts import DataFacts, Machine
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.schedule import Plan, Rates, Schedule
 from detnas_d2.recipe.writing import texts_of, write_files
+from detnas_d2.utils.screen import Line
 
 FOLDER = "measured"
 """Below the run's: configs and log of what was measured."""
@@ -37,8 +39,21 @@ def measure(
 ) -> Rates:
     """The speeds, in a folder below the run's, which is emptied first.
 
-    On several processes one measures its own share of a batch.
+    On several processes one measures its own share of a batch. Nothing is shown meanwhile: the
+    stages themselves warn of what there is to warn of.
     """
+    line = Line()
+    line.show(lambda: "measuring a few steps of every stage")
+    try:
+        with quiet_command(LOGGERS, line):
+            return _measured(recipe, facts, machine, data, settings)
+    finally:
+        line.clear()
+
+
+def _measured(
+    recipe: Recipe, facts: DataFacts, machine: Machine, data: Data, settings: Settings
+) -> Rates:
     folder = os.path.join(settings.output, FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
     write_files(folder, texts_of(Plan(recipe, facts, _UNKNOWN), _TRIAL, data, settings))
@@ -91,5 +106,6 @@ def _ready(file: str, opts: Sequence[object], machine: Machine) -> CfgNode:
     """A stage's config as it would begin, with one process's share of a batch."""
     cfg = load_config(file, opts)
     cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // machine.processes)
-    prepare(cfg, argparse.Namespace(config_file="", eval_only=False, resume=False))
+    args = argparse.Namespace(config_file="", eval_only=False, resume=False)
+    prepare(cfg, args, shown=os.devnull)
     return cfg

@@ -78,7 +78,7 @@ def test_a_search_ends_in_a_detector(
         main(words)
     shown = capsys.readouterr().out
     assert "COCO" in shown and "12 training, 4 test images, 2 classes" in shown
-    assert "space    detnas_demo" in shown and "all of it: " in shown and " of 1 h 0 min" in shown
+    assert "space    detnas_demo" in shown and "all of it: " in shown and " of 1 h" in shown
     record = read_record(str(output))
     assert record is not None and record.schedule == Schedule(4, 2, 1, 2, 0)
     rates = asdict(record.plan.rates)
