@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
 from detnas_d2.engine.outlook import Ahead, Outlook
+from detnas_d2.engine.supernet_check import scores
 from detnas_d2.engine.telling import (
     PROGRESS_FILE,
     Teller,
@@ -217,6 +218,11 @@ def test_gradient_search_tells(configs: Configs, clock: Clock, told: list[tuple[
     for _ in range(2):
         step(hook, clock, 2.0, **{"arch/expected_gmacs": 3.456})
     assert told[-1] == ("iterations", 4, 6, 8.0, "expected 3.46 GMACs")  # two, of two steps each
+
+
+def test_checking_a_supernet_tells(told: list[tuple[Any, ...]]) -> None:
+    scores._passed("inference", 4, 1, 8)
+    assert told == [("checking 4 fixed paths: inference", 1, 8)]
 
 
 def test_events_of_a_resumed_training(tmp_path: Path) -> None:

@@ -102,6 +102,23 @@ def test_lines_are_even_while_candidates_finish_together(progress, clock, caplog
     assert caplog.messages[-1].endswith("ETA 0:00:00")
 
 
+def test_how_far_it_is_is_told(tmp_path, clock):
+    told = []
+    settings = EvolutionSettings.preset("paper", population=2, generations=3)
+    searcher = Evolution((4,) * 8, settings, seed=0)
+    progress = Progress(searcher, tmp_path, clock, tell=lambda *about: told.append(about))
+    progress(record(1, 0, 1.0), size=2, replayed=True)
+    clock.now = 6.0
+    progress.passed("recalibration", 1, 1, 2)  # half of one of two passes
+    clock.now = 10.0
+    progress(record(1, 1, 3.0, macs=288_082_368), size=2, replayed=False)
+    assert told == [
+        (1.0, 6, None, "best 1.0000 (250.0M MACs)"),
+        (1.25, 6, 6.0 / 0.25 * 4.75, "best 1.0000 (250.0M MACs)"),
+        (2.0, 6, 40.0, "best 3.0000 (288.1M MACs)"),
+    ]
+
+
 def test_long_searches_say_less(progress, clock, caplog):
     for _ in range(200):
         clock.now += 10.0
