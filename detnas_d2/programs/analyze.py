@@ -74,12 +74,13 @@ def run(args: argparse.Namespace) -> None:
     if cfg is not None and not networks and (args.picture or architectures_of(cfg)):
         networks = of_config(cfg, "", args.config_file)
     result: dict[str, Any] = {}
-    if cfg is not None and searchable_backbone(cfg) and not networks:
+    searched = cfg is not None and (searchable_backbone(cfg) or cfg.MODEL.HIT.SEARCHABLE_PARTS)
+    if searched and not networks:
         raise InputError(
-            f"{args.config_file}: a supernet has the costs of no one network; name some with "
-            "--network, or the config of what was found"
+            f"{args.config_file}: a supernet has the costs of no single network; name networks "
+            "with --network, or take the config of what was found"
         )
-    if cfg is not None and not searchable_backbone(cfg):
+    if cfg is not None and not searched:
         costs = costs_of(cfg, args)
         result |= as_json(costs)
         if not args.json:

@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 RELEASED = str(CONFIGS / "DetNAS" / "released" / "detnasnet_300M_fpn_coco.yaml")
 SEARCH = str(CONFIGS / "DetNAS" / "fpn_coco" / "search.yaml")
 HIT = str(CONFIGS / "HitDetector" / "released" / "coco.yaml")
+HIT_SEARCH = str(CONFIGS / "HitDetector" / "search" / "search.yaml")
 TINY = ("--input-size", "64", "64", "--proposals", "2")
 
 
@@ -92,6 +93,15 @@ def test_several_sources_in_one_picture(tmp_path: Path, capsys) -> None:
     assert "total" not in out  # of a supernet there are no costs
 
 
+def test_picture_of_the_documents(tmp_path: Path) -> None:
+    """docs/experiments.md shows it, with the command."""
+    names = ("ShuffleNetV2-20, hand-made=3x3", f"DetNAS 300M with FPN on COCO, released={RELEASED}")
+    networks = [word for name in names for word in ("--network", name)]
+    main(["--config-file", SEARCH, "--picture", str(tmp_path / "out.svg"), *networks])
+    shown = CONFIGS.parent / "docs" / "architectures.svg"
+    assert (tmp_path / "out.svg").read_bytes() == shown.read_bytes()
+
+
 def test_best_network_of_a_finished_search(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "search")
     best = short_yaml(detector("xception 3x3 3x3 3x3 3x3"))
@@ -117,7 +127,8 @@ def test_genotype(tmp_path: Path, capsys) -> None:
         (["--network", "3x3 3x3"], "'3x3 3x3': no such file or folder; .* --config-file"),
         (["--network", "gone/best.yaml"], "gone/best.yaml: no such config"),
         (["--network", "title="], "no such config"),
-        (["--config-file", SEARCH], "search.yaml: a supernet has the costs of no one network"),
+        (["--config-file", SEARCH], "search.yaml: a supernet has the costs of no single network"),
+        (["--config-file", HIT_SEARCH], "search.yaml: a supernet has the costs of no single"),
         (["--config-file", SEARCH, "--picture", "x.svg"], "neither a path .* nor a genotype"),
         (["--config-file", SEARCH, "--network", "3x3 9x9"], "as a path: .* has 20 layers"),
         (["--config-file", SEARCH, "--network", "9x9"], "9x9.*expected one of 3x3, 5x5"),
