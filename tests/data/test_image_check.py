@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from detnas_d2.data import DatasetError, register_datasets, validate_dataset
-from detnas_d2.data.checks.image_check import read_header
+from detnas_d2.data.checks import image_check
+from detnas_d2.data.checks.image_check import ImageHeader, read_header
 from detnas_d2.data.loaders.user_images import UnreadableImage, read_bgr
 from tests.data.declared import declare
 
@@ -141,3 +144,19 @@ def test_exif_orientation_counts(make_cfg, voc, write_image):
     write_image(voc.root / "JPEGImages" / "img_3.jpg", 30, 40, exif=exif)
     declare(make_cfg, voc)
     assert validate_dataset("zoo", cache_dir="cache").ok
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.001])
+def test_threads_read_what_has_to_be_waited_for(monkeypatch, wait):
+    threads = set()
+
+    def read(path, decode):
+        threads.add(threading.get_ident())
+        if wait:
+            time.sleep(wait)
+        return ImageHeader(width=int(path))
+
+    monkeypatch.setattr(image_check, "read_header", read)
+    paths = [str(i) for i in range(100)]
+    assert [header.width for header in image_check.read_headers(paths)] == list(range(100))
+    assert (len(threads) > 1) == bool(wait)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
-import time
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,6 @@ _METADATA_CHUNKS = frozenset((b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
 
 _NAMED = 3  # files that a note names
 _BLOCK, _PROBE = 2048, 32  # images of which the first tell how fast the others are read
-_IN_MEMORY = 1e-3  # seconds for a file that need not be fetched, at most
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _orientation(image: Image.Image, late_chunks: frozenset[bytes]) -> int:
 def read_headers(paths: Sequence[str], decode: bool = False) -> list[ImageHeader]:
     """:func:`read_header` of each path, in order.
 
-    By several threads where files are decoded, or come from a slow disk; for those in memory
+    By several threads where files are decoded, or have to be waited for; for those in memory
     threads would only wait for each other.
     """
     headers: list[ImageHeader] = []
@@ -162,11 +161,16 @@ def read_headers(paths: Sequence[str], decode: bool = False) -> list[ImageHeader
     with ThreadPoolExecutor(threads) as pool, progress("images", len(paths)) as told:
         for start in range(0, len(paths), _BLOCK):
             probe, rest = paths[start : start + _PROBE], paths[start + _PROBE : start + _BLOCK]
-            begun = time.perf_counter()
+            waits = _waits()
             found = [read_header(path, decode) for path in probe]
-            slow = time.perf_counter() - begun > _IN_MEMORY * len(probe)
+            slow = _waits() - waits > len(probe) // 4
             each = pool.map if decode or slow else map
             found += each(read_header, rest, repeat(decode))
             told(len(found))
             headers += found
     return headers
+
+
+def _waits() -> int:
+    """How often this thread has waited for something, such as a disk."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
