@@ -85,7 +85,6 @@ def choose(
     data: DataFacts,
     machine: Machine,
     method: str,
-    *,
     macs: int | None = None,
     side: int = 0,
     space: str = "",
@@ -140,9 +139,9 @@ def anchors(smallest: float, largest: float) -> tuple[int, ...]:
     return tuple(round(low * (high / low) ** (level / 4)) for level in range(5))
 
 
-def next_smaller(recipe: Recipe) -> int:
-    """The next smaller side of the recipe's pattern, 0 if it has the smallest."""
-    return max((side for side in _SIDES[recipe.pattern] if side < recipe.side), default=0)
+def sides_up_to(recipe: Recipe) -> list[int]:
+    """Sides of the recipe's pattern from its own down."""
+    return [side for side in reversed(_SIDES[recipe.pattern]) if side <= recipe.side]
 
 
 def _side(data: DataFacts, pattern: str) -> tuple[int, str]:
@@ -165,11 +164,6 @@ def _space(
     """Name, limit of multiply-adds (0: none) and why."""
     where = "on GPUs" if machine.gpu else "on a CPU"
     if method == "hit":
-        if macs is not None:
-            raise InputError(
-                "--budget: Hit-Detector weighs the cost in its loss and has no limit; leave it "
-                "out, or use --method detnas"
-            )
         return ("hit" if machine.gpu else "hit_tiny"), 0, f"usual {where}"
     limit = _USUAL_MACS[pattern] if macs is None else macs
     names = (named,) if named else _SPACES[pattern]

@@ -15,7 +15,7 @@ from detnas_d2.data import register_datasets
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.data.loaders.train import load_training_dicts
 from detnas_d2.recipe.amounts import Budget, read_budget
-from detnas_d2.recipe.choice import Recipe, choose, next_smaller, spaces_of
+from detnas_d2.recipe.choice import choose, sides_up_to, spaces_of
 from detnas_d2.recipe.facts import DataFacts, Machine, facts_of
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import limited
@@ -60,56 +60,57 @@ def decide(
         InputError: a budget or a time that cannot be kept.
     """
     budget = read_budget(asked["budget"]) if asked["budget"] else Budget()
-    method, named, side = asked["method"], settings.start.space, 0
-    while True:
-        recipe = choose(facts, machine, method, macs=budget.macs, side=side, space=named)
+    method, space = asked["method"], settings.start.space
+    if method == "hit" and asked["budget"]:
+        raise InputError(
+            "--budget: Hit-Detector weighs the cost in its loss and has no limit; leave it out, or "
+            "use --method detnas"
+        )
+
+    def measured(side: int) -> tuple[Plan, Settings]:
+        recipe, own = choose(facts, machine, method, budget.macs, side, space), settings
         if budget.milliseconds is not None:
-            recipe, settings = _within_latency(
-                budget.milliseconds, recipe, facts, machine, data, settings
-            )
-        plan = Plan(recipe, facts, measure(recipe, facts, machine, data, settings))
-        used, side = time.monotonic() - start, next_smaller(recipe)
-        left = None if asked["time"] is None else asked["time"] - used
-        try:
-            schedule = first(plan, left)
-        except TooLittleTime:
-            if not side:
-                raise
-            continue
-        if left is None or schedule.supernet >= _ENOUGH or not side:
-            break
+            names = (space,) if space else spaces_of(machine)
+            recipes = [
+                replace(choose(facts, machine, method, None, recipe.side, name), max_macs=0)
+                for name in names
+            ]
+            folder = os.path.join(settings.output, FOLDER)
+            recipe, own = limited(budget.milliseconds, recipes, facts, data, settings, folder)
+        return Plan(recipe, facts, measure(recipe, facts, machine, data, own)), own
+
+    def left() -> float | None:
+        return None if asked["time"] is None else asked["time"] - (time.monotonic() - start)
+
+    plan, settings_now = measured(0)
+    side = affordable_side(plan, left())
+    if side < plan.recipe.side:
+        plan, settings_now = measured(side)
+    schedule = first(plan, left())
     return Record(
         asked=asked,
         plan=plan,
         schedule=schedule,
         data=data,
-        settings=settings,
+        settings=settings_now,
         machine=str(machine),
         seconds=asked["time"],
-        used=used,
+        used=time.monotonic() - start,
         files={},
     )
 
 
-def _within_latency(
-    milliseconds: float,
-    recipe: Recipe,
-    facts: DataFacts,
-    machine: Machine,
-    data: Data,
-    settings: Settings,
-) -> tuple[Recipe, Settings]:
-    """The recipe with a space whose detectors lie around a latency, and the limit."""
-    if recipe.method == "hit":
-        raise InputError(
-            "--budget: Hit-Detector weighs the cost in its loss and has no limit; leave it out, or "
-            "use --method detnas"
-        )
-    start = settings.start.space
-    names = (start,) if start else spaces_of(machine)
-    recipes = [
-        replace(choose(facts, machine, recipe.method, side=recipe.side, space=name), max_macs=0)
-        for name in names
-    ]
-    folder = os.path.join(settings.output, FOLDER)
-    return limited(milliseconds, recipes, facts, data, settings, folder)
+def affordable_side(plan: Plan, seconds: float | None) -> int:
+    """The largest side, up to the plan's, with which a supernet has enough iterations for its time;
+    the smallest there is if none has. Taken as if all but the start of stages went by pixels.
+    """
+    sides = sides_up_to(plan.recipe)
+    for side in sides if seconds is not None else ():
+        rates = plan.rates.times((side / plan.recipe.side) ** 2)
+        try:
+            fitted = first(replace(plan, rates=replace(rates, start=plan.rates.start)), seconds)
+        except TooLittleTime:
+            continue
+        if fitted.supernet >= _ENOUGH:
+            return side
+    return plan.recipe.side if seconds is None else sides[-1]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from detnas_d2.recipe.decide import affordable_side
 from detnas_d2.recipe.schedule import (
     LEAST,
     Rates,
@@ -125,3 +126,11 @@ def test_networks_learn_at_least_something() -> None:
     took = {"supernet": own.seconds_of("supernet", SCHEDULE), "search": 60.0}
     found = rest(own, SCHEDULE, took, set(took), -50.0)
     assert (found.tuning, found.networks) == (LEAST.tuning, 0)
+
+
+def test_images_get_smaller_where_time_is_short() -> None:
+    own = plan()  # 192 pixels, 0.1 s an iteration
+    assert affordable_side(own, None) == affordable_side(own, 600) == 192
+    seconds = [s for s in range(60, 600, 10) if affordable_side(own, s) < 192]
+    assert {affordable_side(own, s) for s in seconds} == {160, 128}
+    assert affordable_side(own, 20) == 128
