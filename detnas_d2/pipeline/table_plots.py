@@ -139,8 +139,10 @@ def _draw_place(axis: Any, place: int, cell: Cell, table: Table) -> bool:
             axis.plot(place, value, **_hollow(number), label=name.lower())
     axis.plot([place] * len(cell.values), cell.values, ".", color="tab:gray", alpha=0.6)
     if cell.mean is not None:
-        bar = cell.deviation if len(cell.values) > 1 else None
-        axis.errorbar(place, cell.mean, bar, fmt="o", color=_MEASURED, label="measured", zorder=3)
+        spread = cell.deviation if len(cell.values) > 1 else None
+        axis.errorbar(
+            place, cell.mean, spread, fmt="o", color=_MEASURED, label="measured", zorder=3
+        )
     printed_any = any(value is not None for value in cell.references.values())
     return cell.mean is not None or printed_any
 

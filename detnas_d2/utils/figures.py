@@ -12,7 +12,7 @@ from detnas_d2.utils.io import new_file
 FORMATS = ("svg", "png", "pdf")
 # What matplotlib would write the time into.
 _METADATA: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_STYLE = {"svg.hashsalt": "detnas_d2", "svg.fonttype": "none"}
+_STYLE: Any = {"svg.hashsalt": "detnas_d2", "svg.fonttype": "none"}
 
 
 def check_figure(file: str) -> None:
