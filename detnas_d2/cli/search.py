@@ -133,7 +133,7 @@ def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> R
     _tell("", f"Estimate, after {duration(record.used)} of looking and measuring:")
     _tell(*stage_lines(record.plan, record.schedule), total_line(record), "")
     record = record.written(record.schedule, record.used)
-    _tell(f"Configs, to be looked at and edited: {record.folder}")
+    _tell(f"Configs, to be looked at and edited: {os.path.relpath(record.folder)}")
     return record
 
 
