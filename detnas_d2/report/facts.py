@@ -108,7 +108,11 @@ def warnings(found: Found, extra: Iterable[str] = ()) -> list[Warned]:
         for text in logged_warnings(stage.file(LOG_FILE)):
             logged.setdefault(text, []).append(stage.title)
     serious += [Warned(text, (), serious=True) for text in (*found.problems, *extra)]
-    rest = [Warned(text, tuple(names), serious=False) for text, names in logged.items()]
+    rest = [
+        Warned(text, tuple(names), serious=False)
+        for text, names in logged.items()
+        if not any(warned.text.startswith(text) for warned in serious)  # logged too
+    ]
     return [*serious, *rest[:_MOST]]
 
 

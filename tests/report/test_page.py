@@ -232,12 +232,14 @@ def test_images_that_are_gone(run: Path, tmp_path: Path, quick_figures: None) ->
 
 def test_warnings_of_logs_and_failures(run: Path, quick_figures: None) -> None:
     line = "[11/28 19:21:02] detnas_d2.data WARNING: Dropping 3 images <b>that leak</b>\n"
-    (run / "supernet" / "log.txt").write_text(line + "[x] py.warnings WARNING: noise\n" + line)
+    failed = "[11/28 19:21:02] detnas_d2.pipeline ERROR: failed: ValueError: <no>\n"
+    noise = "[x] py.warnings WARNING: noise\n"
+    (run / "supernet" / "log.txt").write_text(line + noise + failed + line)
     (run / "handmade" / "done.json").unlink()
     (run / "handmade" / "failed.json").write_text(json.dumps({"error": "ValueError: <no>"}))
     text = page_of(run).text
     assert text.count("Dropping 3 images <b>that leak</b>") == 1 and "noise" not in text
-    assert "failed: ValueError: <no>" in text
+    assert text.count("failed: ValueError: <no>") == 1
 
 
 def test_a_certificate_in_the_folder(run: Path, quick_figures: None) -> None:
