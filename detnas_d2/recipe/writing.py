@@ -88,7 +88,12 @@ class _Plain(yaml.SafeDumper):
 
 
 def _text(comment: str, tree: Tree) -> str:
-    options = {"sort_keys": False, "default_flow_style": None, "width": 100, "allow_unicode": True}
+    options: Any = {
+        "sort_keys": False,
+        "default_flow_style": None,
+        "width": 100,
+        "allow_unicode": True,
+    }
     body = yaml.dump(tree, Dumper=_Plain, **options)
     return "".join(f"# {line}\n" for line in comment.splitlines()) + body
 
