@@ -191,7 +191,7 @@ def commands(found: Found) -> list[dict[str, str]]:
 def seeds_text(found: Found) -> str:
     if found.seeds:
         return ", ".join(map(str, found.seeds))
-    told = {}
+    told: dict[int, None] = {}
     for stage in found.stages:
         try:
             told[stage.config.SEED] = None

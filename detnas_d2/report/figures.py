@@ -25,7 +25,7 @@ _VARIABLES = {
     GOOD: "var(--good)",
     BAD: "var(--bad)",
 }
-_RC = {
+_RC: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in the name of a class is a $
     "font.family": "sans-serif",

@@ -173,7 +173,10 @@ def read_folder(folder: str) -> Found:
 def _of_manifest(folder: str, manifest: dict[str, Any]) -> Found:
     stages = tuple(
         FoundStage(
-            *(str(entry[key]) for key in ("name", "kind", "row", "origin")),
+            str(entry["name"]),
+            str(entry["kind"]),
+            str(entry["row"]),
+            str(entry["origin"]),
             run["seed"],
             os.path.normpath(os.path.join(folder, run["folder"], entry["folder"])),
         )
@@ -199,7 +202,8 @@ def _discovered(folder: str) -> Iterator[FoundStage]:
         number = name.removeprefix("seed")
         if name != number and number.isdecimal():
             runs[int(number)] = os.path.join(folder, name)
-    for seed, run in sorted(runs.items()) or [(None, folder)]:
+    places: list[tuple[int | None, str]] = [*sorted(runs.items())] or [(None, folder)]
+    for seed, run in places:
         stages = [os.path.join(run, name) for name in _folders(run)]
         for place in sorted(filter(_is_stage, stages), key=_ended):
             yield _stage(os.path.basename(place), seed, place)

@@ -233,7 +233,9 @@ def _class_matches(name: str, cells: list[Any]) -> ClassMatches:
     image = np.concatenate(
         [np.full(len(cell["dtScores"]), place) for place, cell in told] or [np.zeros(0)]
     ).astype(int)
-    score = np.concatenate([np.asarray(cell["dtScores"], float) for _, cell in told] or [[]])
+    score = np.concatenate(
+        [np.asarray(cell["dtScores"], float) for _, cell in told] or [np.zeros(0)]
+    )
     empty = np.zeros((len(iou_steps()), 0), bool)
     hit = np.concatenate([cell["dtMatches"] > 0 for _, cell in told] or [empty], axis=1)
     ignored = np.concatenate([cell["dtIgnore"] > 0 for _, cell in told] or [empty], axis=1)

@@ -81,8 +81,9 @@ def _row(found: Found, name: str, stages: list[FoundStage], *, several: bool) ->
 def _number(stage: FoundStage, metric: str) -> tuple[float] | None:
     """A finite value, in a tuple: 0 is one too."""
     value = stage.results.get(metric)
-    good = isinstance(value, (int, float)) and math.isfinite(value)
-    return (float(value),) if good else None
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return (float(value),)
+    return None
 
 
 def _seed_of(stage: FoundStage, *, several: bool) -> int:

@@ -84,7 +84,7 @@ def page_of(found: Found) -> str:
     differences = sections.make("Differences", lambda: row_differences(found, rows)) or []
     own = winner.row.name if winner is not None and winner.row is not None else ""
     origins = {row.name: row.origin for row in rows}
-    context = {
+    context: dict[str, Any] = {
         "title": _title(found),
         "folder": os.path.abspath(found.folder),
         "now": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

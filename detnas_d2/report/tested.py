@@ -132,7 +132,7 @@ def _known(value: Any) -> float | None:
 
 def curves(matches: Matches) -> list[tuple[Markup, str]]:
     """Precision over recall: the mean over classes at three IoUs, and classes at IoU 0.5."""
-    recalls = recall_steps()
+    recalls = recall_steps().tolist()
     told = {
         c.name: precision
         for c in matches.classes
@@ -143,22 +143,26 @@ def curves(matches: Matches) -> list[tuple[Markup, str]]:
     mean = np.mean(list(told.values()), axis=0)
     places = {0.5: 0, 0.75: 5, 0.9: 8}
     assert all(abs(iou_steps()[place] - iou) < 1e-9 for iou, place in places.items())
-    means = {f"IoU {iou:g}": (recalls, mean[place]) for iou, place in places.items()}
-    axes = {"x": "recall", "y": "precision"}
+    means = {f"IoU {iou:g}": (recalls, mean[place].tolist()) for iou, place in places.items()}
     text = "Precision over recall, mean over the classes, at three IoUs."
-    found = [(lines_figure("precision", means, **axes, description=text), text)]
+    found = [(lines_figure("precision", means, x="recall", y="precision", description=text), text)]
     if len(told) > 1:
         ordered = sorted(told, key=lambda name: -float(told[name][0].mean()))
         if len(ordered) > _CURVES:
             half = _CURVES // 2
             ordered = [*ordered[:half], *ordered[-half:]]
         series = {
-            shown(f"{name} {100 * told[name][0].mean():.0f}", 24): (recalls, told[name][0])
+            shown(f"{name} {100 * told[name][0].mean():.0f}", 24): (recalls, told[name][0].tolist())
             for name in ordered
         }
         what = "each class" if len(ordered) == len(told) else "the best and the worst classes"
         text = f"Precision over recall at IoU 0.5 of {what}, with AP at that IoU."
-        found.append((lines_figure("classes-curves", series, **axes, description=text), text))
+        found.append(
+            (
+                lines_figure("classes-curves", series, x="recall", y="precision", description=text),
+                text,
+            )
+        )
     return found
 
 

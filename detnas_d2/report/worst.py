@@ -117,7 +117,7 @@ def picture(judged: Judged) -> Picture:
         judged.sentence,
         f"data:image/jpeg;base64,{data}",
         *pixels.size,
-        tuple(boxes),  # type: ignore[arg-type]
+        tuple(boxes),
     )
 
 
