@@ -23,7 +23,7 @@ from tests.recipe.values import record_of
 def images(tmp_path: Path) -> Path:
     """Sixteen images of a few bright boxes, annotated as COCO, as Roboflow lays it out."""
     rng = np.random.default_rng(0)
-    folder = tmp_path / "boxes"
+    folder = tmp_path / tmp_path.name  # names of datasets are taken from it
     for part, number in (("train", 12), ("test", 4)):
         (folder / part).mkdir(parents=True)
         coco = {
