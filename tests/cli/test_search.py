@@ -15,6 +15,7 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.recipe import decide, measuring, schedule, session
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
+from detnas_d2.report import try_report
 from detnas_d2.utils.errors import InputError
 from tests.recipe.values import record_of
 
@@ -158,6 +159,7 @@ def test_resume_goes_on_with_the_run_of_a_folder(
     monkeypatch.setattr(session, "carry_on", carry_on)
     record_of(tmp_path)
     main(["resume", str(tmp_path), "--num-gpus", "2"])
+    assert found.pop("after_stage") is try_report
     assert found == {"num_gpus": 2, "verbose": False, "output": str(tmp_path)}
     assert capsys.readouterr().out == "the detector is there\n"
 
