@@ -85,9 +85,11 @@ def test_installs_from_the_source_distribution_and_imports_elsewhere(
     package = {name for name in tracked if name.startswith("detnas_d2/")}
     assert package <= found and "detnas_d2/py.typed" in package
     assert {path.name for path in site.iterdir()} == {
+        "bin",
         "detnas_d2",
         f"detnas_d2-{detnas_d2.__version__}.dist-info",
     }
+    assert [path.name for path in (site / "bin").iterdir()] == ["detnas"]
     monkeypatch.setenv("PYTHONPATH", str(site))
     code = (
         "import detnas_d2, detnas_d2.ops, importlib.metadata as m\n"

@@ -136,9 +136,10 @@ def steps_of(cfg: CfgNode, iterations: int) -> int:
     """Batches that the first iterations of a training learn from: two in an iteration in which
     architecture parameters learn.
     """
+    if "HIT_SEARCH" not in cfg or not is_relaxed(cfg):  # a train_net.py of a user's lacks the keys
+        return iterations
     start = cfg.HIT_SEARCH.ARCH_START_ITER
-    both = is_relaxed(cfg) and start >= 0
-    return iterations + (max(0, iterations - start) if both else 0)
+    return iterations + (max(0, iterations - start) if start >= 0 else 0)
 
 
 def _supernet_steps(cfg: CfgNode) -> tuple[int, int]:

@@ -10,10 +10,9 @@ from detectron2.config import CfgNode
 
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.architectures import is_relaxed, searchable_backbone, searched_space
+from detnas_d2.engine.architectures import is_relaxed, searchable_backbone
 from detnas_d2.engine.outlook import work_of
 from detnas_d2.engine.plan import retrain_config
-from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.pipeline.definition import Pipeline, read_pipeline
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage
 from detnas_d2.utils.errors import InputError
@@ -38,7 +37,7 @@ class TruthSource:
 
     def supernet_cost(self) -> float:
         """What the supernet's training costs, in trainings of one network (megapixels)."""
-        return sum(map(_work, self.supernets)) / self._training()
+        return sum(work_of(cfg, "train") for cfg in self.supernets) / self._training()
 
     def search_cost(self) -> float:
         """What the search costs, likewise."""
@@ -71,12 +70,6 @@ def read_source(file: str, opts: Sequence[str] = (), truth_stage: str = "") -> T
     search = load_config(file, opts)
     training = retrain_config(search, os.path.dirname(file), opts)
     return TruthSource(search.SEARCH.RETRAIN_CONFIG or file, search, (training,), (search,))
-
-
-def _work(supernet: CfgNode) -> float:
-    """Megapixels of a supernet's training: of all paths of all its updates."""
-    paths = len(build_path_sampler(supernet, searched_space(supernet))(0))
-    return paths * work_of(supernet, "train")
 
 
 def _of_pipeline(pipeline: Pipeline, truth_stage: str) -> TruthSource:

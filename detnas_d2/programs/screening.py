@@ -8,8 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.gradient_search import SCREENING_FILE
 from detnas_d2.programs.networks import CONFIG_FILE, short_name
@@ -77,12 +76,11 @@ def read_screening(folder: str) -> ScreeningResult:
         raise InputError(f"{file} is missing: expected the output folder of a finished screening")
     cfg = load_config(os.path.join(folder, CONFIG_FILE))
     try:
-        with open(file, encoding="utf-8") as text:
-            found = yaml.safe_load(text)
+        found = read_yaml(file).data
         scores = {op: tuple(map(float, values)) for op, values in found["scores"].items()}
         iterations = tuple(map(int, found["iterations"]))
         part, kept = str(found["part"]), tuple(map(str, found["kept"]))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{file}: not the scores of a screening ({error!r})") from None
     if not iterations or any(len(values) > len(iterations) for values in scores.values()):
         raise InputError(f"{file}: the scores do not belong to its iterations")
