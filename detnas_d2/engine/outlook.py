@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 
 from detnas_d2.engine.architectures import is_relaxed, searchable_backbone, searched_space
 from detnas_d2.engine.supernet_check.plan import equal_updates, is_checked
+from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.search.build import SearcherSettings
 from detnas_d2.utils.screen import duration
 
@@ -149,8 +150,7 @@ def _supernet_steps(cfg: CfgNode) -> tuple[int, int]:
     if is_relaxed(cfg) or not (sampled or searchable_backbone(cfg)):
         return 1, 0
     space = searched_space(cfg)
-    many = {"fair": max(space.cardinalities), "sandwich": 2 + cfg.SUPERNET.SANDWICH_PATHS}
-    paths = many.get(cfg.SUPERNET.PATH_SAMPLING, 1)
+    paths = len(build_path_sampler(cfg, space)(0))
     return paths, equal_updates(cfg, space, paths) if is_checked(cfg) else 0
 
 

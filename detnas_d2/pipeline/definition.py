@@ -21,7 +21,6 @@ runs everything several times, in :mod:`experiment`.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +35,7 @@ from detnas_d2.engine.checkpoint import FINAL
 from detnas_d2.engine.inherited import INHERITED_FILE
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
+from detnas_d2.pipeline.random_paths import random_path, random_proposals
 from detnas_d2.pipeline.stages import (
     FRAGMENTS,
     OWN_SEED_STEP,
@@ -46,9 +46,8 @@ from detnas_d2.pipeline.stages import (
     read_stages,
     split_override,
 )
-from detnas_d2.search.cost_draws import CostSampler, in_band
 from detnas_d2.search.history import RECORDS_FILE, History
-from detnas_d2.search_space import Choices, Path, PathError, space_of
+from detnas_d2.search_space import Choices, Path, space_of
 
 RESULTS = {**FRAGMENTS, "search": RECORDS_FILE}
 """Kind of a stage -> the file that configs of later stages take up."""
@@ -201,38 +200,15 @@ class Pipeline:
             return space.uniform_path(argument)
         if word != "random":
             return space.path(stage.path)
-        if not argument.isdecimal():
-            raise PathError(
-                f"PATH {stage.path!r}: expected random NUMBER, e.g. random 1, or REPEAT next to it"
-            )
+        like = self.stage(stage.like)
+        best = None if like is None else self._best_of(like, stage)
+        return random_path(stage, self.random_proposals(stage, cfg), cfg.SEED, best)
+
+    def random_proposals(self, stage: Stage, cfg: CfgNode) -> Proposals:
+        """See :func:`random_proposals`: limits are those of LIKE, or of the first search."""
         like = self.stage(stage.like)
         limits = self.limits_for(cfg) if like is None else self.config_of(like)
-        proposals = Proposals.from_config(limits, space)
-        proposals.check_limits()
-        constraint, attempts = proposals.constraint, proposals.searcher.evolution.attempts
-        if constraint.limits != proposals.limits:
-            raise PipelineError(
-                f"stage {stage.name}: PATH {stage.path!r}: SEARCH.MAX_LATENCY_MS limits random "
-                "paths by a table: expected SEARCH.LATENCY_TABLE to name it"
-            )
-        if like is not None:
-            best = self._best_of(like, stage)
-            macs = proposals.costs.macs
-            drawn = in_band(
-                CostSampler(macs),
-                lambda choices: choices != best and constraint(choices),
-                count=max(int(argument), 1),
-                middle=macs.total(best),
-                seed=cfg.SEED,
-            )
-            return space.path(drawn[-1])
-        number = f"{cfg.SEED}/{argument}" if cfg.SEED else argument
-        rng = random.Random(f"pipeline/{number}")
-        draws = (space.random_path(rng) for _ in range(attempts))
-        found = next((path for path in draws if constraint(path.choices)), None)
-        if found is None:
-            raise PipelineError(f"stage {stage.name}: no random path keeps {constraint}")
-        return found
+        return random_proposals(stage, limits, space_of(cfg))
 
     def _best_of(self, search: Stage, stage: Stage) -> Choices:
         """The best path that a search stage has found."""
@@ -295,7 +271,9 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
     name = pipeline.file_of(stage)
     try:
         cfg = pipeline.begin_of(stage)
-        if stage.path and not stage.like and pipeline.stage(stage.path) is None:
+        if stage.like:  # the path is drawn when the search is done
+            pipeline.random_proposals(stage, cfg)
+        elif stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
         retrain = os.path.dirname(name), pipeline.opts
         if stage.kind == "search" and not stage.merge:

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.architectures import is_relaxed, searchable_backbone
-from detnas_d2.engine.outlook import work_of
+from detnas_d2.engine.outlook import work_of, works_of
 from detnas_d2.engine.plan import retrain_config
 from detnas_d2.pipeline.definition import Pipeline, read_pipeline
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage
@@ -37,7 +37,7 @@ class TruthSource:
 
     def supernet_cost(self) -> float:
         """What the supernet's training costs, in trainings of one network (megapixels)."""
-        return sum(work_of(cfg, "train") for cfg in self.supernets) / self._training()
+        return sum(works_of(cfg, "train")[0] for cfg in self.supernets) / self._training()
 
     def search_cost(self) -> float:
         """What the search costs, likewise."""

@@ -86,7 +86,7 @@ class SearchEvents:
         for record in self._members:
             seconds.update(record.seconds)
         self._members = []
-        together = sum(seconds.values())
+        together = sum(seconds.values()) or 1.0
         shares = {f"time_share/{name}": value / together for name, value in seconds.items()}
         mean = statistics.fmean(fitness) if fitness else None
         self._add(last, {"search/generation_mean": mean, "search/failed": self._failed, **shares})

@@ -63,13 +63,14 @@ def test_work(configs: Configs) -> None:
     # Six iterations of two images of 48 to 64 pixels, forward and backward.
     steps = 3 * 2 * 56**2 / 1e6
     assert works_of(cfg, "train") == (pytest.approx(6 * steps), 0)
-    # Of three operations each; the path alone gets a third of the updates, or all.
+    # Of four operations each; the path alone gets a quarter of the updates, or all.
     cfg.SUPERNET.CHECK.PATHS = 2
     operations = 4
     assert works_of(cfg, "train") == pytest.approx((6 * steps, round(6 / operations) * steps))
     cfg.SUPERNET.PATH_SAMPLING = "fair"
     assert works_of(cfg, "train") == pytest.approx((6 * operations * steps, 6 * steps))
     cfg.SUPERNET.PATH_SAMPLING, cfg.SUPERNET.CHECK.STANDALONE = "sandwich", 5
+    cfg.MODEL.DETNAS.SPACE = "detnas_demo"  # one with a smallest and a largest path
     assert works_of(cfg, "train") == pytest.approx((6 * 4 * steps, 5 * steps))
     cfg.MODEL.BACKBONE.NAME = "build_detnas_fpn_backbone"
     assert works_of(cfg, "train") == (pytest.approx(6 * steps), 0)

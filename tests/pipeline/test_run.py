@@ -117,6 +117,11 @@ def write(folder: Path, *stages: dict[str, object], **keys: object) -> str:
         ([{**TRAIN, "REPEAT": 0}], {}, "stage 'supernet': REPEAT 0, expected 1 or more"),
         ([retrain("a", "random")], {}, "PATH .random.: expected random NUMBER, .*, or REPEAT"),
         ([retrain("a", "random 1", LIKE="b")], {}, "LIKE 'b' .*: expected an earlier search"),
+        (
+            [TRAIN, SEARCH, retrain("a", "random", LIKE="search")],
+            {},
+            "'a': .*expected random NUMBER",
+        ),
         ([{**TRAIN, "REPEAT": "2"}], {}, "stage 'supernet': REPEAT '2', expected 1"),
         ([{**TRAIN, "REPEAT": 2}, {**SEARCH}], {}, "'search': WEIGHTS 'supernet' is n"),
         ([TRAIN], {"TABLE": ["winner"]}, r"TABLE names \['winner'\], no stage has it"),
