@@ -52,5 +52,5 @@ def _entries(looks: list[Look], has_fixed: bool) -> Iterator[tuple[str, str]]:
     kinds = {look.label.split()[0] for look in looks if not (look.is_block or look.is_skip)}
     words = {"ir": "ir inverted residual", "sep": "sep separable", "conv": "conv dense"}
     told = [words[kind] for kind in words if kind in kinds]
-    if told:
-        yield "", f"{', '.join(told)}; k kernel, e expansion, d dilation"
+    for text in (*told, *(["k kernel, e expansion, d dilation"] if told else [])):
+        yield "", text

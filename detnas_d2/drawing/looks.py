@@ -72,8 +72,8 @@ def look_of(op: str, *, same_shape: bool = True) -> Look:
         words = f"block of {block.base} kernels{wider}"
         return Look(op, kernel, str(kernel), words, block.expansion, is_block=True)
     found = get_operation(op)
-    label, words = [found.kind, f"k{found.kernel}"], f"{_KINDS[found.kind]}, {found.kernel}x"
-    words += str(found.kernel)
+    label = [found.kind, f"k{found.kernel}"]
+    words = f"{_KINDS[found.kind]}, {found.kernel}x{found.kernel}"
     if found.kind == "ir":
         label.append(f"e{found.expansion}")
         words += f", expansion {found.expansion}"

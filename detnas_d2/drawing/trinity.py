@@ -70,19 +70,16 @@ def draw_head(ops: Sequence[str], end: str, before: str) -> Drawn:
     Args:
         end: what follows them; before: what they see.
     """
-    group, x = Element("g"), 0.0
-    y, width = 0.0, BOX + 10
-    middle = y + _HIGH / 2
+    group, x, middle = Element("g"), 62.0, _HIGH / 2
     add_text(group, 0, middle + 4, before, 11, tone="faint")
-    x = 62.0
     for layer, op in enumerate(ops):
         add_line(
             group,
             f"M{number(x - 10)} {number(middle)}H{number(x)}",
             tip=arrow_tip(x, middle, "right"),
         )
-        draw_operation(group, op, x + BOX / 2, y, f"head, layer {layer}: {op}")
-        x += width
+        draw_operation(group, op, x + BOX / 2, 0, f"head, layer {layer}: {op}")
+        x += BOX + 10
     add_line(
         group, f"M{number(x - 10)} {number(middle)}H{number(x)}", tip=arrow_tip(x, middle, "right")
     )

@@ -11,6 +11,7 @@ import pytest
 
 from detnas_d2.drawing import draw_genotype, draw_path, draw_side_by_side
 from detnas_d2.drawing.looks import COLOURS
+from detnas_d2.drawing.svg import width_of
 from detnas_d2.search_space import get_space
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_network import get_hit_network
@@ -110,6 +111,13 @@ def test_every_box_lies_on_the_paper(picture: str) -> None:
     for i, (left, top, right, bottom) in enumerate(boxes):
         for x0, y0, x1, y1 in boxes[:i]:
             assert x1 <= left or right <= x0 or y1 <= top or bottom <= y0
+
+
+def test_legend_of_a_narrow_picture_takes_more_lines() -> None:
+    labels = texts(drawing := draw_genotype(Genotype(HIT.network, neck=HIT.neck)))
+    assert {"sep separable", "k kernel, e expansion, d dilation"} <= set(labels)
+    _, _, width, _ = map(float, parsed(drawing).get("viewBox", "").split())
+    assert width < 380 and all(width_of(label, 11) < width for label in labels)
 
 
 def test_skip_is_a_gap_and_expansions_are_told() -> None:
