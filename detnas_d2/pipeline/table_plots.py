@@ -128,9 +128,11 @@ def _draw_places(axis: Any, table: Table, rows: list[Row]) -> bool:
 
 
 def _draw_place(axis: Any, place: int, cell: Cell, table: Table) -> bool:
+    found = cell.mean is not None
     for number, name in enumerate(table.references):
         printed = cell.references.get(name)
         limits, value = _range(printed), _number(printed)
+        found = found or limits is not None or value is not None
         if limits is not None:
             bar = {"color": _COLOURS[number % len(_COLOURS)], "alpha": 0.4, "lw": 9}
             label = f"{name.lower()}, range"
@@ -143,8 +145,7 @@ def _draw_place(axis: Any, place: int, cell: Cell, table: Table) -> bool:
         axis.errorbar(
             place, cell.mean, spread, fmt="o", color=_MEASURED, label="measured", zorder=3
         )
-    printed_any = any(value is not None for value in cell.references.values())
-    return cell.mean is not None or printed_any
+    return found
 
 
 def _hollow(number: int) -> dict[str, Any]:

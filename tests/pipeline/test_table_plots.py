@@ -98,6 +98,8 @@ def test_nothing_to_draw(figures: list[Any]) -> None:
         draw_tables([table(None, a=(1, 2))], "x.svg")
     with pytest.raises(InputError, match="neither a measured nor a printed number"):
         draw_tables([table(Plot(y="AP", x="MACs"), a=(1, None))], "x.svg")
+    with pytest.raises(InputError, match="neither a measured nor a printed number"):
+        draw_tables([table(Plot(y="AP"), a=(1, "-"))], "x.svg")
 
 
 def test_command_draws_without_running(
