@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -74,14 +73,6 @@ def seconds_of(stage: FoundStage) -> float | None:
     return before + max(0.0, end - begin)
 
 
-def duration(seconds: float) -> str:
-    """E.g. ``1 h 05 min``, ``3 min 20 s``, ``12 s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
 @dataclass(frozen=True)
 class Warned:
     """A warning and the stages that gave it; ``serious`` ones make a result doubtful or missing."""
@@ -91,8 +82,8 @@ class Warned:
     serious: bool
 
 
-def warnings(found: Found, extra: Iterable[str] = ()) -> list[Warned]:
-    """Of the state of stages and supernets, ``extra``, then of the logs, each once."""
+def warnings(found: Found) -> list[Warned]:
+    """Of the state of stages and supernets, then of the logs, each once."""
     serious: list[Warned] = []
     logged: dict[str, list[str]] = {}
     for stage in found.stages:
@@ -107,7 +98,7 @@ def warnings(found: Found, extra: Iterable[str] = ()) -> list[Warned]:
             serious.append(Warned(failure_text(stage.folder, record), (stage.title,), serious=True))
         for text in logged_warnings(stage.file(LOG_FILE)):
             logged.setdefault(text, []).append(stage.title)
-    serious += [Warned(text, (), serious=True) for text in (*found.problems, *extra)]
+    serious += [Warned(text, (), serious=True) for text in found.problems]
     rest = [
         Warned(text, tuple(names), serious=False)
         for text, names in logged.items()
@@ -132,9 +123,7 @@ def _warnings_in(file: str, changed: int, size: int) -> tuple[str, ...]:
         for line in text:
             if "WARNING" in line or "ERROR" in line:
                 match = _WARNING.match(_COLORS.sub("", line).rstrip())
-                if match and match.group(1).startswith(
-                    ("detnas_d2", "d2.", "detectron2", "fvcore")
-                ):
+                if match and match.group(1).startswith(_LOGGERS):
                     found[match.group(2)[:_LONG]] = None
     return tuple(found)
 

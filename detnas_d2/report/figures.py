@@ -17,13 +17,12 @@ from markupsafe import Markup
 _SERIES = 10
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(_SERIES))
 """Stand-ins of ``--s0`` to ``--s9``."""
-INK, LINE, GOOD, BAD = "#0a0c00", "#0a0c01", "#0a0c02", "#0a0c03"
+INK, LINE, GOOD = "#0a0c00", "#0a0c01", "#0a0c02"
 _VARIABLES = {
     **{stand_in: f"var(--s{number})" for number, stand_in in enumerate(SERIES)},
     INK: "currentColor",
     LINE: "var(--line)",
     GOOD: "var(--good)",
-    BAD: "var(--bad)",
 }
 _RC: Any = {
     "svg.fonttype": "none",
@@ -66,16 +65,16 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_axes(rows: int = 1, *, width: float = 5.2, height: float = 3.4) -> tuple[Any, list[Any]]:
-    """A figure of ``rows`` axes, one below the other, that can be read 330 pixels wide.
+def new_axes(count: int = 1, *, height: float = 3.4) -> tuple[Any, list[Any]]:
+    """A figure of ``count`` axes side by side that can be read 330 pixels wide.
 
     Args:
-        width, height: inches, of which 72 are as many pixels in a page.
+        height: inches, of which 72 are as many pixels in a page.
     """
     from matplotlib.figure import Figure  # needs no display
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(rows, 1, squeeze=False).flat)
+    figure = Figure(figsize=(5.2, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, sharey=True, squeeze=False).flat)
 
 
 def color(number: int) -> str:

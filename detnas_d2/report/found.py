@@ -7,6 +7,7 @@ folder of a single search, they are told by their files.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from detectron2.config import CfgNode
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.architectures import is_relaxed
 from detnas_d2.engine.checkpoint import FINAL
-from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
+from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SCREENING_FILE, SUB_SPACE_FILE
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.manifest import GIVEN, MANIFEST_FILE, RANDOM, SEARCHED
 from detnas_d2.pipeline.state import DONE_FILE, NOT_STARTED, read_done, read_json, state_of
@@ -64,6 +65,13 @@ class FoundStage:
     @property
     def results(self) -> dict[str, Any]:
         return self.done.get("results", {})
+
+    def result(self, key: str) -> float | None:
+        """A finite result; None without."""
+        value = self.results.get(key)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
+        return None
 
     @property
     def architecture(self) -> str:
@@ -234,7 +242,7 @@ def _stage(name: str, seed: int | None, folder: str) -> FoundStage:
         kind = "search"
     elif has(GENOTYPE_FILE):
         kind = "gradient"
-    elif has(SUB_SPACE_FILE) or has("screening.yaml"):
+    elif has(SUB_SPACE_FILE) or has(SCREENING_FILE):
         kind = "screen"
     elif has("inference") and not has(METRICS_FILE) and not has(f"{FINAL}.pth"):
         kind = "evaluate"
@@ -265,11 +273,8 @@ def _with_origins(stages: Iterable[FoundStage]) -> list[FoundStage]:
         if stage.kind == "gradient":
             found.add(str(stage.results.get("genotype", "")))
         elif stage.kind == "search":
-            try:
-                alive = [record for record in stage.history if record.fitness is not None]
-            except InputError:  # told where the search is shown
-                continue
-            found.update(record.path for record in sorted(alive, key=lambda r: r.rank_key)[:1])
+            record = best_record(stage)
+            found.update([record.path] if record is not None else [])
     return [
         FoundStage(s.name, s.kind, s.row, _origin(s, best[s.seed] - {""}), s.seed, s.folder)
         for s in stages
@@ -283,8 +288,13 @@ def _origin(stage: FoundStage, searched: set[str]) -> str:
 
 
 def best_record(stage: FoundStage) -> CandidateRecord | None:
-    """The fittest candidate of a search so far."""
-    alive = [record for record in stage.history if record.fitness is not None]
+    """The fittest candidate of a search so far; None where its history is damaged, too, which is
+    told where the search is shown.
+    """
+    try:
+        alive = [record for record in stage.history if record.fitness is not None]
+    except InputError:
+        return None
     return min(alive, key=lambda record: record.rank_key, default=None)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from detnas_d2.utils.errors import InputError
 MAX_DETECTIONS = 100
 """Of an image, those of highest score: COCO's AP."""
 _EPS = np.spacing(1)
+_DRAWS = 300  # sets of images
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,10 @@ class Matches:
         values = [c.precision(weights).mean(axis=(1, 2)) for c in self.classes]
         return 100 * _nanmean(np.array(values))
 
-    def interval(self, draws: int = 300, level: float = 0.95) -> tuple[float, float] | None:
-        """Percentiles of the AP over bootstrapped sets of images; None for fewer than two images.
+    @cached_property  # minutes for COCO, and a page is written again after every stage
+    def interval(self) -> tuple[float, float] | None:
+        """Percentiles of the AP over bootstrapped sets of images, 2.5 and 97.5; None for fewer than
+        two images.
 
         Training and search are not repeated: the interval is about the choice of test images.
         """
@@ -116,12 +119,13 @@ class Matches:
         if count < 2:
             return None
         rng = np.random.default_rng(0)
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-        values = self.ap(weights)
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(float)
+        # In parts: all at once would be gigabytes for classes with many detections.
+        values = np.concatenate([self.ap(part) for part in np.array_split(weights, _DRAWS // 20)])
         values = values[np.isfinite(values)]
         if not len(values):
             return None
-        low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+        low, high = np.percentile(values, [2.5, 97.5])
         return float(low), float(high)
 
     def threshold(self) -> float:

@@ -67,23 +67,15 @@ def rows_of(found: Found) -> list[Row]:
 def _row(found: Found, name: str, stages: list[FoundStage], *, several: bool) -> Row:
     values: dict[str, dict[int, list[float]]] = {}
     for metric in METRICS:
-        told = [(stage, number) for stage in stages if (number := _number(stage, metric))]
+        told = [(s, value) for s in stages if (value := s.result(metric)) is not None]
         if told:
             seeds = [_seed_of(stage, several=several) for stage, _ in told]
-            values[metric] = by_seed(seeds, [number[0] for _, number in told])
+            values[metric] = by_seed(seeds, [value for _, value in told])
     costs = [cost for stage in stages if (cost := cost_of(found, stage)) is not None]
     mean = None
     if costs:
         mean = statistics.fmean(c.macs for c in costs), statistics.fmean(c.params for c in costs)
     return Row(name, stages[0].origin, tuple(stages), values, mean)
-
-
-def _number(stage: FoundStage, metric: str) -> tuple[float] | None:
-    """A finite value, in a tuple: 0 is one too."""
-    value = stage.results.get(metric)
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return (float(value),)
-    return None
 
 
 def _seed_of(stage: FoundStage, *, several: bool) -> int:
@@ -107,12 +99,6 @@ def cost_of(found: Found, stage: FoundStage) -> Cost | None:
         return network_cost(cfg, stage.architecture, tuple(limits.SEARCH.MAX_MACS_INPUT))
     except (InputError, KeyError, RuntimeError):  # of a part that is not of this project
         return None
-
-
-def cost_text(macs: float, params: float) -> str:
-    """E.g. ``22.6 M multiply-adds, 0.0544 M parameters``."""
-    unit, number = ("G", macs / 1e9) if macs >= 1e9 else ("M", macs / 1e6)
-    return f"{number:.3g} {unit} multiply-adds, {params / 1e6:.3g} M parameters"
 
 
 def row_differences(found: Found, rows: list[Row]) -> list[Difference]:
@@ -167,24 +153,17 @@ def winner_of(found: Found, rows: list[Row]) -> Winner | None:
     for row in (*compared, *searched):
         members = [_winner(stage, row, searches.get(stage.seed)) for stage in row.stages]
         return min(members, key=lambda winner: _fitness_key(winner.record))
-    found_best = [Winner(s, None, s, record) for s in searches.values() if (record := _best(s))]
-    if found_best:
-        return min(found_best, key=lambda winner: _fitness_key(winner.record))
+    best = [Winner(s, None, s, record) for s in searches.values() if (record := best_record(s))]
+    if best:
+        return min(best, key=lambda winner: _fitness_key(winner.record))
     return Winner(rows[0].stages[0], rows[0]) if rows else None
 
 
 def _winner(stage: FoundStage, row: Row, search: FoundStage | None) -> Winner:
-    record = _best(search) if search is not None else None
+    record = best_record(search) if search is not None else None
     if record is None or record.path != stage.architecture:
         return Winner(stage, row)
     return Winner(stage, row, search, record)
-
-
-def _best(search: FoundStage) -> CandidateRecord | None:
-    try:
-        return best_record(search)
-    except InputError:  # told where the search is shown
-        return None
 
 
 def _fitness_key(record: CandidateRecord | None) -> float:

@@ -37,6 +37,7 @@ from detnas_d2.report.tested import Tested, class_lines, curves, matches_of, pic
 from detnas_d2.report.tiles import headline, tiles
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
+from detnas_d2.utils.screen import duration
 
 REPORT_FILE = "report.html"
 logger = logging.getLogger("detnas_d2.report")
@@ -78,8 +79,7 @@ def page_of(found: Found) -> str:
     other = _beside(winner, rows)
     tested = _tested(sections, winner, other)
     searches = found.of_kind("search")
-    search = winner.search if winner is not None and winner.search is not None else None
-    search = search or next(iter(searches), None)
+    search = (winner.search if winner is not None else None) or next(iter(searches), None)
     seed = stage.seed if stage is not None else None
     differences = sections.make("Differences", lambda: row_differences(found, rows)) or []
     own = winner.row.name if winner is not None and winner.row is not None else ""
@@ -134,7 +134,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = facts.duration
+    environment.filters["duration"] = duration
     environment.filters["signed"] = lambda value: f"{value:+.2f}".replace("-", "\u2212")
     return environment
 
@@ -201,7 +201,7 @@ def _tested(sections: _Sections, winner: Winner | None, other: FoundStage | None
     matches = told.matches
     told.lines = sections.make("Classes", lambda: class_lines(stage, matches, other)) or []
     if matches is not None:
-        told.interval = sections.make("Interval", matches.interval)
+        told.interval = sections.make("Interval", lambda: matches.interval)
         told.curves = sections.make("Curves", lambda: curves(matches)) or []
         worst = sections.make("Worst images", lambda: pictures(matches))
         if worst is not None:

@@ -107,10 +107,7 @@ def choices_figure(frequencies: Mapping[int, tuple[dict[str, float], ...]]) -> M
     layers = len(frequencies[last])
     ops = list(dict.fromkeys(op for shares in frequencies[last] for op in shares))
     with style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5.2, bars_height(layers) + 0.7), layout="constrained")
-        axes = figure.subplots(1, len(shown_generations), sharey=True, squeeze=False)[0]
+        figure, axes = new_axes(len(shown_generations), height=bars_height(layers) + 0.7)
         for axis, generation in zip(axes, shown_generations, strict=True):
             left = [0.0] * layers
             for number, op in enumerate(ops):
@@ -144,7 +141,6 @@ def lines_figure(
     y: str,
     description: str,
     levels: Mapping[str, float] | None = None,
-    log: bool = False,
 ) -> Markup:
     """Lines over one axis.
 
@@ -152,7 +148,6 @@ def lines_figure(
         name: see :func:`svg`.
         series: label -> places and heights.
         levels: label -> height of a level line.
-        log: whether heights are drawn on a logarithmic scale.
     """
     with style():
         figure, (axis,) = new_axes()
@@ -164,8 +159,6 @@ def lines_figure(
         for number, (label, height) in enumerate((levels or {}).items()):
             dashes = ("dashed", "dotted", "dashdot")[number % 3]
             axis.axhline(height, color=INK, linestyle=dashes, linewidth=1.2, label=label)
-        if log:
-            axis.set_yscale("log")
         axis.set(xlabel=x, ylabel=y)
         if len(series) + len(levels or {}) > 1:
             legend_below(figure, axis)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.engine.architectures import searchable_backbone
+from detnas_d2.engine.gradient_search import SCREENING_FILE
 from detnas_d2.engine.supernet_check.record import read_record, spread_text
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.state import read_json
@@ -183,7 +184,7 @@ def _architecture_figures(stage: FoundStage) -> list[tuple[Markup, str]]:
 
 def _screening(stage: FoundStage) -> dict[str, Any] | None:
     try:
-        told = read_yaml(stage.file("screening.yaml")).data
+        told = read_yaml(stage.file(SCREENING_FILE)).data
         iterations, scores = told["iterations"], told["scores"]
         kept = [str(op) for op in told["kept"]]
         part = str(told["part"])

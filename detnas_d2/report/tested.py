@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -50,8 +48,8 @@ def matches_of(stage: FoundStage) -> Matches:
     if not os.path.isfile(file):
         file = coco_file(name, stage.file("inference")).get("json_file", file)
     matches = read_matches(file, predictions, metadata.get("image_root") or "")
-    told, now = stage.results.get("bbox/AP"), float(matches.ap()[0])
-    if isinstance(told, float) and math.isfinite(told) and not abs(told - now) < _AGREE:
+    told, now = stage.result("bbox/AP"), float(matches.ap()[0])
+    if told is not None and not abs(told - now) < _AGREE:
         raise InputError(
             f"{predictions}: AP {now:.2f} of {name} as it is now, {told:.2f} when it was tested: "
             "the data or the predictions have changed since"
@@ -102,32 +100,22 @@ def class_lines(
     Args:
         other: a network to stand beside it.
     """
-    theirs = {} if other is None else other.results
+
+    def theirs(name: str) -> float | None:
+        return None if other is None else other.result(_PREFIX + name)
+
     if matches is not None:
         return [
             ClassLine(
                 c.name,
-                _known(100 * float(c.precision().mean())),
+                100 * float(c.precision().mean()) if c.positives.any() else None,
                 int(c.positives.sum()),
-                _known(theirs.get(_PREFIX + c.name)),
+                theirs(c.name),
             )
             for c in matches.classes
         ]
     names = [key.removeprefix(_PREFIX) for key in stage.results if key.startswith(_PREFIX)]
-    return [
-        ClassLine(
-            name,
-            _known(stage.results[_PREFIX + name]),
-            None,
-            _known(theirs.get(_PREFIX + name)),
-        )
-        for name in names
-    ]
-
-
-def _known(value: Any) -> float | None:
-    good = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if good else None
+    return [ClassLine(n, stage.result(_PREFIX + n), None, theirs(n)) for n in names]
 
 
 def curves(matches: Matches) -> list[tuple[Markup, str]]:

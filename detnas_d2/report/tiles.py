@@ -49,8 +49,8 @@ def _scores(found: Found, winner: Winner, metric: str, tested: Tested) -> list[T
             note = "with the supernet's weights, on validation images; no test yet"
             told.append(Tile("fitness", f"{record.fitness:.1f}", note))
         return told
-    value = winner.stage.results.get(metric)
-    if isinstance(value, (int, float)):
+    value = winner.stage.result(metric)
+    if value is not None:
         note = ""
         if tested.interval is not None and tested.matches is not None and metric == "bbox/AP":
             low, high = tested.interval

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,15 +70,15 @@ class Picture:
 
 def judge(image: Image, threshold: float) -> Judged:
     """What detections with a score of ``threshold`` or more do in an image, at IoU 0.5."""
-    told = [box for box in image.detections if box.score is not None and box.score >= threshold]
 
-    def is_found(box: Box) -> bool:
+    def counts(box: Box) -> bool:
         return box.score is not None and box.score >= threshold
 
+    told = list(filter(counts, image.detections))
     return Judged(
         image,
-        tuple(box for box in image.objects if is_found(box)),
-        tuple(box for box in image.objects if not is_found(box)),
+        tuple(box for box in image.objects if counts(box)),
+        tuple(box for box in image.objects if not counts(box)),
         tuple(box for box in told if box.hit),
         tuple(box for box in told if not box.hit),
     )
@@ -123,9 +124,6 @@ def picture(judged: Judged) -> Picture:
 
 def _listed(boxes: Sequence[Box]) -> str:
     """Names with their numbers, the most frequent ones first."""
-    counts: dict[str, int] = {}
-    for box in boxes:
-        counts[box.name] = counts.get(box.name, 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    ordered = Counter(box.name for box in boxes).most_common()
     names = [name if count == 1 else f"{name} ({count}x)" for name, count in ordered[:_LISTED]]
     return ", ".join([*names, *(["..."] if len(ordered) > _LISTED else [])])

@@ -24,6 +24,7 @@ from detnas_d2.utils.errors import InputError
 from tests.report.folders import (
     BEST,
     CLASSES,
+    TINY,
     config,
     records,
     write_run,
@@ -102,7 +103,7 @@ def test_a_finished_run(run: Path) -> None:
     sections = {"networks", "architecture", "search", "training", "classes", "images"}
     assert sections | {"winner", "time", "facts"} <= set(page.ids)
     assert page.counts["image"] == 10  # of twelve images, one of them perfect or without objects
-    assert "Total" not in text and "6 min 00 s in all" in text
+    assert "Total" not in text and "6 min in all" in text
 
 
 def test_it_needs_nothing_else_has_each_id_once_and_names_are_no_markup(run: Path) -> None:
@@ -282,6 +283,16 @@ def test_the_command(run: Path, quick_figures: None, capsys: pytest.CaptureFixtu
         "report": str(run / "report.html"),
         "bytes": (run / "report.html").stat().st_size,
     }
+
+
+def test_network_whose_config_alone_tells_its_path_is_drawn(
+    tmp_path: Path, quick_figures: None
+) -> None:
+    cfg = config(tmp_path)
+    cfg.MODEL.DETNAS.PATH = str(TINY.uniform_path("5x5"))
+    write_stage(tmp_path / "net", cfg, {"results": {"bbox/AP": 30.0}})
+    page = page_of(tmp_path)
+    assert "architecture" in page.ids and "block of 5x5 kernels" in page.text
 
 
 def test_metric_of_classifiers(tmp_path: Path, quick_figures: None) -> None:
