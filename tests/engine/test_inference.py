@@ -12,6 +12,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
+from detnas_d2.data import register_datasets
+from detnas_d2.engine import inference
 from detnas_d2.engine.inference import Predictor, load_trained
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
@@ -64,6 +66,38 @@ def test_class_names_that_are_nowhere(trained) -> None:
     # As in a config that a search wrote.
     cfg.HIT_SEARCH.ARCH_START_ITER, cfg.HIT_SEARCH.ARCH_TRAIN = 0, ("shapes@search_val",)
     assert Predictor(cfg).metadata.get("thing_classes") is None
+
+
+def own_data(trained: Configs, declaration: dict[str, object]):
+    """A config that is tested on a part of declared data, of which bad entries are left out."""
+    splits = {"SPLITS": {"learned": 0.5, "tested": 0.5}}
+    return trained(
+        *("DATASETS.REGISTER", [{"NAME": "own", **declaration, **splits}]),
+        *("DATASETS.INVALID", "drop", "DATASETS.TRAIN", ("learned",), "DATASETS.TEST", ("tested",)),
+    )
+
+
+def test_bad_entries_that_are_left_out_hide_no_class_names(
+    trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"{i}.png" for i in range(4)]
+    write_images(tmp_path / "own", *names)
+    good, empty = "1 0.5 0.5 0.5 0.5\n", "0 0.5 0.5 0 0.5\n"
+    for name in names:
+        (tmp_path / "own" / name).with_suffix(".txt").write_text(good + empty * 2)
+    (tmp_path / "data.yaml").write_text("{train: own, names: [x, y, z]}")
+    data = {"FORMAT": "yolo", "DATA": str(tmp_path / "data.yaml"), "SPLIT": "train"}
+    assert inference.test_metadata(own_data(trained, data)).thing_classes == ["x", "y", "z"]
+    assert "No class names" not in caplog.text
+    checked = list((tmp_path / "cache" / "checked").iterdir())
+    register_datasets(own_data(trained, data))  # finds what was read for the names
+    assert list((tmp_path / "cache" / "checked").iterdir()) == checked
+
+
+def test_declared_names_of_boxes_need_no_data(trained, caplog: pytest.LogCaptureFixture) -> None:
+    data = {"FORMAT": "voc", "ROOT": "/nowhere", "CLASSES": ["x", "y", "z"]}
+    assert Predictor(own_data(trained, data)).metadata.thing_classes == ["x", "y", "z"]
+    assert not caplog.records
 
 
 def test_the_number_of_classes_is_filled_in_as_in_training(trained) -> None:

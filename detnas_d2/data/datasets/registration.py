@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _TOLERATED_IF_PUBLISHED = ("empty_box", "box_outside")
 
 
-def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
+def register_datasets(cfg: CfgNode, names: Iterable[str] = (), *, checked: bool = True) -> None:
     """Registers every dataset of DATASETS.REGISTER and readies those in use.
 
     In use are the names in DATASETS.TRAIN and DATASETS.TEST, in HIT_SEARCH.ARCH_TRAIN if
@@ -53,6 +53,10 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
     again changes nothing. Every process must call it, after ``launch`` has started them: one per
     machine writes files, the others wait.
 
+    Args:
+        checked: False for those who need no more than class names: what Detectron2 can read as it
+            is, is left alone, as with DATASETS.INVALID "ignore".
+
     Raises:
         DatasetError: a malformed declaration, an unknown name, bad data, or nothing to learn from.
     """
@@ -61,15 +65,9 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
         raise DatasetError(
             f"DATASETS.INVALID must be one of {(*ON_PROBLEM, 'ignore')}, got {policy!r}"
         )
-    owners: dict[str, Declaration] = {}  # of the names of datasets and of their parts
-    for position, entry in enumerate(cfg.DATASETS.REGISTER):
-        declaration = parse_declaration(entry, position)
-        for name in (declaration.name, *(part for part, _ in declaration.splits)):
-            if name in DIGITS_NAMES:
-                raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
-            if owners.setdefault(name, declaration).name != declaration.name:
-                raise DatasetError(f"DATASETS.REGISTER[{position}]: '{name}' is declared before")
-        declare(declaration.name, declaration.source)
+    owners = declared_owners(cfg)
+    for owner in owners.values():
+        declare(owner.name, owner.source)
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
     used += _architecture_sets(cfg)
     used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text, owners)]
@@ -82,7 +80,7 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             owner = owners.get(part)
             whole = owner.name if owner else part
             if whole not in ready:
-                reports[whole] = _prepare(cfg, whole, owners)
+                reports[whole] = _prepare(cfg, whole, owners, checked=checked)
                 ready.add(whole)
             if owner is not None and part not in ready:
                 shares = Shares(owner.splits, owner.split_seed)
@@ -105,6 +103,23 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = ()) -> None:
             _check_kind(cfg, name)
     for name in dict.fromkeys(used):
         name_keypoints(cfg, name)
+
+
+def declared_owners(cfg: CfgNode) -> dict[str, Declaration]:
+    """Name of a dataset of DATASETS.REGISTER, or of a part of one -> its declaration.
+
+    Raises:
+        DatasetError: a malformed declaration, or a name that is taken.
+    """
+    owners: dict[str, Declaration] = {}
+    for position, entry in enumerate(cfg.DATASETS.REGISTER):
+        declaration = parse_declaration(entry, position)
+        for name in (declaration.name, *(part for part, _ in declaration.splits)):
+            if name in DIGITS_NAMES:
+                raise DatasetError(f"DATASETS.REGISTER[{position}].NAME: '{name}' is the demo's")
+            if owners.setdefault(name, declaration) != declaration:
+                raise DatasetError(f"DATASETS.REGISTER[{position}]: '{name}' is declared before")
+    return owners
 
 
 def _architecture_sets(cfg: CfgNode) -> tuple[str, ...]:
@@ -141,7 +156,9 @@ def _check_kind(cfg: CfgNode, name: str) -> None:
             )
 
 
-def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetReport | None:
+def _prepare(
+    cfg: CfgNode, name: str, owners: Iterable[str] = (), *, checked: bool = True
+) -> DatasetReport | None:
     """The report on a dataset that is checked."""
     if name in DIGITS_NAMES:
         digits = cfg.DATASETS.DIGITS
@@ -162,9 +179,9 @@ def _prepare(cfg: CfgNode, name: str, owners: Iterable[str] = ()) -> DatasetRepo
             f"Dataset '{name}' is neither in DATASETS.REGISTER nor known to Detectron2{hint}"
         )
     source, policy = original_source(name), cfg.DATASETS.INVALID
+    if (policy == "ignore" or not checked) and (source is None or not needs_conversion(source)):
+        return None
     if policy == "ignore":
-        if source is None or not needs_conversion(source):
-            return None
         policy = "error"  # reading such a dataset is its check
     if source is None:
         kind = MetadataCatalog.get(name).get("evaluator_type")
