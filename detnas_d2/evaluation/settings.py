@@ -105,6 +105,8 @@ class EvaluationSettings:
                 "model": model,
                 "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
                 "cost_input": list(search.MAX_MACS_INPUT),
+                # Left out where it is 1, so that searches that were begun without the key go on.
+                **({"batch_size": batch} if (batch := cfg.TEST.BATCH_SIZE) > 1 else {}),
             },
             open_images=partial(build_test_loader, cfg),
             open_calibration=partial(build_calibration_batches, cfg),

@@ -36,3 +36,5 @@ def test_batch_size_of_the_config(make_cfg, coco, toys):
     register_datasets(cfg)
     assert [len(batch) for batch in build_test_loader(cfg, "pets")] == [1] * 8
     assert [len(batch) for batch in build_test_loader(cfg, "toys")] == [3, 3, 2]
+    cfg.TEST.BATCH_SIZE = 5
+    assert [len(batch) for batch in build_test_loader(cfg, "pets")] == [5, 3]

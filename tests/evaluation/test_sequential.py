@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
 from torch import nn
 
 from detnas_d2.evaluation.scoring import flat_metrics
 from detnas_d2.evaluation.sequential import SequentialEvaluator, fitness_of
 from detnas_d2.search.driver import _outcomes
 from detnas_d2.search_space import SPACES
-from tests.helpers import changed, classification_batch, classifier, snapshot
+from tests.helpers import (
+    changed,
+    classification_batch,
+    classifier,
+    detector_config,
+    snapshot,
+    training_batch,
+)
 
 TINY = SPACES["detnas_tiny"]
 PATH = TINY.uniform_path("5x5")
@@ -107,3 +115,24 @@ def test_flat_metrics() -> None:
     results = {"bbox": {"AP": 1, "AP50": torch.tensor(2.5)}, "segm": {"AP": 3.0}}
     assert flat_metrics(results) == {"bbox/AP": 1.0, "bbox/AP50": 2.5, "segm/AP": 3.0}
     assert flat_metrics({}) == {}
+
+
+@pytest.mark.parametrize("kind", ["faster", "retinanet"])
+def test_a_batch_of_images_of_one_size_is_detected_in_as_one_by_one(kind: str) -> None:
+    """TEST.BATCH_SIZE changes nothing but rounding where nothing is padded."""
+    torch.manual_seed(0)
+    cfg = detector_config(kind)
+    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("supernet_", "")
+    cfg.MODEL.DETNAS.PATH = "3x3 5x5 7x7 xception 3x3"
+    model = build_model(cfg).eval()
+    generator = torch.Generator().manual_seed(0)
+    batch = training_batch(sizes=((64, 96),) * 3, generator=generator)
+    with torch.no_grad():
+        together = model(batch)
+        for image, found in zip(batch, together, strict=True):
+            (alone,) = model([image])
+            for field in ("scores", "pred_classes", "pred_boxes"):
+                one, other = (output["instances"].get(field) for output in (alone, found))
+                if field == "pred_boxes":
+                    one, other = one.tensor, other.tensor
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)

@@ -34,9 +34,11 @@ def build_eval_loader(cfg: CfgNode, dataset_name: str, batch_size: int) -> DataL
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """:func:`build_eval_loader` with the batch size of the config.
 
-    Detection runs one image a batch, as in Detectron2 (padding to a common size changes results
-    at the border); classification INPUT.CLASSIFICATION.TEST_BATCH_SIZE.
+    TEST.BATCH_SIZE for detection, by default one image as in Detectron2;
+    INPUT.CLASSIFICATION.TEST_BATCH_SIZE for classification.
     """
-    classifies = is_classification(dataset_name)
-    size = cfg.INPUT.CLASSIFICATION.TEST_BATCH_SIZE if classifies else 1
+    if is_classification(dataset_name):
+        size = cfg.INPUT.CLASSIFICATION.TEST_BATCH_SIZE
+    else:
+        size = cfg.TEST.BATCH_SIZE
     return build_eval_loader(cfg, dataset_name, size)
