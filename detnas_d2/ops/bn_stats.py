@@ -14,6 +14,7 @@ from detnas_d2.ops.registration import (
     by_reference,
     differentiable,
     fake_stats,
+    operator,
     recorded_gradients,
     register_fake,
     takes,
@@ -57,7 +58,7 @@ def bn_stats(
     if not takes(x if isinstance(x, Tensor) else x[0]):
         return by_reference("bn_stats", reference.bn_stats, x, scale, shift, relu)
     if not isinstance(x, Tensor):
-        return BNStats(*torch.ops.detnas_d2.bn_stats_list(x, scale, shift, relu))
+        return BNStats(*_bn_stats_list(x, scale, shift, relu))
     return BNStats(*_bn_stats(x, scale, shift, relu))
 
 
@@ -95,9 +96,7 @@ def _stats_backward(ctx, _, grad_mean, grad_m2):
     if torch.is_grad_enabled():
         args = (x, scale, shift, ctx.relu)
         return tuple(recorded_gradients(reference.bn_stats, args, (None, grad_mean, grad_m2)))
-    dx, da, db = torch.ops.detnas_d2.bn_stats_backward(
-        grad_mean, grad_m2, x, mean, scale, shift, ctx.relu
-    )
+    dx, da, db = _bn_stats_backward(grad_mean, grad_m2, x, mean, scale, shift, ctx.relu)
     return dx, undefined(da), undefined(db), None
 
 
@@ -121,7 +120,7 @@ def _list_backward(ctx, _, grad_mean, grad_m2):
     total = max(sum(pixels), 1)
     grads, vectors = [], []
     for t, n in zip(x, pixels, strict=True):
-        dx, *affine = torch.ops.detnas_d2.bn_stats_backward(
+        dx, *affine = _bn_stats_backward(
             grad_mean * (n / total), grad_m2, t, mean, scale, shift, ctx.relu
         )
         grads.append(dx)
@@ -152,7 +151,7 @@ def _fold_backward(ctx, grad_scale, grad_shift):
     if torch.is_grad_enabled():
         args = (count, mean, m2, gamma, beta, ctx.eps)
         return tuple(recorded_gradients(_fold_reference, args, (grad_scale, grad_shift)))
-    d_mean, d_m2, d_gamma, d_beta = torch.ops.detnas_d2.bn_fold_backward(
+    d_mean, d_m2, d_gamma, d_beta = _bn_fold_backward(
         grad_scale, grad_shift, count, mean, m2, gamma, ctx.eps
     )
     d_gamma = None if gamma is None else d_gamma.to(gamma.dtype)
@@ -166,8 +165,10 @@ if has_extension():
     register_fake("bn_stats_backward", _stats_backward_fake)
     register_fake("bn_fold", _fold_fake)
     register_fake("bn_fold_backward", _fold_backward_fake)
-    torch.library.register_autograd(
-        "detnas_d2::bn_stats_list", _list_backward, setup_context=_list_setup
+    _bn_stats_backward, _bn_fold_backward = (
+        operator("bn_stats_backward"),
+        operator("bn_fold_backward"),
     )
     _bn_stats = differentiable("bn_stats", _stats_setup, _stats_backward)
+    _bn_stats_list = differentiable("bn_stats_list", _list_setup, _list_backward)
     _bn_fold = differentiable("bn_fold", _fold_setup, _fold_backward)

@@ -16,6 +16,7 @@ from detnas_d2.ops.registration import (
     differentiable,
     fake_stats,
     lower,
+    operator,
     recorded_gradients,
     register_autocast,
     register_fake,
@@ -109,7 +110,7 @@ def mixed_depthwise(
         return [], []
     if not takes(x[0]):
         return by_reference("mixed_depthwise", reference.mixed_depthwise, *args)
-    ys, *stats = torch.ops.detnas_d2.mixed_depthwise(*args)
+    ys, *stats = _CALLS["mixed_depthwise"](*args)
     return list(ys), [BNStats(*s) if want_stats else None for s in zip(*stats, strict=True)]
 
 
@@ -170,7 +171,9 @@ def _setup(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _make_backward(op: str):
+def _make_backward(op: str) -> Callable:
+    overload = operator(f"{op}_backward")
+
     def backward(ctx, grad_y, _, grad_mean, grad_m2):
         x, weight, scale, shift, bias, y, mean = ctx.saved_tensors
         if grad_y is None and grad_mean is None and grad_m2 is None:
@@ -187,7 +190,7 @@ def _make_backward(op: str):
             grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
         need = ctx.needs_input_grad
         mask = [need[0] or need[2] or need[3], need[1], need[5]]
-        dx, dw, da, db, dbias = getattr(torch.ops.detnas_d2, f"{op}_backward")(
+        dx, dw, da, db, dbias = overload(
             grad_y, grad_mean, grad_m2, x, weight, scale, shift, ctx.relu, y, mean, ctx.out_relu,
             *ctx.geometry, mask,
         )  # fmt: skip
@@ -241,7 +244,7 @@ def _mixed_backward(ctx, grad_ys, _, grad_means, grad_m2s):
         if grad_ys[i] is None:
             size = [out_size(s, ctx.stride) for s in t.shape[2:]]
             grad_ys[i] = t.new_zeros((*t.shape[:2], *size))
-    dx, dw, da, db = torch.ops.detnas_d2.mixed_depthwise_backward(
+    dx, dw, da, db = _mixed_depthwise_backward(
         grad_ys, grad_means, grad_m2s, x, weight, scale, shift, ctx.relu, y, mean, ctx.stride,
         ctx.dilation,
     )  # fmt: skip
@@ -263,6 +266,5 @@ if has_extension():
         _CALLS[_name] = differentiable(_name, _setup, _make_backward(_name))
     register_fake("mixed_depthwise", _mixed_fake)
     register_fake("mixed_depthwise_backward", _mixed_backward_fake)
-    torch.library.register_autograd(
-        "detnas_d2::mixed_depthwise", _mixed_backward, setup_context=_mixed_setup
-    )
+    _mixed_depthwise_backward = operator("mixed_depthwise_backward")
+    _CALLS["mixed_depthwise"] = differentiable("mixed_depthwise", _mixed_setup, _mixed_backward)

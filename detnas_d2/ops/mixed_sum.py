@@ -12,6 +12,8 @@ from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import (
     by_reference,
     channels_last,
+    differentiable,
+    operator,
     recorded_gradients,
     register_fake,
     takes,
@@ -42,7 +44,7 @@ def mixed_sum(
         raise RuntimeError("y: expected 1 to 32 tensors, got 0")
     if not takes(y[0]):
         return by_reference("mixed_sum", reference.mixed_sum, y, scale, shift, weights, residual)
-    return torch.ops.detnas_d2.mixed_sum(list(y), list(scale), list(shift), weights, residual)
+    return _mixed_sum(list(y), list(scale), list(shift), weights, residual)
 
 
 def _fake(y, scale, shift, weights, residual):
@@ -73,11 +75,12 @@ def _backward(ctx, grad):
     if torch.is_grad_enabled():
         args = (y, scale, shift, weights)
         return *recorded_gradients(reference.mixed_sum, args, (grad,)), rest
-    dy, da, db, dw = torch.ops.detnas_d2.mixed_sum_backward(grad, y, scale, shift, weights)
+    dy, da, db, dw = _mixed_sum_backward(grad, y, scale, shift, weights)
     return dy, da, db, dw.to(weights.dtype), rest
 
 
 if has_extension():
     register_fake("mixed_sum", _fake)
     register_fake("mixed_sum_backward", _backward_fake)
-    torch.library.register_autograd("detnas_d2::mixed_sum", _backward, setup_context=_setup)
+    _mixed_sum_backward = operator("mixed_sum_backward")
+    _mixed_sum = differentiable("mixed_sum", _setup, _backward)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from detnas_d2.ops.autograd_function import function, function_of_lists
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.utils.compat import (
+    any_requires_grad,
     below_autograd,
     excluding,
     in_forward_differentiation,
@@ -48,44 +51,66 @@ def takes(x: Tensor) -> bool:
 
 def by_reference(op: str, reference: Callable[..., T], *args: object) -> T:
     """The reference, under autocast with the operator's casts and no others."""
+    if not is_any_autocast_enabled():
+        return reference(*args)
     device = next(tensors(args)).device.type
-    if op not in _CASTS or not torch.is_autocast_enabled(device):
-        return reference(*args)
-    args = _CASTS[op](torch.get_autocast_dtype(device), *args)
-    with torch.autocast(device, enabled=False):
-        return reference(*args)
+    with torch.autocast(device, enabled=False) if device in _AUTOCAST else nullcontext():
+        return reference(*_cast(op, args))
+
+
+def operator(op: str) -> Callable:
+    """The compiled operator, to be called with all of its arguments, in order."""
+    return getattr(getattr(torch.ops, NAMESPACE), op).default
+
+
+def caller(op: str, run: Callable | None = None) -> Callable:
+    """A function that calls ``run``, by default the operator, cast as autocast would.
+
+    Autocast's own way to the casts is a kernel in Python: tens of microseconds a call.
+    """
+    overload = operator(op)
+    run = run or overload
+
+    def call(*args):
+        if torch.compiler.is_compiling():
+            return overload(*args)
+        if not is_any_autocast_enabled():
+            return run(*args)
+        args = _cast(op, args)
+        with _without_autocast():
+            return run(*args)
+
+    return call
 
 
 def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
     """Registers the gradient of an operator; returns a function that calls it with little delay.
 
     The library's own way to a registered gradient costs tens of microseconds of Python a call,
-    even without gradients: as much as the work on a small map. Tensors must be arguments of their
-    own, not in lists. ``setup`` and ``backward``: as for ``torch.library.register_autograd``; where
-    gradients are recorded, ``backward`` leaves its work to :func:`recorded_gradients`.
+    hundreds where tensors stand in lists: as much as the work on a small map. ``setup`` and
+    ``backward``: as for ``torch.library.register_autograd``, but that they must do without
+    ``ctx.needs_input_grad`` where the operator takes lists; where gradients are recorded,
+    ``backward`` leaves its work to :func:`recorded_gradients`.
     """
     torch.library.register_autograd(f"{NAMESPACE}::{op}", backward, setup_context=setup)
-    overload = getattr(getattr(torch.ops, NAMESPACE), op).default
+    overload = operator(op)
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *args):
-            with below_autograd():
-                output = overload(*args)
-            setup(ctx, args, output)
-            return output
+    def forward(ctx, *args):
+        with below_autograd():
+            output = overload(*args)
+        setup(ctx, args, output)
+        return output
 
-    Function.backward = staticmethod(backward)  # type: ignore[method-assign]
+    lists = any(isinstance(a.type, torch.ListType) for a in overload._schema.arguments)
+    apply = (function_of_lists if lists else function)(forward, backward)
 
-    def call(*args):
-        if torch.compiler.is_compiling() or is_any_autocast_enabled():
-            return overload(*args)
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return Function.apply(*args)
+    def run(*args):
+        if torch.is_grad_enabled() and any_requires_grad(*args):
+            return apply(*args)
         with below_autograd():
             return overload(*args)
 
-    return call
+    return caller(op, run)
 
 
 def recorded_gradients(
@@ -157,6 +182,22 @@ def fake_stats(like: Tensor, want: bool, channels: int) -> tuple[Tensor, Tensor,
 
 
 _CASTS: dict[str, Callable[..., tuple]] = {}
+_AUTOCAST = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+_without_autocast = excluding(*_AUTOCAST.values())
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast has products computed in where ``x`` is; None where it is off."""
+    device = x.device.type
+    if not is_any_autocast_enabled() or device not in _AUTOCAST:
+        return None
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _cast(op: str, args: tuple) -> tuple:
+    """Arguments of ``op`` as autocast wants them where it is on."""
+    dtype = autocast_dtype(next(tensors(args))) if op in _CASTS else None
+    return args if dtype is None else _CASTS[op](dtype, *args)
 
 
 def register_autocast(op: str, casts: Callable[..., tuple]) -> None:
@@ -164,14 +205,14 @@ def register_autocast(op: str, casts: Callable[..., tuple]) -> None:
     _CASTS[op] = casts
     if not has_extension():
         return
-    for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-        without = excluding(key)
+    overload = operator(op)
 
-        def run(*args, _device=device, _without=without):
-            dtype = torch.get_autocast_dtype(_device)
-            with _without():
-                return getattr(torch.ops.detnas_d2, op)(*casts(dtype, *args))
+    def run(*args):
+        args = _cast(op, args)
+        with _without_autocast():
+            return overload(*args)
 
+    for key in _AUTOCAST.values():
         torch.library.impl(f"{NAMESPACE}::{op}", key)(run)
 
 
@@ -191,4 +232,4 @@ def register_fake(op: str, fake: Callable) -> None:
 
 def lower(t: Tensor, dtype: torch.dtype) -> Tensor:
     """``t`` in the autocast dtype; float64 stays, as in PyTorch's own autocast."""
-    return t if t.dtype == torch.float64 else t.to(dtype)
+    return t if t.dtype in (dtype, torch.float64) else t.to(dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from detnas_d2.ops import reference
@@ -13,6 +12,7 @@ from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
     by_reference,
+    caller,
     channels_last,
     compiled,
     fake_stats,
@@ -52,7 +52,7 @@ def shuffle_block(
     if not compiled(x):
         args = (x, weights, biases, kernel, stride, method)
         return by_reference("shuffle_block", reference.shuffle_block, *args)
-    return torch.ops.detnas_d2.shuffle_block(x, list(weights), list(biases), kernel, stride, method)
+    return _shuffle_block(x, list(weights), list(biases), kernel, stride, method)
 
 
 def shuffle_block_stats(
@@ -92,7 +92,7 @@ def shuffle_block_stats(
     if not compiled(left):
         of = reference.shuffle_block_stats
         return by_reference("shuffle_block_stats", of, *args, out_method)
-    a, b, *stats = torch.ops.detnas_d2.shuffle_block_stats.default(*args, out_method)
+    a, b, *stats = _shuffle_block_stats(*args, out_method)
     return (a, b) if out_method else a, list(map(BNStats, *stats))
 
 
@@ -134,3 +134,4 @@ register_autocast(
 if has_extension():
     register_fake("shuffle_block", _fake)
     register_fake("shuffle_block_stats", _stats_fake)
+    _shuffle_block, _shuffle_block_stats = caller("shuffle_block"), caller("shuffle_block_stats")

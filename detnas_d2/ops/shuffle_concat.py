@@ -11,6 +11,7 @@ from detnas_d2.ops.registration import (
     by_reference,
     channels_last,
     differentiable,
+    operator,
     recorded_gradients,
     register_fake,
     takes,
@@ -78,13 +79,12 @@ def _backward(ctx, grad_a, grad_b):
     if torch.is_grad_enabled():
         args = (*ctx.saved_tensors, *ctx.rest)
         return tuple(recorded_gradients(reference.shuffle_concat, args, (grad_a, grad_b)))
-    dl, dr, *vectors = torch.ops.detnas_d2.shuffle_concat_backward(
-        grad_a, grad_b, *ctx.saved_tensors, *ctx.rest
-    )
+    dl, dr, *vectors = _shuffle_concat_backward(grad_a, grad_b, *ctx.saved_tensors, *ctx.rest)
     return dl, dr, *(undefined(v) for v in vectors), None, None, None, None
 
 
 if has_extension():
     register_fake("shuffle_concat", _fake)
     register_fake("shuffle_concat_backward", _backward_fake)
+    _shuffle_concat_backward = operator("shuffle_concat_backward")
     _shuffle_concat = differentiable("shuffle_concat", _setup, _backward)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ __all__ = ["global_forward_hooks"]
 
 # Within it operators are called past autograd; not under torch.compile.
 below_autograd = torch._C._AutoDispatchBelowAutograd
+any_requires_grad = torch._C._any_requires_grad  # looks into lists
 is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 # Sends this process a signal when its parent ends; None where the system cannot.
 signal_at_parents_end = getattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig", None)
@@ -35,10 +37,10 @@ def in_forward_differentiation() -> bool:
     return forward_ad._current_level >= 0
 
 
-def excluding(key: str) -> Callable[[], AbstractContextManager]:
-    """Makes contexts in which calls pass over a dispatch key, e.g. "AutocastCPU"."""
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-    return partial(torch._C._ExcludeDispatchKeyGuard, keys)
+def excluding(*keys: str) -> Callable[[], AbstractContextManager]:
+    """Makes contexts in which calls pass over dispatch keys, e.g. "AutocastCPU"."""
+    sets = (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in keys)
+    return partial(torch._C._ExcludeDispatchKeyGuard, reduce(or_, sets))
 
 
 def drop_script_plans() -> None:

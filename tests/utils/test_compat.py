@@ -33,6 +33,12 @@ def test_below_autograd() -> None:
     assert (x * 2).requires_grad
 
 
+def test_any_requires_grad() -> None:
+    x, y = torch.ones(2), torch.ones(2, requires_grad=True)
+    assert compat.any_requires_grad(x, None, 1, [x, y]) and compat.any_requires_grad(y)
+    assert not compat.any_requires_grad(x, None, 1, [x], [1, 2], True)
+
+
 def test_is_any_autocast_enabled() -> None:
     assert not compat.is_any_autocast_enabled()
     with torch.autocast("cpu", torch.bfloat16):
@@ -52,7 +58,7 @@ def test_in_forward_differentiation() -> None:
 
 
 def test_excluding() -> None:
-    x, without = torch.ones(2, 2), compat.excluding("AutocastCPU")
+    x, without = torch.ones(2, 2), compat.excluding("AutocastCUDA", "AutocastCPU")
     with torch.autocast("cpu", torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
         for _ in range(2):
