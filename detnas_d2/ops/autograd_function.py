@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 def function(forward: Callable, backward: Callable) -> Callable:
     """A ``torch.autograd.Function`` of ``forward(ctx, *args)`` and ``backward(ctx, *grads)``."""
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type("Function", (torch.autograd.Function,), methods).apply
+    kind: Any = type("Function", (torch.autograd.Function,), methods)
+    return kind.apply
 
 
 def function_of_lists(forward: Callable, backward: Callable) -> Callable:

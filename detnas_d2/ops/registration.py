@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def by_reference(op: str, reference: Callable[..., T], *args: object) -> T:
         return reference(*_cast(op, args))
 
 
-def operator(op: str) -> Callable:
+def operator(op: str) -> Any:
     """The compiled operator, to be called with all of its arguments, in order."""
     return getattr(getattr(torch.ops, NAMESPACE), op).default
 
