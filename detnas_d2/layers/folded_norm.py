@@ -13,6 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detnas_d2 import ops
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.shuffle_block import ShuffleBlock
+from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.registration import autocast_dtype, lower, operator
+
+if has_extension():
+    _digest = operator("digest")
 
 
 def norm_of(layer: ConvNormAct) -> _BatchNorm:
@@ -36,8 +41,30 @@ def kernel_of(block: ShuffleBlock) -> int:
     return 0 if block.op == "xception" else int(block.op[0])
 
 
-def folded(module: ConvNormAct | ShuffleBlock) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights and biases of a module's convolutions with the running statistics folded in.
+class Folded:
+    """Weights and biases of convolutions with BatchNorms folded in.
+
+    Attributes:
+        weights, biases: one of each per convolution.
+    """
+
+    def __init__(self, weights: list[Tensor], biases: list[Tensor]) -> None:
+        self.weights, self.biases = weights, biases
+        self._copies: dict[torch.dtype, Folded] = {}
+
+    def under_autocast(self, x: Tensor) -> Folded:
+        """What autocast makes of them where ``x`` is: copies that are kept, or themselves."""
+        dtype = autocast_dtype(x)
+        if dtype is None:
+            return self
+        if dtype not in self._copies:
+            lowered = ([lower(t, dtype) for t in ts] for ts in (self.weights, self.biases))
+            self._copies[dtype] = Folded(*lowered)
+        return self._copies[dtype]
+
+
+def folded(module: ConvNormAct | ShuffleBlock) -> Folded:
+    """A module's convolutions with the running statistics of their BatchNorms folded in.
 
     Kept with the module while what they are made of stays the same. On the CPU that is looked up
     in the values, so that every change is followed, writes through ``.data`` too. On other devices
@@ -50,7 +77,7 @@ def folded(module: ConvNormAct | ShuffleBlock) -> tuple[list[Tensor], list[Tenso
     options = [norm_of(layer).eps for layer in layers]
     key: tuple[object, list[float]] | None
     if all(t.is_cpu for t in parts):
-        key = (torch.ops.detnas_d2.digest(parts), options)
+        key = (_digest(parts), options)
     elif not any(t.is_inference() for t in parts):
         key = ([(id(t), t.data_ptr(), t._version) for t in parts], options)
     else:
@@ -59,10 +86,10 @@ def folded(module: ConvNormAct | ShuffleBlock) -> tuple[list[Tensor], list[Tenso
     if key is not None and kept is not None and kept[0] == key:
         return kept[1]
     with torch.no_grad():
-        weights, biases = map(list, zip(*map(_fold, layers), strict=True))
+        found = Folded(*map(list, zip(*map(_fold, layers), strict=True)))
     if key is not None:  # the tensors are held too: none of their ids can be given to another
-        module.__dict__["_folded"] = (key, (weights, biases), parts)
-    return weights, biases
+        module.__dict__["_folded"] = (key, found, parts)
+    return found
 
 
 def _parts(layer: ConvNormAct) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
@@ -86,7 +113,8 @@ def _fold(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
 
 def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
     """``layer(x)`` in evaluation, one convolution."""
-    (weight,), (bias,) = folded(layer)
+    kept = folded(layer).under_autocast(x)
+    (weight,), (bias,) = kept.weights, kept.biases
     conv = layer.conv
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     return F.relu_(y) if layer.relu else y
@@ -94,7 +122,8 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
 
 def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
     """``block(x)`` in evaluation, one operator."""
-    weights, biases = folded(block)
+    kept = folded(block)
+    weights = kept.under_autocast(x).weights  # biases are added before anything is rounded
     return ops.shuffle_block(
-        x, weights, biases, kernel_of(block), block.stride, block.shuffle_method
+        x, weights, kept.biases, kernel_of(block), block.stride, block.shuffle_method
     )

@@ -21,6 +21,7 @@ from detnas_d2.engine import PathTrainer
 from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
+from detnas_d2.layers.folded_norm import eval_block, eval_layer, folded, kernel_of
 from detnas_d2.modeling import DecodedBackbone, Supernet
 from detnas_d2.search_space import SPACES
 
@@ -204,6 +205,33 @@ def test_folded_weights_are_dropped_by_what_modules_know_of() -> None:
         assert kept() == TINY.num_layers + 1  # the blocks and the stem
         drop()
         assert kept() == 0
+
+
+@torch.no_grad()
+def test_copies_of_folded_weights_for_autocast_are_kept_until_the_weights_change() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        net = backbone(1).eval()
+        layer, block = net.stem, net.blocks[0]
+        images = torch.rand(1, 3, 33, 29).contiguous(memory_format=torch.channels_last)
+        for module, x in ((layer, images), (block, layer(images))):
+            run = eval_block if module is block else eval_layer
+            for change in (lambda w: w, lambda w: w.mul_(1.5), lambda w: w.data.mul_(0.5)):
+                change(next(module.parameters()))
+                with torch.autocast("cpu", dtype):
+                    kept = folded(module)
+                    first = kept.under_autocast(x)
+                    if module is block:  # cast by the operator
+                        args = (kept.weights, kept.biases, kernel_of(block), block.stride, 1)
+                        expected = ops.shuffle_block(x, *args)
+                    else:  # by autocast
+                        (w,), (b,) = kept.weights, kept.biases
+                        expected = F.relu(F.conv2d(x, w, b, layer.conv.stride, layer.conv.padding))
+                    y = run(module, x)
+                    again = folded(module).under_autocast(x)
+                assert y.dtype == dtype and torch.equal(y, expected)
+                assert again is first and {t.dtype for t in first.weights} == {dtype}
+                assert kept.under_autocast(x) is kept  # outside
+            assert module.__dict__.pop("_folded")[1] is kept
 
 
 def test_networks_made_in_inference_mode(used: list[str]) -> None:
