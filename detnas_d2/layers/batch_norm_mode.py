@@ -8,6 +8,7 @@ Layers that run a BatchNorm without calling its module (``fused_ops``) ask :func
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,14 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
+
+
+def input_stats(x: Tensor) -> BNStats:
+    """Statistics of a BatchNorm's input (N, C, ...), in float32 at least: half precision cannot
+    hold sums of squares."""
+    if x.dim() != 4:
+        x = x.reshape(*x.shape[:2], math.prod(x.shape[2:]), 1)
+    return bn_stats(x)
 
 
 class StatsHook:
@@ -49,8 +58,7 @@ class StatsHook:
 
     def __call__(self, norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
-        # In float32 at least: half precision cannot hold sums of squares.
-        stats = bn_stats(x if x.dim() == 4 else x.reshape(*x.shape[:2], -1, 1))
+        stats = input_stats(x)
         self.report(stats)
         if x.numel():
             assert norm.running_mean is not None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import StatsHook
-from detnas_d2.layers.batch_statistics import norm_affine
+from detnas_d2.layers.batch_statistics import BatchNorms
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.norm import SyncBatchNorm
@@ -62,8 +62,8 @@ def _plain(layer: ConvNormAct) -> bool:
     return "forward" not in norm.__dict__
 
 
-def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
-    """The raw output of the layer's convolution, its norm and ReLU pending."""
+def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:
+    """The raw output of the layer's convolution, its norm, one of ``norms``, and ReLU pending."""
     conv = layer.conv
     args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias, False, True)
     if conv.kernel_size == (1, 1):
@@ -75,4 +75,10 @@ def conv_norm(layer: ConvNormAct, p: Pending) -> Pending:
         y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
         stats = ops.bn_stats(y)
     assert stats is not None
-    return Pending(y, *norm_affine(norm_of(layer), stats), layer.relu)
+    return with_norm(layer, y, stats, norms)
+
+
+def with_norm(layer: ConvNormAct, y: Tensor, stats: ops.BNStats, norms: BatchNorms) -> Pending:
+    """What the layer's convolution left, whose statistics are these, its norm and ReLU pending."""
+    count = y.shape[0] * y.shape[2] * y.shape[3]
+    return Pending(y, *norms.affine(norm_of(layer), stats, count), layer.relu)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import uses_batch_statistics
-from detnas_d2.layers.batch_statistics import norm_affine
+from detnas_d2.layers.batch_statistics import BatchNorms
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import norm_of
-from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm
+from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm, with_norm
 from detnas_d2.layers.inverted_residual import InvertedResidual
 from detnas_d2.layers.separable_conv import SeparableConv
 
@@ -64,16 +64,18 @@ def mixture(modules: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
         weights: (number of modules,).
     """
     x = x.contiguous(memory_format=torch.channels_last)
+    norms = BatchNorms()
     fitting = [m for m in modules if isinstance(m, (InvertedResidual, SeparableConv))]  # all
     inputs = [
-        conv_norm(m.expand, Pending(x)) if isinstance(m, InvertedResidual) else Pending(x)
+        conv_norm(m.expand, Pending(x), norms) if isinstance(m, InvertedResidual) else Pending(x)
         for m in fitting
     ]
     found: dict[int, Pending] = {}
     for fresh in (False, True):  # inverted residuals have a BatchNorm pending, the others have not
         chosen = [i for i, p in enumerate(inputs) if (p.scale is None) == fresh]
-        for i, middle in zip(chosen, _depthwise(fitting, inputs, chosen), strict=True):
-            found[i] = conv_norm(fitting[i].project, middle)
+        for i, middle in zip(chosen, _depthwise(fitting, inputs, chosen, norms), strict=True):
+            found[i] = conv_norm(fitting[i].project, middle, norms)
+    norms.update()
     outputs = [found[i] for i in range(len(modules))]
     residual = [i for i, m in enumerate(fitting) if m.residual]
     return ops.mixed_sum(
@@ -89,6 +91,7 @@ def _depthwise(
     modules: Sequence[InvertedResidual | SeparableConv],
     inputs: Sequence[Pending],
     chosen: Sequence[int],
+    norms: BatchNorms,
 ) -> list[Pending]:
     """The depthwise layers of the modules ``chosen``, whose inputs are alike, in one call."""
     if not chosen:
@@ -106,7 +109,7 @@ def _depthwise(
         [layer.conv.dilation[0] for layer in layers],
     )
     return [
-        Pending(y, *norm_affine(norm_of(layer), s), layer.relu)
+        with_norm(layer, y, s, norms)
         for y, s, layer in zip(ys, stats, layers, strict=True)
         if s is not None
     ]

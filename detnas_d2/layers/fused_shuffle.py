@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import uses_batch_statistics
-from detnas_d2.layers.batch_statistics import consume_stats, over_ranks
+from detnas_d2.layers.batch_statistics import BatchNorms, over_ranks
 from detnas_d2.layers.block_choice import choose
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import (
@@ -37,11 +37,11 @@ from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
 
 
-def chain(layers: nn.Sequential, p: Pending) -> Pending:
+def chain(layers: nn.Sequential, p: Pending, norms: BatchNorms) -> Pending:
     """The layers one after the other."""
     for layer in layers:
         assert isinstance(layer, ConvNormAct)
-        p = conv_norm(layer, p)
+        p = conv_norm(layer, p, norms)
     return p
 
 
@@ -76,12 +76,14 @@ def run_blocks(
     p: Pending,
     blocks: Sequence[nn.Module],
     wanted: Collection[int],
+    norms: BatchNorms,
     fits: Sequence[bool] | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The output of the last block and those of the blocks ``wanted``, by index.
 
-    All BatchNorms use statistics of the batch. ``fits``: for each block whether the operators run
-    it, or its modules; by default they run every shuffle block.
+    All BatchNorms use statistics of the batch; those of ``norms`` are to be updated. ``fits``: for
+    each block whether the operators run it, or its modules; by default they run every shuffle
+    block.
     """
     fits = fits or [isinstance(block, ShuffleBlock) for block in blocks]
     outputs: dict[int, Tensor] = {}
@@ -102,9 +104,9 @@ def run_blocks(
             method = following.shuffle_method
         layers = conv_norm_acts(block)
         if not torch.is_grad_enabled() and all(map(_fits_at_once, layers)):
-            out = _block_at_once(block, layers, p, halves, method)
+            out = _block_at_once(block, layers, p, halves, method, norms)
         else:
-            out = _block_by_layers(block, p, halves, method)
+            out = _block_by_layers(block, p, halves, method, norms)
         if isinstance(out, Tensor):
             halves, p = None, Pending(out)
         else:
@@ -115,14 +117,18 @@ def run_blocks(
 
 
 def _block_by_layers(
-    block: ShuffleBlock, p: Pending, halves: tuple[Tensor, Tensor] | None, method: int
+    block: ShuffleBlock,
+    p: Pending,
+    halves: tuple[Tensor, Tensor] | None,
+    method: int,
+    norms: BatchNorms,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """The output of a block, or (method 1, 2) its halves; input: p at stride 2, else halves."""
     if block.projection is not None:  # stride 2
-        left, right = chain(block.projection, p), chain(block.main, p)
+        left, right = chain(block.projection, p, norms), chain(block.main, p, norms)
     else:
         assert halves is not None
-        left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]))
+        left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]), norms)
     return join(left, right, method, method != 0)
 
 
@@ -138,10 +144,11 @@ def _block_at_once(
     p: Pending,
     halves: tuple[Tensor, Tensor] | None,
     method: int,
+    norms: BatchNorms,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """The same through one operator."""
     parts: list[Mapping[str, Any]] = [layer._modules for layer in layers]
-    norms = [modules["norm"] for modules in parts]
+    own = [modules["norm"] for modules in parts]
     if block.stride == 1:
         assert halves is not None
         p = Pending(halves[0])
@@ -152,20 +159,23 @@ def _block_at_once(
         p.shift,
         p.relu,
         [modules["conv"]._parameters["weight"] for modules in parts],
-        [norm._parameters["weight"] for norm in norms],
-        [norm._parameters["bias"] for norm in norms],
-        [norm.eps for norm in norms],
+        [norm._parameters["weight"] for norm in own],
+        [norm._parameters["bias"] for norm in own],
+        [norm.eps for norm in own],
         kernel_of(block),
         block.stride,
         method,
     )
-    for norm, s in zip(norms, stats, strict=True):
-        consume_stats(norm, s)
+    for norm, s in zip(own, stats, strict=True):
+        norms.consume(norm, s, s.count)
     return out
 
 
 def _run_block(block: ShuffleBlock, x: Tensor) -> Tensor:
-    return run_blocks(Pending(x), [block], ())[0]
+    norms = BatchNorms()
+    y, _ = run_blocks(Pending(x), [block], (), norms)
+    norms.update()
+    return y
 
 
 def _materialise(p: Pending) -> Tensor:
@@ -267,14 +277,17 @@ def _with_batch_statistics(
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     """The same in training and recalibration."""
     outputs: dict[int, Tensor] = {}
+    norms = BatchNorms()
     p = Pending(x)
     if stem is not None:
-        p = conv_norm(stem, p)
+        p = conv_norm(stem, p, norms)
     if 0 in wanted:
         p = Pending(_materialise(p))
         outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
     fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_block)
-    x, found = run_blocks(p, blocks, {position - 1 for position in wanted}, fits)
+    x, found = run_blocks(p, blocks, {position - 1 for position in wanted}, norms, fits)
     outputs |= {index + 1: output for index, output in found.items()}
-    return outputs, None if last is None else _materialise(conv_norm(last, Pending(x)))
+    y = None if last is None else _materialise(conv_norm(last, Pending(x), norms))
+    norms.update()
+    return outputs, y

@@ -6,7 +6,10 @@ import torch
 import torch.distributed as dist
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+from detnas_d2.layers.batch_norm_mode import input_stats
+from detnas_d2.layers.batch_statistics import BatchNorms
+from detnas_d2.layers.over_ranks import merge_over_ranks
 
 NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
 
@@ -14,8 +17,8 @@ NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
 class SyncBatchNorm(nn.SyncBatchNorm):
     """BatchNorm over the batches of all processes.
 
-    On GPUs it is torch's. On CPUs, where torch has none, statistics are reduced in two passes,
-    weighted by each rank's count, so that ranks may hold different (also zero) numbers of samples.
+    On GPUs it is torch's. On CPUs, where torch has none, statistics are merged by each rank's
+    count, so that ranks may hold different (also zero) numbers of samples.
     In one process it is plain BatchNorm.
     """
 
@@ -32,37 +35,20 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def _forward_cpu(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        count = torch.tensor([x.numel() / x.size(1)], dtype=torch.float64)
-        dist.all_reduce(count)
-        n = count.item()
+        stats = merge_over_ranks(input_stats(x))
+        n = int(stats.count.item())
         if n == 0:
             return nn.BatchNorm2d.forward(self, x)
-        mean = all_reduce(x.float().sum(dims)) / n
-        var = all_reduce((x.float() - mean.view(shape)).square().sum(dims)) / n
         if self.track_running_stats:
-            self._update_running(mean.detach(), var.detach() * (n / max(n - 1, 1)))
-        scale = torch.rsqrt(var + self.eps)
-        y = (x.float() - mean.view(shape)) * scale.view(shape)
+            norms = BatchNorms()
+            norms.keep(self, stats, n)
+            norms.update()
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        scale = torch.rsqrt(stats.m2 / n + self.eps)
+        y = (x.to(scale.dtype) - stats.mean.view(shape)) * scale.view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
-
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, var: Tensor) -> None:
-        batches, running_mean, running_var = (
-            self.num_batches_tracked,
-            self.running_mean,
-            self.running_var,
-        )
-        assert batches is not None and running_mean is not None and running_var is not None
-        batches.add_(1)
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 1.0 / batches.item()
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_var.lerp_(var.to(running_var.dtype), momentum)
 
 
 def get_norm(norm: str, channels: int, *, momentum: float = 0.1) -> nn.Module:

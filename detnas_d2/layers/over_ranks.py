@@ -1,0 +1,56 @@
+"""BatchNorm statistics of all processes: one collective forward, one backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from detnas_d2.ops import BNStats
+
+
+def merge_over_ranks(stats: BNStats) -> BNStats:
+    """Statistics of all ranks' values; ranks may hold different (also zero) numbers of them.
+
+    Bitwise the same on every rank. Each rank's gradients are of its own values.
+    """
+    return BNStats(*_Merge.apply(*stats))
+
+
+class _Merge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, ...]:
+        mine = torch.cat([count.view(1), mean, m2]).double()
+        ranks = mine.new_empty(dist.get_world_size(), len(mine))
+        dist.all_gather(list(ranks), mine)
+        counts, means, m2s = ranks.split([1, len(mean), len(mean)], dim=1)
+        total = counts.sum()
+        joint = (counts * means).sum(0) / total.clamp(min=1)
+        m2 = (m2s + counts * (means - joint).square()).sum(0).to(mean.dtype)  # Chan et al. 1979
+        joint = joint.to(mean.dtype)
+        ctx.save_for_backward(count, mean, total, joint)
+        ctx.mark_non_differentiable(total)
+        return total, joint, m2
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor, grad_mean: Tensor, grad_m2: Tensor) -> tuple[Any, ...]:
+        count, mean, total, joint = ctx.saved_tensors
+        grad_mean, grad_m2 = _Sum.apply(torch.cat([grad_mean, grad_m2])).chunk(2)
+        count, share = (t.to(mean.dtype) for t in (count, count / total.clamp(min=1)))
+        return None, share * grad_mean + 2 * count * (mean - joint) * grad_m2, grad_m2
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        total = mine.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _Sum.apply(grad)
