@@ -147,10 +147,10 @@ def interleaved(
 
     samples = in_turns(sample, functions, repetitions)
     faults = [sum(n for _, n in row) // repetitions for row in samples]
-    return [_lower_quartile([ms for ms, _ in row]) for row in samples], faults
+    return [lower_quartile([ms for ms, _ in row]) for row in samples], faults
 
 
-def _lower_quartile(values: list[float]) -> float:
+def lower_quartile(values: list[float]) -> float:
     return sorted(values)[len(values) // 4]
 
 
@@ -183,7 +183,7 @@ def device_times(functions: list[Callable[[], object]], repetitions: int) -> lis
         return once(alternative[0], "cuda")
 
     alternatives = list(zip(functions, cycles, strict=True))
-    return list(map(_lower_quartile, in_turns(behind_a_spin, alternatives, repetitions)))
+    return list(map(lower_quartile, in_turns(behind_a_spin, alternatives, repetitions)))
 
 
 def fastest(functions: list[Callable[[], object]], repetitions: int, device: str) -> float:
