@@ -32,9 +32,10 @@ def run_command(main: Callable[[], Any], goes_on: str | None = None) -> None:
     """Calls ``main``; ends the process with its exit status unless that is 0.
 
     An :class:`InputError`, a failed system call and other errors that :func:`is_expected` become
-    one line on stderr and status 1; the traceback is in the run's log file, if it has one. Ctrl-C
-    becomes one line, with the command that goes on, and status 130, and the processes that were
-    started end too. Any other error is a mistake of the program: its traceback is shown.
+    one line on stderr and status 1; the traceback is in the run's log file, if it has one, which
+    the line names unless the text of an InputError says all. Ctrl-C becomes one line, with the
+    command that goes on, and status 130, and the processes that were started end too. Any other
+    error is a mistake of the program: its traceback is shown.
 
     Args:
         main: what it returns is the status, None for 0; it may raise SystemExit.
@@ -49,7 +50,8 @@ def run_command(main: Callable[[], Any], goes_on: str | None = None) -> None:
         if not is_expected(error) or os.environ.get(TRACEBACK):
             raise
         log = getattr(error, "log_file", None) or log_traceback(error)
-        print(f"error: {text_of(error)}{f' (traceback: {log})' if log else ''}", file=sys.stderr)
+        hint = f" (traceback: {log})" if log and not isinstance(error, InputError) else ""
+        print(f"error: {text_of(error)}{hint}", file=sys.stderr)
         status = FAILED
     sys.stdout.flush()
     if status:

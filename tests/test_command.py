@@ -75,15 +75,25 @@ def test_status_is_what_main_returns() -> None:
 
 
 def test_tracebacks_go_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        with tracebacks_in(lambda: str(tmp_path / "out")):
-            _fail(InputError("here"))
-
-    with pytest.raises(SystemExit):
-        run_command(main)
     log = tmp_path / "out" / "log.txt"
-    assert capsys.readouterr().err == f"error: here (traceback: {log})\n"
-    assert "Traceback" in log.read_text() and "InputError: here" in log.read_text()
+
+    def main(error: Exception) -> None:
+        with tracebacks_in(lambda: str(log.parent)):
+            _fail(error)
+
+    for error, hint in (
+        (InputError("here"), ""),  # a wrong option needs no search in a log
+        (
+            FloatingPointError("there"),
+            f" (a lower SOLVER.BASE_LR or a longer warm-up may help) (traceback: {log})",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            run_command(lambda error=error: main(error))
+        assert capsys.readouterr().err == f"error: {error}{hint}\n"
+        assert (
+            "Traceback" in log.read_text() and f"{type(error).__name__}: {error}" in log.read_text()
+        )
 
 
 def test_the_log_of_the_run_gets_the_traceback(

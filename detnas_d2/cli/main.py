@@ -43,8 +43,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand and prints its result, as JSON alone with ``--json``.
 
     Raises:
-        InputError: of the arguments, or of the subcommand.
+        InputError: of the arguments, or of the subcommand; its text is one line.
     """
+    try:
+        _run(argv)
+    except InputError as error:
+        if "\n" in str(error):
+            raise InputError(" ".join(map(str.strip, str(error).split("\n")))) from error
+        raise
+
+
+def _run(argv: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     named = words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS
     modules = {name: _module(name) for name in named}

@@ -60,6 +60,20 @@ def test_wrong_arguments_are_one_line(words: list[str], problem: str) -> None:
     assert problem in str(error.value) and "\n" not in str(error.value)
 
 
+def test_lists_in_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args) -> dict:
+        raise InputError("data has 2 problems:\n  a.xml: no box\n  b.xml: no box\nMend them.")
+
+    module = SimpleNamespace(
+        HELP="h", EXAMPLE="detnas x", add_arguments=lambda parser: None, run=run, text=str
+    )
+    monkeypatch.setattr(command, "COMMANDS", ("x",))
+    monkeypatch.setattr(command, "_module", lambda name: module)
+    with pytest.raises(InputError) as error:
+        command.main(["x"])
+    assert str(error.value) == "data has 2 problems: a.xml: no box b.xml: no box Mend them."
+
+
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "detnas_d2", "predict"], capture_output=True, text=True

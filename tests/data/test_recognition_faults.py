@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from detnas_d2.data import DatasetError
 from detnas_d2.data.checks import progress
 from detnas_d2.data.recognition import recognise
 from detnas_d2.utils.errors import InputError
@@ -116,8 +115,8 @@ def test_no_box_is_left(tmp_path, write_image):
     for annotation in content["annotations"]:
         annotation["bbox"] = [0, 0, 0, 0]
     write_json(tmp_path / "data" / "a.json", content)
-    with pytest.raises(DatasetError, match="no box to learn from; 4 entries cannot be used"):
-        recognise(str(tmp_path / "data"), str(tmp_path / "memory"))
+    refused = refusal(tmp_path / "data", tmp_path)
+    assert "no box to learn from; 4 entries cannot be used, the first: [empty_box]" in refused
 
 
 # The memory.

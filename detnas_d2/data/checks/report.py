@@ -105,8 +105,8 @@ def problems_error(name: str, problems: Sequence[Problem], listing: str) -> Data
 
 
 def nothing_left_error(name: str, problems: Sequence[Problem], listing: str) -> DatasetError:
-    """The same where nothing to learn from would be left without those entries."""
+    """One line where nothing to learn from would be left without those entries."""
     return DatasetError(
         f"Dataset '{name}' has {len(problems)} problem(s), and without these entries no object "
-        f"is left:\n{listed(problems, listing)}\nMend the files."
+        f"is left: {problems[0]}; mend the files (all problems: {listing})"
     )

@@ -10,7 +10,7 @@ from detnas_d2.data.checks.box_rows import CONVERTED
 from detnas_d2.data.checks.coco import inspect_coco
 from detnas_d2.data.checks.csv_boxes import inspect_csv
 from detnas_d2.data.checks.inspection import Inspection
-from detnas_d2.data.checks.report import DatasetError, listed
+from detnas_d2.data.checks.report import DatasetError
 from detnas_d2.data.checks.voc import NORMALISED, inspect_voc
 from detnas_d2.data.checks.yolo import inspect_yolo
 from detnas_d2.data.datasets.sources import (
@@ -87,8 +87,8 @@ def _nothing_left(read: Read) -> str:
     if not problems:
         return f"{read.found.place}: no box to learn from"
     return (
-        f"{read.found.place}: no box to learn from; {len(problems)} entries cannot be used:\n"
-        f"{listed(problems[:3], '')}"
+        f"{read.found.place}: no box to learn from; {len(problems)} entries cannot be used, the "
+        f"first: {problems[0]}"
     )
 
 
