@@ -66,8 +66,8 @@ def register_datasets(cfg: CfgNode, names: Iterable[str] = (), *, checked: bool 
             f"DATASETS.INVALID must be one of {(*ON_PROBLEM, 'ignore')}, got {policy!r}"
         )
     owners = declared_owners(cfg)
-    for owner in owners.values():
-        declare(owner.name, owner.source)
+    for declaration in owners.values():
+        declare(declaration.name, declaration.source)
     used = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names]
     used += _architecture_sets(cfg)
     used += [text for text in _texts(cfg.get("SEARCH")) if _is_dataset_name(text, owners)]
