@@ -115,6 +115,7 @@ def test_csv_problems(make_cfg, table):
         (f"{HEADER},class", ROWS, "line 1: expected the columns"),
         (HEADER, (), "no row below"),
         (HEADER, ('"a.png,40',), "after line 1: unexpected end"),
+        ('"filename"x', ROWS, "line 1: .* expected after"),
     ],
 )
 def test_csv_of_another_form(make_cfg, table, header, lines, message):

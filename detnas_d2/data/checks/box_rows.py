@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from detnas_d2.data.checks.coco import CLEANED_FILE
 from detnas_d2.data.checks.image_check import (
@@ -22,8 +21,7 @@ from detnas_d2.utils.io import write_json
 CONVERTED = "converted to COCO JSON"
 
 
-@dataclass(frozen=True)
-class BoxRow:
+class BoxRow(NamedTuple):
     """One box of a file.
 
     Attributes:

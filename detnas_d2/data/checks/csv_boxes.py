@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Iterator
 
 from detnas_d2.data.checks.box_rows import BoxInspector, BoxRow
 from detnas_d2.data.checks.inspection import Inspection
@@ -40,15 +41,44 @@ def inspect_csv(
 
 
 def image_names(path: str) -> list[str]:
-    """Names of the images of a file.
+    """Names of the images of a file, whatever else its rows hold.
 
     Raises:
         DatasetError: as :func:`inspect_csv`.
     """
-    return list(_read(path)[0])
+    columns, rows = _table(path)
+    place = columns.index("filename")
+    names = (values[place].strip() for _, values in rows if len(values) == len(columns))
+    found = [name for name in dict.fromkeys(names) if name and "\0" not in name]
+    if not found:
+        raise _nothing(path)
+    return found
 
 
 def _read(path: str) -> tuple[dict[str, list[BoxRow]], list[Problem]]:
+    columns, table = _table(path)
+    rows: dict[str, list[BoxRow]] = {}
+    problems: list[Problem] = []
+    for entry, values in table:
+        try:
+            name, row = _row(columns, values, path, entry)
+        except ValueError as error:
+            problems.append(Problem("broken_annotation", path, entry, str(error)))
+            continue
+        boxes = rows.setdefault(name, [])
+        if row is not None:
+            boxes.append(row)
+    if not rows and not problems:
+        raise _nothing(path)
+    return rows, problems
+
+
+def _nothing(path: str) -> DatasetError:
+    return DatasetError(f"[broken_annotation_file] {path}: no row below the columns' names")
+
+
+def _table(path: str) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """(Names of the columns, place and values of each row below them)."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = file.read()
@@ -58,41 +88,34 @@ def _read(path: str) -> tuple[dict[str, list[BoxRow]], list[Problem]]:
         raise DatasetError(f"[broken_annotation_file] {path}: not UTF-8 ({error})") from error
     header = lines.split("\n", 1)[0]
     delimiter = max(_DELIMITERS, key=header.count)
-    reader = csv.DictReader(lines.splitlines(keepends=True), delimiter=delimiter, strict=True)
-    columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+    rows = _rows(lines.splitlines(keepends=True), delimiter, path)
+    columns = [name.strip().lower() for name in next(rows, ("", []))[1]]
     missing = [name for name in COLUMNS if name not in columns]
     if missing or len(set(columns)) < len(columns):
         raise DatasetError(
             f"[broken_annotation_file] {path}, line 1: expected the columns {','.join(COLUMNS)} "
             f"(and width,height), got {header.strip()!r}"
         )
-    reader.fieldnames = columns
-    rows: dict[str, list[BoxRow]] = {}
-    problems: list[Problem] = []
+    return columns, ((place, values) for place, values in rows if values)
+
+
+def _rows(lines: list[str], delimiter: str, path: str) -> Iterator[tuple[str, list[str]]]:
+    """Place and values of each row; an empty line has no values."""
+    reader, place = csv.reader(lines, delimiter=delimiter, strict=True), ""
     try:
         for values in reader:
-            entry = f"line {reader.line_num}"
-            try:
-                name, row = _row(values, path, entry)
-            except ValueError as error:
-                problems.append(Problem("broken_annotation", path, entry, str(error)))
-                continue
-            boxes = rows.setdefault(name, [])
-            if row is not None:
-                boxes.append(row)
+            place = f"line {reader.line_num}"
+            yield place, values
     except csv.Error as error:
-        place = f"{path}, after line {reader.line_num}"
-        raise DatasetError(f"[broken_annotation_file] {place}: {error}") from error
-    if not rows and not problems:
-        raise DatasetError(f"[broken_annotation_file] {path}: no row below the columns' names")
-    return rows, problems
+        where = f"{path}, after {place}" if place else f"{path}, line 1"
+        raise DatasetError(f"[broken_annotation_file] {where}: {error}") from error
 
 
-def _row(values: dict, path: str, entry: str) -> tuple[str, BoxRow | None]:
+def _row(columns: list[str], values: list[str], path: str, entry: str) -> tuple[str, BoxRow | None]:
     """Image and box of a row; None for an image without objects."""
-    if None in values or None in values.values():
+    if len(values) != len(columns):
         raise ValueError("the number of columns is not that of the first line")
-    texts = {key: text.strip() for key, text in values.items()}
+    texts = dict(zip(columns, map(str.strip, values), strict=True))
     name = texts["filename"]
     if not name or "\0" in name:
         raise ValueError(f"filename is {name!r}")

@@ -14,11 +14,13 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from detnas_d2.data.checks.image_ends import TAIL, is_whole, png_chunks
+from detnas_d2.data.checks.image_ends import TAIL, is_whole, jpeg_is_whole, png_chunks
+from detnas_d2.data.checks.jpeg_header import HEAD, plain_jpeg
 from detnas_d2.data.checks.progress import progress
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
 
+_JPEG = (".jpg", ".jpeg")
 _ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 # PNG chunks that may hold an orientation: EXIF, XMP, ImageMagick's "Raw profile type exif".
@@ -66,6 +68,10 @@ def read_header(path: str, decode: bool = False) -> ImageHeader:
     if not stat.S_ISREG(status.st_mode):
         return ImageHeader(kind="missing_image", message="no such image file (not a regular file)")
     try:
+        if not decode and path.lower().endswith(_JPEG):
+            plain = _plain_header(path, status.st_size)
+            if plain is not None:
+                return plain
         with open(path, "rb") as file, Image.open(file) as image:
             return _header(image, file, status.st_size, decode)
     except Exception as error:  # Pillow's decoders raise many types
@@ -108,6 +114,24 @@ def turned_note(names: Sequence[str]) -> str:
     )
 
 
+def _plain_header(path: str, size: int) -> ImageHeader | None:
+    """Of a file that Pillow need not open; None of any other."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        head = os.read(descriptor, HEAD)
+        tail = os.pread(descriptor, TAIL, max(0, size - TAIL))
+    finally:
+        os.close(descriptor)
+    found = plain_jpeg(head)
+    if found is None or not jpeg_is_whole(found.pixels, size, tail):
+        return None
+    return ImageHeader(found.width, found.height, content=_content(size, tail))
+
+
+def _content(size: int, tail: bytes) -> str:
+    return f"{size}-{zlib.crc32(tail):08x}"
+
+
 def _header(image: Image.Image, file: BinaryIO, size: int, decode: bool) -> ImageHeader:
     width, height = image.size
     problem = depth_problem(image)
@@ -129,8 +153,7 @@ def _header(image: Image.Image, file: BinaryIO, size: int, decode: bool) -> Imag
         return ImageHeader(kind="unreadable_image", message=message)
     if orientation in _TRANSPOSED:
         width, height = height, width
-    content = f"{size}-{zlib.crc32(tail):08x}"
-    return ImageHeader(width, height, orientation=orientation, content=content)
+    return ImageHeader(width, height, orientation=orientation, content=_content(size, tail))
 
 
 def _orientation(image: Image.Image, late_chunks: frozenset[bytes]) -> int:

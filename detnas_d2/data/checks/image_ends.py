@@ -30,6 +30,13 @@ def png_chunks(file: BinaryIO, size: int) -> tuple[bool, frozenset[bytes]]:
     return False, frozenset(late)
 
 
+def jpeg_is_whole(pixels: int, size: int, tail: bytes) -> bool:
+    """Whether a JPEG file whose header ends at ``pixels`` has an end after that; the header may
+    hold a preview with an end.
+    """
+    return tail.find(b"\xff\xd9", max(0, pixels - (size - len(tail)))) >= 0
+
+
 def is_whole(image: Image.Image, file: BinaryIO, size: int, tail: bytes) -> bool:
     """Whether an opened file of ``size`` bytes reaches to the end of its image.
 
@@ -39,8 +46,7 @@ def is_whole(image: Image.Image, file: BinaryIO, size: int, tail: bytes) -> bool
         tail: the file's last TAIL bytes, or all of them.
     """
     if image.format in ("JPEG", "MPO"):
-        header = file.tell() - (size - len(tail))  # which may hold a preview with an end
-        return tail.find(b"\xff\xd9", max(0, header)) >= 0
+        return jpeg_is_whole(file.tell(), size, tail)
     if image.format == "GIF":
         return tail.rstrip(b"\0").endswith(b";")
     if image.format == "WEBP":

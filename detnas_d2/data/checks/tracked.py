@@ -14,6 +14,8 @@ _STAT_CHUNK = 1000
 def tracked_state(tracked: Sequence[tuple[str, Sequence[str]]]) -> str:
     """SHA-256 over names, sizes and modification times of files; of folders, the times."""
     hasher = hashlib.sha256()
+    if not tracked:
+        return hasher.hexdigest()
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         for base, paths in tracked:
             chunks = [paths[i : i + _STAT_CHUNK] for i in range(0, len(paths), _STAT_CHUNK)]

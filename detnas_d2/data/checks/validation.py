@@ -38,6 +38,7 @@ from detnas_d2.data.datasets.sources import (
     source_to_json,
 )
 from detnas_d2.utils.comm import local_main_first
+from detnas_d2.utils.garbage import seldom_collected
 from detnas_d2.utils.io import digest, file_name_of, new_directory, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -202,6 +203,7 @@ class _Check:
         write_json(os.path.join(self.folder, _STAMP), stamp)
         return stamp
 
+    @seldom_collected()
     def _inspect(self) -> Inspection:
         inspect = _INSPECTORS[type(self.source)]
         targets = {"targets": self.targets} if isinstance(self.source, CocoSource) else {}

@@ -26,6 +26,7 @@ from detnas_d2.data.datasets.voc_xml import (
     number,
     read_object,
     read_xml,
+    texts_below,
     write_annotation,
 )
 
@@ -63,6 +64,8 @@ class _VocInspector:
         self.tolerate = tolerate
         self.images = Finder(_folder(source.root, source.images), IMAGE_EXTENSIONS)
         self.annotations = Finder(_folder(source.root, source.annotations), (".xml",))
+        self.strict_images = os.path.join(source.root, "JPEGImages", "")
+        self.strict_annotations = os.path.join(source.root, "Annotations", "")
         self.kept: list[_Record] = []
         self.turned: list[str] = []
         self.result = Inspection(source.classes, self._write_clean, entries=self._entries)
@@ -92,8 +95,7 @@ class _VocInspector:
         # The folders too: a missing image may come back under another extension.
         folders = [*self.images.folders, *self.annotations.folders]
         paths = [list_file, *folders, *(p for r in records.values() for p in (r.image, r.xml))]
-        relative = [os.path.relpath(p, self.source.root) for p in paths]
-        self.result.tracked = [(self.source.root, relative)]
+        self.result.tracked = [(self.source.root, _relative(paths, self.source.root))]
         self.result.num_images = len(self.kept)
         self.result.notes += [turned_note(self.turned)] if self.turned else []
         if not self.source.classes:
@@ -125,11 +127,8 @@ class _VocInspector:
 
     def _record(self, image_id: str) -> _Record:
         record = _Record(image_id, self.images.find(image_id), self.annotations.find(image_id))
-        strict = [
-            os.path.join(self.source.root, folder, f"{image_id}{extension}")
-            for folder, extension in (("JPEGImages", ".jpg"), ("Annotations", ".xml"))
-        ]
-        record.plain = [record.image, record.xml] == strict and len(image_id.split()) == 1
+        strict = f"{self.strict_images}{image_id}.jpg", f"{self.strict_annotations}{image_id}.xml"
+        record.plain = (record.image, record.xml) == strict and len(image_id.split()) == 1
         return record
 
     def _problem(self, kind: str, file: str, entry: str, message: str) -> bool:
@@ -175,7 +174,7 @@ class _VocInspector:
     def _check_size(self, record: _Record, root: ET.Element, header: ImageHeader) -> bool:
         """Compares the sizes of file and image; returns whether the image can be used."""
         record.size = (header.width, header.height)
-        texts = [root.findtext(f"size/{key}") for key in ("width", "height")]
+        texts = texts_below(root, "size", ("width", "height"))
         size = [number(text) for text in texts]
         if not size[0] or not size[1]:  # annotation tools write 0 where they did not know
             record.plain = False
@@ -230,6 +229,22 @@ class _VocInspector:
 
 def _folder(root: str, name: str) -> str:
     return os.path.normpath(os.path.join(root, name))
+
+
+def _relative(paths: list[str], root: str) -> list[str]:
+    """``os.path.relpath`` of each, which are in few folders."""
+    starts: dict[str, str] = {}
+    found = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            found.append(os.path.relpath(path, root))
+            continue
+        if folder not in starts:
+            relative = os.path.relpath(folder or ".", root)
+            starts[folder] = "" if relative == "." else os.path.join(relative, "")
+        found.append(starts[folder] + name)
+    return found
 
 
 def _plain_names(ids: list[str]) -> dict[str, str]:

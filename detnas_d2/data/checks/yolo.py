@@ -132,14 +132,14 @@ def images_of(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list
             found = _listed(path)
         else:
             found = []
-            for folder, _, names in os.walk(path):
+            for folder, _, names in os.walk(os.path.abspath(path)):
                 tracked.append(folder)
                 found += [
                     os.path.join(folder, name)
                     for name in names
                     if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
                 ]
-        images |= dict.fromkeys(sorted(map(os.path.abspath, found)))
+        images |= dict.fromkeys(sorted(found))
     if not images:
         raise DatasetError(f"[missing_image] {source.data}, {source.split}: no image in {places}")
     return list(images), list(dict.fromkeys(map(os.path.abspath, tracked)))
@@ -159,7 +159,8 @@ def _place(file: str, base: Any, place: str) -> str:
 
 
 def _listed(path: str) -> list[str]:
-    return [os.path.join(os.path.dirname(path), line) for line in _lines(path)]
+    here = os.path.dirname(path)
+    return [os.path.abspath(os.path.join(here, line)) for line in _lines(path)]
 
 
 def _lines(path: str) -> list[str]:
@@ -182,8 +183,8 @@ def _read_labels(
     path: str, names: Sequence[str], key_points: bool, problems: list[Problem]
 ) -> list[BoxRow]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+        with open(path, "rb", buffering=0) as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -210,7 +211,7 @@ def _read_line(
         label, *values = [float(text) for text in texts]
     except ValueError:
         raise ValueError(f"expected numbers, got {' '.join(texts)[:80]!r}") from None
-    if not all(math.isfinite(value) for value in (label, *values)):
+    if not all(map(math.isfinite, (label, *values))):
         raise ValueError(f"expected finite numbers, got {' '.join(texts)[:80]!r}")
     if label != int(label) or not 0 <= label < len(names):
         raise ValueError(f"class {texts[0]} is not one of 0 to {len(names) - 1}")

@@ -17,7 +17,14 @@ from detectron2.structures import BoxMode
 from detnas_d2.data.checks.report import DatasetError
 from detnas_d2.data.datasets.sources import VocSource
 from detnas_d2.data.datasets.voc_lists import id_problem, split_file, strict_split
-from detnas_d2.data.datasets.voc_xml import EDGES, BrokenXml, number, read_object, read_xml
+from detnas_d2.data.datasets.voc_xml import (
+    EDGES,
+    BrokenXml,
+    number,
+    read_object,
+    read_xml,
+    texts_below,
+)
 from detnas_d2.utils.io import link_file, write_text
 
 
@@ -36,7 +43,7 @@ def load_voc(source: VocSource) -> list[dict[str, Any]]:
             raise DatasetError(f"[broken_annotation_file] {path}: {error}") from error
         objects = []
         for item in tree.findall("object"):
-            read = [number(item.findtext(f"bndbox/{edge}")) for edge in EDGES]
+            read = map(number, texts_below(item, "bndbox", EDGES))
             box = [edge for edge in read if edge is not None]
             name = item.findtext("name")
             if name not in source.classes:

@@ -139,15 +139,16 @@ class Finder:
         self.folder = folder
         self.extensions = tuple(extensions)
         self._listings: dict[str, dict[str, str]] = {}
+        self._prefixes: dict[str, str] = {}
 
     def find(self, image_id: str) -> str:
         """Path of the file; of the preferred extension where there is none."""
-        place, stem = os.path.split(image_id)
+        place, _, stem = image_id.rpartition("/")
         name = self._listing(place).get(stem, stem + self.extensions[0])
-        return os.path.join(self.folder, place, name)
+        return self._prefixes[place] + name
 
     def has(self, image_id: str) -> bool:
-        place, stem = os.path.split(image_id)
+        place, _, stem = image_id.rpartition("/")
         return stem in self._listing(place)
 
     def all(self) -> list[str]:
@@ -165,7 +166,7 @@ class Finder:
 
     def _listing(self, place: str) -> dict[str, str]:
         if place not in self._listings:
-            folder = os.path.join(self.folder, place)
+            folder = self._prefixes[place] = os.path.join(self.folder, place, "")
             names = os.listdir(folder) if os.path.isdir(folder) else []
             self._listings[place] = self._stems(names)
         return self._listings[place]
@@ -174,12 +175,11 @@ class Finder:
         found: dict[str, tuple[int, bool, str]] = {}
         for name in names:
             stem, extension = os.path.splitext(name)
+            lower = extension.lower()
             # macOS leaves "._a.jpg" beside "a.jpg" in archives.
-            if extension.lower() in self.extensions and not name.startswith("."):
-                rank = self.extensions.index(extension.lower())
+            if lower in self.extensions and not name.startswith("."):
                 # ".jpg" before ".JPG" before ".png".
-                found[stem] = min(
-                    found.get(stem, (len(self.extensions), True, "")),
-                    (rank, extension != extension.lower(), name),
-                )
+                file = self.extensions.index(lower), extension != lower, name
+                if stem not in found or file < found[stem]:
+                    found[stem] = file
         return {stem: name for stem, (_, _, name) in found.items()}

@@ -11,7 +11,8 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -23,15 +24,18 @@ _MARKS = (
     (b"<\0?\0", "utf-16-le"),
     (b"\0<\0?", "utf-16-be"),
 )
-_TRUE, _FALSE = ("1", "true", "yes", "y", "t"), ("0", "false", "no", "n", "f", "", "unspecified")
+_REMEMBERED = 1 << 13  # texts of numbers: most are in many files
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "yes", "y", "t"), 1),
+    **dict.fromkeys(("0", "false", "no", "n", "f", "", "unspecified"), 0),
+}
 
 
 class BrokenXml(ValueError):
     """A file that is no VOC annotation; the text says why."""
 
 
-@dataclass(frozen=True)
-class VocObject:
+class VocObject(NamedTuple):
     """One object: ``box`` xmin, ymin, xmax, ymax, inclusive pixels that count from 1.
 
     ``plain`` tells whether Detectron2 reads the same from the file.
@@ -52,17 +56,18 @@ def read_xml(path: str) -> tuple[ET.Element, bool]:
         OSError: the file cannot be read.
         BrokenXml: its encoding or its content is wrong.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         data = file.read()
     text, plain = _decode(data)
     try:
         root = ET.fromstring(text)
     except (ET.ParseError, ValueError) as error:
         raise BrokenXml(str(error)) from error
-    for item in root.iter():
-        if isinstance(item.tag, str) and item.tag.startswith("{"):
-            item.tag = item.tag.rpartition("}")[2]
-            plain = False
+    if "xmlns" in text or "<xml:" in text or "<!ENTITY" in text:  # else no tag has a namespace
+        for item in root.iter():
+            if isinstance(item.tag, str) and item.tag.startswith("{"):
+                item.tag = item.tag.rpartition("}")[2]
+                plain = False
     if root.tag != "annotation":
         raise BrokenXml(f"the outermost element is <{root.tag}>, expected <annotation>")
     return root, plain
@@ -70,14 +75,18 @@ def read_xml(path: str) -> tuple[ET.Element, bool]:
 
 def _decode(data: bytes) -> tuple[str, bool]:
     """The text, and whether it is UTF-8 and says nothing else."""
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    encoding = ""
+    if not data.startswith(b"<a"):
+        encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if not encoding:
         declared = _DECLARED.match(data)
         encoding = declared[1].decode() if declared else "utf-8"
-        if re.match(r"(utf|ucs|iso-10646-ucs)[-_]?(16|32|2|4)", encoding, re.IGNORECASE):
+        if declared and re.match(
+            r"(utf|ucs|iso-10646-ucs)[-_]?(16|32|2|4)", encoding, re.IGNORECASE
+        ):
             raise BrokenXml(f"the encoding {encoding} is declared, but the file is in another")
     try:
-        plain = codecs.lookup(encoding).name in ("utf-8", "ascii")
+        plain = encoding == "utf-8" or codecs.lookup(encoding).name in ("utf-8", "ascii")
         return data.decode(encoding), plain
     except (LookupError, UnicodeError) as error:
         raise BrokenXml(f"not readable in the encoding {encoding}: {error}") from error
@@ -92,41 +101,53 @@ def number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def texts_below(item: ET.Element, tag: str, keys: Sequence[str]) -> list[str | None]:
+    """Texts of the elements tag/key, the first of each key; None where there is none."""
+    parents = item.findall(tag)
+    if len(parents) == 1:
+        return [parents[0].findtext(key) for key in keys]
+    return [item.findtext(f"{tag}/{key}") for key in keys]
+
+
 def read_object(item: ET.Element) -> VocObject:
     """Reads an <object>; flags may be written 0 and 1, True and False, yes and no.
 
     Raises:
         BrokenXml: naming the field.
     """
-    texts = [item.findtext(f"bndbox/{edge}") for edge in EDGES]
-    box = [value for value in map(number, texts) if value is not None]
-    if len(box) < len(EDGES):
+    texts = texts_below(item, "bndbox", EDGES)
+    (xmin, plain0), (ymin, plain1), (xmax, plain2), (ymax, plain3) = map(_position, texts)
+    if xmin is None or ymin is None or xmax is None or ymax is None:
         raise BrokenXml(f"bndbox must hold numbers {', '.join(EDGES)}: {texts}")
-    name, pose = item.findtext("name") or "", item.findtext("pose") or ""
-    difficult = _flag(item.findtext("difficult"))
+    written, pose = item.findtext("name") or "", item.findtext("pose") or ""
+    flag = item.findtext("difficult")
+    difficult, plain4 = _flag(flag)
     if difficult is None:
-        raise BrokenXml(f"difficult must be 0 or 1, got {item.findtext('difficult')!r}")
+        raise BrokenXml(f"difficult must be 0 or 1, got {flag!r}")
     # Not used by any metric; some tools keep a share of the object here.
-    truncated = _flag(item.findtext("truncated")) or 0
-    written = [name, item.findtext("truncated"), item.findtext("difficult"), *texts]
-    wanted = [name.strip(), truncated, difficult, *(round(value) for value in box)]
-    plain = bool(pose) and all(map(_plain, written, wanted))
+    truncated, plain5 = _flag(item.findtext("truncated"))
+    name = written.strip()
+    plain = plain0 and plain1 and plain2 and plain3 and plain4 and plain5
+    plain = plain and bool(pose) and name == written
     pose = pose.strip() or "Unspecified"
-    xmin, ymin, xmax, ymax = box
-    return VocObject(name.strip(), pose, truncated, difficult, (xmin, ymin, xmax, ymax), plain)
+    return VocObject(name, pose, truncated or 0, difficult, (xmin, ymin, xmax, ymax), plain)
 
 
-def _plain(text: str | None, value: object) -> bool:
-    """Whether Detectron2 reads ``value`` from a field."""
-    return text == value if isinstance(value, str) else (text or "").strip() == str(value)
+@lru_cache(maxsize=_REMEMBERED)
+def _position(text: str | None) -> tuple[float | None, bool]:
+    """The number that a field holds, and whether Detectron2 reads it from there, rounded."""
+    value = number(text)
+    return value, value is not None and (text or "").strip() == str(round(value))
 
 
-def _flag(text: str | None) -> int | None:
-    word = (text or "").strip().lower()
-    if word in _TRUE or word in _FALSE:
-        return int(word in _TRUE)
-    value = number(word)
-    return int(value) if value in (0, 1) else None
+@lru_cache(maxsize=_REMEMBERED)
+def _flag(text: str | None) -> tuple[int | None, bool]:
+    """The flag that a field holds, and whether Detectron2 reads it from there, or no flag as 0."""
+    word = (text or "").strip()
+    flag = _FLAGS.get(word.lower())
+    if flag is None and (value := number(word)) in (0, 1):
+        flag = int(value)
+    return flag, word == str(flag or 0)
 
 
 def write_annotation(width: int, height: int, objects: Sequence[VocObject]) -> str:

@@ -69,5 +69,6 @@ class Memory:
         inside = f"{os.path.abspath(base)}{os.sep}".startswith(top)
         if inside and not any(path.startswith(("..", os.sep)) for path in paths):
             return base, []
-        full = (os.path.abspath(os.path.join(base, path)) for path in paths)
+        rest = (path for path in paths if not path.startswith(top) or ".." in path)
+        full = (os.path.abspath(os.path.join(base, path)) for path in rest)
         return "", [path for path in full if not f"{path}{os.sep}".startswith(top)]

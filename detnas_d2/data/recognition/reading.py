@@ -28,6 +28,7 @@ from detnas_d2.data.recognition.roles import leave_out_same, test_from_val, with
 from detnas_d2.data.recognition.statistics import statistics
 from detnas_d2.data.recognition.tree import Tree
 from detnas_d2.data.recognition.unused import unused_notes
+from detnas_d2.utils.garbage import seldom_collected
 from detnas_d2.utils.io import file_name_of, write_text
 
 TEST_SHARE = 0.2
@@ -42,6 +43,7 @@ _INSPECTORS: dict[type[BoxSource], Callable[..., Inspection]] = {
 _USUAL_FIXES = {CONVERTED, *NORMALISED}
 
 
+@seldom_collected()
 def read_layout(
     tree: Tree, layout: Layout, notes: Sequence[str], folder: str
 ) -> tuple[Recognised, list[tuple[str, list[str]]]]:

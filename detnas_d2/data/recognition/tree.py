@@ -20,28 +20,50 @@ class Tree:
 
     Attributes:
         root: absolute path.
-        folders: folder below the root ("" for itself) -> names of its files, sorted. Hidden files
-            and folders are passed over.
+        files: folder below the root ("" for itself) -> lines about its files, sorted: name, size
+            and time. Hidden files and folders are passed over.
         state: digest over paths, sizes and times of all files.
         only: path below the root of the one file of annotations to look at; "" for all.
     """
 
     root: str
-    folders: Mapping[str, tuple[str, ...]]
+    files: Mapping[str, list[str]]
     state: str
     only: str = ""
+
+    @cached_property
+    def folders(self) -> dict[str, list[str]]:
+        """Folder below the root -> names of its files, sorted."""
+        return {
+            folder: [line[: line.index("\0")] for line in lines]
+            for folder, lines in self.files.items()
+        }
 
     def path(self, relative: str) -> str:
         return os.path.join(self.root, relative)
 
     def with_extension(self, *extensions: str) -> list[str]:
-        """Paths of files below the root; ``extensions`` in lower case."""
-        return [
-            os.path.join(folder, name)
-            for folder, names in self.folders.items()
-            for name in names
-            if name.lower().endswith(extensions)
-        ]
+        """Paths of files below the root.
+
+        Args:
+            extensions: ends of names, lower case, each with a dot.
+        """
+        kinds = {extension[extension.rindex(".") :] for extension in extensions}
+        found = [item for kind in kinds for item in self._by_kind.get(kind, ())]
+        return [path for _, path in sorted(found) if path.lower().endswith(extensions)]
+
+    @cached_property
+    def _by_kind(self) -> dict[str, list[tuple[int, str]]]:
+        """What follows the last dot of a name, lower case -> position and path of files."""
+        kinds: dict[str, list[tuple[int, str]]] = {}
+        number = 0
+        for folder, names in self.folders.items():
+            start = os.path.join(folder, "") if folder else ""
+            for name in names:
+                kind = name[name.rfind(".") :].lower() if "." in name else ""
+                kinds.setdefault(kind, []).append((number, start + name))
+                number += 1
+        return kinds
 
     def annotation_files(self, *extensions: str) -> list[str]:
         """The same of files that may hold annotations."""
@@ -86,36 +108,48 @@ def scan(place: str, told: Callable[[int], None] = lambda files: None) -> Tree:
         root, only = os.path.split(root)
     if not os.path.isdir(root):
         raise InputError(f"{place}: no such folder; expected one with images and their labels")
-    folders: dict[str, tuple[str, ...]] = {}
+    files: dict[str, list[str]] = {}
     state, number, seen = hashlib.sha256(only.encode()), 0, set()
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        lines, below = [], []
         try:
-            with os.scandir(os.path.join(root, folder)) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name == _SKIPPED:
-                        continue
-                    if entry.is_file():
-                        status = entry.stat()
-                        lines.append(f"{entry.name}\0{status.st_size}\0{status.st_mtime_ns}")
-                    elif entry.is_dir():  # the rest has no content: broken links, sockets
-                        below.append(os.path.join(folder, entry.name))
+            lines, below = _look_at(os.path.join(root, folder))
         except OSError as error:
             raise InputError(f"{os.path.join(root, folder)}: {error.strerror}") from error
-        lines.sort()  # "\0" comes first: as the names
         state.update("\n".join([folder, *lines, ""]).encode("utf-8", "surrogateescape"))
         if lines:
-            folders[folder] = tuple([line.partition("\0")[0] for line in lines])
+            files[folder] = lines
         if number // _AT_ONCE != (number + len(lines)) // _AT_ONCE:
             told(number + len(lines))
         number += len(lines)
-        for path in sorted(below, reverse=True):
+        for path in sorted((os.path.join(folder, name) for name in below), reverse=True):
             status = os.stat(os.path.join(root, path))
             if (status.st_dev, status.st_ino) not in seen:  # links may lead round in circles
                 seen.add((status.st_dev, status.st_ino))
                 waiting.append(path)
     if number >= _AT_ONCE:
         told(0)
-    return Tree(root, folders, state.hexdigest(), only)
+    return Tree(root, files, state.hexdigest(), only)
+
+
+def _look_at(folder: str) -> tuple[list[str], list[str]]:
+    """(A sorted line for each file: name, size and time; names of folders)."""
+    lines, below = [], []
+    # Of a descriptor, so that the system does not look up the path of the folder for every file.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[0] == "." or name == _SKIPPED:
+                    continue
+                if entry.is_file():
+                    status = entry.stat()
+                    lines.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
+                elif entry.is_dir():  # the rest has no content: broken links, sockets
+                    below.append(name)
+    finally:
+        os.close(descriptor)
+    lines.sort()  # "\0" comes first: as the names
+    return lines, below

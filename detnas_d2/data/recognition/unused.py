@@ -31,10 +31,11 @@ def unused_notes(tree: Tree, tracked: Iterable[tuple[str, list[str]]]) -> list[s
         tracked: (folder, paths) of all files that were looked at.
     """
     notes = []
-    looked = {
-        os.path.normpath(os.path.join(base, path)) for base, paths in tracked for path in paths
-    }
+    looked = {os.path.join(base, path) for base, paths in tracked for path in paths}
     unused = [image for image in tree.images if tree.path(image) not in looked]
+    if unused:  # or written in another way
+        looked = set(map(os.path.normpath, looked))
+        unused = [image for image in unused if tree.path(image) not in looked]
     if unused:
         notes.append(
             f"{len(unused)} of {len(tree.images)} images below the folder are in no part, e.g. "
