@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.gradient_search import SCREENING_FILE
 from detnas_d2.programs.networks import CONFIG_FILE, short_name
+from detnas_d2.search.gradient.screening_record import ScreeningRecord, read_screening
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.figures import new_figure, save_figure
 
@@ -20,21 +20,17 @@ _SHOWN = 4  # operations of the paper's figure
 
 @dataclass(frozen=True)
 class ScreeningResult:
-    """What a screening wrote.
-
-    Args:
-        name: the folder's; mu: weight of its sparsity term.
-        iterations: of the scores. An operation's end where it was removed.
-        scores: operation -> mean probability over the layers, at each of the iterations.
-        kept: the operations that were left, best first.
-    """
+    """What a screening wrote; ``name``: the folder's, ``mu``: weight of its sparsity term."""
 
     name: str
-    part: str
     mu: float
-    iterations: tuple[int, ...]
-    scores: dict[str, tuple[float, ...]]
-    kept: tuple[str, ...]
+    record: ScreeningRecord
+
+    def __str__(self) -> str:
+        return f"{self.record.part}, mu {self.mu:g}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "mu": self.mu, **asdict(self.record)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,67 +45,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tell(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Prints the last score of every operation in each screening; draws all of them over time."""
-    results = [read_screening(folder) for folder in args.folders]
-    known = list(dict.fromkeys(op for result in results for op in result.scores))
-    shown = args.operations or list(results[-1].kept[:_SHOWN])
+    results = [read_result(folder) for folder in args.folders]
+    known = list(dict.fromkeys(op for result in results for op in result.record.scores))
+    shown = args.operations or list(results[-1].record.kept[:_SHOWN])
     for op in shown:
         if op not in known:
             raise InputError(f"--operations {op}: expected some of {', '.join(known)}")
-    names = [f"{result.part}, mu {result.mu:g}" for result in results]
-    print(f"{'operation':<16}" + "".join(f"{name:>20}" for name in names))
+    print(f"{'operation':<16}" + "".join(f"{result!s:>20}" for result in results))
     for op in known:
-        cells = (_last(result, op) for result in results)
+        cells = (_last(result.record, op) for result in results)
         print(f"{op:<16}" + "".join(f"{cell:>20}" for cell in cells))
     if args.plot:
         draw(results, shown, args.plot)
-    return [vars(result) for result in results]
+    return [result.to_json() for result in results]
 
 
-def read_screening(folder: str) -> ScreeningResult:
+def read_result(folder: str) -> ScreeningResult:
     """Reads the folder of a finished screening.
 
     Raises:
-        InputError: it is none, or the file does not hold what it should.
+        InputError: it is none, or a file of it does not hold what it should.
     """
     file = os.path.join(folder, SCREENING_FILE)
     if not os.path.isfile(file):
         raise InputError(f"{file} is missing: expected the output folder of a finished screening")
     cfg = load_config(os.path.join(folder, CONFIG_FILE))
-    try:
-        found = read_yaml(file).data
-        scores = {op: tuple(map(float, values)) for op, values in found["scores"].items()}
-        iterations = tuple(map(int, found["iterations"]))
-        part, kept = str(found["part"]), tuple(map(str, found["kept"]))
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file}: not the scores of a screening ({error!r})") from None
-    if not iterations or any(len(values) > len(iterations) for values in scores.values()):
-        raise InputError(f"{file}: the scores do not belong to its iterations")
     mu = cfg.HIT_SEARCH.SCREENING.GROUP_SPARSITY
-    return ScreeningResult(short_name(folder), part, mu, iterations, scores, kept)
+    return ScreeningResult(short_name(folder), mu, read_screening(file))
 
 
-def _last(result: ScreeningResult, op: str) -> str:
+def _last(record: ScreeningRecord, op: str) -> str:
     """An operation's last score, in brackets if it was removed."""
-    values = result.scores.get(op, ())
+    values = record.scores.get(op, ())
     if not values:
         return "-"
-    return f"{values[-1]:.4f}" if op in result.kept else f"({values[-1]:.4f})"
+    return f"{values[-1]:.4f}" if op in record.kept else f"({values[-1]:.4f})"
 
 
 def draw(results: list[ScreeningResult], shown: list[str], file: str) -> None:
     """An axis for each screening: scores over the iterations, the others' in grey."""
     figure, axes = new_figure(len(results))
-    highest = max(max(v, default=0.0) for result in results for v in result.scores.values())
-    for result, axis in zip(results, axes, strict=True):
-        for op, values in result.scores.items():
+    records = [result.record for result in results]
+    highest = max(max(v, default=0.0) for record in records for v in record.scores.values())
+    for result, record, axis in zip(results, records, axes, strict=True):
+        for op, values in record.scores.items():
             if op not in shown:
-                axis.plot(result.iterations[: len(values)], values, color="lightgray", lw=0.8)
+                axis.plot(record.iterations[: len(values)], values, color="lightgray", lw=0.8)
         for number, op in enumerate(shown):
-            values = result.scores.get(op, (math.nan,))
-            across = result.iterations[: len(values)]
+            values = record.scores.get(op, (math.nan,))
+            across = record.iterations[: len(values)]
             axis.plot(across, values, color=f"C{number % 10}", lw=1.8, label=op)
         axis.set(xlabel="iteration", ylim=(0, highest * 1.05))
-        axis.set_title(f"{result.part}, mu {result.mu:g}", fontsize="medium")
+        axis.set_title(str(result), fontsize="medium")
     axes[0].set(ylabel="mean probability over the layers")
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)

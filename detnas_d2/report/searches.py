@@ -11,7 +11,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from detnas_d2.config.reading import read_yaml
 from detnas_d2.engine.architectures import searchable_backbone
 from detnas_d2.engine.gradient_search import SCREENING_FILE
 from detnas_d2.engine.supernet_check.record import read_record, spread_text
@@ -27,6 +26,7 @@ from detnas_d2.report.search_figures import (
     lines_figure,
 )
 from detnas_d2.search.diagnostics import choice_frequencies, pareto_front
+from detnas_d2.search.gradient.screening_record import read_screening
 from detnas_d2.search.history import HEADER_FILE
 from detnas_d2.utils.errors import InputError
 
@@ -143,7 +143,11 @@ class GradientPart:
 
 
 def gradient_part(found: Found, seed: int | None) -> GradientPart | None:
-    """Of one seed's run; None where nothing was screened or searched by gradient."""
+    """Of one seed's run; None where nothing was screened or searched by gradient.
+
+    Raises:
+        InputError: a damaged file of a screening.
+    """
     stages = found.of_kind("gradient", seed=seed)
     screens = found.of_kind("screen", seed=seed)
     if not stages and not screens:
@@ -183,23 +187,24 @@ def _architecture_figures(stage: FoundStage) -> list[tuple[Markup, str]]:
 
 
 def _screening(stage: FoundStage) -> dict[str, Any] | None:
-    try:
-        told = read_yaml(stage.file(SCREENING_FILE)).data
-        iterations, scores = told["iterations"], told["scores"]
-        kept = [str(op) for op in told["kept"]]
-        part = str(told["part"])
-        series = {
-            shown(op, 22): (iterations[: len(values)], [float(v) for v in values])
-            for op, values in scores.items()
-            if op in kept
-        }
-        removed = [(str(entry["op"]), int(entry["iteration"])) for entry in told["removed"]]
-    except (OSError, ValueError, KeyError, TypeError):  # not written yet
+    file = stage.file(SCREENING_FILE)
+    if not os.path.isfile(file):  # not written yet
         return None
-    text = f"Screening of the {part}: scores of the {len(kept)} operations that it kept."
-    name = f"screening-{''.join(letter for letter in part if letter.isalnum())}"
+    told = read_screening(file)
+    series = {
+        shown(op, 22): (told.iterations[: len(values)], values)
+        for op, values in told.scores.items()
+        if op in told.kept
+    }
+    text = f"Screening of the {told.part}: scores of the {len(told.kept)} operations that it kept."
+    name = f"screening-{''.join(letter for letter in told.part if letter.isalnum())}"
     figure = lines_figure(name, series, x="iteration", y="score", description=text)
-    return {"part": part, "kept": kept, "removed": removed, "figure": (figure, text)}
+    return {
+        "part": told.part,
+        "kept": told.kept,
+        "removed": told.removed,
+        "figure": (figure, text),
+    }
 
 
 @dataclass(frozen=True)

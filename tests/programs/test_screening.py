@@ -11,6 +11,8 @@ import yaml
 from detnas_d2.config.tools import base_config
 from detnas_d2.programs import screening
 from detnas_d2.programs.diagnose import main
+from detnas_d2.report.found import Found, FoundStage
+from detnas_d2.report.searches import gradient_part
 from detnas_d2.utils.errors import InputError
 
 REPORT = {
@@ -68,14 +70,46 @@ def test_file_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scores": 3}, "screening.yaml: not the scores of a screening"),
-        ({"iterations": ["x"]}, "screening.yaml: not the scores of a screening"),
-        ({"iterations": [0, 10]}, "the scores do not belong to its iterations"),
+        (
+            {"scores": 3},
+            r"yaml:\d+: scores is 3, expected operations, each with a list of at most 3",
+        ),
+        ({"scores": {}}, r"yaml:\d+: scores is {}, expected operations"),
+        ({"scores": {"conv_k3": [0.1, ".nan"]}}, r"scores is {'conv_k3': \[0.1, '.nan'\]}"),
+        ({"iterations": ["x"]}, r"yaml:\d+: iterations is \['x'\], expected a list of whole"),
+        ({"iterations": [0, 10]}, "scores is .*, expected .* at most 2 numbers"),
+        ({"kept": ["conv_k9"]}, r"kept is \['conv_k9'\], expected .* operations that have scores"),
+        ({"removed": [{"op": "x"}]}, r"removed is .*, expected a list of {op: NAME, iteration: "),
+        ({"part": None}, "part is None, expected the name of the part"),
     ],
 )
 def test_wrong_file(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        main(["screening", folder(tmp_path / "a", **changes)])
+    place = folder(tmp_path / "a", **changes)
+    with pytest.raises(InputError, match=message) as error:
+        main(["screening", place, "--plot", str(tmp_path / "figure.svg")])
+    assert str(error.value).startswith(f"{place}/screening.yaml:")
+
+
+def test_key_that_is_missing(tmp_path: Path) -> None:
+    place = folder(tmp_path / "a")
+    (tmp_path / "a" / "screening.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match="screening.yaml: part is missing, expected the name"):
+        main(["screening", place])
+
+
+def test_the_page_shows_and_refuses_the_same(tmp_path: Path) -> None:
+    def part_of(place: str):
+        stage = FoundStage("screen", "screen", "screen", "given", None, place)
+        return gradient_part(Found(str(tmp_path), (stage,)), None)
+
+    found = part_of(folder(tmp_path / "a"))
+    assert found is not None and len(found.figures) == 1
+    (told,) = found.screenings
+    assert told["kept"] == ("conv_k3", "ir_k3_e3_d1") and told["removed"] == (("sep_k3_d1", 15),)
+    with pytest.raises(InputError, match="b/screening.yaml:.* scores is {}"):
+        part_of(folder(tmp_path / "b", scores={}))
+    (tmp_path / "b" / "screening.yaml").unlink()  # of a screening that runs
+    assert part_of(str(tmp_path / "b")).screenings == []
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
