@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from typing import Any
 
-from detnas_d2.cli.detectors import ARGUMENT_HELP, find_detector
+from detnas_d2.cli.detectors import ARGUMENT_HELP, Detector, find_detector
+from detnas_d2.command import text_of
 from detnas_d2.utils.errors import InputError
 
 HELP = "measure how long a detector takes for an image on this machine"
@@ -51,17 +54,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         threads = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-    return {
-        "detector": detector.config,
+    conditions = {
         "device": str(model.device),
         "threads": threads,
         "runs": args.runs,
+        "batch": 1,
         "height": image.shape[1],
         "width": image.shape[2],
+    }
+    measured = {"low": found.low, "high": found.high, "body": found.body}
+    return {
+        "detector": detector.config,
+        **conditions,
         "milliseconds": found.detector,
         "quartiles": [found.low, found.high],
         "backbone_milliseconds": found.body,
+        "kept": _keep(detector, {**conditions, "milliseconds": found.detector, **measured}),
     }
+
+
+def _keep(detector: Detector, measured: Mapping[str, Any]) -> str:
+    """The file that keeps it; "" of a config alone, which may lie anywhere."""
+    from detnas_d2.pipeline.latency_record import keep_latency
+
+    if not detector.opts:
+        return ""
+    try:
+        return keep_latency(detector.config, measured)
+    except OSError as error:
+        print(f"note: not kept for the report: {text_of(error)}", file=sys.stderr)
+        return ""
 
 
 def text(result: dict[str, Any]) -> str:
@@ -72,4 +94,5 @@ def text(result: dict[str, Any]) -> str:
         f"{result['height']} x {result['width']} pixels on {result['device']}{threads} (median of "
         f"{result['runs']} runs, quartiles {low:.2f} and {high:.2f}); its backbone takes "
         f"{result['backbone_milliseconds']:.2f} ms"
+        + (f"\nkept in {result['kept']} (detnas report shows it)" if result["kept"] else "")
     )

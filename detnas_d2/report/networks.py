@@ -12,6 +12,7 @@ from detnas_d2.engine.checkpoint import FINAL
 from detnas_d2.engine.inherited import INHERITED_FILE
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.differences import Difference, differences
+from detnas_d2.pipeline.latency_record import LatencyRecord, read_latency
 from detnas_d2.pipeline.manifest import GIVEN, RANDOM, SEARCHED
 from detnas_d2.pipeline.report import by_seed, mean_and_deviation, network_cost, unit_of
 from detnas_d2.report.found import METRICS, Found, FoundStage, best_record
@@ -26,6 +27,7 @@ class Row:
     Attributes:
         values: metric -> seed -> values of its networks, in percent.
         cost: mean over the networks whose cost can be counted, None without one.
+        latencies: of the networks that were measured.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Row:
     stages: tuple[FoundStage, ...]
     values: dict[str, dict[int, list[float]]]
     cost: tuple[float, float] | None
+    latencies: tuple[LatencyRecord, ...] = ()
 
     def numbers(self, metric: str) -> list[float]:
         return [value for values in self.values.get(metric, {}).values() for value in values]
@@ -41,6 +44,17 @@ class Row:
         """Mean and standard deviation of a metric over the networks."""
         numbers = self.numbers(metric)
         return mean_and_deviation(numbers) if numbers else None
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Mean of the latencies under the same conditions as the first."""
+        alike = [r.milliseconds for r in self.latencies if r.conditions == self.conditions]
+        return statistics.fmean(alike) if alike else None
+
+    @property
+    def conditions(self) -> str:
+        """Of the first latency."""
+        return self.latencies[0].conditions if self.latencies else ""
 
 
 def main_metric(found: Found) -> str:
@@ -75,7 +89,9 @@ def _row(found: Found, name: str, stages: list[FoundStage], *, several: bool) ->
     mean = None
     if costs:
         mean = statistics.fmean(c.macs for c in costs), statistics.fmean(c.params for c in costs)
-    return Row(name, stages[0].origin, tuple(stages), values, mean)
+    records = (latency_of(found, stage) for stage in stages)
+    latencies = tuple(record for record in records if record is not None)
+    return Row(name, stages[0].origin, tuple(stages), values, mean, latencies)
 
 
 def _seed_of(stage: FoundStage, *, several: bool) -> int:
@@ -99,6 +115,19 @@ def cost_of(found: Found, stage: FoundStage) -> Cost | None:
         return network_cost(cfg, stage.architecture, tuple(limits.SEARCH.MAX_MACS_INPUT))
     except (InputError, KeyError, RuntimeError):  # of a part that is not of this project
         return None
+
+
+def latency_of(found: Found, stage: FoundStage) -> LatencyRecord | None:
+    """What was measured of a stage's network; of one that was evaluated with the weights of a
+    search, in the folder of that.
+    """
+    record = read_latency(stage.folder)
+    if record is None and stage.kind == "evaluate":
+        searches = found.of_kind("search", seed=stage.seed)
+        best = {search.folder: best_record(search) for search in searches}
+        places = [f for f, told in best.items() if told and told.path == stage.architecture]
+        record = next((told for f in places if (told := read_latency(f)) is not None), None)
+    return record
 
 
 def row_differences(found: Found, rows: list[Row]) -> list[Difference]:
@@ -131,6 +160,11 @@ class Winner:
         if self.search is not None and self.stage.kind != "train":
             files = [self.search.file(INHERITED_FILE)]
         return next((file for file in files if os.path.isfile(file)), "")
+
+    @property
+    def latency(self) -> LatencyRecord | None:
+        """As measured, None where it was not."""
+        return read_latency(os.path.dirname(self.checkpoint)) if self.checkpoint else None
 
     @property
     def command(self) -> str:

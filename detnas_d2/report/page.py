@@ -96,6 +96,7 @@ def page_of(found: Found) -> str:
         "state": _state(found),
         "rows": rows,
         "columns": list(dict.fromkeys(key for row in rows for key in row.values)),
+        "conditions": list(dict.fromkeys(row.conditions for row in rows if row.latencies)),
         "compared": _compared(differences),
         "told": [
             difference

@@ -75,9 +75,17 @@ def _costs(winner: Winner) -> list[Tile]:
         unit, number = ("GMACs", macs / 1e9) if macs >= 1e9 else ("MMACs", macs / 1e6)
         note = f"multiply-adds of what is searched, {params / 1e6:.3g} M parameters"
         told.append(Tile("cost", f"{number:.3g} {unit}", note))
+    measured = winner.latency
+    if measured is not None:
+        note = (
+            f"of {measured.conditions}: median of {measured.runs} runs, quartiles "
+            f"{measured.low:.3g} and {measured.high:.3g}"
+        )
+        told.append(Tile("latency", f"{measured.milliseconds:.3g} ms", note))
     if record is not None and record.latency_ms is not None:
-        note = "by the search's latency table"
-        told.append(Tile("latency", f"{record.latency_ms:.3g} ms", note))
+        name = "latency" if measured is None else "latency by table"
+        note = "of the backbone, by the search's latency table"
+        told.append(Tile(name, f"{record.latency_ms:.3g} ms", note))
     return told
 
 

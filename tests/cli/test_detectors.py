@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from PIL import Image
 
 from detnas_d2.cli.detectors import Detector, find_detector
 from detnas_d2.cli.main import main
+from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.pipeline import latency_record
+from detnas_d2.pipeline.latency_record import read_latency
 from detnas_d2.utils.errors import InputError
 
 
@@ -82,5 +86,35 @@ def test_latency_is_measured_on_this_machine(
     # As it is tested: the shorter side 64.
     assert (result["height"], result["width"]) == (64, 85)
     assert torch.get_num_threads() == threads
+    # It is kept beside the detector, as long as that is the same.
+    folder = run_folder / "searched"
+    assert result["kept"] == str(folder / "measured_latency.json")
+    record = read_latency(str(folder))
+    assert record is not None and record.milliseconds == result["milliseconds"]
+    assert (record.batch, record.body) == (1, result["backbone_milliseconds"])
+    assert record.conditions.startswith("one image of 64 x 85 pixels on ")
+    assert record.conditions.endswith(", 1 thread") and "PyTorch" in record.versions
     with pytest.raises(InputError, match="--runs 1: expected 2 or more"):
         main([*words[:-1], "1"])
+
+
+def test_a_latency_that_cannot_be_kept_is_told(
+    run_folder: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def refuse(file: str, *args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", file)
+
+    monkeypatch.setattr(latency_record, "write_json", refuse)
+    main(["latency", str(run_folder), "--image", str(photo), "--runs", "2"])
+    told = capsys.readouterr()
+    assert "ms for an image of 64 x 85 pixels on cpu" in told.out and "kept in" not in told.out
+    (note,) = [line for line in told.err.splitlines() if line.startswith("note: ")]
+    assert note.startswith("note: not kept for the report: ") and note.endswith("denied")
+    # A config alone may lie where nothing is to be written.
+    weights = str(run_folder / "searched" / "model_final.pth")
+    cfg = load_config(str(run_folder / "searched" / "config.yaml"), ["MODEL.WEIGHTS", weights])
+    config = run_folder / "other.yaml"
+    config.write_text(short_yaml(cfg))
+    main(["latency", str(config), "--image", str(photo), "--runs", "2"])
+    assert "note: " not in capsys.readouterr().err
+    assert not (run_folder / "measured_latency.json").exists()

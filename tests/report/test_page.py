@@ -15,6 +15,7 @@ import pytest
 from markupsafe import Markup, escape
 
 from detnas_d2.cli import main as command
+from detnas_d2.pipeline.latency_record import keep_latency
 from detnas_d2.pipeline.manifest import MANIFEST_FILE
 from detnas_d2.report import search_figures, try_report, write_report
 from detnas_d2.report.found import read_folder
@@ -176,6 +177,41 @@ def test_seeds_are_paired_and_the_winner_is_not_chosen_by_test_images(
     page = page_of(tmp_path / "out")
     assert "of 3 seeds the one whose search gave it the highest fitness" in page.text
     assert "the data or the predictions have changed since" in page.text  # of what was tampered
+
+
+def test_latencies_that_were_measured(run: Path, quick_figures: None) -> None:
+    assert "latency" not in page_of(run).text.lower()
+    measured = {
+        "low": 11.0, "high": 13.0, "body": 8.0, "runs": 30, "batch": 1, "height": 480,
+        "width": 640, "device": "cpu", "threads": 2,
+    }  # fmt: skip
+    (run / "searched" / "model_final.pth").write_bytes(b"x")
+    for name, value in (("searched", 12.3), ("random_1", 15.0), ("random_2", 17.0)):
+        config_file = str(run / name / "config.yaml")
+        keep_latency(config_file, {**measured, "milliseconds": value})
+    rows = {row.name: row for row in rows_of(read_folder(str(run)))}
+    assert [rows[name].milliseconds for name in rows] == [12.3, 16.0, None]
+    conditions = rows["searched"].conditions
+    assert re.fullmatch(r"one image of 480 x 640 pixels on .+, 2 threads", conditions)
+    text = page_of(run).text
+    assert f"latency 12.3 ms of {conditions}: median of 30 runs, quartiles 11 and 13" in text
+    assert f"Latency: of {conditions}, median." in text and text.count(conditions) == 2
+    # Under other conditions each says its own; a config of another network has none.
+    other = {**measured, "milliseconds": 20.0, "threads": 1}
+    keep_latency(str(run / "handmade" / "config.yaml"), other)
+    changed = (
+        (run / "random_2" / "config.yaml")
+        .read_text()
+        .replace("MIN_SIZE_TEST: 800", "MIN_SIZE_TEST: 600")
+    )
+    (run / "random_2" / "config.yaml").write_text(changed)
+    text = page_of(run).text
+    assert "Latency: of" not in text and f"15 {conditions}" in text
+    assert f"20 {conditions.replace('2 threads', '1 thread')}" in text
+    for damage in ("{", '{"version": 1}', '{"version": 1, "milliseconds": "x"}'):
+        (run / "searched" / "measured_latency.json").write_text(damage)
+        text = page_of(run).text
+        assert "latency 12.3 ms" not in text and "could not be made" not in text
 
 
 def test_from_the_first_stage_on(tmp_path: Path, quick_figures: None) -> None:
