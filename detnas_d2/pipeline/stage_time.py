@@ -7,6 +7,7 @@ import os
 import time
 
 from detnas_d2.utils.io import write_text
+from detnas_d2.utils.locks import LOCK_FILE
 
 _FILE = "started.json"
 
@@ -33,5 +34,7 @@ def worked(folder: str) -> float:
 
 
 def _last_write(folder: str) -> float:
+    """Without the lock, which the next start writes before it asks."""
     with os.scandir(folder) as entries:
-        return max((entry.stat().st_mtime for entry in entries if entry.is_file()), default=0.0)
+        files = [entry for entry in entries if entry.is_file() and entry.name != LOCK_FILE]
+        return max((file.stat().st_mtime for file in files), default=0.0)
