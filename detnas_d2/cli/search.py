@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.screen import duration
 
 if TYPE_CHECKING:
     from detnas_d2.recipe.record import Record
@@ -103,7 +104,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> Record:
     """Decides a new run, says what was chosen and how long it will take, and writes its configs."""
     from detnas_d2.data.recognition import recognise
-    from detnas_d2.recipe.amounts import duration
     from detnas_d2.recipe.decide import decide, read_facts
     from detnas_d2.recipe.facts import Machine
     from detnas_d2.recipe.inputs import Data, Settings

@@ -1,4 +1,7 @@
-"""Seconds of an iteration, of an image and of a candidate, measured on a few of them."""
+"""Seconds of an iteration, of an image and of a candidate, measured on a few of them.
+
+Medians: a second in which the machine was busy with something else counts for nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import find_supernet
 
-_CANDIDATES = 3
+_ROUNDS, _TOGETHER = 3, 2
+"""Times that candidates are scored, and how many together."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class CandidateSeconds:
 
 
 def step_seconds(trainer: Trainer, *, warm_up: int = 2, steps: int = 5, limit: float = 0) -> float:
-    """Mean of some iterations of a trainer that has not begun, of ``trainer.model``.
+    """Median of some iterations of a trainer that has not begun, of ``trainer.model``.
 
     Args:
         limit: seconds after which no further one begins; one is measured at least.
@@ -49,35 +53,39 @@ def step_seconds(trainer: Trainer, *, warm_up: int = 2, steps: int = 5, limit: f
     with EventStorage(0):
         for step.iter in range(warm_up):
             step.run_step()
-        start, done = time.perf_counter(), 0
-        while done < steps:
-            step.iter = warm_up + done
+        _wait(step.model)
+        seconds: list[float] = []
+        while len(seconds) < steps and not (limit and sum(seconds) > limit):
+            start, step.iter = time.perf_counter(), warm_up + len(seconds)
             step.run_step()
-            done += 1
             _wait(step.model)
-            if limit and time.perf_counter() - start > limit:
-                break
-    return (time.perf_counter() - start) / done
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def image_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 10) -> float:
-    """Mean of the first images of the datasets ``cfg`` is tested on, one after the other."""
-    seconds = []
+    """Of the datasets ``cfg`` is tested on: the median of each one's first images, and of these
+    the mean.
+    """
+    found = []
     for name in cfg.DATASETS.TEST:
-        done, start = 0, time.perf_counter()
+        seconds: list[float] = []
         with untouched(model), torch.no_grad():
             model.eval()
+            start = time.perf_counter()
             for inputs in build_test_loader(cfg, name):
                 model(inputs)
-                done += len(inputs)
-                if done >= images:
+                _wait(model)
+                seconds.append((time.perf_counter() - start) / len(inputs))
+                if len(seconds) * len(inputs) >= images:
                     break
-        seconds.append((time.perf_counter() - start) / done)
-    return statistics.fmean(seconds)
+                start = time.perf_counter()
+        found.append(statistics.median(seconds))
+    return statistics.fmean(found)
 
 
 def candidate_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 8) -> CandidateSeconds:
-    """Of a search of ``cfg`` in ``model``, by a few candidates on a few images.
+    """Of a search of ``cfg`` in ``model``: medians of a few candidates on a few images.
 
     Random weights detect as much as is allowed, so that this is rather too long than too short.
     """
@@ -93,17 +101,22 @@ def candidate_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 8) -> Can
     )
     supernet: Any = find_supernet(model)
     draws = (supernet.space.random_path(random.Random(f"speed/{n}")) for n in range(100))
-    paths = list(dict.fromkeys(draws))[: _CANDIDATES + 1]
+    first, *others = list(dict.fromkeys(draws))[: 1 + _ROUNDS * _TOGETHER]
+    whole: list[float] = []
+    calibrating: list[float] = []
     with untouched(model), candidate_evaluator(settings, model) as evaluator:
         model.eval()
-        list(evaluator.evaluate_many(paths[:1]))  # the first pass of a process is slower
-        start = time.perf_counter()
-        found = [outcome for _, outcome in evaluator.evaluate_many(paths[1:])]
-        whole = (time.perf_counter() - start) / len(found)
-    good = [outcome.seconds for outcome in found if isinstance(outcome, Evaluation)]
-    spent = statistics.fmean(seconds["recalibration"] for seconds in good) if good else whole / 2
+        list(evaluator.evaluate_many([first]))  # the first pass of a process is slower
+        for begin in range(0, len(others), _TOGETHER):
+            start, paths = time.perf_counter(), others[begin : begin + _TOGETHER]
+            found = [outcome for _, outcome in evaluator.evaluate_many(paths)]
+            whole.append((time.perf_counter() - start) / len(found))
+            good = [outcome.seconds for outcome in found if isinstance(outcome, Evaluation)]
+            calibrating += [seconds["recalibration"] for seconds in good]
+    all_ = statistics.median(whole)
+    first_part = statistics.median(calibrating) if calibrating else all_ / 2
     shown = len(evaluator.data_loader.dataset)  # type: ignore[attr-defined]
-    return CandidateSeconds(spent / calibration, (whole - spent) / shown)
+    return CandidateSeconds(first_part / calibration, max(all_ - first_part, 0.0) / shown)
 
 
 def _wait(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detnas_d2.recipe.amounts import millions
+from detnas_d2.recipe.amounts import Budget, millions
 from detnas_d2.recipe.facts import DataFacts, Machine
 from detnas_d2.search_space import build_cost_table
 from detnas_d2.search_space.space import SPACES, SearchSpace
@@ -173,7 +173,7 @@ def _space(
     if not fitting:
         ranges = ", ".join(f"{name} {_range_text(SPACES[name])}" for name in names)
         raise InputError(
-            f"--budget {millions(limit)}: expected a number of multiply-adds at 224x224 within the "
+            f"--budget {Budget(macs=limit)}: expected a number of multiply-adds at 224x224 within the "
             f"range of a search space: {ranges}"
         )
     reason = "by --budget" if macs is not None else f"usual {where}"

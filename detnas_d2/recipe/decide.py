@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import limited
 from detnas_d2.recipe.measuring import measure
 from detnas_d2.recipe.record import FOLDER, Record
-from detnas_d2.recipe.schedule import Plan, TooLittleTime, first
+from detnas_d2.recipe.schedule import Plan, first, shortest
 from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.screen import duration
 
 _ENOUGH = 800
 """Iterations of a supernet that are worth more than larger images."""
@@ -87,6 +89,9 @@ def decide(
     if side < plan.recipe.side:
         plan, settings_now = measured(side)
     schedule = first(plan, left())
+    used = time.monotonic() - start
+    if schedule is None:
+        raise InputError(too_short(plan, asked["time"], used))
     return Record(
         asked=asked,
         plan=plan,
@@ -95,8 +100,22 @@ def decide(
         settings=settings_now,
         machine=str(machine),
         seconds=asked["time"],
-        used=time.monotonic() - start,
+        used=used,
         files={},
+    )
+
+
+def too_short(plan: Plan, asked: float, used: float) -> str:
+    """Text for a time that is less than the shortest run takes.
+
+    Args:
+        asked, used: seconds: of ``--time``, and those that went into the decision.
+    """
+    whole = used + plan.total(shortest(plan))
+    return (
+        f"--time: {duration(asked)} are too short here: the shortest run takes about "
+        f"{duration(whole)}, {duration(used)} of looking at the data and measuring among them; "
+        f"expected --time {math.ceil(whole / 60)}m or more"
     )
 
 
@@ -107,10 +126,7 @@ def affordable_side(plan: Plan, seconds: float | None) -> int:
     sides = sides_up_to(plan.recipe)
     for side in sides if seconds is not None else ():
         rates = plan.rates.times((side / plan.recipe.side) ** 2)
-        try:
-            fitted = first(replace(plan, rates=replace(rates, start=plan.rates.start)), seconds)
-        except TooLittleTime:
-            continue
-        if fitted.supernet >= _ENOUGH:
+        fitted = first(replace(plan, rates=replace(rates, start=plan.rates.start)), seconds)
+        if fitted is not None and fitted.supernet >= _ENOUGH:
             return side
     return plan.recipe.side if seconds is None else sides[-1]

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from detnas_d2.recipe.amounts import duration
 from detnas_d2.recipe.choice import SMALL, Recipe
 from detnas_d2.recipe.facts import DataFacts
-from detnas_d2.utils.errors import InputError
 
 SUPERNET, SEARCH, INHERITED, SEARCHED, RANDOM = (
     "supernet",
@@ -86,10 +84,6 @@ class Schedule:
         return self.population * self.generations
 
 
-class TooLittleTime(InputError):
-    """Less time than the shortest run takes."""
-
-
 LEAST = Schedule(100, 5, 2, 20, 0)
 """With less nothing can be learned, whatever the time."""
 
@@ -158,14 +152,11 @@ class Plan:
         return len(set(self.stages(networks)) - {SUPERNET, SEARCH, INHERITED})
 
 
-def first(plan: Plan, seconds: float | None) -> Schedule:
-    """The schedule of a run that has not begun.
+def first(plan: Plan, seconds: float | None) -> Schedule | None:
+    """The schedule of a run that has not begun; None in less time than :func:`shortest` takes.
 
     Args:
         seconds: that the stages may take; None: as many as they usually need.
-
-    Raises:
-        TooLittleTime: less than the shortest run takes.
     """
     recipe = plan.recipe
     if seconds is None:
@@ -176,10 +167,7 @@ def first(plan: Plan, seconds: float | None) -> Schedule:
         found = _filling(plan, seconds, networks)
         if found is not None:
             return found
-    raise TooLittleTime(
-        f"--time: {duration(seconds)} are left after looking at the data and measuring, and the "
-        f"shortest run takes about {duration(plan.total(_least(plan)))} here; allow more"
-    )
+    return None
 
 
 def _filling(plan: Plan, seconds: float, networks: int) -> Schedule | None:
@@ -271,7 +259,8 @@ def _schedule(plan: Plan, supernet: int, candidates: int, networks: int) -> Sche
     return Schedule(supernet, **_generations(candidates), tuning=tuning, networks=networks)
 
 
-def _least(plan: Plan) -> Schedule:
+def shortest(plan: Plan) -> Schedule:
+    """The shortest run in which something is learned."""
     least = _schedule(plan, LEAST.supernet, 0, LEAST.networks)
     supernet = max(LEAST.supernet, -int(-LEAST.tuning // _TUNING[plan.recipe.method]))
     return replace(least, supernet=supernet)

@@ -10,10 +10,10 @@ from detectron2.engine import default_argument_parser
 
 from detnas_d2.pipeline.definition import read_pipeline
 from detnas_d2.pipeline.run import AfterStage, run_pipeline
-from detnas_d2.recipe.amounts import duration
 from detnas_d2.recipe.progress import Clock, Progress, replanned
 from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.telling import changed_line
+from detnas_d2.utils.screen import duration
 
 
 def carry_on(

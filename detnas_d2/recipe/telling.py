@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from detnas_d2.recipe.amounts import duration, millions
+from detnas_d2.recipe.amounts import Budget
 from detnas_d2.recipe.choice import SMALL
 from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.schedule import INHERITED, RANDOM, SEARCH, SUPERNET, Plan, Schedule
+from detnas_d2.utils.screen import duration
 
 
 def choice_lines(record: Record) -> list[str]:
     """What was chosen, and why."""
     recipe, data, settings = record.plan.recipe, record.plan.data, record.settings
     reasons = dict(recipe.reasons)
-    limit = f"at most {millions(recipe.max_macs)}" if recipe.max_macs else ""
+    limit = f"at most {Budget(macs=recipe.max_macs)}" if recipe.max_macs else ""
     if settings.latency_table:
         limit = f"backbones of {settings.max_ms:.3g} ms at most, the rest takes the others"
     scored = f"{recipe.scoring} images that the supernet does not learn from score candidates"

@@ -19,12 +19,22 @@ from tests.recipe.values import CELLS, CPU, GPU
         ("300M", Budget(macs=300_000_000)),
         ("1.3G", Budget(macs=1_300_000_000)),
         ("24 M", Budget(macs=24_000_000)),
+        ("23.75M", Budget(macs=23_750_000)),
+        ("1234567", Budget(macs=1_234_567)),
+        ("1.234567891G", Budget(macs=1_234_567_891)),
         ("15ms", Budget(milliseconds=15)),
+        ("12.3456ms", Budget(milliseconds=12.3456)),
     ],
 )
-def test_budgets(text: str, budget: Budget) -> None:
+def test_budgets_keep_all_digits(text: str, budget: Budget) -> None:
     assert read_budget(text) == budget
     assert read_budget(str(budget)) == budget
+
+
+def test_texts_of_budgets() -> None:
+    texts = ["300M", "1300M", "23.75M", "1.234567M", "15ms", "12.5ms"]
+    assert [str(read_budget(text)) for text in texts] == texts
+    assert str(read_budget("1.3G")) == "1300M"
 
 
 @pytest.mark.parametrize("text", ["300", "0M", "-3M", "300m", "15 s", "M", "1e9M"])

@@ -1,0 +1,46 @@
+"""Decisions of a new run: what is refused, and by what numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from detnas_d2.recipe import decide
+from detnas_d2.recipe.inputs import Settings
+from detnas_d2.recipe.record import Record
+from detnas_d2.utils.errors import InputError
+from tests.recipe.values import CELLS, CPU, DATA, RATES
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size of images has the same speeds."""
+    monkeypatch.setattr(decide, "measure", lambda *_: RATES)
+
+
+def decided(folder: Path, seconds: float, used: float) -> Record:
+    """Of a command that began ``used`` seconds ago."""
+    asked = {"budget": "", "time": seconds, "method": "detnas"}
+    start = time.monotonic() - used
+    return decide.decide(asked, DATA, CELLS, CPU, Settings(str(folder)), start)
+
+
+def test_a_refusal_tells_the_least_time_with_what_was_measured(tmp_path: Path) -> None:
+    # The shortest run takes 1 min 25 s.
+    with pytest.raises(InputError) as error:
+        decided(tmp_path, 120.0, 40.0)
+    assert str(error.value) == (
+        "--time: 2 min are too short here: the shortest run takes about 2 min 5 s, 40 s of looking "
+        "at the data and measuring among them; expected --time 3m or more"
+    )
+    assert decided(tmp_path, 180.0, 40.0).schedule.supernet >= 120
+
+
+def test_what_was_used_before_the_first_stage_counts(tmp_path: Path) -> None:
+    quick, slow = (decided(tmp_path, 600.0, used) for used in (10.0, 200.0))
+    assert slow.used == pytest.approx(200, abs=1) and slow.seconds == 600
+    for record in (quick, slow):
+        assert record.used + record.plan.total(record.schedule) <= 600
+    assert slow.schedule.supernet < quick.schedule.supernet
