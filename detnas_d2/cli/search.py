@@ -77,19 +77,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = read_seconds(args.time) if args.time else None
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
-    data = os.path.abspath(os.path.expanduser(args.data))
+    if args.method == "hit":
+        check_gradient(args)
+    data = _path(args.data)
     if not os.path.exists(data):
         raise InputError(
             f"--data {args.data}: does not exist; expected a folder of labelled images"
         )
     name = os.path.splitext(os.path.basename(data))[0]
-    output = os.path.abspath(os.path.expanduser(args.output or os.path.join("output", name)))
+    output = _path(args.output or os.path.join("output", name))
     asked = {
         "data": data,
         "budget": str(budget or ""),
         "time": seconds,
         "method": args.method,
-        "weights": os.path.abspath(args.weights) if args.weights else "",
+        "weights": _path(args.weights) if args.weights else "",
         "seed": args.seed,
     }
     record = read_record(output)
@@ -113,8 +115,6 @@ def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> R
 
     weights = asked["weights"]
     begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
-    if weights and asked["method"] == "hit":
-        raise InputError("--weights: Hit-Detector starts from nothing; use --method detnas")
     found = recognise(asked["data"])
     data = Data(found.declarations, found.train, found.test, found.val, found.classes)
     facts = read_facts(data, output)
@@ -132,9 +132,20 @@ def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> R
     _tell("", "Chosen:", *choice_lines(record))
     _tell("", f"Estimate, after {duration(record.used)} of looking and measuring:")
     _tell(*stage_lines(record.plan, record.schedule), total_line(record), "")
-    record = record.written(record.schedule, record.used)
+    record = record.written()
     _tell(f"Configs, to be looked at and edited: {os.path.relpath(record.folder)}")
     return record
+
+
+def check_gradient(args: argparse.Namespace) -> None:
+    """Raises InputError for what a search by gradient has no use for."""
+    if args.budget:
+        raise InputError(
+            "--budget: Hit-Detector weighs the cost in its loss and has no limit; leave it out, or "
+            "use --method detnas"
+        )
+    if args.weights:
+        raise InputError("--weights: Hit-Detector starts from nothing; use --method detnas")
 
 
 def check_empty(output: str) -> None:
@@ -149,6 +160,10 @@ def check_empty(output: str) -> None:
 
 def text(result: dict[str, Any]) -> str:
     return "\n".join(result["next"])
+
+
+def _path(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def _tell(*lines: str) -> None:

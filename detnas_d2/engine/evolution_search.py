@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
@@ -17,6 +18,7 @@ from detnas_d2.config.tools import short_yaml
 from detnas_d2.data import data_state, drop_cache
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.inherited import INHERITED_CONFIG, INHERITED_FILE, write_inherited
+from detnas_d2.engine.keeping_time import Late, Watch, current_watch
 from detnas_d2.engine.plan import BEST_FILE, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
@@ -26,10 +28,11 @@ from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search import Progress, open_history, run_search
+from detnas_d2.search import History, Progress, open_history, run_search
 from detnas_d2.search.build import search_fingerprint
 from detnas_d2.search.driver import OnProgress
 from detnas_d2.search.events import SearchEvents
+from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sha256_of, write_text
 
@@ -130,10 +133,28 @@ def search_candidates(
             limits=constraint,
             max_failures=proposals.max_failures,
             on_progress=partial(_tell_all, listeners),
+            after_generation=_looks(current_watch(), searcher, history),
         )
         if finish is not None:
             finish(best, evaluates)
     return best
+
+
+def _looks(
+    watch: Watch | None, searcher: GenerationSearcher, history: History
+) -> Callable[[], None] | None:
+    """What looks after a generation whether the search will be late; None without a limit."""
+    if watch is None:
+        return None
+    before, start, expected = len(history), time.monotonic(), searcher.expected
+    watch.begin(before / expected)
+
+    def look() -> None:
+        candidate = (time.monotonic() - start) / (len(history) - before)
+        slowness = candidate * expected / watch.allowance.expected.loop
+        watch.look(len(history) / expected, Late(searcher.generation - 1, slowness))
+
+    return look
 
 
 def _tell_all(listeners: Sequence[OnProgress], record: CandidateRecord, **about: Any) -> None:

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from detnas_d2.config.tools import nested, short_yaml
 from detnas_d2.engine.architectures import decoded
+from detnas_d2.engine.keeping_time import keep_time
 from detnas_d2.engine.plan import BEST_FILE, GradientPlan
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.search_space.genotype import Genotype
@@ -29,6 +30,7 @@ GENOTYPE_FILE = "genotype.yaml"
 def train_relaxed(cfg: CfgNode, *, resume: bool) -> GradientSearchTrainer:
     """Runs or resumes the training of a relaxed model; returns its trainer, finished."""
     trainer = GradientSearchTrainer(cfg)
+    keep_time(trainer)
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return trainer

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 
 from detnas_d2.engine.architectures import is_relaxed
 from detnas_d2.engine.inference import load_trained
+from detnas_d2.engine.keeping_time import keep_time
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.supernet_check.ending import conclude
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
@@ -29,6 +30,7 @@ def train(cfg: CfgNode, *, resume: bool) -> Any:
     """
     check_plain_training(cfg)
     trainer = trainer_class(cfg)(cfg)
+    keep_time(trainer)
     trainer.resume_or_load(resume=resume)
     results = trainer.train()
     return results if trainer.step.supernet is None else conclude(trainer)

@@ -30,16 +30,18 @@ SEARCHED, RANDOM, GIVEN = "searched", "random", "given"
 _KEPT = 20  # starts
 
 
-def write_manifest(folder: str, pipelines: Sequence[Pipeline], processes: int) -> None:
+def write_manifest(folder: str, pipelines: Sequence[Pipeline], processes: int | None) -> None:
     """Writes or renews the manifest of ``folder``.
 
     Args:
         pipelines: those that work there, one for each seed.
-        processes: of this start, all machines together.
+        processes: of this start, all machines together; None: the stages were planned anew since.
     """
     first = pipelines[0]
     before = read_json(folder, MANIFEST_FILE).get("starts")
-    starts = before[-(_KEPT - 1) :] if isinstance(before, list) else []
+    starts = before if isinstance(before, list) else []
+    if processes is not None:
+        starts = [*starts[-(_KEPT - 1) :], _start(processes)]
     value = {
         "version": VERSION,
         "file": os.path.abspath(first.file),
@@ -50,7 +52,7 @@ def write_manifest(folder: str, pipelines: Sequence[Pipeline], processes: int) -
         "stages": [_entry(first, stage) for stage in first.stages],
         "table": list(first.table),
         "compare": list(first.compare),
-        "starts": [*starts, _start(processes)],
+        "starts": starts,
     }
     write_json(os.path.join(folder, MANIFEST_FILE), value, indent=1)
 

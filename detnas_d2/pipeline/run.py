@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
@@ -20,6 +20,7 @@ from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
 from detnas_d2.pipeline.manifest import write_manifest
+from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
 from detnas_d2.pipeline.shown import Screen, tell_failure
 from detnas_d2.pipeline.stage_data import check_data
@@ -65,8 +66,7 @@ def pipeline_main(after_stage: AfterStage | None = None) -> int:
 def run_pipeline(
     args: argparse.Namespace,
     *,
-    replan: Callable[[], bool] | None = None,
-    estimates: Callable[[], Mapping[str, float]] = dict,
+    planner: Planner | None = None,
     after_stage: AfterStage | None = None,
 ) -> bool:
     """Starts what is missing of ``args.config_file`` and resumes what stopped, stage by stage.
@@ -80,10 +80,8 @@ def run_pipeline(
     ``args.dry_run`` it only prints the stages' states, the disk that they need, and the tables.
 
     Args:
-        replan: called after every stage that ended well; True: it has written configs of stages
-            that have not begun anew, and the file is read again.
-        estimates: called before every stage, gives name of a stage -> seconds that it may take, of
-            all stages if somebody has measured steps of them: by these what is left is told.
+        planner: says how long stages may take, and plans those to come anew, while all of it runs;
+            the file is read again then.
         after_stage: see :data:`AfterStage`; called on the first machine, and once for a folder
             where no stage was left to run.
 
@@ -94,17 +92,17 @@ def run_pipeline(
         InputError: a mistake in a file or a stage; or several pipelines on several machines, which
             could not agree on what to start.
     """
+    planner = planner or Planner()
     if getattr(args, "verbose", False):
-        return _run_pipeline(args, Screen(estimates), replan, after_stage)
+        return _run_pipeline(args, Screen(planner), after_stage)
     line = Line()
     with quiet_command(LOGGERS, line) as shown:
-        return _run_pipeline(args, Screen(estimates, line, shown), replan, after_stage)
+        return _run_pipeline(args, Screen(planner, line, shown), after_stage)
 
 
 def _run_pipeline(
     args: argparse.Namespace,
     screen: Screen,
-    replan: Callable[[], bool] | None,
     after_stage: AfterStage | None,
 ) -> bool:
     experiment = read_experiment(args.config_file, tuple(args.opts))
@@ -132,11 +130,11 @@ def _run_pipeline(
     goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
         if args.machine_rank == 0:
-            for folder, pipelines in experiment.folders.items():
-                write_manifest(folder, pipelines, args.num_gpus * args.num_machines)
+            _write_manifests(experiment, args.num_gpus * args.num_machines)
         ends = _Ends(experiment, after_stage if args.machine_rank == 0 else None)
-        while _run_missing(experiment, args, goes_on, screen, replan, ends):
+        while _run_missing(experiment, args, goes_on, screen, ends):
             experiment = read_experiment(args.config_file, tuple(args.opts))
+            _write_manifests(experiment, None)
         ends.rest()
     if dry_run or goes_on:
         print(list_runs(experiment))
@@ -175,6 +173,11 @@ def _make_folder(experiment: Experiment) -> None:
         ) from error
 
 
+def _write_manifests(experiment: Experiment, processes: int | None) -> None:
+    for folder, pipelines in experiment.folders.items():
+        write_manifest(folder, pipelines, processes)
+
+
 class _Ends:
     """Calls ``after_stage`` with the folders of an experiment."""
 
@@ -205,7 +208,6 @@ def _run_missing(
     args: argparse.Namespace,
     goes_on: bool,
     screen: Screen,
-    replan: Callable[[], bool] | None,
     ends: _Ends,
 ) -> bool:
     """Runs what is missing, or up to a stage after which there is another plan: then True."""
@@ -224,7 +226,7 @@ def _run_missing(
                 screen.tell_done_before(title, run)
                 continue
             try:
-                screen.run(run, title, runs, args)
+                late = screen.run(run, title, runs, args)
             except Exception as error:
                 ends.of_stage(run.pipeline)
                 if not goes_on:
@@ -232,9 +234,12 @@ def _run_missing(
                 tell_failure(title, error)
                 failed |= set() if isinstance(error, FolderBusy) else {run.folder}
             else:
+                if late is not None:
+                    screen.planner.late(run.stage.name, late)
+                    return True
                 screen.tell_end(title, run)
                 ends.of_stage(run.pipeline)
-                if replan is not None and replan():
+                if screen.planner.done(run.stage.name):
                     return True
                 again = goes_on
     return False

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from detnas_d2.command import is_expected, text_of
+from detnas_d2.engine.keeping_time import Late
 from detnas_d2.evaluation.scoring import DEFAULT_METRICS
 from detnas_d2.pipeline.experiment import Run
+from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.remaining import outlook_of
 from detnas_d2.pipeline.stage_run import Told, run_stage
 from detnas_d2.pipeline.state import DONE_FILE, read_json
@@ -25,27 +27,30 @@ class Screen:
     """Where stages are told of.
 
     Attributes:
-        estimates: gives name of a stage -> seconds that it may take.
+        planner: knows how long the stages may take.
         line: the line about progress; None: all progress is shown, as by Detectron2.
         shown: file of the warnings that were shown.
     """
 
-    estimates: Callable[[], Mapping[str, float]]
+    planner: Planner
     line: Line | None = None
     shown: str = ""
     _known: set[str] = field(default_factory=set)  # folders of stages that were told to be done
     _start: float = field(default_factory=time.monotonic)
 
-    def run(self, run: Run, title: str, runs: Sequence[Run], args: argparse.Namespace) -> None:
+    def run(
+        self, run: Run, title: str, runs: Sequence[Run], args: argparse.Namespace
+    ) -> Late | None:
         """Starts or resumes one of ``runs``; see :func:`run_stage`."""
         text = f"{title}: {run.stage.kind} {run.stage.config}"
         if self.line is None or not is_terminal(self.line.stream):
             print(text, flush=True)
         else:  # progress takes its place
             self.line.show(lambda: text)
-        told = Told(title, outlook_of(runs, run, self.estimates()), self.shown)
+        outlook = outlook_of(runs, run, self.planner.estimates())
+        told = Told(title, outlook, self.shown, self.planner.allowance(run.stage.name))
         try:
-            run_stage(run.pipeline, run.stage, args, told)
+            return run_stage(run.pipeline, run.stage, args, told)
         finally:
             if self.line is not None:
                 self.line.clear()

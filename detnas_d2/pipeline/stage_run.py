@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -20,6 +20,7 @@ from detnas_d2.engine.architectures import genotype_of
 from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import gradient_search, screen
+from detnas_d2.engine.keeping_time import Allowance, Late, OutOfTime, watching
 from detnas_d2.engine.launching import run
 from detnas_d2.engine.outlook import Outlook
 from detnas_d2.engine.telling import Teller, telling
@@ -28,32 +29,48 @@ from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import data_of
 from detnas_d2.pipeline.stages import Stage
-from detnas_d2.pipeline.state import DONE_FILE, missing_products, read_done, running
+from detnas_d2.pipeline.state import (
+    DONE_FILE,
+    missing_products,
+    read_done,
+    read_json,
+    running,
+)
 from detnas_d2.pipeline.status import products, stage_fingerprint
-from detnas_d2.utils.io import write_text
+from detnas_d2.utils.io import write_json, write_text
 from detnas_d2.utils.screen import Line
+
+LATE_FILE = "late.json"
+"""In a stage's folder: why it was ended. The processes of a stage tell it in no other way."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the process that runs a stage has to know to tell how far it is.
+    """What the process that runs a stage has to know besides its config.
 
     Attributes:
         title: e.g. "[2/5] search".
         shown: file of the warnings that were shown, see :func:`detnas_d2.engine.screen.quiet`; "":
             everything is, as by Detectron2.
+        allowance: how long it may take; None: any time.
     """
 
     title: str
     outlook: Outlook
     shown: str = ""
+    allowance: Allowance | None = None
 
 
-def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace, told: Told) -> None:
+def run_stage(
+    pipeline: Pipeline, stage: Stage, args: argparse.Namespace, told: Told
+) -> Late | None:
     """Starts or resumes a stage whose sources are done.
 
     Args:
         args: of Detectron2's argument parser; says on how many processes.
+
+    Returns:
+        why it was ended, if it would have taken longer than it is allowed; None: it is done.
 
     Raises:
         FolderBusy: another process runs it.
@@ -64,10 +81,14 @@ def run_stage(pipeline: Pipeline, stage: Stage, args: argparse.Namespace, told: 
     mark = stage_fingerprint(pipeline, stage)
     folder = pipeline.folder(stage.name)
     # Of several machines the first one tells the state.
-    with running(folder, mark) if args.machine_rank == 0 else nullcontext():
+    with running(folder, mark) if args.machine_rank == 0 else contextlib.nullcontext():
         if read_done(folder, products(pipeline, stage)).get("fingerprint") == mark:
-            return  # meanwhile, by another process
+            return None  # meanwhile, by another process
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, LATE_FILE))
         run(_run_stage, stage_args)
+    late = read_json(folder, LATE_FILE)
+    return Late(**late) if late else None
 
 
 def _run_stage(args: argparse.Namespace) -> None:
@@ -80,10 +101,17 @@ def _run_stage(args: argparse.Namespace) -> None:
     line = Line() if told.shown and comm.is_main_process() else None
     prepare(cfg, args, line=line, shown=told.shown)
     teller = Teller(told.title, cfg.OUTPUT_DIR, told.outlook, line)
-    with telling(teller if comm.is_main_process() else None):
-        _run(pipeline, stage, cfg, mark, start - before)
+    logger = logging.getLogger("detnas_d2")
+    try:
+        with telling(teller if comm.is_main_process() else None), watching(told.allowance):
+            _run(pipeline, stage, cfg, mark, start - before)
+    except OutOfTime as out:
+        logger.info("Stage %s is %s.", stage.name, out)
+        if comm.is_main_process():
+            write_json(os.path.join(cfg.OUTPUT_DIR, LATE_FILE), asdict(out.late))
+        return
     comm.synchronize()
-    logging.getLogger("detnas_d2").info("Stage %s is done.", stage.name)
+    logger.info("Stage %s is done.", stage.name)
 
 
 def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float) -> None:

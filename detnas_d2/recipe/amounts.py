@@ -38,8 +38,8 @@ def read_budget(text: str) -> Budget:
     value = Decimal(match[1] or match[3]) if match else Decimal(0)
     if match is None or value <= 0:
         raise InputError(
-            f"--budget {text}: expected multiply-adds of the backbone, e.g. 300M, 1.3G or 23750000, "
-            "or milliseconds of the detector for an image on this machine, e.g. 15ms"
+            f"--budget {text}: expected multiply-adds of the backbone, e.g. 300M, 1.3G or "
+            "23750000, or milliseconds of the detector for an image on this machine, e.g. 15ms"
         )
     if match[2] == "ms":
         return Budget(milliseconds=float(value))

@@ -173,8 +173,8 @@ def _space(
     if not fitting:
         ranges = ", ".join(f"{name} {_range_text(SPACES[name])}" for name in names)
         raise InputError(
-            f"--budget {Budget(macs=limit)}: expected a number of multiply-adds at 224x224 within the "
-            f"range of a search space: {ranges}"
+            f"--budget {Budget(macs=limit)}: expected a number of multiply-adds at 224x224 within "
+            f"the range of a search space: {ranges}"
         )
     reason = "by --budget" if macs is not None else f"usual {where}"
     reason = "of the weights" if named else reason

@@ -1,16 +1,15 @@
-"""A run's time: what its stages took, and the lengths of those to come."""
+"""A run's time: what its stages took."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from detnas_d2.pipeline import stage_time
-from detnas_d2.pipeline.definition import Pipeline, read_pipeline
+from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.state import DONE, DONE_FILE, NOT_STARTED, read_json, state_of
 from detnas_d2.pipeline.status import products
 from detnas_d2.recipe.record import Record
-from detnas_d2.recipe.schedule import rest
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,3 @@ class Clock:
 
     def used(self) -> float:
         return self._before + time.monotonic() - self._start
-
-
-def replanned(record: Record, used: float) -> Record:
-    """The record with what is left fitted into the time that is left, written.
-
-    Configs that the user has edited, and runs without a limit, keep their numbers.
-    """
-    if record.seconds is None or record.is_edited():
-        kept = replace(record, used=used)
-        kept.save()
-        return kept
-    progress = Progress.of(read_pipeline(record.pipeline_file))
-    left = record.seconds - used + progress.working
-    schedule = rest(record.plan, record.schedule, progress.took, progress.begun, left)
-    return record.written(schedule, used)

@@ -11,6 +11,7 @@ from typing import Any
 from detnas_d2.recipe.choice import Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data, Settings
+from detnas_d2.recipe.refitting import Change
 from detnas_d2.recipe.schedule import Plan, Rates, Schedule
 from detnas_d2.recipe.weights import Start
 from detnas_d2.recipe.writing import PIPELINE_FILE, texts_of, write_files
@@ -27,10 +28,13 @@ class Record:
 
     Attributes:
         asked: option -> value, as it was asked for.
+        plan: with the speeds that were measured, or that the last stages had.
         machine: for people.
         seconds: that the run may take, None without a limit.
-        used: seconds that it has taken, up to the end of the last stage.
-        files: name of a config -> digest of its text, as it was written.
+        used: seconds that it has taken, up to the end of the last stage, without those of a stage
+            that has begun and is not done, which are told by its folder.
+        files: name of a config -> digest of its text, as it was written; empty while they are not.
+        changes: what was decided when stages were late.
     """
 
     asked: Mapping[str, Any]
@@ -42,6 +46,7 @@ class Record:
     seconds: float | None
     used: float
     files: Mapping[str, str]
+    changes: tuple[Change, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -75,14 +80,23 @@ class Record:
                 "those, or name another --output"
             )
 
-    def written(self, schedule: Schedule, used: float) -> Record:
-        """The record with another schedule, it and its configs written."""
-        texts = texts_of(self.plan, schedule, self.data, self.settings)
+    def written(self) -> Record:
+        """The record, it and its configs written.
+
+        The decision is on disk before the configs, which a process that is killed in between leaves
+        to the next one (:meth:`whole`).
+        """
+        replace(self, files={}).save()
+        texts = texts_of(self.plan, self.schedule, self.data, self.settings)
         write_files(self.folder, texts)
         files = {name: digest(text) for name, text in texts.items()}
-        changed = replace(self, schedule=schedule, used=used, files=files)
-        changed.save()
-        return changed
+        written = replace(self, files=files)
+        written.save()
+        return written
+
+    def whole(self) -> Record:
+        """The record with all its configs written."""
+        return self if self.files else self.written()
 
     def save(self) -> None:
         write_json(os.path.join(self.folder, FILE), {"version": VERSION, **asdict(self)}, indent=1)
@@ -128,5 +142,6 @@ def _record(value: dict[str, Any]) -> Record:
             "schedule": Schedule(**value["schedule"]),
             "data": Data(**data),
             "settings": Settings(**settings),
+            "changes": tuple(Change(**change) for change in value.get("changes", ())),
         }
     )

@@ -1,14 +1,14 @@
 """How long each stage is: iterations, candidates and networks, from measured speeds and the time.
 
-:func:`first` plans the whole run before it starts, :func:`rest` again before every stage, by what
-the stages so far really took. What has begun is never changed.
+:func:`first` plans the whole run before it starts; :mod:`detnas_d2.recipe.refitting` what is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 
+from detnas_d2.engine.keeping_time import Expected
 from detnas_d2.recipe.choice import SMALL, Recipe
 from detnas_d2.recipe.facts import DataFacts
 
@@ -26,11 +26,10 @@ PRECISE_BN = 60
 
 _FORWARD = 0.4  # of an iteration
 _CHECKED = 8  # candidates' worth: a supernet is scored before, after and in between
-_USUAL_NETWORKS, _MOST_NETWORKS = 3, 5
+_USUAL_NETWORKS, MOST_NETWORKS = 3, 5
 _TUNING = {"detnas": 1 / 6, "hit": 1.0}
 """Iterations of a network for one of the supernet: the demo's, and those of own data."""
-_MOST_TUNING = {"detnas": 1 / 2, "hit": 2.0}
-_SEARCH_SHARE, _SEARCH_SHARE_OF_REST = 0.2, 0.4
+_SEARCH_SHARE = 0.2
 _USUAL_CANDIDATES = {"small": 60, "large": 200}
 _MOST_CANDIDATES = 1000
 _EPOCHS, _MOST_EPOCHS = 30, 300
@@ -71,6 +70,7 @@ class Schedule:
         population, generations: of the search; 0 for Hit-Detector.
         tuning: iterations of each network.
         networks: random ones next to the searched and the hand-made.
+        compared: networks of any kind next to the searched one that there was time for; None: all.
     """
 
     supernet: int
@@ -78,6 +78,7 @@ class Schedule:
     generations: int
     tuning: int
     networks: int
+    compared: int | None = None
 
     @property
     def candidates(self) -> int:
@@ -88,12 +89,6 @@ LEAST = Schedule(100, 5, 2, 20, 0)
 """With less nothing can be learned, whatever the time."""
 
 
-def hand_made_of(recipe: Recipe) -> str:
-    """Name of the hand-made network's stage; "" where there is none."""
-    small = recipe.method == "detnas" or recipe.pattern == SMALL
-    return HAND_MADE[recipe.method] if small else ""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What lengths are computed from."""
@@ -102,41 +97,52 @@ class Plan:
     data: DataFacts
     rates: Rates
 
-    def stages(self, networks: int) -> list[str]:
-        """Names of the stages of a run with so many random networks, in order."""
+    @property
+    def learns(self) -> str:
+        """Name of the stage in which all networks learn together."""
+        return SUPERNET if self.recipe.method == "detnas" else SEARCH
+
+    def stages(self, schedule: Schedule) -> list[str]:
+        """Names of the stages of a run, in order."""
         sampled = self.recipe.method == "detnas"
         begin = [SUPERNET, SEARCH, INHERITED, SEARCHED] if sampled else [SEARCH, SEARCHED]
-        names = [hand_made_of(self.recipe), BASELINE if self.rates.baseline else ""]
-        return [
-            *begin,
-            *filter(None, names),
-            *(f"{RANDOM}_{number + 1}" for number in range(networks)),
-        ]
+        return begin + self.comparisons(schedule)
 
-    def seconds_of(self, stage: str, schedule: Schedule) -> float:
+    def comparisons(self, schedule: Schedule) -> list[str]:
+        """Names of the stages that train a network to compare the searched one with."""
+        by_hand = self.recipe.method == "detnas" or self.recipe.pattern == SMALL
+        names = [HAND_MADE[self.recipe.method]] * by_hand + [BASELINE] * bool(self.rates.baseline)
+        names += [f"{RANDOM}_{number + 1}" for number in range(schedule.networks)]
+        return names[: schedule.compared]
+
+    def expected(self, stage: str, schedule: Schedule) -> Expected:
         """Estimate for a stage."""
         rates, testing = self.rates, self.data.test * self.rates.image
-        if stage == SUPERNET:
-            return rates.start + schedule.supernet * rates.step + _CHECKED * rates.candidate
-        if stage == SEARCH and self.recipe.method == "hit":
-            return rates.start + schedule.supernet * rates.step
+        if stage == self.learns:
+            checks = _CHECKED * rates.candidate / 2
+            return Expected(rates.start + checks, schedule.supernet * rates.step, checks)
         if stage == SEARCH:
-            return rates.start + schedule.candidates * rates.candidate
+            return Expected(rates.start, schedule.candidates * rates.candidate, 0.0)
         if stage == INHERITED:
-            return rates.start + testing
-        iterations = schedule.tuning + _FORWARD * self.precise_batches()
-        return rates.start + iterations * rates.tune + testing
+            return Expected(rates.start, 0.0, testing)
+        statistics = _FORWARD * self.precise_batches() * rates.tune
+        return Expected(rates.start, schedule.tuning * rates.tune, statistics + testing)
+
+    def seconds_of(self, stage: str, schedule: Schedule) -> float:
+        """The whole estimate for a stage."""
+        return self.expected(stage, schedule).seconds
 
     def baseline_iterations(self, schedule: Schedule) -> int:
         """Of a baseline that takes as long as a network, and no longer a training."""
         if not self.rates.baseline:
             return schedule.tuning
-        fraction = min(self.rates.tune / self.rates.baseline, 1.0)
+        # Rounded: the same on a machine that is slower in all.
+        fraction = round(min(self.rates.tune / self.rates.baseline, 1.0), 6)
         return max(LEAST.tuning, int(schedule.tuning * fraction))
 
     def total(self, schedule: Schedule, without: Collection[str] = ()) -> float:
         """Estimate for all stages but some."""
-        names = [name for name in self.stages(schedule.networks) if name not in without]
+        names = [name for name in self.stages(schedule) if name not in without]
         return sum(self.seconds_of(name, schedule) for name in names)
 
     def precise_batches(self) -> int:
@@ -147,9 +153,13 @@ class Plan:
             return 0
         return max(1, min(PRECISE_BN, 2 * self.data.train // self.recipe.batch))
 
-    def trained(self, networks: int) -> int:
+    def trained(self, schedule: Schedule) -> int:
         """Number of stages that train one network."""
-        return len(set(self.stages(networks)) - {SUPERNET, SEARCH, INHERITED})
+        return 1 + len(self.comparisons(schedule))
+
+    def slower(self, factor: float) -> Plan:
+        """The plan on a machine that takes ``factor`` times as long."""
+        return replace(self, rates=self.rates.times(factor))
 
 
 def first(plan: Plan, seconds: float | None) -> Schedule | None:
@@ -163,11 +173,15 @@ def first(plan: Plan, seconds: float | None) -> Schedule | None:
         supernet = max(_USUAL_LEAST[recipe.pattern], _iterations(plan, _EPOCHS))
         wanted = _USUAL_CANDIDATES[recipe.pattern]
         return _schedule(plan, supernet, wanted, _USUAL_NETWORKS)
-    for networks in range(_networks_for(seconds), -1, -1):
-        found = _filling(plan, seconds, networks)
-        if found is not None:
-            return found
-    return None
+    return filling(plan, seconds, _networks_for(seconds))
+
+
+def filling(plan: Plan, seconds: float, networks: int) -> Schedule | None:
+    """The schedule that fills some time, with so many random networks, or else with as many as
+    there is time for; None in less than :func:`shortest` takes.
+    """
+    fitted = (_filling(plan, seconds, number) for number in range(networks, -1, -1))
+    return next((found for found in fitted if found is not None), None)
 
 
 def _filling(plan: Plan, seconds: float, networks: int) -> Schedule | None:
@@ -176,87 +190,18 @@ def _filling(plan: Plan, seconds: float, networks: int) -> Schedule | None:
     wanted = int(seconds * _SEARCH_SHARE / rates.candidate) if rates.candidate else 0
     empty = replace(_schedule(plan, 0, wanted, networks), tuning=0)
     left = seconds - plan.total(empty)
-    unit = rates.step + plan.trained(networks) * rates.tune * _TUNING[method]
+    unit = rates.step + plan.trained(empty) * rates.tune * _TUNING[method]
     supernet = min(int(left / unit), _iterations(plan, _MOST_EPOCHS))
     if supernet < LEAST.supernet or supernet * _TUNING[method] < LEAST.tuning:
         return None
     return _schedule(plan, supernet, wanted, networks)
 
 
-def rest(
-    plan: Plan, schedule: Schedule, took: Mapping[str, float], begun: Collection[str], left: float
-) -> Schedule:
-    """The schedule with the stages that have not begun fitted into the time that is left.
-
-    Args:
-        took: stage -> seconds, of those that are done.
-        begun: stages that have begun, done or not; their lengths stay.
-        left: seconds for all stages that are not done.
-    """
-    plan = replace(plan, rates=plan.rates.times(slowness(plan, schedule, took)))
-    learns = SUPERNET if plan.recipe.method == "detnas" else SEARCH
-    if learns not in took:
-        return schedule
-    if SEARCH not in begun:
-        search = left * _SEARCH_SHARE_OF_REST - plan.rates.start
-        schedule = replace(schedule, **_generations(int(search / plan.rates.candidate)))
-    if SEARCHED not in begun:
-        return _tuned(plan, schedule, took, left)
-    drawn = [name for name in begun if name.startswith(f"{RANDOM}_")]
-    for networks in range(_MOST_NETWORKS, len(drawn), -1):
-        longer = replace(schedule, networks=networks)
-        if plan.total(longer, took) <= left:
-            return longer
-    return replace(schedule, networks=len(drawn))
-
-
-def _tuned(plan: Plan, schedule: Schedule, took: Mapping[str, float], left: float) -> Schedule:
-    """Lengths of the networks; with fewer random ones where time is short, with more where they
-    have learned all that they can.
-    """
-    limits = (
-        LEAST.tuning,
-        max(LEAST.tuning, int(schedule.supernet * _MOST_TUNING[plan.recipe.method])),
-    )
-
-    def with_networks(networks: int) -> tuple[int, Schedule]:
-        empty = replace(schedule, tuning=0, networks=networks)
-        spare = left - plan.total(empty, took)
-        tuning = int(spare / (plan.trained(networks) * plan.rates.tune))
-        kept = min(max(tuning, limits[0]), limits[1])
-        return tuning, replace(empty, tuning=kept)
-
-    for networks in range(schedule.networks, -1, -1):
-        tuning, found = with_networks(networks)
-        if tuning >= limits[0]:
-            break
-    while tuning >= limits[1] and networks < _MOST_NETWORKS:
-        networks += 1
-        tuning, longer = with_networks(networks)
-        if tuning < limits[1]:
-            break
-        found = longer
-    return found
-
-
-def slowness(plan: Plan, schedule: Schedule, took: Mapping[str, float]) -> float:
-    """How many times the estimate the last finished network took, or else the supernet; within
-    reason, and 1 without either.
-
-    The search is none to go by: its candidates share work, the later ones more of it.
-    """
-    learns = SUPERNET if plan.recipe.method == "detnas" else SEARCH
-    told = [name for name in took if name not in (INHERITED, SEARCH) or name == learns]
-    if not told:
-        return 1.0
-    return min(max(took[told[-1]] / plan.seconds_of(told[-1], schedule), 0.2), 5.0)
-
-
 def _schedule(plan: Plan, supernet: int, candidates: int, networks: int) -> Schedule:
     tuning = max(int(supernet * _TUNING[plan.recipe.method]), LEAST.tuning)
     if plan.recipe.method == "hit":
         return Schedule(supernet, 0, 0, tuning, networks)
-    return Schedule(supernet, **_generations(candidates), tuning=tuning, networks=networks)
+    return Schedule(supernet, **generations_of(candidates), tuning=tuning, networks=networks)
 
 
 def shortest(plan: Plan) -> Schedule:
@@ -266,7 +211,7 @@ def shortest(plan: Plan) -> Schedule:
     return replace(least, supernet=supernet)
 
 
-def _generations(candidates: int) -> dict[str, int]:
+def generations_of(candidates: int) -> dict[str, int]:
     """Population and generations of about so many candidates, as in the demo, in own_data and in
     the paper.
     """
@@ -282,5 +227,5 @@ def _iterations(plan: Plan, epochs: int) -> int:
 
 
 def _networks_for(seconds: float) -> int:
-    limits = ((7200, _MOST_NETWORKS), (2700, 3), (900, 2))
+    limits = ((7200, MOST_NETWORKS), (2700, 3), (900, 2))
     return next((networks for least, networks in limits if seconds >= least), 1)

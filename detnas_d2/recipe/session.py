@@ -4,16 +4,105 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 from detectron2.engine import default_argument_parser
 
+from detnas_d2.engine.keeping_time import Allowance, Late
+from detnas_d2.pipeline.adoption import adopt, is_of_this_config, start_over
 from detnas_d2.pipeline.definition import read_pipeline
+from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.run import AfterStage, run_pipeline
-from detnas_d2.recipe.progress import Clock, Progress, replanned
+from detnas_d2.pipeline.state import DONE, NOT_STARTED, state_of
+from detnas_d2.pipeline.status import products
+from detnas_d2.recipe.progress import Clock, Progress
 from detnas_d2.recipe.record import Record
-from detnas_d2.recipe.telling import changed_line
+from detnas_d2.recipe.refitting import allowance_of
+from detnas_d2.recipe.replanning import cut, fitted
+from detnas_d2.recipe.telling import changed_line, late_line
 from detnas_d2.utils.screen import duration
+
+
+class Session(Planner):
+    """Keeps a run to its time, as decided in its record.
+
+    Configs that the user has edited, and runs without a limit, keep their numbers.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = settled(record)
+        progress = self._progress()
+        self._clock = Clock(self.record, progress)
+        if progress.took:
+            self._fit()
+
+    @property
+    def used(self) -> float:
+        """Seconds that the run has taken."""
+        return self._clock.used()
+
+    def estimates(self) -> dict[str, float]:
+        plan, schedule = self.record.plan, self.record.schedule
+        return {name: plan.seconds_of(name, schedule) for name in plan.stages(schedule)}
+
+    def allowance(self, stage: str) -> Allowance | None:
+        record = self.record
+        if record.seconds is None or record.is_edited():
+            return None
+        return allowance_of(record.plan, record.schedule, stage, record.seconds - self.used)
+
+    def done(self, stage: str) -> bool:
+        return self._fit()
+
+    def _fit(self) -> bool:
+        """Fits what has not begun into the time that is left; whether that has changed anything."""
+        before, progress, used = self.record, self._progress(), self.used
+        if before.is_edited():
+            self.record = replace(before, used=used - progress.working)
+            self.record.save()
+            return False
+        self.record = fitted(before, progress, used).written()
+        return self._tell(changed_line(before.schedule, self.record.schedule))
+
+    def late(self, stage: str, late: Late) -> None:
+        before = self.record
+        if before.is_edited():  # since the stage began: it is not asked for an allowance again
+            return
+        self.record = settled(cut(before, stage, late, self._progress(), self.used).written())
+        self._tell(late_line(self.record.plan, self.record.changes[-1]))
+        self._tell(changed_line(before.schedule, self.record.schedule))
+
+    def _progress(self) -> Progress:
+        return Progress.of(read_pipeline(self.record.pipeline_file))
+
+    def _tell(self, line: str) -> bool:
+        if line:
+            print(line, flush=True)
+        return bool(line)
+
+
+def settled(record: Record) -> Record:
+    """The record with all that it decided done: its configs written, and late stages made what they
+    are to be. It may have been decided by a process that was killed.
+    """
+    record = record.whole()
+    if record.is_edited():
+        return record
+    pipeline = read_pipeline(record.pipeline_file)
+    for change in record.changes:
+        stage = pipeline.stage(change.stage)
+        if stage is None:  # given up
+            start_over(os.path.join(record.settings.output, change.stage))
+            continue
+        folder = pipeline.folder(stage.name)
+        if state_of(folder, products(pipeline, stage)) in (NOT_STARTED, DONE):
+            continue
+        if change.kept:
+            adopt(pipeline, stage)
+        elif not is_of_this_config(pipeline, stage):
+            start_over(folder)
+    return record
 
 
 def carry_on(
@@ -27,30 +116,12 @@ def carry_on(
     Raises:
         InputError: a stage failed; the same command goes on.
     """
-    file = record.pipeline_file
-    progress = Progress.of(read_pipeline(file))
-    clock, current = Clock(record, progress), [record]
-
-    def replan() -> bool:
-        before = current[0].schedule
-        current[0] = replanned(current[0], clock.used())
-        line = changed_line(before, current[0].schedule)
-        if line:
-            print(line, flush=True)
-        return bool(line)
-
-    def estimates() -> dict[str, float]:
-        plan, schedule = current[0].plan, current[0].schedule
-        names = plan.stages(schedule.networks)
-        return {name: plan.seconds_of(name, schedule) for name in names}
-
-    if progress.took:
-        replan()
-    words = ["--config-file", file, "--num-gpus", str(num_gpus)]
+    session = Session(record)
+    words = ["--config-file", session.record.pipeline_file, "--num-gpus", str(num_gpus)]
     args = default_argument_parser().parse_args(words)
     args.verbose = verbose
-    run_pipeline(args, replan=replan, estimates=estimates, after_stage=after_stage)
-    return result_of(current[0], clock.used())
+    run_pipeline(args, planner=session, after_stage=after_stage)
+    return result_of(session.record, session.used)
 
 
 def result_of(record: Record, used: float) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""What a person reads about a run before it starts."""
+"""What a person reads about a run: before it starts, and when it is planned anew."""
 
 from __future__ import annotations
 
 from detnas_d2.recipe.amounts import Budget
 from detnas_d2.recipe.choice import SMALL
 from detnas_d2.recipe.record import Record
-from detnas_d2.recipe.schedule import INHERITED, RANDOM, SEARCH, SUPERNET, Plan, Schedule
+from detnas_d2.recipe.refitting import Change
+from detnas_d2.recipe.schedule import INHERITED, RANDOM, SEARCH, Plan, Schedule
 from detnas_d2.utils.screen import duration
 
 
@@ -33,26 +34,23 @@ def choice_lines(record: Record) -> list[str]:
     ]
 
 
-def stage_lines(plan: Plan, schedule: Schedule, took: dict[str, float] | None = None) -> list[str]:
+def stage_lines(plan: Plan, schedule: Schedule) -> list[str]:
     """A line for each stage: how long it is, and the seconds that it is expected to take."""
-    took = took or {}
-    rows = []
-    names = [name for name in plan.stages(schedule.networks) if not name.startswith(f"{RANDOM}_")]
-    for name in names:
-        known = name in took
-        seconds = took[name] if known else plan.seconds_of(name, schedule)
-        rows.append((name, _length(plan, name, schedule), duration(seconds) + " (done)" * known))
-    if schedule.networks:
-        drawn = plan.stages(schedule.networks)[-schedule.networks :]
-        seconds = sum(took.get(name) or plan.seconds_of(name, schedule) for name in drawn)
-        length = f"{schedule.networks} x {schedule.tuning} iterations"
-        rows.append((RANDOM, length, duration(seconds)))
+    stages = plan.stages(schedule)
+    seconds = {name: plan.seconds_of(name, schedule) for name in stages}
+    drawn = [name for name in stages if name.startswith(f"{RANDOM}_")]
+    rows = [
+        (name, _length(plan, name, schedule), seconds[name]) for name in stages if name not in drawn
+    ]
+    if drawn:
+        whole = sum(seconds[name] for name in drawn)
+        rows.append((RANDOM, f"{len(drawn)} x {schedule.tuning} iterations", whole))
     width, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return [f"{name:{width}}  {length:{second}}  {time}" for name, length, time in rows]
+    return [f"{name:{width}}  {length:{second}}  {duration(took)}" for name, length, took in rows]
 
 
 def _length(plan: Plan, name: str, schedule: Schedule) -> str:
-    if name == SUPERNET or (name == SEARCH and plan.recipe.method == "hit"):
+    if name == plan.learns:
         return f"{schedule.supernet} iterations"
     if name == SEARCH:
         return f"{schedule.generations} generations of {schedule.population}"
@@ -82,3 +80,17 @@ def changed_line(before: Schedule, after: Schedule) -> str:
         if getattr(before, key) != getattr(after, key)
     ]
     return f"By the time that is left: {', '.join(texts)}" if texts else ""
+
+
+def late_line(plan: Plan, change: Change) -> str:
+    """That a stage is late, and what becomes of it."""
+    much = f"{change.stage} would take too long, at {change.slowness:.1f} times the planned time"
+    if not change.now:
+        return f"{much}: given up, as the time is over"
+    if change.now == change.planned:
+        return f"{much}: goes on all the same, and what follows gets shorter"
+    evolves = change.stage == SEARCH != plan.learns
+    length = f"{change.now} {'generations' if evolves else 'iterations'}"
+    if not change.kept:
+        return f"{much}: begins again, for {length} (planned: {change.planned})"
+    return f"{much}: goes on after {change.done}, to {length} (planned: {change.planned})"

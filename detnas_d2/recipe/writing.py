@@ -20,7 +20,6 @@ from detnas_d2.recipe.detectors import (
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.schedule import (
     BASELINE,
-    HAND_MADE,
     INHERITED,
     RANDOM,
     SEARCH,
@@ -28,7 +27,6 @@ from detnas_d2.recipe.schedule import (
     SUPERNET,
     Plan,
     Schedule,
-    hand_made_of,
 )
 from detnas_d2.recipe.weights import Start
 from detnas_d2.utils.io import write_text
@@ -245,7 +243,7 @@ def _pipeline(plan: Plan, schedule: Schedule, settings: Settings) -> Tree:
     tuned: Tree = {"KIND": "train", "CONFIG": "finetune.yaml"}
     if recipe.method == "detnas":
         tuned["WEIGHTS"] = SUPERNET
-        stages = [
+        begin = [
             {"NAME": SUPERNET, "KIND": "train", "CONFIG": "supernet.yaml"},
             {"NAME": SEARCH, "KIND": "search", "CONFIG": "search.yaml", "WEIGHTS": SUPERNET},
             {
@@ -256,32 +254,44 @@ def _pipeline(plan: Plan, schedule: Schedule, settings: Settings) -> Tree:
                 "PATH": SEARCH,
             },
             {"NAME": SEARCHED, **tuned, "PATH": SEARCH},
-            {"NAME": HAND_MADE["detnas"], **tuned, "PATH": f"uniform {HAND_MADE_OP}"},
         ]
-        random = [{"NAME": RANDOM, **tuned, "PATH": "random", "REPEAT": schedule.networks}]
     else:
         if _inherits(recipe):
             tuned["WEIGHTS"] = SEARCH
-        stages = [
+        begin = [
             {"NAME": SEARCH, "KIND": "gradient", "CONFIG": "search.yaml"},
             {"NAME": SEARCHED, **tuned, "MERGE": [SEARCH]},
         ]
-        if hand_made_of(recipe):
-            words = [(f"MODEL.HIT.GENOTYPE.{key}", text) for key, text in HIT_BY_HAND.items()]
-            opts = [word for pair in words for word in pair]
-            stages.append({"NAME": HAND_MADE["hit"], **tuned, "OPTS": opts})
-        random = [
-            {"NAME": f"{RANDOM}_{n}", **tuned, "MERGE": [SEARCH], "RANDOM": n, "ROW": RANDOM}
-            for n in range(1, schedule.networks + 1)
-        ]
-    if settings.start.resnet:
-        stages.append({"NAME": BASELINE, "KIND": "train", "CONFIG": "resnet50.yaml"})
-    drawn = random if schedule.networks else []
-    rows = [SEARCHED, *[RANDOM] * bool(drawn), hand_made_of(recipe)]
-    rows += [BASELINE] if settings.start.resnet else []
-    rows += [INHERITED] if recipe.method == "detnas" else []
+    compared = plan.comparisons(schedule)
+    drawn = [name for name in compared if name.startswith(f"{RANDOM}_")]
+    others = [name for name in compared if name not in drawn]
+    rows = [SEARCHED, *[RANDOM] * bool(drawn), *others]
     return {
         "OUTPUT_DIR": settings.output,
-        "STAGES": [*stages, *drawn],
-        "TABLE": [row for row in rows if row],
+        "STAGES": [
+            *begin,
+            *(_compared(recipe, name, tuned) for name in others),
+            *_drawn(recipe, len(drawn), tuned),
+        ],
+        "TABLE": rows + [INHERITED] * (recipe.method == "detnas"),
     }
+
+
+def _compared(recipe: Recipe, name: str, tuned: Tree) -> Tree:
+    """The stage of the baseline or of the hand-made network."""
+    if name == BASELINE:
+        return {"NAME": name, "KIND": "train", "CONFIG": "resnet50.yaml"}
+    if recipe.method == "detnas":
+        return {"NAME": name, **tuned, "PATH": f"uniform {HAND_MADE_OP}"}
+    words = [(f"MODEL.HIT.GENOTYPE.{key}", text) for key, text in HIT_BY_HAND.items()]
+    return {"NAME": name, **tuned, "OPTS": [word for pair in words for word in pair]}
+
+
+def _drawn(recipe: Recipe, number: int, tuned: Tree) -> list[Tree]:
+    """The stages of random networks."""
+    if recipe.method == "detnas":
+        return [{"NAME": RANDOM, **tuned, "PATH": "random", "REPEAT": number}] * bool(number)
+    return [
+        {"NAME": f"{RANDOM}_{n}", **tuned, "MERGE": [SEARCH], "RANDOM": n, "ROW": RANDOM}
+        for n in range(1, number + 1)
+    ]

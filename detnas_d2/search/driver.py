@@ -81,6 +81,7 @@ def run_search(
     limits: Constraint,
     max_failures: int,
     on_progress: OnProgress | None = None,
+    after_generation: Callable[[], None] | None = None,
     ranks: Ranks | None = None,
 ) -> CandidateRecord:
     """Search until the searcher is done; what `history` holds already is not evaluated again.
@@ -94,6 +95,8 @@ def run_search(
         limits: supplies the costs that go into the records.
         max_failures: the search stops when more candidates than this have failed.
         on_progress: called after each candidate, replayed ones included; pass it on rank 0 only.
+        after_generation: called on every rank after each generation that was evaluated but the
+            last; by an exception of its own it ends the search, which can be resumed.
         ranks: default: Detectron2's process group.
 
     Returns:
@@ -109,6 +112,8 @@ def run_search(
         logger.info("resumed: %d candidates taken from the history", replayed)
     while not searcher.done:
         loop.run_generation(evaluator)
+        if after_generation is not None and not searcher.done:
+            after_generation()
     best = history.best()
     if not best:
         raise TooManyFailures(f"none of the {len(history)} candidates could be evaluated")

@@ -174,6 +174,19 @@ class History:
         return [record.identity() for record in ordered]
 
 
+def change_generations(directory: str | Path, generations: int) -> None:
+    """Makes the search in ``directory``, if one was begun, one of so many generations.
+
+    What was evaluated stays: a generation does not depend on how many come after it. A history
+    with more of them does not open then.
+    """
+    header = Path(directory) / HEADER_FILE
+    if header.exists():
+        value = json.loads(header.read_text(encoding="utf-8"))
+        value["fingerprint"]["searcher"]["settings"]["generations"] = generations
+        write_json(header, value, indent=2)
+
+
 def differences(ours: Any, theirs: Any, key: str = "") -> list[str]:
     """Lines "key: ours (here), theirs (on disk)" for each leaf in which two JSON values differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from detnas_d2.cli.main import main
 from detnas_d2.config.tools import load_config
-from detnas_d2.recipe import decide, measuring, schedule, session
+from detnas_d2.recipe import decide, measuring, refitting, schedule, session
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
 from detnas_d2.report import try_report
@@ -52,7 +52,8 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of a few iterations."""
-    monkeypatch.setattr(schedule, "LEAST", Schedule(2, 2, 1, 2, 0))
+    for module in (schedule, refitting):
+        monkeypatch.setattr(module, "LEAST", Schedule(2, 2, 1, 2, 0))
     monkeypatch.setattr(schedule, "_USUAL_LEAST", {"small": 4})
     monkeypatch.setattr(schedule, "_MOST_EPOCHS", 0)
     monkeypatch.setattr(schedule, "_MOST_CANDIDATES", 2)
@@ -71,11 +72,11 @@ def test_a_search_ends_in_a_detector(
     output = tmp_path / "out"
     words = ["search", "--data", str(images), "--output", str(output), "--time", "1h"]
 
-    def interrupt(record, used):
+    def interrupt(record, progress, used):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as once, pytest.raises(KeyboardInterrupt):
-        once.setattr(session, "replanned", interrupt)
+        once.setattr(session, "fitted", interrupt)
         main(words)
     shown = capsys.readouterr().out
     assert "COCO" in shown and "12 training, 4 test images, 2 classes" in shown
@@ -89,8 +90,8 @@ def test_a_search_ends_in_a_detector(
         "recipe.json",
     }  # fmt: skip
     # The same command goes on, and fits what has not begun into the time that is left.
-    monkeypatch.setattr(schedule, "_MOST_NETWORKS", 1)
-    monkeypatch.setattr(schedule, "_MOST_TUNING", {"detnas": 0.75})
+    monkeypatch.setattr(refitting, "MOST_NETWORKS", 1)
+    monkeypatch.setattr(refitting, "_MOST_TUNING", {"detnas": 0.75})
     main([*words, "--json"])
     told = capsys.readouterr()
     result = json.loads(told.out)

@@ -42,6 +42,8 @@ def test_a_manifest_tells_stages_rows_and_seeds(configs: Configs, tmp_path: Path
     for number in range(3):
         for folder, pipelines in experiment.folders.items():
             write_manifest(folder, pipelines, 1 + number)
+    for folder, pipelines in experiment.folders.items():  # planned anew, not started
+        write_manifest(folder, pipelines, None)
     found = read_folder_begun(tmp_path / "out", "seed3/below/any")
     assert [stage.title for stage in found.stages] == [
         f"seed {seed}: {name}" for seed in (0, 3) for name in ("supernet", "net", "any")

@@ -11,7 +11,7 @@ from detnas_d2.recipe import decide
 from detnas_d2.recipe.inputs import Settings
 from detnas_d2.recipe.record import Record
 from detnas_d2.utils.errors import InputError
-from tests.recipe.values import CELLS, CPU, DATA, RATES
+from tests.recipe.values import CELLS, CPU, DATA, RATES, plan
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +28,12 @@ def decided(folder: Path, seconds: float, used: float) -> Record:
 
 
 def test_a_refusal_tells_the_least_time_with_what_was_measured(tmp_path: Path) -> None:
-    # The shortest run takes 1 min 25 s.
-    with pytest.raises(InputError) as error:
-        decided(tmp_path, 120.0, 40.0)
-    assert str(error.value) == (
-        "--time: 2 min are too short here: the shortest run takes about 2 min 5 s, 40 s of looking "
+    assert decide.too_short(plan(), 120.0, 40.0) == (
+        "--time: 2 min are too short here: the shortest run takes about 2 min 2 s, 40 s of looking "
         "at the data and measuring among them; expected --time 3m or more"
     )
+    with pytest.raises(InputError, match="^--time: 2 min are too short here"):
+        decided(tmp_path, 120.0, 40.0)
     assert decided(tmp_path, 180.0, 40.0).schedule.supernet >= 120
 
 

@@ -48,7 +48,7 @@ def test_edits_are_noticed(tmp_path: Path) -> None:
     written = record_of(tmp_path)
     assert not written.is_edited()
     # Of the schedule of a later replanning, which is known.
-    shorter = written.written(replace(SCHEDULE, tuning=100, networks=0), 20.0)
+    shorter = replace(written, schedule=replace(SCHEDULE, tuning=100, networks=0)).written()
     assert not shorter.is_edited() and written.is_edited()
     assert "MAX_ITER: 100" in Path(written.folder, "finetune.yaml").read_text()
     file = Path(written.folder, "finetune.yaml")
@@ -61,7 +61,7 @@ def test_edits_are_noticed(tmp_path: Path) -> None:
 def test_files_of_begun_stages_stay_as_they_are(tmp_path: Path) -> None:
     written = record_of(tmp_path)
     times = {file.name: file.stat().st_mtime_ns for file in Path(written.folder).iterdir()}
-    written.written(replace(SCHEDULE, tuning=100), 20.0)
+    replace(written, schedule=replace(SCHEDULE, tuning=100)).written()
     changed = {
         file.name
         for file in Path(written.folder).iterdir()
@@ -112,6 +112,6 @@ def test_a_baseline_takes_the_time_of_a_network(tmp_path: Path) -> None:
     cfg = load_config(str(tmp_path / "resnet50.yaml"))
     assert cfg.SOLVER.MAX_ITER == 40 and cfg.MODEL.WEIGHTS == "/r50.pth"
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
-    assert "resnet50" in own.stages(0)
+    assert "resnet50" in own.stages(SCHEDULE)
     assert own.seconds_of("resnet50", SCHEDULE) == own.seconds_of("searched", SCHEDULE)
     assert Rates(1, 2, 3, 4, 5, 6).times(2) == Rates(2, 4, 6, 8, 10, 12)

@@ -7,16 +7,9 @@ from dataclasses import replace
 import pytest
 
 from detnas_d2.recipe.decide import affordable_side
-from detnas_d2.recipe.schedule import (
-    LEAST,
-    Rates,
-    Schedule,
-    first,
-    rest,
-    shortest,
-    slowness,
-)
-from tests.recipe.values import GPU, RATES, plan
+from detnas_d2.recipe.refitting import rest, slowness
+from detnas_d2.recipe.schedule import LEAST, Rates, Schedule, first, shortest
+from tests.recipe.values import GPU, plan
 
 
 def test_seconds_of_stages() -> None:
@@ -30,8 +23,9 @@ def test_seconds_of_stages() -> None:
     whole = 4 + 100 + 16 + 4 + 120 + 4 + testing + 4 * network
     assert own.total(schedule) == pytest.approx(whole)
     assert own.total(schedule, {"search"}) == pytest.approx(whole - 124)
-    assert plan("hit").stages(1) == ["search", "searched", "handmade", "random_1"]
-    assert plan("hit", GPU).stages(0) == ["search", "searched"]
+    one, none = (replace(schedule, networks=number) for number in (1, 0))
+    assert plan("hit").stages(one) == ["search", "searched", "handmade", "random_1"]
+    assert plan("hit", GPU).stages(none) == ["search", "searched"]
 
 
 @pytest.mark.parametrize("method", ["detnas", "hit"])
@@ -91,8 +85,8 @@ def test_a_machine_that_got_slower_is_taken_into_account() -> None:
     took = {"supernet": 3 * own.seconds_of("supernet", SCHEDULE)}
     assert slowness(own, SCHEDULE, took) == pytest.approx(3)
     left = 300.0
-    found = rest(own, SCHEDULE, took, {"supernet"}, left)
-    slow = replace(own, rates=RATES.times(3))
+    slow = own.slower(slowness(own, SCHEDULE, took))
+    found = rest(slow, SCHEDULE, took, {"supernet"}, left)
     assert 0.8 * left <= slow.total(found, took) <= left
     # The search shares work between candidates, and says nothing about trainings.
     assert slowness(own, SCHEDULE, took | {"search": 1.0}) == pytest.approx(3)
@@ -113,7 +107,8 @@ def test_what_has_begun_keeps_its_length() -> None:
 
 def test_time_that_is_left_at_the_end_goes_to_more_random_networks() -> None:
     own = plan()
-    took = {name: own.seconds_of(name, SCHEDULE) for name in own.stages(0)}
+    stages = own.stages(replace(SCHEDULE, networks=0))
+    took = {name: own.seconds_of(name, SCHEDULE) for name in stages}
     network = own.seconds_of("searched", SCHEDULE)
     for left, networks in ((0.5, 0), (1.1, 1), (3.2, 3), (99, 5)):
         assert rest(own, SCHEDULE, took, set(took), left * network).networks == networks

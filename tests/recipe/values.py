@@ -58,4 +58,4 @@ def record_of(output: Path, **changes: Any) -> Record:
         "used": 12.5,
         "files": {},
     }
-    return Record(**values | changes).written(SCHEDULE, 12.5)
+    return Record(**values | changes).written()

@@ -1,0 +1,51 @@
+"""The decisions of a run with a limit of time, as functions of its record and progress."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from detnas_d2.engine.keeping_time import Late
+from detnas_d2.recipe.progress import Progress
+from detnas_d2.recipe.record import Record
+from detnas_d2.recipe.refitting import (
+    Change,
+    length_of,
+    rest,
+    shortened,
+    slowness,
+    within_reason,
+)
+from detnas_d2.recipe.schedule import SEARCH
+
+
+def fitted(record: Record, progress: Progress, used: float) -> Record:
+    """The record, not written, with what has not begun fitted into the time that is left.
+
+    Args:
+        used: seconds that the run has taken. Without a limit nothing but these change.
+    """
+    record = replace(record, used=used - progress.working)
+    if record.seconds is None:
+        return record
+    schedule, took = record.schedule, progress.took
+    plan = record.plan.slower(slowness(record.plan, schedule, took, record.changes))
+    left = record.seconds - record.used
+    return replace(record, plan=plan, schedule=rest(plan, schedule, took, progress.begun, left))
+
+
+def cut(record: Record, stage: str, late: Late, progress: Progress, used: float) -> Record:
+    """The record, not written, without what a late stage has no time for; of one with a limit.
+
+    Args:
+        progress: with the stage, which has begun and is not done.
+        used: seconds that the run has taken.
+    """
+    assert record.seconds is not None
+    before, plan = record.schedule, record.plan.slower(within_reason(late.slowness))
+    schedule = shortened(plan, before, stage, late.done, progress.took, record.seconds - used)
+    planned, now = (length_of(plan, stage, lengths) for lengths in (before, schedule))
+    kept = now == planned or stage in (plan.learns, SEARCH)
+    worked = progress.working if kept else 0.0
+    change = Change(stage, late.done, planned, now, late.slowness, kept, worked)
+    changes = (*record.changes, change)
+    return replace(record, plan=plan, schedule=schedule, used=used - worked, changes=changes)
