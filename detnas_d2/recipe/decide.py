@@ -63,11 +63,6 @@ def decide(
     """
     budget = read_budget(asked["budget"]) if asked["budget"] else Budget()
     method, space = asked["method"], settings.start.space
-    if method == "hit" and asked["budget"]:
-        raise InputError(
-            "--budget: Hit-Detector weighs the cost in its loss and has no limit; leave it out, or "
-            "use --method detnas"
-        )
 
     def measured(side: int) -> tuple[Plan, Settings]:
         recipe, own = choose(facts, machine, method, budget.macs, side, space), settings
@@ -84,10 +79,10 @@ def decide(
     def left() -> float | None:
         return None if asked["time"] is None else asked["time"] - (time.monotonic() - start)
 
-    plan, settings_now = measured(0)
+    plan, with_limit = measured(0)
     side = affordable_side(plan, left())
     if side < plan.recipe.side:
-        plan, settings_now = measured(side)
+        plan, with_limit = measured(side)
     schedule = first(plan, left())
     used = time.monotonic() - start
     if schedule is None:
@@ -97,7 +92,7 @@ def decide(
         plan=plan,
         schedule=schedule,
         data=data,
-        settings=settings_now,
+        settings=with_limit,
         machine=str(machine),
         seconds=asked["time"],
         used=used,

@@ -19,9 +19,7 @@ from detnas_d2.engine.latency import detector_latency
 from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data, Settings
-from detnas_d2.recipe.measuring import FOLDER as MEASURED
-from detnas_d2.recipe.schedule import Plan, Rates, Schedule
-from detnas_d2.recipe.writing import texts_of, write_files
+from detnas_d2.recipe.measuring import write_trial
 from detnas_d2.search_space import LatencyTable, measure_latency
 from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
@@ -79,9 +77,7 @@ def limited(
 
 def measured(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -> Measured:
     """Latencies of the recipe's space, with one image of the size that its detectors see."""
-    folder = os.path.join(settings.output, MEASURED)
-    plan = Plan(recipe, facts, Rates(0.0, 0.0, 0.0, 0.0, 0.0))
-    write_files(folder, texts_of(plan, Schedule(1, 1, 1, 1, 0), data, settings))
+    folder = write_trial(recipe, facts, data, settings)
     space = SPACES[recipe.space]
     path = space.uniform_path(HAND_MADE_OP)
     cfg = load_config(os.path.join(folder, "finetune.yaml"), ["MODEL.DETNAS.PATH", str(path)])

@@ -27,7 +27,7 @@ from detnas_d2.utils.screen import Line
 FOLDER = "measured"
 """Below the run's: configs and log of what was measured."""
 
-_TRIAL = Schedule(1000, 5, 2, 200, 1)
+_TRIAL = Schedule(supernet=1000, population=5, generations=2, tuning=200, networks=1)
 _STEPS, _SECONDS = 15, 5.0
 _FILES = 1.0
 """Seconds of a stage for its files: checkpoints, tables."""
@@ -51,12 +51,20 @@ def measure(
         line.clear()
 
 
-def _measured(
-    recipe: Recipe, facts: DataFacts, machine: Machine, data: Data, settings: Settings
-) -> Rates:
+def write_trial(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -> str:
+    """Writes configs of a run of some length, to be measured, into a folder below the run's, which
+    is emptied first; returns it.
+    """
     folder = os.path.join(settings.output, FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
     write_files(folder, texts_of(Plan(recipe, facts, _UNKNOWN), _TRIAL, data, settings))
+    return folder
+
+
+def _measured(
+    recipe: Recipe, facts: DataFacts, machine: Machine, data: Data, settings: Settings
+) -> Rates:
+    folder = write_trial(recipe, facts, data, settings)
     opts = [
         "OUTPUT_DIR", folder,
         "DATASETS.CACHE_DIR", os.path.join(settings.output, CACHE_FOLDER),
