@@ -64,8 +64,8 @@ def step_seconds(trainer: Trainer, *, warm_up: int = 2, steps: int = 5, limit: f
 
 
 def image_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 10) -> float:
-    """Of the datasets ``cfg`` is tested on: the median of each one's first images, and of these
-    the mean.
+    """Of the datasets ``cfg`` is tested on: the median of each one's first batches, of so many
+    images and three at least, and of these the mean.
     """
     found = []
     for name in cfg.DATASETS.TEST:
@@ -77,7 +77,7 @@ def image_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 10) -> float:
                 model(inputs)
                 _wait(model)
                 seconds.append((time.perf_counter() - start) / len(inputs))
-                if len(seconds) * len(inputs) >= images:
+                if len(seconds) >= max(3, images / len(inputs)):
                     break
                 start = time.perf_counter()
         found.append(statistics.median(seconds))

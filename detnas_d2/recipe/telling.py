@@ -45,7 +45,8 @@ def stage_lines(plan: Plan, schedule: Schedule) -> list[str]:
     if drawn:
         whole = sum(seconds[name] for name in drawn)
         rows.append((RANDOM, f"{len(drawn)} x {schedule.tuning} iterations", whole))
-    width, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    width = max(len(name) for name, _, _ in rows)
+    second = max(len(length) for _, length, _ in rows)
     return [f"{name:{width}}  {length:{second}}  {duration(took)}" for name, length, took in rows]
 
 

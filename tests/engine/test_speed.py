@@ -54,14 +54,17 @@ def test_a_busy_second_is_not_an_iteration(clock: Clock, monkeypatch: pytest.Mon
     assert speed.step_seconds(trainer, limit=3.5) == pytest.approx(2.0) and step.done == 4
 
 
-def test_a_busy_second_is_not_an_image(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [1, 16])  # of a batch, three of which are looked at
+def test_a_busy_second_is_not_an_image(
+    size: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Model(torch.nn.Linear):
         def forward(self, inputs: list[float]) -> None:  # type: ignore[override]
-            clock.now += sum(inputs)
+            clock.now += inputs[0] * len(inputs)
 
     def loader(cfg: Any, name: str) -> Iterator[list[float]]:
         seconds = {"a": [0.1, 4.0, 0.1, 0.1], "b": [0.3, 0.3, 9.0, 9.0, 9.0]}[name]
-        yield from ([second] for second in seconds)
+        yield from ([second] * size for second in seconds)
 
     monkeypatch.setattr(speed, "build_test_loader", loader)
     cfg: Any = SimpleNamespace(DATASETS=SimpleNamespace(TEST=("a", "b")))
