@@ -9,6 +9,9 @@ def add_data_config(cfg: CN) -> None:
     """Adds the keys of ``detnas_d2.data`` to a Detectron2 config, in place."""
     _add_dataset_config(cfg)
     _add_classification_config(cfg)
+    # Images per batch and process in the evaluation of detection and in a search. More is faster
+    # for small images; those of other sizes are padded, which changes results at their borders.
+    cfg.TEST.BATCH_SIZE = 1
 
 
 def _add_dataset_config(cfg: CN) -> None:
@@ -73,10 +76,6 @@ def _add_dataset_config(cfg: CN) -> None:
     cfg.DATASETS.DIGITS.PATCH_SIZE = 40
     # Classification images drawn from each training digit (each val and test digit: one).
     cfg.DATASETS.DIGITS.PATCHES_PER_DIGIT = 4
-
-    # Images per batch and process in the evaluation of detection and in a search. More is faster
-    # for small images; those of other sizes are padded, which changes results at their borders.
-    cfg.TEST.BATCH_SIZE = 1
 
 
 def _add_classification_config(cfg: CN) -> None:

@@ -41,7 +41,7 @@ from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.evaluation.scoring import quiet
 from tests.campaigns import annotation_cases, voc_cases
 
-LIMIT_S = 300
+LIMIT_S = 60
 MEMORY = 8 << 30
 FORMATS = {"coco": annotation_cases, "voc": voc_cases}
 

@@ -206,7 +206,7 @@ def test_search_whose_rank_was_killed_resumes_to_what_one_process_finds(shared: 
         while process.poll() is None and not (lines.exists() and lines.stat().st_size):
             time.sleep(0.01)
         os.kill(_last_rank(process.pid), signal.SIGKILL)
-        assert process.wait(timeout=300) != 0
+        assert process.wait(timeout=60) != 0
     assert "terminated with signal SIGKILL" in log.read_text()
     assert 0 < len(History.read(shared.root / "two")) < 12
     run = subprocess.run([*command, "--resume"], capture_output=True, text=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -19,17 +18,14 @@ from detnas_d2.evaluation import Evaluation
 from detnas_d2.evaluation.ranks import Ranks, SingleProcess
 from detnas_d2.search import (
     EvolutionSettings,
-    FingerprintMismatch,
     History,
     HistoryError,
-    Limits,
     ReplayError,
     TooManyFailures,
     open_history,
     run_search,
 )
-from detnas_d2.search.build import search_fingerprint
-from detnas_d2.search.history import change_generations, check_of
+from detnas_d2.search.history import check_of
 
 TOY = Path(__file__).with_name("toy_search.py")
 _spec = importlib.util.spec_from_file_location("toy_search", TOY)
@@ -61,49 +57,6 @@ def test_records(whole):
         assert record.metrics["toy/undefined"] is None
         assert record.seconds == {"infer": 0.25}
         assert record.error is None
-
-
-@pytest.mark.parametrize("done", [1, 3])
-def test_a_search_that_is_ended_goes_on_to_fewer_generations(tmp_path, whole, done):
-    class Ended(BaseException):
-        pass
-
-    def end():
-        if len(history) == 10 * done:
-            raise Ended
-
-    def fingerprint(generations):
-        settings = dataclasses.replace(toy.SETTINGS, generations=generations)
-        own = toy.searcher(settings=settings)
-        found = search_fingerprint(
-            space=settings, searcher=own, limits=Limits(), checkpoint_sha256=""
-        )
-        return own, {**found, "space": "toy"}
-
-    own, planned = fingerprint(4)
-    history = open_history(tmp_path, planned, resume=False, ranks=SingleProcess())
-    with pytest.raises(Ended):
-        toy.search(history, searcher=own, after_generation=end)
-    own, shorter = fingerprint(3)
-    with pytest.raises(FingerprintMismatch, match="searcher.settings.generations: 3"):
-        open_history(tmp_path, shorter, resume=True, ranks=SingleProcess())
-    for _ in range(2):  # the second time nothing changes
-        change_generations(tmp_path, 3)
-    history = open_history(tmp_path, shorter, resume=True, ranks=SingleProcess())
-    toy.search(history, searcher=own)
-    assert history.identity() == whole.identity()[:30]
-    # Not to fewer than were evaluated.
-    change_generations(tmp_path, 2)
-    own, too_short = fingerprint(2)
-    history = open_history(tmp_path, too_short, resume=True, ranks=SingleProcess())
-    with pytest.raises(ReplayError):
-        toy.search(history, searcher=own)
-
-
-def test_the_last_generation_ends_a_search_by_itself():
-    ends = []
-    toy.search(History.in_memory(), after_generation=lambda: ends.append(1))
-    assert len(ends) == 3
 
 
 def test_the_best_is_returned():
