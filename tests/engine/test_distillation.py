@@ -121,7 +121,11 @@ def test_a_detector_learns_features(kind: str, configs: Configs) -> None:
     student = of_op({n: p.grad for n, p in by_hand.named_parameters() if p.grad is not None}, "5x5")
     assert of_op(gradients, "5x5").keys() == student.keys()
     for name, gradient in student.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        # Sums of many terms: an element near zero is only as exact as the largest.
+        atol = 1e-5 * (1 + gradient.abs().max().item())
+        torch.testing.assert_close(
+            gradients[name], gradient, rtol=1e-3, atol=atol, msg=partial("{}: {}".format, name)
+        )
     assert not same(of_op(gradients, "5x5"), of_op(plain, "5x5"))
 
 
