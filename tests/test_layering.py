@@ -20,7 +20,8 @@ FLOORS = (
     ("search",),
     ("engine",),
     ("pipeline",),
-    ("recipe", "report"),
+    ("recipe",),
+    ("report",),
     ("programs",),
     ("cli",),
 )

@@ -53,6 +53,7 @@ class Change:
         slowness: how many times as long as planned they took.
         kept: it goes on after those that are done; otherwise it begins again.
         worked: seconds that it had worked by then, if it goes on.
+        at: seconds of the run by then; None in a record that was written without.
     """
 
     stage: str
@@ -62,6 +63,7 @@ class Change:
     slowness: float
     kept: bool
     worked: float
+    at: float | None = None
 
 
 def length_of(plan: Plan, stage: str, schedule: Schedule) -> int:

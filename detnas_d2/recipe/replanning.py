@@ -46,6 +46,6 @@ def cut(record: Record, stage: str, late: Late, progress: Progress, used: float)
     planned, now = (length_of(plan, stage, lengths) for lengths in (before, schedule))
     kept = now == planned or stage in (plan.learns, SEARCH)
     worked = progress.working if kept else 0.0
-    change = Change(stage, late.done, planned, now, late.slowness, kept, worked)
+    change = Change(stage, late.done, planned, now, late.slowness, kept, worked, used)
     changes = (*record.changes, change)
     return replace(record, plan=plan, schedule=schedule, used=used - worked, changes=changes)

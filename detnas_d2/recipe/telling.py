@@ -83,15 +83,28 @@ def changed_line(before: Schedule, after: Schedule) -> str:
     return f"By the time that is left: {', '.join(texts)}" if texts else ""
 
 
+def counted(plan: Plan, stage: str, number: int) -> str:
+    """So many iterations of a stage, or generations of the evolution, in words."""
+    unit = "generation" if stage == SEARCH != plan.learns else "iteration"
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
+def outcome(plan: Plan, change: Change) -> str:
+    """What becomes of a stage that is late."""
+    if not change.now:
+        return "given up, as the time is over"
+    if change.now == change.planned:
+        return "goes on all the same, and what follows gets shorter"
+    length = counted(plan, change.stage, change.now)
+    if not change.kept:
+        return f"begins again, for {length}"
+    return f"goes on after {change.done}, to {length}"
+
+
 def late_line(plan: Plan, change: Change) -> str:
     """That a stage is late, and what becomes of it."""
-    much = f"{change.stage} would take too long, at {change.slowness:.1f} times the planned time"
-    if not change.now:
-        return f"{much}: given up, as the time is over"
-    if change.now == change.planned:
-        return f"{much}: goes on all the same, and what follows gets shorter"
-    evolves = change.stage == SEARCH != plan.learns
-    length = f"{change.now} {'generations' if evolves else 'iterations'}"
-    if not change.kept:
-        return f"{much}: begins again, for {length} (planned: {change.planned})"
-    return f"{much}: goes on after {change.done}, to {length} (planned: {change.planned})"
+    shorter = 0 < change.now < change.planned
+    return (
+        f"{change.stage} would take too long, at {change.slowness:.1f} times the planned time: "
+        f"{outcome(plan, change)}" + (f" (planned: {change.planned})" if shorter else "")
+    )

@@ -23,6 +23,7 @@ from detnas_d2.pipeline.state import NOT_STARTED, RUNNING
 from detnas_d2.report import facts
 from detnas_d2.report.architecture import drawings_of
 from detnas_d2.report.found import Found, FoundStage, read_folder
+from detnas_d2.report.late import lateness_of
 from detnas_d2.report.networks import (
     Row,
     Winner,
@@ -84,6 +85,7 @@ def page_of(found: Found) -> str:
     differences = sections.make("Differences", lambda: row_differences(found, rows)) or []
     own = winner.row.name if winner is not None and winner.row is not None else ""
     origins = {row.name: row.origin for row in rows}
+    late = sections.make("Late stages", lambda: lateness_of(found))
     context: dict[str, Any] = {
         "title": _title(found),
         "folder": os.path.abspath(found.folder),
@@ -114,6 +116,7 @@ def page_of(found: Found) -> str:
         "supernet": sections.make("Supernet", lambda: supernet_part(found, stage)),
         "tested": tested,
         "times": sections.make("Times", lambda: facts.times(found)) or [],
+        "late": late,
         "environment": sections.make("Machine", lambda: facts.environment(found)) or {},
         "commands": facts.commands(found),
         "seeds": sections.make("Seeds", lambda: facts.seeds_text(found)) or "unknown",
@@ -123,7 +126,8 @@ def page_of(found: Found) -> str:
     }
     warned = sections.make("Warnings", lambda: facts.warnings(found)) or []
     problems = [facts.Warned(text, (), serious=True) for text in sections.problems]
-    context["warnings"] = [*problems, *warned]
+    shorter = late.warnings if late is not None else []
+    context["warnings"] = [*problems, *shorter, *warned]
     return _environment().get_template("page.html").render(context)
 
 

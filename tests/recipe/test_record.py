@@ -11,6 +11,7 @@ import pytest
 from detnas_d2.config.tools import load_config
 from detnas_d2.recipe.inputs import Settings
 from detnas_d2.recipe.record import read_record
+from detnas_d2.recipe.refitting import Change
 from detnas_d2.recipe.schedule import Rates, Schedule
 from detnas_d2.recipe.weights import Start
 from detnas_d2.recipe.writing import texts_of, write_files
@@ -25,6 +26,17 @@ def test_a_record_reads_back(tmp_path: Path) -> None:
     start = Start(supernet="/s.pth", space="detnas_demo", text="a supernet")
     other = record_of(tmp_path / "b", settings=Settings(str(tmp_path / "b"), start=start))
     assert read_record(str(tmp_path / "b")) == other
+
+
+def test_changes_read_back_also_those_that_do_not_tell_the_time_of_the_run(tmp_path: Path) -> None:
+    change = Change("supernet", 120, 1200, 400, 3.0, kept=True, worked=100.0, at=120.0)
+    written = record_of(tmp_path, changes=(change,))
+    assert read_record(str(tmp_path)) == written
+    file = Path(written.folder, "recipe.json")
+    value = json.loads(file.read_text())
+    del value["changes"][0]["at"]
+    file.write_text(json.dumps(value))
+    assert read_record(str(tmp_path)) == replace(written, changes=(replace(change, at=None),))
 
 
 def test_other_options_are_refused(tmp_path: Path) -> None:

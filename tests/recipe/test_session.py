@@ -95,7 +95,9 @@ def known(record: Record) -> Record:
     """What two processes that decide the same agree on: not how long they took for it."""
     rounded = {name: round(value, 3) for name, value in asdict(record.plan.rates).items()}
     plan = replace(record.plan, rates=type(record.plan.rates)(**rounded))
-    changes = tuple(replace(change, worked=round(change.worked)) for change in record.changes)
+    changes = tuple(
+        replace(change, worked=round(change.worked), at=0.0) for change in record.changes
+    )
     return replace(record, plan=plan, changes=changes, used=0.0)
 
 
@@ -128,6 +130,7 @@ def test_a_late_supernet_goes_on_with_the_config_of_fewer_iterations(
     (change,) = now.changes
     assert (change.stage, change.done, change.planned) == ("supernet", 120, 1200)
     assert (change.now, change.kept) == (now.schedule.supernet, True)
+    assert change.at == pytest.approx(120, abs=0.1)
     assert now.plan.rates.step == pytest.approx(3 * record.plan.rates.step)
     shown = capsys.readouterr().out
     assert (

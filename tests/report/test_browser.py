@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detnas_d2.pipeline.latency_record import keep_latency
+from detnas_d2.recipe.refitting import Change
 from detnas_d2.report import write_report
+from tests.recipe.values import record_of
+from tests.report.test_page import LATENCY
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
 # Stands before everything else of the page, so that it hears all errors.
@@ -49,8 +53,12 @@ def browser() -> str:
 def test_the_page_on_phone_and_desktop(dark: bool, run: Path, tmp_path: Path) -> None:
     if not browser():
         pytest.skip(f"none of {', '.join(NAMES)} was found (apt-get install chromium)")
+    late = Change("supernet", 120, 1200, 400, 3.0, kept=True, worked=100.0, at=120.0)
+    record_of(run, changes=(late,))
+    for name, milliseconds in (("searched", 12.3), ("handmade", 20.0)):
+        keep_latency(str(run / name / "config.yaml"), {**LATENCY, "milliseconds": milliseconds})
     source = Path(write_report(str(run))).read_text(encoding="utf-8")
-    assert source.count("<head>") == 1
+    assert source.count("<head>") == 1 and "Late stages" in source and "12.3 ms" in source
     listening = html.escape(source.replace("<head>", f"<head>{LISTENER}"))
     frames = "".join(FRAME.format(page=listening, width=width) for width in (PHONE, DESKTOP))
     page, picture = tmp_path / "page.html", tmp_path / "page.png"

@@ -33,6 +33,11 @@ from tests.report.folders import (
     write_stage,
 )
 
+LATENCY = {
+    "low": 11.0, "high": 13.0, "body": 8.0, "runs": 30, "batch": 1, "height": 480,
+    "width": 640, "device": "cpu", "threads": 2,
+}  # fmt: skip
+"""Of a measurement, but for its median."""
 VOID = {"meta", "link", "br", "img", "image", "rect", "use", "path"}
 
 
@@ -181,14 +186,10 @@ def test_seeds_are_paired_and_the_winner_is_not_chosen_by_test_images(
 
 def test_latencies_that_were_measured(run: Path, quick_figures: None) -> None:
     assert "latency" not in page_of(run).text.lower()
-    measured = {
-        "low": 11.0, "high": 13.0, "body": 8.0, "runs": 30, "batch": 1, "height": 480,
-        "width": 640, "device": "cpu", "threads": 2,
-    }  # fmt: skip
     (run / "searched" / "model_final.pth").write_bytes(b"x")
     for name, value in (("searched", 12.3), ("random_1", 15.0), ("random_2", 17.0)):
         config_file = str(run / name / "config.yaml")
-        keep_latency(config_file, {**measured, "milliseconds": value})
+        keep_latency(config_file, {**LATENCY, "milliseconds": value})
     rows = {row.name: row for row in rows_of(read_folder(str(run)))}
     assert [rows[name].milliseconds for name in rows] == [12.3, 16.0, None]
     conditions = rows["searched"].conditions
@@ -197,7 +198,7 @@ def test_latencies_that_were_measured(run: Path, quick_figures: None) -> None:
     assert f"latency 12.3 ms of {conditions}: median of 30 runs, quartiles 11 and 13" in text
     assert f"Latency: of {conditions}, median." in text and text.count(conditions) == 2
     # Under other conditions each says its own; a config of another network has none.
-    other = {**measured, "milliseconds": 20.0, "threads": 1}
+    other = {**LATENCY, "milliseconds": 20.0, "threads": 1}
     keep_latency(str(run / "handmade" / "config.yaml"), other)
     changed = (
         (run / "random_2" / "config.yaml")
