@@ -11,7 +11,7 @@ precise_bn  per candidate fvcore's update_bn_stats on the whole detector, Detect
             inference_on_dataset, pycocotools
 sequential  detnas_d2's SequentialEvaluator, the reference
 population  detnas_d2's PopulationEvaluator as a search runs it (image cache, scoring workers)
-fused       the same with MODEL.DETNAS.FUSED_OPS cpu; fitness then differs by rounding
+fused       the same with MODEL.DETNAS.FUSED_OPS on; fitness then differs by rounding
 
 in turn, in one process, on the same images. The first three take the same time for every candidate
 and are run on --few of them, the last two on a whole population. "last" is the last generation of a
@@ -134,7 +134,7 @@ class Ways:
         self.sequential = sequential_evaluator(self.settings, self._model("off"))
         self.together = {"population": self._population(stack, "off")}
         if fused:
-            self.together["fused"] = self._population(stack, "cpu")
+            self.together["fused"] = self._population(stack, "on")
         for evaluator in self.together.values():  # the workers have started before any timing
             scoring = evaluator.scoring
             scoring.submit("start", scoring.collector().finish()).result()

@@ -59,13 +59,18 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS.LAST_CONV = False
     # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
-    # Run the backbone through the operators of csrc/ instead of its modules: "off", "cpu" (on CPUs
-    # only), "on", or "auto" (on CPUs, in one process, every block the way that is faster: measured
-    # once for each kind and size of block and kept in OUTPUT_DIR/fused_ops.json, which a resumed
-    # run reads). The results are the same but for rounding. Modules that do not fit (other norms
-    # than BN, forward hooks) run themselves. Not "on" until the CUDA kernels have been run on GPUs:
-    # so far they are tested on an emulator.
-    cfg.MODEL.DETNAS.FUSED_OPS = "cpu"
+    # Run the backbone through the operators of csrc/ instead of its modules; the results are the
+    # same but for rounding. Modules that do not fit (other norms than BN, forward hooks) run
+    # themselves.
+    #   "auto": on CPUs wherever they fit. On GPUs every kind and size of block is first tried out
+    #     there: compared with its modules in float64, and timed. The operators run those that they
+    #     are right and faster for; a warning names those that they are wrong for. What was found is
+    #     kept in OUTPUT_DIR/fused_ops.json, for a resumed run rounds alike. Several machines use
+    #     the modules.
+    #   "measured": tried out on CPUs too. Which way is faster may differ from run to run, and with
+    #     it the rounding.
+    #   "on": wherever they fit, trying nothing. "off": nowhere.
+    cfg.MODEL.DETNAS.FUSED_OPS = "auto"
     # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing
     # that the network can compute; the released detectors have them.
     cfg.MODEL.DETNAS.CONV_BIAS_BEFORE_NORM = False

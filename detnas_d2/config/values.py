@@ -98,7 +98,7 @@ _IMAGE_SIZE = numbers(_is_size, "positive integers, height and width", 2)
 _NAMES = Rule(_texts, "a list of names")
 _SOME_NAMES = Rule(lambda value: len(value) > 0 and _texts(value), "a list of names, not empty")
 _DECAY = Rule(_weight_decay, "0 or more, or None")
-_FUSED = one_of("off", "cpu", "on", "auto")
+_FUSED = one_of("off", "on", "auto", "measured")
 
 RULES: dict[str, Rule] = {
     "SEED": within(0, 2**63 - 1),

@@ -9,13 +9,12 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import stats_hook
-from detnas_d2.layers.over_ranks import merge_over_ranks
+from detnas_d2.layers.over_ranks import merge_over_ranks, several_processes
 from detnas_d2.ops import BNStats
 
 
@@ -109,4 +108,4 @@ def over_ranks(norm: _BatchNorm) -> bool:
     """Whether its statistics are those of several processes together."""
     if not isinstance(norm, nn.SyncBatchNorm) or stats_hook(norm) is not None:
         return False
-    return dist.is_initialized() and dist.get_world_size() > 1
+    return several_processes()

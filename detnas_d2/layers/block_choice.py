@@ -1,7 +1,8 @@
-"""Blocks through the operators or through their modules, whichever is faster on this machine."""
+"""Blocks through the operators or through their modules, whichever is right and faster here."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 
 from detnas_d2.layers.folded_norm import conv_norm_acts
 from detnas_d2.layers.shuffle_block import ShuffleBlock
-from detnas_d2.ops.autotune import AutotuneCache, size_class
+from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
+from detnas_d2.ops.self_check import Verdict, compare
 
-Run = Callable[[ShuffleBlock, Tensor], Tensor]
+Run = Callable[[Sequence[ShuffleBlock], Tensor], Tensor]
+"""Runs blocks one after the other through the operators."""
+
+_CHECKED_PIXELS = 1024  # fewer leave little but rounding in 16 bits; more take memory in float64
 
 
 def choose(
@@ -21,15 +26,16 @@ def choose(
     """For every block of a chain whether the operators are to run it.
 
     A class is one kind of block, its channels, its number of pixels up to the next power of two,
-    dtype, threads and mode. It is measured on a new block of it with random weights; the chain's
-    blocks and the global random generator are left alone.
+    dtype, mode and device. It is tried out on a new block of it with random weights: compared with
+    its modules in float64 together with a block that follows, since neighbours hand over halves,
+    then timed. The chain's blocks and the random generators are left alone.
 
     Args:
         blocks: others than shuffle blocks are their modules' to run.
-        x: (N, C, H, W), the first block's input; only its shape and dtype count.
+        x: (N, C, H, W), the first block's input; only its shape, dtype and device count.
         mode: "training" (forward and backward, with batch statistics), "statistics" or
             "evaluation".
-        run: runs a block through the operators in this mode.
+        run: runs blocks through the operators in this mode.
     """
     n, _, h, w = x.shape
     chosen = []
@@ -39,13 +45,19 @@ def choose(
             strides = [m.stride[0] for m in block.modules() if isinstance(m, nn.Conv2d)]
             h, w = (-(-size // max(strides, default=1)) for size in (h, w))
             continue
-        channels = conv_norm_acts(block)[0].conv.in_channels * (2 if block.stride == 1 else 1)
-        key = (
-            f"{mode} {_name(block)} stride {block.stride}, {channels} channels, "
-            f"{size_class(n * h * w)} pixels, {x.dtype}, {torch.get_num_threads()} threads"
-        )
-        shape = (n, channels, h, w)
-        chosen.append(autotune.use_ops(key, partial(_ways, block, shape, x.dtype, mode, run)))
+        pixels = size_class(n * h * w)
+        asked = (mode, pixels, x.dtype, x.device, torch.get_num_threads())
+        known = autotune.known.setdefault(block, {})
+        if asked not in known:
+            channels = conv_norm_acts(block)[0].conv.in_channels * (2 if block.stride == 1 else 1)
+            key = (
+                f"{mode} {_name(block)} stride {block.stride}, {channels} channels, "
+                f"{pixels} pixels, {x.dtype}, {_device(x.device)}"
+            )
+            like = torch.empty((n, channels, h, w), dtype=x.dtype, device="meta")
+            trial = partial(_trial, block, like, x.device, mode, run)
+            known[asked] = autotune.use_ops(key, trial)
+        chosen.append(known[asked])
         h, w = -(-h // block.stride), -(-w // block.stride)
     return chosen
 
@@ -54,26 +66,108 @@ def _name(block: ShuffleBlock) -> str:
     return block.op if block.expansion == 1 else f"{block.op}_e{block.expansion}"
 
 
-def _ways(
-    block: ShuffleBlock, shape: tuple[int, ...], dtype: torch.dtype, mode: str, run: Run
-) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Another block of the class through the operators and through its modules."""
-    channels = shape[1]
-    main = conv_norm_acts(block)[: len(block.main)]
-    out = main[-1].conv.out_channels + (channels // 2 if block.stride == 1 else channels)
+def _device(device: torch.device) -> str:
+    """What a choice holds for."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads"
+
+
+def _trial(block: ShuffleBlock, like: Tensor, device: torch.device, mode: str, run: Run) -> Trial:
+    """Another block of the class through the operators and through its modules.
+
+    Args:
+        like: shape and dtype of its input.
+    """
+    generator = torch.Generator().manual_seed(0)
+    channels = like.shape[1]
+    weights = conv_norm_acts(block)[0].conv.weight.dtype
+    out = conv_norm_acts(block)[len(block.main) - 1].conv.out_channels
+    out += channels // 2 if block.stride == 1 else channels
+    blocks = [
+        _another(block, channels, out, block.stride, generator),
+        _another(block, out, out, 1, generator),
+    ]
+    for made in blocks:
+        made.to(device, weights).train(mode != "evaluation")
+
+    def drawn(images: int) -> Tensor:
+        shape = (images, *like.shape[1:])
+        return torch.randn(shape, generator=generator).to(device, like.dtype)
+
+    pixels = like.shape[2] * like.shape[3]
+    checked, x = drawn(max(2, -(-_CHECKED_PIXELS // pixels))), drawn(like.shape[0])
+    # Each way gets the layout that it has in a network: on GPUs modules mostly see NCHW.
+    ours = x.contiguous(memory_format=torch.channels_last)
+    theirs = ours if device.type == "cpu" else x
+    return Trial(
+        operators=partial(_once, partial(run, blocks[:1]), ours, mode),
+        modules=partial(_once, blocks[0], theirs, mode),
+        check=partial(_check, blocks, checked, mode, run),
+        device=device.type,
+    )
+
+
+def _another(
+    block: ShuffleBlock, channels: int, out: int, stride: int, generator: torch.Generator
+) -> ShuffleBlock:
+    """A block of the same kind, with random weights, affine maps and running statistics."""
     with torch.random.fork_rng(devices=[]):
-        block = ShuffleBlock(
-            channels, out, op=block.op, stride=block.stride, norm=nn.BatchNorm2d,
+        torch.random.set_rng_state(generator.get_state())
+        made = ShuffleBlock(
+            channels, out, op=block.op, stride=stride, norm=nn.BatchNorm2d,
             shuffle_method=block.shuffle_method, expansion=block.expansion,
-        ).to(main[0].conv.weight.dtype).train(mode != "evaluation")  # fmt: skip
-    x = torch.rand(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(dtype)
-    x = x.contiguous(memory_format=torch.channels_last)
+        )  # fmt: skip
+        for norm in made.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                nn.init.normal_(norm.bias, std=0.1)
+                assert norm.running_mean is not None and norm.running_var is not None
+                norm.running_mean.normal_(std=0.1)
+                norm.running_var.uniform_(0.5, 1.5)
+        generator.set_state(torch.random.get_rng_state())
+    return made
+
+
+def _once(forward: Callable[[Tensor], Tensor], x: Tensor, mode: str) -> Tensor:
     if mode != "training":
-        return torch.no_grad()(lambda: run(block, x)), torch.no_grad()(lambda: block(x))
-    x.requires_grad_()
-    grad = torch.ones_like(block(x))
+        with torch.no_grad():
+            return forward(x)
+    y = forward(x.detach().requires_grad_())
+    y.backward(y.detach())
+    return y
 
-    def step(f: Callable[[Tensor], Tensor]) -> None:
-        f(x).backward(grad)
 
-    return lambda: step(lambda x: run(block, x)), lambda: step(block)
+def _check(blocks: list[ShuffleBlock], x: Tensor, mode: str, run: Run) -> Verdict:
+    """Compares outputs, running statistics and gradients of two blocks in a row."""
+    chain = copy.deepcopy(blocks)
+    modules = nn.Sequential(*copy.deepcopy(blocks))
+    exact = copy.deepcopy(modules).double()
+    found = _results(partial(run, chain), nn.Sequential(*chain), x, mode)
+    trusted = _results(modules, modules, x, mode)
+    with torch.autocast(x.device.type, enabled=False):
+        truth = _results(exact, exact, x, mode, torch.float64)
+    return compare(found, trusted, truth, trusted["output"].dtype)
+
+
+def _results(
+    forward: Callable[[Tensor], Tensor],
+    blocks: nn.Module,
+    x: Tensor,
+    mode: str,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """What a forward pass, in training with its backward pass, leaves, by name."""
+    trains = mode == "training"
+    inputs = x.detach().to(dtype or x.dtype, copy=True).requires_grad_(trains)
+    with torch.set_grad_enabled(trains):
+        y = forward(inputs)
+    found = {"output": y.detach()}
+    if trains:
+        # The same for all, and of no input: to a constant one BatchNorm gives no gradient.
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        sources = {"the input": inputs, **dict(blocks.named_parameters())}
+        grads = torch.autograd.grad(y, list(sources.values()), grad.to(x).to(y))
+        found |= {f"gradient of {name}": g for name, g in zip(sources, grads, strict=True)}
+    buffers = blocks.named_buffers()
+    return found | {name: b.detach().clone() for name, b in buffers if b.is_floating_point()}

@@ -17,7 +17,6 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from detnas_d2 import ops
@@ -33,6 +32,7 @@ from detnas_d2.layers.folded_norm import (
     norm_of,
 )
 from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm, hooked
+from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
 
@@ -171,11 +171,17 @@ def _block_at_once(
     return out
 
 
-def _run_block(block: ShuffleBlock, x: Tensor) -> Tensor:
+def _run_alone(blocks: Sequence[ShuffleBlock], x: Tensor) -> Tensor:
     norms = BatchNorms()
-    y, _ = run_blocks(Pending(x), [block], (), norms)
+    y, _ = run_blocks(Pending(x), blocks, (), norms)
     norms.update()
     return y
+
+
+def _evaluate_alone(blocks: Sequence[ShuffleBlock], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = eval_block(block, x)
+    return x
 
 
 def _materialise(p: Pending) -> Tensor:
@@ -208,12 +214,13 @@ def fused_forward(
         blocks: identities are left out, others than shuffle blocks run as modules.
         wanted: depths; 0 is the output of the stem, ``first + d`` that of the d-th of ``blocks``.
         extra: modules around the blocks, whose hooks count too.
-        autotune: run every block the way that is faster here. Not with several processes, which
-            might choose differently and wait for each other's statistics in vain.
+        autotune: run by operators only the blocks that they are right and faster for here; in
+            training ``stem`` and ``last``, which are not tried, run as modules.
 
     Returns:
         None where the modules have to run themselves: see :func:`can_fuse_layers`; in evaluation
-        also while gradients are recorded.
+        also while gradients are recorded; where several processes cannot agree on choices, and
+        would wait for each other's statistics in vain.
     """
     around = [layer for layer in (stem, last) if layer is not None]
     fused = [block for block in blocks if isinstance(block, ShuffleBlock)]
@@ -226,8 +233,8 @@ def fused_forward(
     modes = {uses_batch_statistics(norm_of(layer)) for layer in layers}
     if len(modes) != 1:
         return None
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        autotune = None
+    if autotune is not None and not (autotune.path and on_one_machine()) and several_processes():
+        return None
     # Positions count the blocks that are not skipped, after which nothing is new.
     chain = [block for block, skip in zip(blocks, skips, strict=True) if not skip]
     positions = {} if stem is None else {first: 0}
@@ -256,7 +263,9 @@ def _with_running_statistics(
     if stem is not None:
         x = eval_layer(stem, x)
     outputs = {0: x} if 0 in wanted else {}
-    fits = None if autotune is None else choose(autotune, blocks, x, "evaluation", eval_block)
+    fits = None
+    if autotune is not None:
+        fits = choose(autotune, blocks, x, "evaluation", _evaluate_alone)
     for i, block in enumerate(blocks):
         if isinstance(block, ShuffleBlock) and (fits is None or fits[i]):
             x = eval_block(block, x)
@@ -280,14 +289,17 @@ def _with_batch_statistics(
     norms = BatchNorms()
     p = Pending(x)
     if stem is not None:
-        p = conv_norm(stem, p, norms)
+        p = conv_norm(stem, p, norms) if autotune is None else Pending(stem(x))
     if 0 in wanted:
         p = Pending(_materialise(p))
         outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
-    fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_block)
+    fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_alone)
     x, found = run_blocks(p, blocks, {position - 1 for position in wanted}, norms, fits)
     outputs |= {index + 1: output for index, output in found.items()}
-    y = None if last is None else _materialise(conv_norm(last, Pending(x), norms))
+    if last is None:
+        y = None
+    else:
+        y = last(x) if autotune is not None else _materialise(conv_norm(last, Pending(x), norms))
     norms.update()
     return outputs, y

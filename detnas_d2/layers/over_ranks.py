@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from detectron2.utils import comm
 from torch import Tensor
 
 from detnas_d2.ops import BNStats
+
+
+def several_processes() -> bool:
+    """Whether this process is one of several ranks."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def on_one_machine() -> bool:
+    """Whether all ranks are known to run on one machine, by Detectron2's launcher or torchrun."""
+    if not several_processes():
+        return True
+    try:
+        local = comm.get_local_size()
+    except AssertionError:  # not Detectron2's
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    return local == dist.get_world_size()
 
 
 def merge_over_ranks(stats: BNStats) -> BNStats:

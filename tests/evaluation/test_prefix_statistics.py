@@ -35,7 +35,7 @@ from tests.helpers import (
 TINY = SPACES["detnas_tiny"]
 DETECTORS = {  # kind, norm of neck, norm of box head, fused operators
     "backbone only": ("faster", "", "", "off"),
-    "fused": ("faster", "", "", "cpu"),
+    "fused": ("faster", "", "", "on"),
     "neck": ("retinanet", "BN", "", "off"),
     "neck and head": ("faster", "SyncBN", "SyncBN", "off"),
     "mask": ("mask", "", "BN", "off"),

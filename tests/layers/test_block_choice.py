@@ -1,18 +1,23 @@
-"""FUSED_OPS auto: each block through the operators or its modules; the results do not change."""
+"""FUSED_OPS measured, and auto on a GPU: each block through the operators or its modules, tried out
+before; the results do not change.
+"""
 
 from __future__ import annotations
 
 import copy
 import random
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from detnas_d2 import ops
 from detnas_d2.evaluation.recalibration import BatchCollector
-from detnas_d2.layers import get_norm
+from detnas_d2.layers import fused_shuffle, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.ops.autotune import AutotuneCache
@@ -29,8 +34,10 @@ class Scripted(AutotuneCache):
         self.pattern, self.keys = pattern, []
 
     def use_ops(self, key, candidates) -> bool:
-        for function in candidates():
-            function()
+        trial = candidates()
+        assert trial.check().agrees
+        trial.operators()
+        trial.modules()
         self.keys.append(key)
         return self.pattern[(len(self.keys) - 1) % len(self.pattern)] == "o"
 
@@ -45,7 +52,7 @@ def nets(pattern: str) -> tuple[nn.Module, nn.Module]:
         init="default",
     )
     reference = copy.deepcopy(net)
-    net.fused_ops, reference.fused_ops = "auto", "off"
+    net.fused_ops, reference.fused_ops = "measured", "off"
     net.autotune = Scripted(pattern)
     return net.double(), reference.double()
 
@@ -91,3 +98,111 @@ def test_measured_choices_reach_the_file_and_the_resumed_run(tmp_path: Path) -> 
     resumed.autotune = AutotuneCache(path)
     assert torch.equal(resumed(x)["stage4"], first)
     assert path.read_text() == kept
+
+
+def wrong_depthwise(*args: object, **kwargs: object) -> tuple[Tensor, ops.BNStats | None]:
+    y, stats = RIGHT["depthwise_conv"](*args, **kwargs)
+    return torch.cat([y[:, :, :-1], 0.5 * y[:, :, -1:]], dim=2), stats  # a tail that is off
+
+
+def wrong_block(*args: object) -> tuple[object, object]:
+    out, stats = RIGHT["shuffle_block_stats"](*args)
+    return out, [s._replace(mean=s.mean + 0.5 * s.m2.sqrt()) for s in stats]
+
+
+def failing_block(*args: object) -> None:
+    raise RuntimeError("no kernel image is available for execution on the device\nand so on")
+
+
+RIGHT = {name: getattr(ops, name) for name in ("depthwise_conv", "shuffle_block_stats")}
+
+
+@pytest.mark.parametrize(
+    ("op", "wrong", "mode", "why"),
+    [
+        ("depthwise_conv", wrong_depthwise, "training", "the operators are wrong: relative error"),
+        ("shuffle_block_stats", wrong_block, "statistics", "of .*running_mean, expected at most"),
+        ("shuffle_block_stats", failing_block, "statistics", "failed: no kernel image .* device"),
+    ],
+)
+def test_wrong_operators_are_not_used_and_named(
+    op: str,
+    wrong: Callable,
+    mode: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net, reference = nets("o")
+    net, reference = net.float(), reference.float()
+    net.autotune = AutotuneCache()
+    monkeypatch.setattr(ops, op, wrong)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.set_grad_enabled(mode == "training"):
+        found, expected = net(x), reference(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    entries = net.autotune.entries
+    assert entries and {entry["use"] for entry in entries.values()} == {"modules"}
+    for key, entry in entries.items():
+        assert key.startswith(mode)
+        assert re.search(why, entry["why"])
+        line = f"FUSED_OPS: {key}: {entry['why']}"
+        assert sum(line in message for message in caplog.messages) == 1
+    warnings = len(caplog.messages)
+    net(x) if mode == "training" else torch.no_grad()(net)(x)
+    assert len(caplog.messages) == warnings  # each once
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["training", "statistics", "evaluation"])
+def test_right_operators_pass_in_every_precision(dtype: torch.dtype, mode: str) -> None:
+    verdicts = []
+
+    class Checking(AutotuneCache):
+        def use_ops(self, key, candidates) -> bool:
+            verdicts.append((key, candidates().check()))
+            return True
+
+    net, _ = nets("o")
+    net = net.to(dtype).train(mode != "evaluation")
+    net.autotune = Checking()
+    with torch.set_grad_enabled(mode == "training"):
+        net(torch.randn(2, 3, 96, 64, dtype=dtype))
+    assert len(verdicts) == len(net.blocks)
+    for key, verdict in verdicts:
+        assert verdict.agrees, (key, verdict)
+
+
+def test_processes_that_cannot_agree_run_the_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, reference = nets("o")
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    monkeypatch.setattr(fused_shuffle, "several_processes", lambda: True)
+    net.autotune = AutotuneCache()  # in the memory of each
+    assert torch.equal(net(x)["stage4"], reference(x)["stage4"]) and not net.autotune.entries
+    net.autotune = AutotuneCache(tmp_path / "fused_ops.json")
+    monkeypatch.setattr(fused_shuffle, "on_one_machine", lambda: False)
+    assert torch.equal(net(x)["stage4"], reference(x)["stage4"]) and not net.autotune.entries
+    monkeypatch.setattr(fused_shuffle, "on_one_machine", lambda: True)
+    net(x)
+    assert net.autotune.entries
+
+
+def test_copies_keep_what_was_found() -> None:
+    net, _ = nets("o")
+    net.autotune = AutotuneCache()
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    net(x)
+    copied = copy.deepcopy(net)
+    assert copied.autotune.entries == net.autotune.entries and not copied.autotune.known
+    assert torch.equal(copied(x)["stage4"], net(x)["stage4"])
+
+
+def test_auto_tries_nothing_on_a_cpu() -> None:
+    net, _ = nets("o")
+    net.fused_ops, net.autotune = "auto", AutotuneCache()
+    on = copy.deepcopy(net)
+    on.fused_ops = "on"
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    assert torch.equal(net(x)["stage4"], on(x)["stage4"]) and not net.autotune.entries

@@ -152,13 +152,14 @@ def test_measured_choices_tell_expansions_apart() -> None:
     class Recorder(AutotuneCache):
         def use_ops(self, key, candidates) -> bool:
             keys.append(key)
-            operators, modules = candidates()
-            torch.testing.assert_close(operators(), modules())
+            trial = candidates()
+            assert trial.check().agrees
+            torch.testing.assert_close(trial.operators(), trial.modules())
             return len(keys) % 2 == 0
 
     keys: list[str] = []
     net, reference = pair(1)
-    net.fused_ops, net.autotune = "auto", Recorder()
+    net.fused_ops, net.autotune = "measured", Recorder()
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     for path in PATHS[1:3]:
         keys.clear()

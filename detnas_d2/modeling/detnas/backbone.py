@@ -18,7 +18,7 @@ from detnas_d2.search_space import LayerSpec, Path, SearchSpace
 from detnas_d2.search_space.shuffle_ops import build_block
 
 INITS = ("imagenet", "default")
-FUSED_OPS = ("off", "cpu", "on", "auto")
+FUSED_OPS = ("off", "on", "auto", "measured")
 
 
 class ShuffleNetBackbone(Backbone):
@@ -36,12 +36,11 @@ class ShuffleNetBackbone(Backbone):
         init: "default" or "imagenet", see the config key ``MODEL.DETNAS.INIT``.
 
     Attributes:
-        fused_ops: "off", "cpu", "on" or "auto", see the config key ``MODEL.DETNAS.FUSED_OPS``.
-        autotune: what "auto" has measured.
+        fused_ops: one of ``FUSED_OPS``, see the config key ``MODEL.DETNAS.FUSED_OPS``.
+        autotune: what was tried out.
     """
 
-    fused_ops = "cpu"
-    autotune: AutotuneCache | None = None
+    fused_ops = "auto"
 
     def __init__(
         self,
@@ -55,6 +54,7 @@ class ShuffleNetBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.space = space
+        self.autotune = AutotuneCache()
         self.stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
         self.blocks: Any = build_blocks(space.layers)  # what run_layer and layer_block take
         self.last = (
@@ -100,13 +100,14 @@ class ShuffleNetBackbone(Backbone):
         start = max(outputs, default=-1)
         x = outputs.get(start, images)
         last = self.last if "last" in self._out_features else None
-        fuses = self.fused_ops == "on" or (self.fused_ops in ("cpu", "auto") and not x.is_cuda)
-        if fuses and start < len(self.blocks):
+        if self.fused_ops != "off" and start < len(self.blocks):
             blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
             stem = self.stem if start < 0 else None
+            tried = self.fused_ops == "measured" or (self.fused_ops == "auto" and x.is_cuda)
             found = fused_forward(
-                stem, blocks, last, x, wanted, max(start, 0), self.blocks, self.autotune
-            )
+                stem, blocks, last, x, wanted, max(start, 0), self.blocks,
+                self.autotune if tried else None,
+            )  # fmt: skip
             if found is not None:
                 outputs.update(found[0])
                 return found[1]

@@ -101,8 +101,9 @@ def decoded_backbone(*, space: str | SearchSpace, path: str, **options: Any) -> 
         options: ``out_features`` (default those of all stages, "stage1" of stride 4 to
             the last), ``norm`` ("BN"),
             ``norm_momentum`` (0.1), ``shuffle_method`` (1), ``last_conv`` (False), ``init``
-            ("default"), ``fused_ops`` ("cpu") and, for "auto", ``autotune_dir``: the keys of the
-            same names below ``MODEL.DETNAS``.
+            ("default"), ``fused_ops`` ("auto"): the keys of the same names below
+            ``MODEL.DETNAS``; and ``autotune_dir``, a folder to keep in what "auto" and "measured"
+            find ("": nowhere, and then several processes use no operators on GPUs).
 
     Raises:
         PathError: no path of the space.
@@ -125,7 +126,7 @@ def _backbone(
     shuffle_method: int = 1,
     last_conv: bool = False,
     init: str = "default",
-    fused_ops: str = "cpu",
+    fused_ops: str = "auto",
     autotune_dir: str = "",
 ) -> Any:
     if fused_ops not in FUSED_OPS:
@@ -139,7 +140,7 @@ def _backbone(
         init=init,
     )
     backbone.fused_ops = fused_ops
-    if fused_ops == "auto":
+    if autotune_dir and fused_ops != "off":
         backbone.autotune = AutotuneCache(Path(autotune_dir) / "fused_ops.json")
     return backbone
 
