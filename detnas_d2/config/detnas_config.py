@@ -61,7 +61,8 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
     # Run the backbone through the operators of csrc/ instead of its modules; the results are the
     # same but for rounding. Modules that do not fit (other norms than BN, forward hooks) run
-    # themselves.
+    # themselves, and so do all under autocast to bfloat16 on CPUs that multiply it themselves
+    # (AVX-512 BF16), since the operators there compute in float32.
     #   "auto": on CPUs wherever they fit. On GPUs every kind and size of block is first tried out
     #     there: compared with its modules in float64, and timed. The operators run those that they
     #     are right and faster for; a warning names those that they are wrong for. What was found is

@@ -15,8 +15,8 @@ from detnas_d2.layers.batch_statistics import BatchNorms
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.norm import SyncBatchNorm
-from detnas_d2.ops.registration import takes
-from detnas_d2.utils.compat import global_forward_hooks
+from detnas_d2.ops.registration import autocast_dtype, takes
+from detnas_d2.utils.compat import global_forward_hooks, multiplies_bfloat16
 
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
@@ -34,12 +34,21 @@ class Pending(NamedTuple):
 def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
     """Whether modules made of ``layers`` can run through the operators: BatchNorms only, nothing
     hooked in, an input that the compiled operators take, no tracing (which counts the modules'
-    work) and neither torch.func nor forward-mode differentiation."""
-    if not takes(x) or x.numel() == 0:
+    work), neither torch.func nor forward-mode differentiation, and no :func:`native_bfloat16`."""
+    if not takes(x) or x.numel() == 0 or native_bfloat16(x):
         return False
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or global_forward_hooks:
         return False
     return not any(map(hooked, modules)) and all(map(_plain, layers))
+
+
+def native_bfloat16(x: Tensor) -> bool:
+    """Whether modules compute with ``x`` in bfloat16, under autocast on a CPU that can.
+
+    The operators' CPU kernels do not: they read bfloat16 and compute in float32, as every kernel
+    has to on CPUs without such instructions, where they stay the faster way.
+    """
+    return x.is_cpu and autocast_dtype(x) == torch.bfloat16 and multiplies_bfloat16()
 
 
 def hooked(module: nn.Module) -> bool:

@@ -39,8 +39,6 @@ def transforming() -> bool:
 
     The operators have gradients only; the references, made of PyTorch's operators, have the rest.
     """
-    if torch.compiler.is_compiling():
-        return False
     return in_forward_differentiation() or in_function_transform()
 
 

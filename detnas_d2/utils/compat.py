@@ -23,15 +23,19 @@ __all__ = ["global_forward_hooks"]
 below_autograd = torch._C._AutoDispatchBelowAutograd
 any_requires_grad = torch._C._any_requires_grad  # looks into lists
 is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+# Whether this CPU has instructions for products of bfloat16 (AVX-512 BF16; AMX comes with it).
+multiplies_bfloat16 = torch.cpu._is_avx512_bf16_supported
 # Sends this process a signal when its parent ends; None where the system cannot.
 signal_at_parents_end = getattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig", None)
 
 
+@torch.compiler.assume_constant_result  # compiled code is compiled again in another transform
 def in_function_transform() -> bool:
-    """Whether a transform of torch.func is at work."""
+    """Whether a transform of torch.func is at work; while code is traced, in that code."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+@torch.compiler.assume_constant_result
 def in_forward_differentiation() -> bool:
     """Whether forward-mode differentiation is at work."""
     return forward_ad._current_level >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -45,10 +46,26 @@ def test_is_any_autocast_enabled() -> None:
         assert compat.is_any_autocast_enabled()
 
 
+def test_multiplies_bfloat16() -> None:
+    found = compat.multiplies_bfloat16()
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        assert found == ("avx512_bf16" in Path("/proc/cpuinfo").read_text().split())
+    else:
+        assert isinstance(found, bool)
+
+
 def test_in_function_transform() -> None:
     inside = []
     torch.func.vmap(lambda x: (inside.append(compat.in_function_transform()), x)[1])(torch.ones(2))
     assert inside == [True] and not compat.in_function_transform()
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if compat.in_function_transform() else x * 3
+
+    compiled = torch.compile(
+        lambda x: (f(x), torch.func.vmap(f)(x)), backend="eager", fullgraph=True
+    )
+    assert [t.tolist() for t in compiled(torch.ones(1))] == [[3], [2]]
 
 
 def test_in_forward_differentiation() -> None:
