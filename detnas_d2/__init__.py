@@ -1,8 +1,15 @@
 """detnas_d2: neural architecture search for object detection on Detectron2."""
 
+from __future__ import annotations
+
 import warnings
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from detnas_d2.evaluation.running_statistics import recalibrate
+
+__all__ = ["__version__", "recalibrate"]
 __version__ = "0.2.0"
 
 # The first torch whose torch.load unpickles weights only. Asked without importing it.
@@ -11,3 +18,12 @@ if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 6):
 
 # Detectron2 scripts two functions on import; users cannot act on torch's notice about it.
 warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
+
+
+def __getattr__(name: str) -> object:
+    """``recalibrate``, which imports torch and Detectron2 only when it is asked for."""
+    if name == "recalibrate":
+        from detnas_d2.evaluation.running_statistics import recalibrate
+
+        return recalibrate
+    raise AttributeError(f"module 'detnas_d2' has no attribute {name!r}")

@@ -131,7 +131,7 @@ def test_lazy_config_in_the_readme(small: None) -> None:
 
 
 def test_library_document(small: None, tmp_path: Path) -> None:
-    train_and_search, network = snippets("docs/library.md")
+    train_and_search, network, statistics = snippets("docs/library.md")
     sizes = {
         "total_batch_size=16": "total_batch_size=2",
         "num_workers=4": "num_workers=0",
@@ -149,3 +149,7 @@ def test_library_document(small: None, tmp_path: Path) -> None:
     assert len((tmp_path / "output/search/history.jsonl").read_text().splitlines()) == 2
     backbone = instantiate(run(network)["model"]).backbone.bottom_up
     assert len(backbone.path) == 20 and backbone.path.ops[0] == "5x5"
+    found = run(statistics)
+    seen = torch.cat([found["model"].conv1(x) for x in found["photos"]])
+    mean = found["model"].bn1.running_mean
+    torch.testing.assert_close(mean, seen.detach().mean((0, 2, 3)))

@@ -9,7 +9,7 @@ Layers that run a BatchNorm without calling its module (``fused_ops``) ask :func
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -79,12 +79,20 @@ def uses_batch_statistics(norm: _BatchNorm) -> bool:
 
 
 @contextmanager
-def use_batch_statistics(model: nn.Module, on_stats: OnStats | None = None) -> Iterator[None]:
+def use_batch_statistics(
+    model: nn.Module,
+    on_stats: OnStats | None = None,
+    *,
+    norms: Mapping[str, _BatchNorm] | None = None,
+) -> Iterator[None]:
     """Within the block every BatchNorm normalises with the statistics of its own input, without
     gradients through them, and reports them; running statistics, momentum counters and other ranks
     are left alone. A BatchNorm that runs several times in one forward reports every input.
+
+    Args:
+        norms: those that do, some of :func:`batch_norms`; all by default.
     """
-    norms = batch_norms(model)
+    norms = batch_norms(model) if norms is None else norms
     own = [(norm, norm.training, norm.running_mean, norm.running_var) for norm in norms.values()]
     handles = []
     try:
