@@ -1,4 +1,9 @@
-"""Operators: compiled where ``detnas_d2._C`` is built, else their reference implementations."""
+"""Operators: compiled where ``detnas_d2._C`` is built, else their reference implementations.
+
+Maps and weights are float32, bfloat16, float16 or, on the CPU, float64, of one dtype in a call.
+Statistics and affine maps come out in float32, for float64 maps in float64. Under autocast the maps
+and weights of products are cast.
+"""
 
 from detnas_d2.ops import flops  # noqa: F401  (registers formulas)
 from detnas_d2.ops.bn_stats import BNStats, bn_fold, bn_stats, bn_stats_merge

@@ -48,6 +48,10 @@ def pointwise_conv(
 
     Returns:
         y (N, out_channels, H, W) channels_last, and its :class:`BNStats` or None.
+
+    Raises:
+        RuntimeError: an argument has another shape, dtype or device than it should, or statistics
+            are wanted with ``out_relu``.
     """
     args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, groups)
     if not takes(x):
@@ -76,6 +80,9 @@ def depthwise_conv(
 
     Returns:
         y (N, C, ceil(H / stride), ceil(W / stride)) channels_last, and its :class:`BNStats`.
+
+    Raises:
+        RuntimeError: see :func:`pointwise_conv`.
     """
     args = (x, weight, scale, shift, relu, bias, out_relu, want_stats, stride, dilation)
     if not takes(x):
@@ -102,6 +109,9 @@ def mixed_depthwise(
 
     Returns:
         outputs, and the :class:`BNStats` of each (or None).
+
+    Raises:
+        RuntimeError: see :func:`pointwise_conv`; lists of different lengths.
     """
     dilation = list(dilation) or [1] * len(x)
     lists = (list(x), list(weight), list(scale), list(shift))

@@ -42,6 +42,9 @@ def shuffle_concat(
 
     Returns:
         (N, C1 + C2, H, W) channels_last, or its halves.
+
+    Raises:
+        RuntimeError: an argument has another shape, dtype or device than it should.
     """
     if left.dtype != right.dtype:  # under autocast; as torch.cat
         dtype = torch.promote_types(left.dtype, right.dtype)
