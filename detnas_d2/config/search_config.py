@@ -12,6 +12,14 @@ def add_search_config(cfg: CN) -> None:
     # "regularized" (aging evolution, Real et al., arXiv 1802.01548) or "predictor" (the best by a
     # regression of fitness on choices; needs scikit-learn).
     cfg.SEARCH.STRATEGY = "evolution"
+    # What is searched for: "fitness", which is maximised, or with it one or two costs of "macs",
+    # "params" and "latency_ms", which are minimised (as the limits below count them). With costs,
+    # STRATEGY "evolution" is NSGA-II and "random" its baseline; the others have one objective. The
+    # search then writes its front, and best.yaml holds the member that it recommends.
+    cfg.SEARCH.OBJECTIVES = ["fitness"]
+    # Of the first cost of OBJECTIVES: the fittest member within each budget is recommended, the
+    # one for the first is best.yaml. []: the knee of the front.
+    cfg.SEARCH.BUDGETS = []
     # Derives, together with the number of the generation, every random draw of the proposals.
     cfg.SEARCH.SEED = 0
     # Draws per wanted candidate before the search gives up on finding a new feasible one.

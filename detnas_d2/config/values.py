@@ -85,10 +85,18 @@ def _is_device(value: str) -> bool:
     return True
 
 
+def _objectives(value: Any) -> bool:
+    if not value or value[0] != "fitness" or len(value) > 3:
+        return False
+    costs = value[1:]
+    return all(cost in _COSTS for cost in costs) and len(set(costs)) == len(costs)
+
+
 def _weight_decay(value: Any) -> bool:
     return value is None or (_is_number(value) and value >= 0)
 
 
+_COSTS = ("macs", "params", "latency_ms")
 _POSITIVE, _NOT_NEGATIVE = at_least(1), at_least(0)
 _SHARE = within(0, 1)
 _ABOVE_0_TO_1 = Rule(lambda value: 0 < value <= 1, "a number above 0, at most 1")
@@ -218,6 +226,12 @@ RULES: dict[str, Rule] = {
     "SUPERNET.CHECK.PERIOD": at_least(-1),
     "SUPERNET.CHECK.STANDALONE": at_least(-1),
     "SEARCH.STRATEGY": one_of("evolution", "random", "regularized", "predictor"),
+    "SEARCH.OBJECTIVES": Rule(
+        _objectives, f"['fitness'], or with it one or two costs of {', '.join(map(repr, _COSTS))}"
+    ),
+    "SEARCH.BUDGETS": Rule(
+        lambda value: all(_is_number(item) and item > 0 for item in value), "numbers above 0"
+    ),
     "SEARCH.PRESET": one_of("paper", "release"),
     "SEARCH.ATTEMPTS": _POSITIVE,
     "SEARCH.MAX_FAILURES": _NOT_NEGATIVE,

@@ -32,6 +32,8 @@ from detnas_d2.search import History, Progress, open_history, run_search
 from detnas_d2.search.build import search_fingerprint
 from detnas_d2.search.driver import OnProgress
 from detnas_d2.search.events import SearchEvents
+from detnas_d2.search.front_file import FRONT_FILE, front_text
+from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sha256_of, write_text
@@ -46,10 +48,10 @@ def search(
     """Runs or resumes a search in ``OUTPUT_DIR``.
 
     Files there: ``history.jsonl`` (every candidate), ``search.json`` (what determines them),
-    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``),
-    ``best_inherited.pth`` and ``best_inherited.yaml`` (the same network with the supernet's
-    weights, to be evaluated or fine-tuned); while it runs, the images
-    (``SEARCH.IMAGE_CACHE_GIB``).
+    ``generations.json`` (summaries), with several objectives ``front.yaml`` (the front, and what is
+    recommended of it), ``best.yaml`` (a config for ``train_net.py``), ``best_inherited.pth`` and
+    ``best_inherited.yaml`` (the same network with the supernet's weights, to be evaluated or
+    fine-tuned); while it runs, the images (``SEARCH.IMAGE_CACHE_GIB``).
 
     Args:
         config_dir, retrain_opts: see :func:`detnas_d2.engine.plan.retrain_config`.
@@ -99,15 +101,17 @@ def search_candidates(
     resume: bool,
     finish: Callable[[CandidateRecord, PopulationEvaluator], None] | None = None,
 ) -> CandidateRecord:
-    """Searches in the output folder, or goes on; returns the best candidate.
+    """Searches in the output folder, or goes on; returns the best candidate: with several
+    objectives the one that is recommended, see :meth:`Objectives.best`.
 
     Args:
         proposals: measured.
         evaluator: gives the evaluator of candidates.
-        evaluation: what decides a candidate's fitness, weights included; JSON values.
+        evaluation: what decides a candidate's fitness, "metric" and weights included; JSON values.
         finish: called with the best candidate and the evaluator, which still remembers it.
     """
     searcher, constraint = proposals.build_searcher(), proposals.constraint
+    objectives = proposals.objectives
     fingerprint = search_fingerprint(
         space=proposals.space,
         searcher=searcher,
@@ -121,8 +125,14 @@ def search_candidates(
         evaluates = stack.enter_context(evaluator())
         if comm.is_main_process():
             folder = proposals.output_dir
-            progress = Progress(searcher, folder, outlook=outlook_text, tell=_tell_candidates)
-            events = stack.enter_context(closing(SearchEvents(folder)))
+            progress = Progress(
+                searcher,
+                folder,
+                outlook=outlook_text,
+                tell=_tell_candidates,
+                objectives=objectives,
+            )
+            events = stack.enter_context(closing(SearchEvents(folder, objectives)))
             evaluates.on_pass = progress.passed
             listeners += [progress, events]
         best = run_search(
@@ -135,9 +145,22 @@ def search_candidates(
             on_progress=partial(_tell_all, listeners),
             after_generation=_looks(current_watch(), searcher, history),
         )
+        if objectives is not None:
+            best = _front_found(objectives, history, str(evaluation["metric"]))
         if finish is not None:
             finish(best, evaluates)
     return best
+
+
+def _front_found(objectives: Objectives, history: History, metric: str) -> CandidateRecord:
+    """Writes ``front.yaml`` beside the history; returns the member that is recommended."""
+    front = objectives.front(history)
+    if history.directory is not None:  # rank 0's
+        write_text(history.directory / FRONT_FILE, front_text(objectives, front, metric))
+    for budget, record in objectives.recommended(front):
+        if record is None:
+            logger.warning("SEARCH.BUDGETS %g: no candidate is within it", budget)
+    return objectives.best(front)
 
 
 def _looks(

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detnas_d2.engine.architectures import searched_space, space_costs
 from detnas_d2.search.build import SearcherSettings, limits_from_config, with_keys
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
+from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.search_space import CostTable, LatencyTable, measure_latency
 from detnas_d2.search_space.space import PathSpace, SearchSpace
@@ -30,11 +31,12 @@ class Proposals:
 
     Attributes:
         costs: of the paths of ``space``, at ``SEARCH.MAX_MACS_INPUT``.
-        latency: the table that latency is limited by; None before it is measured.
-        latency_file: of that table; "" if latency is not limited.
+        latency: the table that latency is limited by, or an objective; None before it is measured.
+        latency_file: of that table; "" if latency is neither.
         measure: makes the table; takes minutes.
         max_failures: the search stops when more candidates have failed.
         output_dir: of the search.
+        budgets: of the first cost of the objectives.
     """
 
     space: PathSpace
@@ -46,6 +48,7 @@ class Proposals:
     searcher: SearcherSettings
     max_failures: int
     output_dir: str
+    budgets: tuple[float, ...] = ()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, space: PathSpace | None = None) -> Proposals:
@@ -62,18 +65,26 @@ class Proposals:
         if named and not os.path.isfile(named):
             raise InputError(f"SEARCH.LATENCY_TABLE: {named!r} does not exist")
         file = named or os.path.join(cfg.OUTPUT_DIR, "latency.json")
-        limited = limits.max_latency_ms is not None
-        if limited and not named and not isinstance(space, SearchSpace):
+        searcher = SearcherSettings.from_config(cfg)
+        if cfg.SEARCH.BUDGETS and len(searcher.objectives) == 1:
             raise InputError(
-                "SEARCH.MAX_LATENCY_MS: latency is measured in spaces of DetNAS only; name a table "
+                f"SEARCH.BUDGETS {list(cfg.SEARCH.BUDGETS)}: SEARCH.OBJECTIVES has no cost that "
+                "they are of; expected one, as in ['fitness', 'macs'], or a limit instead"
+            )
+        limited = limits.max_latency_ms is not None
+        needed = limited or "latency_ms" in searcher.objectives
+        if needed and not named and not isinstance(space, SearchSpace):
+            key = "SEARCH.MAX_LATENCY_MS" if limited else "SEARCH.OBJECTIVES"
+            raise InputError(
+                f"{key}: latency is measured in spaces of DetNAS only; name a table "
                 f"of space {space.name!r} in SEARCH.LATENCY_TABLE"
             )
         return cls(
             space=space,
             costs=space_costs(cfg, space),
             limits=limits,
-            latency=read_latency(named, space) if named and limited else None,
-            latency_file=file if limited else "",
+            latency=read_latency(named, space) if named and needed else None,
+            latency_file=file if needed else "",
             measure=partial(
                 measure_latency,
                 space,
@@ -81,9 +92,10 @@ class Proposals:
                 device=cfg.MODEL.DEVICE,
                 shuffle_method=cfg.MODEL.DETNAS.SHUFFLE_METHOD,
             ),
-            searcher=SearcherSettings.from_config(cfg),
+            searcher=searcher,
             max_failures=cfg.SEARCH.MAX_FAILURES,
             output_dir=cfg.OUTPUT_DIR,
+            budgets=tuple(cfg.SEARCH.BUDGETS),
         )
 
     def measured(self) -> Proposals:
@@ -104,6 +116,18 @@ class Proposals:
             limits = replace(limits, max_latency_ms=None)
         return Constraint(limits, self.costs, self.latency)
 
+    @cached_property
+    def objectives(self) -> Objectives | None:
+        """Those of a search that has several, once its latency is measured; else None.
+
+        Raises:
+            InputError: all paths cost the same, or more than a budget.
+        """
+        costs, constraint = self.searcher.objectives[1:], self.constraint
+        if not costs or not all(cost in constraint.tables for cost in costs):
+            return None
+        return Objectives.within(costs, constraint, self.budgets)
+
     def build_searcher(self) -> GenerationSearcher:
         """A searcher at its first generation; see :meth:`SearcherSettings.build`."""
         return self.searcher.build(self.space.cardinalities, self.constraint)
@@ -121,11 +145,14 @@ class Proposals:
         self.build_searcher()
 
     def check_limits(self) -> None:
-        """Raises UnsatisfiableLimit, naming the key, if no path satisfies one of the limits."""
+        """Raises InputError, naming the key, if no path satisfies one of the limits
+        (UnsatisfiableLimit), or one of the objectives or budgets makes no sense.
+        """
         try:
             self.constraint.check_satisfiable()
         except UnsatisfiableLimit as error:
             raise UnsatisfiableLimit(with_keys(error)) from None
+        _ = self.objectives
 
     def warnings(self) -> list[str]:
         """A text for each limit that excludes nothing."""

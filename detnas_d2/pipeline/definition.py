@@ -46,11 +46,15 @@ from detnas_d2.pipeline.stages import (
     read_stages,
     split_override,
 )
+from detnas_d2.search.front_file import FRONT_FILE, best_of
 from detnas_d2.search.history import RECORDS_FILE, History
 from detnas_d2.search_space import Choices, Path, space_of
 
-RESULTS = {**FRAGMENTS, "search": RECORDS_FILE}
-"""Kind of a stage -> the file that configs of later stages take up."""
+RESULTS = {
+    **{kind: (file,) for kind, file in FRAGMENTS.items()},
+    "search": (RECORDS_FILE, FRONT_FILE),
+}
+"""Kind of a stage -> the files that configs of later stages take up."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,9 @@ class Pipeline:
     def _found(self) -> list[tuple[int, int] | None]:
         """Time and size of the results that configs of later stages take up."""
         return [
-            _stamp(os.path.join(self.folder(stage.name), RESULTS[stage.kind]))
+            _stamp(os.path.join(self.folder(stage.name), file))
             for stage in self.stages
-            if stage.kind in RESULTS
+            for file in RESULTS.get(stage.kind, ())
         ]
 
     def _resolve(self, stage: Stage) -> CfgNode:
@@ -213,10 +217,10 @@ class Pipeline:
     def _best_of(self, search: Stage, stage: Stage) -> Choices:
         """The best path that a search stage has found."""
         folder = self.folder(search.name)
-        best = History.read(folder).best()
-        if not best:
+        best = best_of(folder, History.read(folder))
+        if best is None:
             raise PipelineError(f"stage {stage.name}: the search in {folder} has no candidate")
-        return best[0].choices
+        return best.choices
 
 
 def read_pipeline(

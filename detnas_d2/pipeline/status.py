@@ -13,7 +13,9 @@ from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import PipelineError, Stage
 from detnas_d2.pipeline.state import DONE, DONE_FILE, FAILED, OUTDATED, STOPPED, read_json, state_of
+from detnas_d2.search.front_file import FRONT_FILE
 from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE
+from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.locks import LOCK_FILE
 
 _LISTED = 5
@@ -30,10 +32,19 @@ _PRODUCTS: dict[str, tuple[str, ...]] = {
 def products(pipeline: Pipeline, stage: Stage) -> tuple[str, ...]:
     """The files without which a stage is not done."""
     files = _PRODUCTS[stage.kind]
+    if stage.kind == "search" and _has_front(pipeline, stage):
+        files = (*files, FRONT_FILE)
     # A search that ended before it wrote weights is done where nothing starts from them.
     if stage.kind == "search" and any(later.weights == stage.name for later in pipeline.stages):
         return (*files, INHERITED_FILE)
     return files
+
+
+def _has_front(pipeline: Pipeline, search: Stage) -> bool:
+    try:
+        return len(pipeline.config_of(search).SEARCH.OBJECTIVES) > 1
+    except (OSError, InputError):  # what a stage before it found is gone
+        return False
 
 
 def stage_state(pipeline: Pipeline, stage: Stage) -> str:

@@ -16,6 +16,7 @@ from detnas_d2.engine.architectures import (
 )
 from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.search import History
+from detnas_d2.search.front_file import best_of
 from detnas_d2.search.history import RECORDS_FILE
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
@@ -102,10 +103,10 @@ def _config_of_folder(folder: str) -> CfgNode:
         )
     cfg = load_config(config)
     if os.path.isfile(os.path.join(folder, RECORDS_FILE)):
-        fittest = History.read(folder).best()
-        if not fittest:
+        best_record = best_of(folder, History.read(folder))
+        if best_record is None:
             raise InputError(f"{folder}: no candidate has a fitness yet")
-        return _fixed(cfg, searched_space(cfg).path(fittest[0].path))
+        return _fixed(cfg, searched_space(cfg).path(best_record.path))
     return cfg
 
 

@@ -23,6 +23,7 @@ from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SCREENING_FILE, SUB_
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.manifest import GIVEN, MANIFEST_FILE, RANDOM, SEARCHED
 from detnas_d2.pipeline.state import DONE_FILE, NOT_STARTED, read_done, read_json, state_of
+from detnas_d2.search.front_file import best_of
 from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE, History
 from detnas_d2.utils.errors import InputError
 
@@ -288,14 +289,13 @@ def _origin(stage: FoundStage, searched: set[str]) -> str:
 
 
 def best_record(stage: FoundStage) -> CandidateRecord | None:
-    """The fittest candidate of a search so far; None where its history is damaged, too, which is
-    told where the search is shown.
+    """What a search found, so far if it runs (:func:`best_of`); None where its files are damaged,
+    too, which is told where the search is shown.
     """
     try:
-        alive = [record for record in stage.history if record.fitness is not None]
+        return best_of(stage.folder, stage.history)
     except InputError:
         return None
-    return min(alive, key=lambda record: record.rank_key, default=None)
 
 
 def read_lines(file: str) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.driver import ReplayError, TooManyFailures, open_history, run_search
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
 from detnas_d2.search.history import FingerprintMismatch, History, HistoryError
+from detnas_d2.search.nsga2 import NSGA2, NSGA2Settings
+from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.progress import Progress
 from detnas_d2.search.random_search import RandomSearch
@@ -11,6 +13,7 @@ from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettin
 from detnas_d2.search.searcher import SearchSpaceExhausted
 
 __all__ = [
+    "NSGA2",
     "Constraint",
     "Evolution",
     "EvolutionSettings",
@@ -18,6 +21,8 @@ __all__ = [
     "History",
     "HistoryError",
     "Limits",
+    "NSGA2Settings",
+    "Objectives",
     "PredictorSearch",
     "PredictorSettings",
     "Progress",

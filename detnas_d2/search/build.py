@@ -7,12 +7,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from detnas_d2.search.constraints import Limits
+from detnas_d2.config.values import RULES
+from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
+from detnas_d2.search.nsga2 import NSGA2, NSGA2Settings
 from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettings
@@ -20,6 +23,11 @@ from detnas_d2.search.searcher import Feasible, GenerationSearcher
 from detnas_d2.utils.errors import InputError
 
 STRATEGIES = ("evolution", "random", "regularized", "predictor")
+FRONT_STRATEGIES = ("evolution", "random")
+"""Those that have a meaning with several objectives."""
+
+Own = RegularizedSettings | PredictorSettings | NSGA2Settings
+"""Settings of a strategy that has some besides the sizes of generations."""
 
 # Where the fields of settings are keys; of a field of several kinds, that of the first.
 _NODES: dict[type[Any], str] = {
@@ -27,6 +35,7 @@ _NODES: dict[type[Any], str] = {
     Limits: "SEARCH",
     RegularizedSettings: "SEARCH.REGULARIZED",
     PredictorSettings: "SEARCH.PREDICTOR",
+    NSGA2Settings: "SEARCH",
 }
 
 
@@ -39,14 +48,17 @@ class SearcherSettings:
         evolution: sizes of the generations; "random" has batches of a population.
         samples: candidates of "random".
         seed: derives every draw.
-        own: those that "regularized" or "predictor" has besides; None for the others.
+        own: those that "regularized", "predictor" or, with several objectives, "evolution" has
+            besides; None for the others.
+        objectives: "fitness", and costs that are minimised.
     """
 
     strategy: str
     evolution: EvolutionSettings
     samples: int
     seed: int
-    own: RegularizedSettings | PredictorSettings | None
+    own: Own | None
+    objectives: tuple[str, ...] = ("fitness",)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> SearcherSettings:
@@ -58,6 +70,11 @@ class SearcherSettings:
         search = cfg.SEARCH
         if search.STRATEGY not in STRATEGIES:
             raise InputError(f"cfg.SEARCH.STRATEGY is {search.STRATEGY!r}, not one of {STRATEGIES}")
+        known = RULES["SEARCH.OBJECTIVES"]
+        if not known.allows(search.OBJECTIVES):
+            raise InputError(
+                f"SEARCH.OBJECTIVES is {search.OBJECTIVES!r}: expected {known.expected}"
+            )
         overrides: dict[str, Any] = {"attempts": search.ATTEMPTS}
         for key in ("POPULATION", "GENERATIONS", "PARENTS"):
             if search[key] > 0:
@@ -79,13 +96,14 @@ class SearcherSettings:
             own = _own_settings(search, evolution)
         except ValueError as error:
             raise InputError(with_keys(error)) from None
-        return cls(search.STRATEGY, evolution, samples, search.SEED, own)
+        return cls(search.STRATEGY, evolution, samples, search.SEED, own, tuple(search.OBJECTIVES))
 
     def build(self, cardinalities: Sequence[int], feasible: Feasible) -> GenerationSearcher:
         """The searcher of paths with these numbers of operations per layer.
 
         Args:
-            feasible: usually the `Constraint`, whose text appears in errors.
+            feasible: usually the `Constraint`, whose text appears in errors; with several
+                objectives always.
 
         Raises:
             InputError: a population larger than the space, or no scikit-learn, which
@@ -107,6 +125,11 @@ class SearcherSettings:
             return RegularizedEvolution(cardinalities, self.own, **shared)
         if isinstance(self.own, PredictorSettings):
             return PredictorSearch(cardinalities, self.own, **shared)
+        if isinstance(self.own, NSGA2Settings):
+            if not isinstance(feasible, Constraint):
+                raise TypeError(f"feasible is {feasible!r}, expected a Constraint, for its costs")
+            costs_of = partial(feasible.selected_costs, self.objectives[1:])
+            return NSGA2(cardinalities, self.own, costs_of=costs_of, **shared)
         if self.strategy == "evolution":
             return Evolution(cardinalities, settings, **shared)
         return RandomSearch(
@@ -118,15 +141,29 @@ class SearcherSettings:
         )
 
 
-def _own_settings(
-    search: CfgNode, evolution: EvolutionSettings
-) -> RegularizedSettings | PredictorSettings | None:
+def _own_settings(search: CfgNode, evolution: EvolutionSettings) -> Own | None:
     """Settings of a strategy that has some besides the sizes of the evolution's generations."""
     sizes = {
         "population": evolution.population,
         "generations": evolution.generations,
         "attempts": evolution.attempts,
     }
+    if len(search.OBJECTIVES) > 1:
+        if search.STRATEGY not in FRONT_STRATEGIES:
+            raise InputError(
+                f"SEARCH.STRATEGY {search.STRATEGY!r} has one objective, SEARCH.OBJECTIVES is "
+                f"{list(search.OBJECTIVES)}: expected 'evolution', which is NSGA-II then, or "
+                "'random'"
+            )
+        if search.STRATEGY == "evolution":
+            return NSGA2Settings(
+                mutation=evolution.mutation,
+                crossover=evolution.crossover,
+                random=evolution.random,
+                mutation_prob=evolution.mutation_prob,
+                objectives=tuple(search.OBJECTIVES),
+                **sizes,
+            )
     if search.STRATEGY == "regularized":
         alive = search.REGULARIZED.ALIVE or 2 * evolution.population
         sample = search.REGULARIZED.SAMPLE or max(2, alive // 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detnas_d2.search_space import AdditiveTable, Choices, CostTable, LatencyTable
@@ -101,6 +102,24 @@ class Constraint:
             name: self.tables[name].total(choices) if name in self.tables else None
             for name in ("macs", "params", "latency_ms")
         }
+
+    def selected_costs(self, names: Sequence[str], choices: Choices) -> tuple[int | float, ...]:
+        """Those of :meth:`costs_of` that are named. Raises KeyError without a table."""
+        return tuple(self.tables[name].total(choices) for name in names)
+
+    def range_of(self, quantity: str) -> tuple[int | float, int | float]:
+        """The least and the most that a path has of "macs", "params" or "latency_ms", within the
+        limits of that quantity.
+
+        Raises:
+            KeyError: there is no table of it.
+        """
+        table = self.tables[quantity]
+        low, high = table.cheapest(), table.most_expensive()
+        for limited, _, bound, is_max in self._bounds:
+            if limited == quantity:
+                low, high = (low, min(high, bound)) if is_max else (max(low, bound), high)
+        return low, high
 
     def idle(self) -> list[str]:
         """A text for each limit that excludes no path of the space."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
+
 from detnas_d2.evaluation.candidate import CandidateRecord
+from detnas_d2.search.dominance import dominance_ranks
 from detnas_d2.utils.errors import InputError
 
 COSTS = ("macs", "params", "latency_ms")
@@ -47,24 +50,38 @@ def fitness_by_generation(records: Iterable[CandidateRecord]) -> dict[int, list[
     return found
 
 
-def pareto_front(records: Iterable[CandidateRecord], cost: str) -> list[CandidateRecord]:
-    """The evaluated candidates that none is fitter than at the same cost or less, cheapest first.
+def pareto_front(records: Iterable[CandidateRecord], *costs: str) -> list[CandidateRecord]:
+    """The evaluated candidates that no other dominates: none is at least as good in fitness and
+    every cost, and better in one. The cheapest by the first cost first.
 
-    Of equally fit ones the cheapest, of equally cheap ones the first is taken.
+    Of candidates with the same fitness and costs the one that was proposed first is taken.
 
     Args:
-        cost: one of :data:`COSTS`.
+        costs: of :data:`COSTS`, one or more.
 
     Raises:
-        ValueError: an unknown cost, or one that the search did not record.
+        InputError: an unknown cost, or one that the search did not record.
     """
-    if cost not in COSTS:
-        raise InputError(f"cost {cost!r}: expected one of {', '.join(COSTS)}")
+    for cost in costs:
+        if cost not in COSTS:
+            raise InputError(f"cost {cost!r}: expected one of {', '.join(COSTS)}")
     alive = [record for record in records if record.fitness is not None]
-    if any(getattr(record, cost) is None for record in alive):
-        raise InputError(f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS)")
-    front: list[CandidateRecord] = []
-    for record in sorted(alive, key=lambda r: (getattr(r, cost), r.rank_key)):
-        if not front or record.rank_key[0] < front[-1].rank_key[0]:
-            front.append(record)
-    return front
+    for cost in costs:
+        if any(getattr(record, cost) is None for record in alive):
+            raise InputError(
+                f"the search did not record {cost} (latency_ms: SEARCH.MAX_LATENCY_MS, or in "
+                "SEARCH.OBJECTIVES)"
+            )
+    if not alive:
+        return []
+
+    def point(record: CandidateRecord) -> tuple[float, ...]:
+        return (*(getattr(record, cost) for cost in costs), record.rank_key[0])
+
+    alive.sort(key=lambda record: (point(record), record.rank_key))
+    points = [point(record) for record in alive]
+    front: dict[tuple[float, ...], CandidateRecord] = {}
+    for place, rank in enumerate(dominance_ranks(np.array(points, float))):
+        if rank == 0:
+            front.setdefault(points[place], alive[place])
+    return list(front.values())

@@ -1,4 +1,4 @@
-"""Points of several objectives, all to be minimised: who dominates whom, and how much a front covers.
+"""Points of several objectives, all to be minimised: who dominates whom, how much a front covers.
 
 One point dominates another if it is at most as large in every objective and smaller in one. Only
 comparisons, differences and quotients of single numbers decide: results are the same on every

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detnas_d2.evaluation.candidate import CandidateRecord
+from detnas_d2.search.objectives import FrontSoFar, Objectives
 
 SUFFIX = ".search"
 """End of the names of a search's event files."""
@@ -22,17 +23,20 @@ class SearchEvents:
     far, ``search/macs_millions``, ``search/params_millions``, ``search/latency_ms``. Where a
     generation ends: ``search/generation_mean``, ``search/failed`` candidates so far, and
     ``time_share/recalibration``, ``time_share/inference``, ``time_share/scoring`` of the seconds
-    that its candidates took.
+    that its candidates took; with several objectives ``search/hypervolume`` and
+    ``search/front_members`` of the front so far.
 
     The events of earlier starts are written anew from the history, at the times of then: there is
     every point once, however often a search was killed.
 
     Args:
         directory: where the search writes.
+        objectives: of the search, if there are several.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, objectives: Objectives | None = None) -> None:
         self._directory = Path(directory)
+        self._front = None if objectives is None else FrontSoFar(objectives)
         self._replayed: list[tuple[CandidateRecord, int]] = []
         self._writer: Any = None
         self._best: float | None = None
@@ -85,11 +89,17 @@ class SearchEvents:
         seconds: Counter[str] = Counter()
         for record in self._members:
             seconds.update(record.seconds)
+        front: dict[str, float] = {}
+        if self._front is not None:
+            self._front.add(self._members)
+            front["search/hypervolume"] = self._front.hypervolume
+            front["search/front_members"] = len(self._front.members)
         self._members = []
         together = sum(seconds.values()) or 1.0
         shares = {f"time_share/{name}": value / together for name, value in seconds.items()}
         mean = statistics.fmean(fitness) if fitness else None
-        self._add(last, {"search/generation_mean": mean, "search/failed": self._failed, **shares})
+        told = {"search/generation_mean": mean, "search/failed": self._failed}
+        self._add(last, {**told, **front, **shares})
 
     def _add(self, record: CandidateRecord, values: dict[str, float | None]) -> None:
         time = datetime.fromisoformat(record.finished).timestamp()

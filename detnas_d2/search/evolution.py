@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detnas_d2.search.searcher import Draft, SettingsSearcher, draw, logger
-from detnas_d2.search.variation import cross, redraw
+from detnas_d2.search.variation import check_children, cross, redraw
 from detnas_d2.search_space import Choices
 
 PARENT_SOURCES = ("population", "history")
@@ -46,17 +46,7 @@ class EvolutionSettings:
         for name in ("population", "generations", "parents", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("mutation", "crossover", "random"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        children = self.mutation + self.crossover + self.random
-        if children > self.population:
-            raise ValueError(
-                f"mutation {self.mutation} + crossover {self.crossover} + random {self.random} "
-                f"= {children} exceeds the population of {self.population}"
-            )
-        if not 0.0 <= self.mutation_prob <= 1.0:
-            raise ValueError(f"mutation_prob must be in [0, 1], got {self.mutation_prob}")
+        check_children(self)
         if self.parents_from not in PARENT_SOURCES:
             raise ValueError(f"parents_from must be in {PARENT_SOURCES}, got {self.parents_from!r}")
         self._refuse_children_that_cannot_be()
@@ -72,11 +62,6 @@ class EvolutionSettings:
             raise ValueError(
                 f"crossover {self.crossover} with population {self.population}: a generation of "
                 "one has one parent; take a larger population, or crossover 0"
-            )
-        if self.mutation and self.mutation_prob == 0.0:
-            raise ValueError(
-                f"mutation {self.mutation} with mutation_prob {self.mutation_prob} changes "
-                "nothing: expected a positive probability, or mutation 0"
             )
 
     @classmethod

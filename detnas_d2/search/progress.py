@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from detnas_d2.evaluation.candidate import CandidateRecord
 from detnas_d2.evaluation.passes import PASSES
+from detnas_d2.search.objectives import FrontSoFar, Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.utils.io import write_json
 from detnas_d2.utils.screen import Pace
@@ -34,6 +35,7 @@ class Progress:
     After every generation ``generations.json`` in `directory` is rewritten: a list with one object
     per generation: generation (from 1), evaluated, failed, best, mean, std (population standard
     deviation; None if all failed), best_path, best_macs, best_so_far, seconds (per stage, summed).
+    With several objectives also front (members so far) and hypervolume (of the front so far).
 
     Args:
         searcher: tells how many generations and candidates to expect.
@@ -43,6 +45,7 @@ class Progress:
         tell: called whenever something is done, with candidates done (shares of those that are not
             finished included) and in all, the seconds left (None before they are known), and a text
             about the best so far.
+        objectives: of the search, if there are several.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         outlook: Callable[[float, float], str] = lambda eta, share: "",
         tell: Callable[[float, int, float | None, str], None] = lambda *_: None,
+        objectives: Objectives | None = None,
     ) -> None:
         self._outlook, self._tell = outlook, tell
         self.summaries: list[dict[str, Any]] = []
@@ -68,6 +72,7 @@ class Progress:
         self._generation, self._size = 1, searcher.expected // searcher.generations
         self._best: CandidateRecord | None = None
         self._members: list[CandidateRecord] = []
+        self._front = None if objectives is None else FrontSoFar(objectives)
         self._seconds: Counter[str] = Counter()
 
     def __call__(self, record: CandidateRecord, *, size: int, replayed: bool) -> None:
@@ -164,6 +169,7 @@ class Progress:
             "best_macs": best.macs if best else None,
             "best_so_far": self._best.fitness if self._best else None,
             "seconds": dict(seconds),
+            **self._front_with(members),
         }
         self.summaries.append(summary)
         if self._directory is not None:
@@ -178,9 +184,16 @@ class Progress:
                 _number(std),
                 len(members),
                 len(members) - len(fitness),
-                _best_text(self._best),
+                _best_text(self._best) + _front_text(summary),
                 self._eta_text(),
             )
+
+    def _front_with(self, members: list[CandidateRecord]) -> dict[str, Any]:
+        """What a summary has of several objectives."""
+        if self._front is None:
+            return {}
+        self._front.add(members)
+        return {"front": len(self._front.members), "hypervolume": self._front.hypervolume}
 
 
 def _best(records: list[CandidateRecord]) -> CandidateRecord | None:
@@ -207,6 +220,12 @@ def _best_text(best: CandidateRecord | None) -> str:
         return "best -"
     macs = "" if best.macs is None else f" ({best.macs / 1e6:.1f}M MACs)"
     return f"best {best.fitness:.4f}{macs}"
+
+
+def _front_text(summary: dict[str, Any]) -> str:
+    if "front" not in summary:
+        return ""
+    return f" | front of {summary['front']}, hypervolume {summary['hypervolume']:.4f}"
 
 
 def _shares(seconds: Counter[str]) -> str:

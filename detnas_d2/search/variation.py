@@ -4,9 +4,47 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 from detnas_d2.search.searcher import draw
 from detnas_d2.search_space import Choices
+
+
+class Kinds(Protocol):
+    """How many children of each kind a generation has."""
+
+    @property
+    def population(self) -> int: ...
+    @property
+    def mutation(self) -> int: ...
+    @property
+    def crossover(self) -> int: ...
+    @property
+    def random(self) -> int: ...
+    @property
+    def mutation_prob(self) -> float: ...
+
+
+def check_children(kinds: Kinds) -> None:
+    """Raises ValueError if there are more children than places, or some that cannot be: their
+    places would be filled at random, without a word.
+    """
+    for name in ("mutation", "crossover", "random"):
+        if getattr(kinds, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(kinds, name)}")
+    children = kinds.mutation + kinds.crossover + kinds.random
+    if children > kinds.population:
+        raise ValueError(
+            f"mutation {kinds.mutation} + crossover {kinds.crossover} + random {kinds.random} "
+            f"= {children} exceeds the population of {kinds.population}"
+        )
+    if not 0.0 <= kinds.mutation_prob <= 1.0:
+        raise ValueError(f"mutation_prob must be in [0, 1], got {kinds.mutation_prob}")
+    if kinds.mutation and kinds.mutation_prob == 0.0:
+        raise ValueError(
+            f"mutation {kinds.mutation} with mutation_prob {kinds.mutation_prob} changes "
+            "nothing: expected a positive probability, or mutation 0"
+        )
 
 
 def redraw(

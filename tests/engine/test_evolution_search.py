@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
@@ -21,9 +24,12 @@ from detnas_d2.engine import proposals as PROPOSALS
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.plan import SearchPlan
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
+from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import WeightsError
 from detnas_d2.search import FingerprintMismatch, History, UnsatisfiableLimit
+from detnas_d2.search.diagnostics import pareto_front
+from detnas_d2.search.front_file import best_of
 from detnas_d2.search_space import SPACES, LatencyTable
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
@@ -71,6 +77,60 @@ def test_killed_search_resumes_to_the_same_history(configs: Configs, tmp_path: P
     assert resumed.identity() == whole.identity()
     texts = [(tmp_path / n / "best.yaml").read_text() for n in ("killed", "whole")]
     assert texts[0].replace("/killed/", "/whole/") == texts[1]
+
+
+def test_front_of_a_search(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed with other budgets, the search recommends another member, evaluating nothing."""
+    keys = ("SEARCH.OBJECTIVES", ["fitness", "macs", "params"], "SEARCH.POPULATION", 6)
+    cfg = configs.search(*keys)
+    prepare(cfg, ARGS)
+    best = search(cfg, resume=False)
+    folder = Path(cfg.OUTPUT_DIR)
+    history = History.read(folder)
+    assert {record.origin for record in history} >= {"random", "mutation"}
+    header = json.loads((folder / "search.json").read_text())["fingerprint"]["searcher"]
+    assert header["strategy"] == "nsga2"
+    front = pareto_front(history, "macs", "params")
+    told = yaml.safe_load((folder / "front.yaml").read_text())
+    assert (told["metric"], told["objectives"]) == ("bbox/AP", ["fitness", "macs", "params"])
+    assert [m["path"] for m in told["members"]] == [record.path for record in front]
+    generations = json.loads((folder / "generations.json").read_text())
+    hypervolumes = [row["hypervolume"] for row in generations]
+    assert len(generations) == 3 and hypervolumes == sorted(hypervolumes)
+    assert hypervolumes[-1] == pytest.approx(told["hypervolume"])
+    path = load_config(str(folder / "best.yaml")).MODEL.DETNAS.PATH
+    assert path == told["best"] == best.path == best_of(str(folder), history).path
+    inherited = load_config(str(folder / "best_inherited.yaml"))
+    assert path == inherited.MODEL.DETNAS.PATH and Path(inherited.MODEL.WEIGHTS).exists()
+
+    monkeypatch.setattr(PopulationEvaluator, "evaluate_many", stop)
+    cheapest = front[0].macs
+    cfg = configs.search(*keys, "SEARCH.BUDGETS", [cheapest, 10**12])
+    assert run(cfg, resume=True).records == history.records
+    told = yaml.safe_load((folder / "front.yaml").read_text())
+    fittest = min((r for r in front if r.macs == cheapest), key=lambda r: r.rank_key)
+    assert told["best"] == fittest.path
+    assert [m["path"] for m in told["recommended"]] == [fittest.path, history.best()[0].path]
+    assert fittest.path == load_config(str(folder / "best.yaml")).MODEL.DETNAS.PATH
+    with pytest.raises(FingerprintMismatch, match=r"searcher\.settings\.objectives"):
+        run(configs.search(*keys[2:], "SEARCH.OBJECTIVES", ["fitness", "params"]), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("SEARCH.BUDGETS", [3e8]), r"BUDGETS \[300000000.0\]: SEARCH.OBJECTIVES has no cost"),
+        (
+            ("SEARCH.BUDGETS", [1], "SEARCH.OBJECTIVES", ["fitness", "params"]),
+            "SEARCH.BUDGETS has 1, but the cheapest path within no limit has",
+        ),
+    ],
+)
+def test_budgets_that_make_no_sense(opts: tuple, message: str, configs: Configs) -> None:
+    cfg = small(configs, *opts)
+    with pytest.raises(InputError, match=message):
+        run(cfg)
+    assert not Path(cfg.OUTPUT_DIR, "history.jsonl").exists()
 
 
 def test_best_yaml_trains_from_the_supernet(configs: Configs) -> None:
@@ -158,6 +218,18 @@ def test_latency_is_measured_once(configs: Configs, monkeypatch: pytest.MonkeyPa
     measured = LatencyTable.from_json(stored, TINY)
     for record in history:
         assert record.latency_ms == measured.total(record.choices) > 0
+
+
+def test_latency_as_an_objective(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
+    slower = replace(table(1.0), entries=tuple((1.0, 2.0, 3.0, 4.0) for _ in TINY.cardinalities))
+    monkeypatch.setattr(PROPOSALS, "measure_latency", lambda *a, **k: slower)
+    cfg = small(configs, "SEARCH.OBJECTIVES", ["fitness", "latency_ms"])
+    history = run(cfg)
+    assert Path(cfg.OUTPUT_DIR, "latency.json").exists()
+    assert all(record.latency_ms == slower.total(record.choices) for record in history)
+    told = yaml.safe_load(Path(cfg.OUTPUT_DIR, "front.yaml").read_text())
+    assert told["least"] == {"latency_ms": slower.cheapest()}
+    assert told["reference"] == {"fitness": 0, "latency_ms": slower.most_expensive()}
 
 
 def test_given_latency_table(configs: Configs, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from detnas_d2.search.build import SearcherSettings, limits_from_config, search_
 from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search.evolution import PRESETS, Evolution, EvolutionSettings
 from detnas_d2.search.history import History
+from detnas_d2.search.nsga2 import NSGA2, NSGA2Settings
 from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettings
@@ -110,9 +111,46 @@ def test_build_predictor():
     }
 
 
+def test_build_nsga2():
+    """The numbers of the evolution, with costs instead of PARENTS."""
+    constraint = Constraint(Limits(max_macs=300_000_000), build_cost_table(SPACE))
+    objectives = ["fitness", "macs", "params"]
+    found = searcher(constraint, OBJECTIVES=objectives, POPULATION=10, PRESET="release", SEED=3)
+    assert isinstance(found, NSGA2)
+    assert found.settings == NSGA2Settings(10, 20, 4, 4, 2, 0.1, tuple(objectives))
+    assert all(constraint(choices) for choices in found.ask())
+    choices = found.ask()[0]
+    costs = constraint.costs_of(choices)
+    assert found._costs_of(choices) == (costs["macs"], costs["params"])
+    baseline = searcher(constraint, STRATEGY="random", OBJECTIVES=objectives)
+    assert isinstance(baseline, RandomSearch)
+    with pytest.raises(TypeError, match="expected a Constraint"):
+        searcher(OBJECTIVES=objectives)
+
+
+def test_one_objective_is_the_search_as_it_was():
+    """Histories of before there were objectives go on."""
+    assert searcher(OBJECTIVES=("fitness",)).describe() == searcher().describe()
+    assert "objectives" not in searcher().describe()["settings"]
+
+
 @pytest.mark.parametrize(
     ("search", "message"),
     [
+        (
+            {"OBJECTIVES": ["fitness", "memory"]},
+            r"OBJECTIVES is \['fitness', 'memory'\]: expected \['fitness'\], or with it one or two "
+            "costs of 'macs', 'params', 'latency_ms'",
+        ),
+        ({"OBJECTIVES": []}, r"OBJECTIVES is \[\]: expected"),
+        ({"OBJECTIVES": ["macs", "fitness"]}, "OBJECTIVES is .*: expected"),
+        ({"OBJECTIVES": ["fitness", "macs", "macs"]}, "OBJECTIVES is .*: expected"),
+        ({"OBJECTIVES": ["fitness", "macs", "params", "latency_ms"]}, "OBJECTIVES is .*: expected"),
+        (
+            {"OBJECTIVES": ["fitness", "macs"], "STRATEGY": "predictor"},
+            r"STRATEGY 'predictor' has one objective, SEARCH.OBJECTIVES is \['fitness', 'macs'\]: "
+            "expected 'evolution', which is NSGA-II then, or 'random'",
+        ),
         ({"STRATEGY": "annealing"}, "cfg.SEARCH.STRATEGY is 'annealing'"),
         ({"PRESET": "fast"}, "unknown SEARCH.PRESET 'fast', expected one of"),
         (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detnas_d2.evaluation.candidate import CandidateRecord
+from detnas_d2.search import Objectives
 from detnas_d2.search.events import SearchEvents
 from tests.helpers import candidate_record, scalars_in
 
@@ -84,3 +85,17 @@ def test_a_finished_search_keeps_its_events(tmp_path: Path) -> None:
     listen(tmp_path, [], range(6))
     listen(tmp_path, range(6), [])
     assert {tag: dict(points) for tag, points in scalars_in(tmp_path).items()} == EXPECTED
+
+
+def test_points_of_several_objectives(tmp_path: Path) -> None:
+    """Of MACs of 1e8 to 6e8 and a reference of 6e8: the mean of the best fitness within budgets."""
+    events = SearchEvents(tmp_path, Objectives(("macs",), (0,), (600_000_000,)))
+    for index, found in enumerate(RECORDS):
+        events(found, size=3, replayed=index < 2)
+    events.close()
+    hypervolumes = {3: (2 * 2 + 3 * 3) / 6, 6: (2 * 2 + 2 * 3 + 1 * 5) / 6}
+    expected = EXPECTED | {
+        "search/hypervolume": {step: pytest.approx(v) for step, v in hypervolumes.items()},
+        "search/front_members": {3: 2.0, 6: 3.0},
+    }
+    assert {tag: dict(points) for tag, points in scalars_in(tmp_path).items()} == expected

@@ -9,6 +9,7 @@ import pytest
 
 from detnas_d2.evaluation.passes import counted, log_pass
 from detnas_d2.search.evolution import Evolution, EvolutionSettings
+from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.progress import Progress
 from tests.helpers import candidate_record
 
@@ -159,6 +160,21 @@ def test_generations_file(progress, tmp_path):
     assert [row["mean"] for row in written] == [1.5, 1.5, None]
     assert [row["best_so_far"] for row in written] == [2.0, 2.0, 2.0]
     assert [path.name for path in tmp_path.iterdir()] == ["generations.json"]
+
+
+def test_generations_of_several_objectives(tmp_path, clock, caplog):
+    caplog.set_level(logging.INFO, logger="detnas_d2.search")
+    settings = EvolutionSettings.preset("paper", population=2, generations=3)
+    searcher = Evolution((4,) * 8, settings, seed=0)
+    objectives = Objectives(("macs",), (0,), (100,))
+    progress = Progress(searcher, tmp_path, clock, objectives=objectives)
+    for generation, points in enumerate([((2.0, 50), (None, 10)), ((1.0, 25), (1.5, 60))], 1):
+        for position, (fitness, macs) in enumerate(points):
+            told = record(generation, position, fitness, macs)
+            progress(told, size=2, replayed=generation == 1)
+    written = json.loads((tmp_path / "generations.json").read_text())
+    assert [(row["front"], row["hypervolume"]) for row in written] == [(1, 1.0), (2, 1.25)]
+    assert "front of 2, hypervolume 1.2500" in caplog.text
 
 
 def test_equal_fitness_keeps_the_earlier_proposal(progress):

@@ -15,6 +15,7 @@ from scipy import stats
 
 from detnas_d2.search.driver import ReplayError
 from detnas_d2.search.history import History
+from detnas_d2.search.nsga2 import NSGA2, NSGA2Settings
 from detnas_d2.search.predictor import PredictorSearch, PredictorSettings
 from detnas_d2.search.random_search import RandomSearch
 from detnas_d2.search.regularized import RegularizedEvolution, RegularizedSettings
@@ -37,6 +38,13 @@ def build(strategy, cardinalities=SPACE, *, seed=0, feasible=None, **sizes):
     if strategy == "regularized":
         own = RegularizedSettings(alive=population + 1, sample=1 + population // 4, **chosen)
         return RegularizedEvolution(cardinalities, own, **arguments)
+    if strategy == "nsga2":
+        crossover = population // 2 if population > 1 else 0
+        kinds = {"mutation": population - crossover, "crossover": crossover, "random": 0}
+        own = NSGA2Settings(
+            **kinds, mutation_prob=0.2, objectives=("fitness", "macs", "params"), **chosen
+        )
+        return NSGA2(cardinalities, own, costs_of=costs, **arguments)
     own = PredictorSettings(parents=5, pool=6, random_share=0.1, **chosen)
     return PredictorSearch(cardinalities, own, **arguments)
 
@@ -44,6 +52,11 @@ def build(strategy, cardinalities=SPACE, *, seed=0, feasible=None, **sizes):
 def worth(choices):
     """A sum over layers."""
     return sum(((7 * layer + 3 * op) % 11) / 10 for layer, op in enumerate(choices))
+
+
+def costs(choices):
+    """Two costs with many ties."""
+    return sum(choices), sum(layer * op for layer, op in enumerate(choices)) % 5
 
 
 def run(searcher, fitness=worth, order=None):
@@ -59,7 +72,7 @@ def run(searcher, fitness=worth, order=None):
     return generations
 
 
-@pytest.mark.parametrize("strategy", ["regularized", "predictor"])
+@pytest.mark.parametrize("strategy", ["regularized", "predictor", "nsga2"])
 @given(
     cardinalities=st.lists(st.integers(1, 3), min_size=1, max_size=4),
     population=st.integers(1, 12),
@@ -93,7 +106,7 @@ def test_any_search_ends_without_repeats_and_replays_in_any_order(
     assert search(random.Random(seed)) == (in_order, best)
 
 
-@pytest.mark.parametrize("strategy", ["regularized", "predictor"])
+@pytest.mark.parametrize("strategy", ["regularized", "predictor", "nsga2"])
 def test_proposals_follow_from_seed_and_fitness(strategy):
     again, other_seed = (run(build(strategy, seed=seed)) for seed in (0, 1))
     assert run(build(strategy)) == again
@@ -103,7 +116,7 @@ def test_proposals_follow_from_seed_and_fitness(strategy):
     assert otherwise[-1] != again[-1]
 
 
-@pytest.mark.parametrize("strategy", ["regularized", "predictor"])
+@pytest.mark.parametrize("strategy", ["regularized", "predictor", "nsga2"])
 def test_a_killed_search_goes_on_to_the_same_end(strategy):
     """Through the driver, with what was finished told again in another order."""
 
