@@ -109,6 +109,12 @@ inline void check_fold(const Tensor& count, const Tensor& mean, const Tensor& m2
   check_vector(beta, mean, mean.size(0), "beta");
 }
 
+// Of the BatchNorm that follows an operator with as many channels as come out of it.
+inline void check_norm(const OptTensor& gamma, const OptTensor& beta, const Tensor& x, int64_t channels) {
+  check_vector(gamma, x, channels, "gamma");
+  check_vector(beta, x, channels, "beta");
+}
+
 inline void check_fold_backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count,
                                 const Tensor& mean, const Tensor& m2, const OptTensor& gamma) {
   check_fold(count, mean, m2, gamma, {});

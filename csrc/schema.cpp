@@ -13,6 +13,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor? shift, bool relu) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_shift)");
   m.def("bn_fold(Tensor count, Tensor mean, Tensor m2, Tensor? gamma, Tensor? beta, float eps)"
         " -> (Tensor scale, Tensor shift)");
+  m.def("bn_stats_fold(Tensor x, Tensor? scale, Tensor? shift, bool relu, Tensor? gamma, Tensor? beta,"
+        " float eps) -> (Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
   m.def("bn_fold_backward(Tensor grad_scale, Tensor grad_shift, Tensor count, Tensor mean,"
         " Tensor m2, Tensor? gamma, float eps)"
         " -> (Tensor grad_mean, Tensor grad_m2, Tensor grad_gamma, Tensor grad_beta)");
@@ -20,6 +22,9 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("pointwise_conv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, bool relu,"
         " Tensor? bias, bool out_relu, bool want_stats, int groups)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2)");
+  m.def("pointwise_conv_bn(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, bool relu,"
+        " Tensor? bias, int groups, Tensor? gamma, Tensor? beta, float eps)"
+        " -> (Tensor y, Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
   m.def("pointwise_conv_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_m2, Tensor x,"
         " Tensor weight, Tensor? scale, Tensor? shift, bool relu, Tensor? y, Tensor? mean,"
         " bool out_relu, int groups, bool[3] output_mask)"
@@ -29,6 +34,9 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("depthwise_conv(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, bool relu,"
         " Tensor? bias, bool out_relu, bool want_stats, int stride, int dilation)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2)");
+  m.def("depthwise_conv_bn(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, bool relu,"
+        " Tensor? bias, int stride, int dilation, Tensor? gamma, Tensor? beta, float eps)"
+        " -> (Tensor y, Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
   m.def("depthwise_conv_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_m2, Tensor x,"
         " Tensor weight, Tensor? scale, Tensor? shift, bool relu, Tensor? y, Tensor? mean,"
         " bool out_relu, int stride, int dilation, bool[3] output_mask)"

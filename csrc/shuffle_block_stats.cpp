@@ -1,32 +1,24 @@
 // shuffle_block_stats: a block normalised with the statistics of its batch, without gradients.
 //
 // Made of the operators' own kernels, called through the dispatcher: one implementation for every
-// device, and one call from Python for a block instead of three for each convolution.
+// device, and one call from Python for a block instead of two for each convolution.
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/ScalarType.h>
 #include <torch/library.h>
 
 #include "conv_checks.h"
+#include "handles.h"
 
 namespace detnas {
 namespace {
 
-using Conv = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // y, count, mean, m2
 using Block = std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>>;
 
-template <typename F>
-c10::TypedOperatorHandle<F> handle(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
-
-using Pointwise = Conv(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
-                       const OptTensor&, bool, bool, int64_t);
-using Depthwise = Conv(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
-                       const OptTensor&, bool, bool, int64_t, int64_t);
-using Fold = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptTensor&,
-                                        const OptTensor&, double);
+using Pointwise = ConvNorm(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
+                           const OptTensor&, int64_t, const OptTensor&, const OptTensor&, double);
+using Depthwise = ConvNorm(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
+                           const OptTensor&, int64_t, int64_t, const OptTensor&, const OptTensor&, double);
 using Shuffle = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptTensor&,
                                            const OptTensor&, const OptTensor&, const OptTensor&, bool,
                                            bool, int64_t, bool);
@@ -45,17 +37,15 @@ struct Layers {
 
   // Layers [first, last), the first depthwise convolution with `stride`.
   Pending run(Pending p, size_t first, size_t last, int64_t stride) {
-    static const auto pointwise = handle<Pointwise>("detnas_d2::pointwise_conv");
-    static const auto depthwise = handle<Depthwise>("detnas_d2::depthwise_conv");
-    static const auto fold = handle<Fold>("detnas_d2::bn_fold");
+    static const auto pointwise = handle<Pointwise>("detnas_d2::pointwise_conv_bn");
+    static const auto depthwise = handle<Depthwise>("detnas_d2::depthwise_conv_bn");
     for (size_t i = first; i < last; ++i) {
       const Tensor& w = weights[i];
       const bool spatial = w.size(2) > 1;
-      auto [y, count, mean, m2] = spatial
-          ? depthwise.call(p.x, w, p.scale, p.shift, p.relu, {}, false, true, stride, 1)
-          : pointwise.call(p.x, w, p.scale, p.shift, p.relu, {}, false, true, 1);
+      auto [y, count, mean, m2, scale, shift] = spatial
+          ? depthwise.call(p.x, w, p.scale, p.shift, p.relu, {}, stride, 1, gammas[i], betas[i], eps[i])
+          : pointwise.call(p.x, w, p.scale, p.shift, p.relu, {}, 1, gammas[i], betas[i], eps[i]);
       if (spatial) stride = 1;
-      auto [scale, shift] = fold.call(count, mean, m2, gammas[i], betas[i], eps[i]);
       p = {std::move(y), std::move(scale), std::move(shift), !spatial};
       counts[i] = std::move(count);
       means[i] = std::move(mean);

@@ -17,14 +17,21 @@ struct Fold {
   T *grad_mean, *grad_m2, *grad_gamma, *grad_beta;
 };
 
+// The affine map of one channel.
+template <typename T>
+__device__ inline void fold_channel(double count, T mean, T m2, double gamma, double beta, double eps,
+                                    T& scale, T& shift) {
+  const double factor = gamma / sqrt(m2 / count + eps);
+  scale = static_cast<T>(factor);
+  shift = static_cast<T>(beta - mean * factor);
+}
+
 template <typename T>
 __global__ void fold_kernel(Fold<T> a) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= a.channels) return;
   const double gamma = a.gamma ? a.gamma[c] : T(1), beta = a.beta ? a.beta[c] : T(0);
-  const double scale = gamma / sqrt(a.m2[c] / *a.count + a.eps);
-  a.scale[c] = static_cast<T>(scale);
-  a.shift[c] = static_cast<T>(beta - a.mean[c] * scale);
+  fold_channel(*a.count, a.mean[c], a.m2[c], gamma, beta, a.eps, a.scale[c], a.shift[c]);
 }
 
 template <typename T>

@@ -12,13 +12,29 @@ namespace {
 Stats bn_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu) {
   check_stats(x, scale, shift);
   const c10::cuda::CUDAGuard guard(x.device());
-  return stats_of(x, vector(scale), vector(shift), relu);
+  Statistics found(x.size(1), x);
+  stats_of(x, vector(scale), vector(shift), relu, found);
+  return found.stats();
 }
 
 Stats bn_stats_list(at::TensorList x, const OptTensor& scale, const OptTensor& shift, bool relu) {
   check_stats(x, scale, shift);
   const c10::cuda::CUDAGuard guard(x[0].device());
-  return stats_of(x, vector(scale), vector(shift), relu);
+  Statistics found(x[0].size(1), x[0]);
+  stats_of(x, vector(scale), vector(shift), relu, found);
+  return found.stats();
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_stats_fold(const Tensor& x, const OptTensor& scale,
+                                                                 const OptTensor& shift, bool relu,
+                                                                 const OptTensor& gamma,
+                                                                 const OptTensor& beta, double eps) {
+  check_stats(x, scale, shift);
+  check_norm(gamma, beta, x, x.size(1));
+  const c10::cuda::CUDAGuard guard(x.device());
+  Statistics found(x.size(1), x, gamma, beta, eps);
+  stats_of(x, vector(scale), vector(shift), relu, found);
+  return {found.count, found.mean, found.m2, found.scale, found.shift};
 }
 
 std::tuple<Tensor, Tensor, Tensor> bn_stats_backward(const Tensor& grad_mean, const Tensor& grad_m2,
@@ -77,6 +93,8 @@ struct FoldArgs {
   }
 };
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
                                    const OptTensor& gamma, const OptTensor& beta, double eps) {
   check_fold(count, mean, m2, gamma, beta);
@@ -93,6 +111,8 @@ std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, cons
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {scale, shift};
 }
+
+namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
     const Tensor& grad_scale, const Tensor& grad_shift, const Tensor& count, const Tensor& mean,
@@ -125,6 +145,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bn_fold_backward(
 TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("bn_stats", &detnas::cuda::bn_stats);
   m.impl("bn_stats_list", &detnas::cuda::bn_stats_list);
+  m.impl("bn_stats_fold", &detnas::cuda::bn_stats_fold);
   m.impl("bn_stats_backward", &detnas::cuda::bn_stats_backward);
   m.impl("bn_fold", &detnas::cuda::bn_fold);
   m.impl("bn_fold_backward", &detnas::cuda::bn_fold_backward);

@@ -1,8 +1,9 @@
 // BatchNorm statistics: one read of the maps, one row of partial moments per chunk of pixels, merged
-// by Chan's formula in a second small kernel. No atomics: results are reproducible.
+// by Chan's formula in the last block (last_block.cuh).
 #pragma once
 #include <vector>
 
+#include "last_block.cuh"
 #include "pixelwise.cuh"
 
 namespace detnas {
@@ -22,9 +23,6 @@ struct Moments {
   }
 };
 
-// Partial moments: mean [chunks][channels], m2 [chunks][channels], count [chunks].
-inline int64_t moments_size(int64_t chunks, int64_t channels) { return chunks * (2 * channels + 1); }
-
 // Maps of the same channels and what is pending on all of them; map m has chunks first[m] and on.
 template <typename S>
 struct StatsMaps {
@@ -37,21 +35,27 @@ struct StatsMaps {
   bool relu;
 };
 
-// Where a block's moments go: a row of partial ones, or, from the only block, the results.
-struct MomentsOut {
-  float *mean, *m2, *count;
-  double* total;
+// Partial moments of all launches of some statistics: mean [rows][channels], m2 [rows][channels], count
+// [slabs][rows]; null where the only row is the result.
+struct PartialMoments {
+  float* data;
+  int64_t rows, first;  // first: of the launch
+  unsigned* tickets;    // one for each slab, or null: another launch follows
 };
+inline int64_t moments_size(int64_t rows, int64_t channels, int64_t slabs) {
+  return rows * (2 * channels + slabs);
+}
 
 // Pixels that thread row `row` of `rows` has among `pixels`.
 __device__ inline int row_share(int64_t pixels, int row, int rows) {
   return pixels > row ? static_cast<int>((pixels - row + rows - 1) / rows) : 0;
 }
 
-// Moments of the block's pixels from those of its rows of threads, for V channels from c.
-template <int V>
-__device__ void merge_rows(const float (&mean)[V], const float (&m2)[V], int64_t pixels, int c,
-                           int channels, const MomentsOut& out) {
+// Moments of the block's pixels from those of its rows of threads, for V channels from c: put(channel,
+// mean, m2).
+template <int V, typename F>
+__device__ void merge_threads(const float (&mean)[V], const float (&m2)[V], int64_t pixels, int c,
+                              int channels, const F& put) {
   DETNAS_SHARED(float, means);  // [V][threads], then as much for m2
   const int lanes = blockDim.x, rows = blockDim.y, threads = lanes * rows;
   float* squares = means + V * threads;
@@ -76,10 +80,7 @@ __device__ void merge_rows(const float (&mean)[V], const float (&m2)[V], int64_t
       const float d = means[at + r * lanes] - ref - delta;
       if (n > 0) square += squares[at + r * lanes] + static_cast<float>(n) * d * d;
     }
-    out.mean[c + i] = ref + delta;
-    out.m2[c + i] = square;
-    if (c + i == 0 && out.count) *out.count = static_cast<float>(pixels);
-    if (c + i == 0 && out.total) *out.total = static_cast<double>(pixels);
+    put(c + i, ref + delta, square);
   }
 }
 
@@ -104,7 +105,7 @@ __device__ void first_mean(const R& reader, const Raw (&raw)[U], int count, floa
 }
 
 template <typename S, int V>
-__global__ void stats_kernel(StatsMaps<S> a, int channels, MomentsOut out) {
+__global__ void stats_kernel(StatsMaps<S> a, int channels, PartialMoments partial, StatsOut out) {
   Source<S> x;
   int64_t pixels = 0, chunk = 0;
 #pragma unroll
@@ -153,61 +154,28 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, MomentsOut out) {
     ref[i] += mean;
     sq[i] = s < 0.f ? 0.f : s;
   }
-  out.mean += static_cast<int64_t>(blockIdx.y) * channels;
-  out.m2 += static_cast<int64_t>(blockIdx.y) * channels;
-  if (out.count) out.count += blockIdx.y;
-  merge_rows<V>(ref, sq, end - begin, c, channels, out);
-}
-
-// Blocks of kLanes channels, rows of threads along chunks. Sums of differences from the first
-// chunk's mean, in double: no divisions in the loop, no cancellation, exact for constant channels.
-static __global__ void __launch_bounds__(kMostThreads)
-merge_moments_kernel(const float* mean, const float* m2, const float* count, int64_t chunks, int channels,
-                     MomentsOut out) {
-  DETNAS_SHARED(double, shared);  // [4][rows][kLanes]
-  const int c = blockIdx.x * kLanes + threadIdx.x, threads = blockDim.y * kLanes;
-  const int thread = threadIdx.y * kLanes + threadIdx.x;
-  const double ref = c < channels ? finite_or_zero(mean[c]) : 0.f;
-  double n = 0, first = 0, second = 0, within = 0;
-  if (c < channels)
-#pragma unroll 4
-    for (int64_t k = threadIdx.y; k < chunks; k += blockDim.y) {
-      const double nk = count[k], d = nk == 0 ? 0 : mean[k * channels + c] - ref;
-      n += nk;
-      first += nk * d;
-      second += nk * d * d;
-      within += nk == 0 ? 0.f : m2[k * channels + c];
-    }
-  shared[thread] = n;
-  shared[threads + thread] = first;
-  shared[2 * threads + thread] = second;
-  shared[3 * threads + thread] = within;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= channels) return;
-  for (int r = 1; r < static_cast<int>(blockDim.y); ++r) {
-    n += shared[r * kLanes + threadIdx.x];
-    first += shared[threads + r * kLanes + threadIdx.x];
-    second += shared[2 * threads + r * kLanes + threadIdx.x];
-    within += shared[3 * threads + r * kLanes + threadIdx.x];
+  if (!partial.data) {
+    merge_threads<V>(ref, sq, end - begin, c, channels, [&](int channel, float mean, float m2) {
+      out.put(channel, static_cast<double>(end - begin), mean, m2);
+    });
+    return;
   }
-  const double shift = first / n, between = second - first * shift;
-  out.mean[c] = static_cast<float>(ref + shift);
-  out.m2[c] = static_cast<float>(within + (between < 0 ? 0 : between));
-  if (c == 0 && out.total) *out.total = n;
-}
-
-// partial: as moments_size says, its first chunk not empty. count: the sum of counts, or null.
-inline void launch_merge_moments(const float* partial, int64_t chunks, int channels, float* mean,
-                                 float* m2, double* count, Stream stream) {
-  auto kernel = &merge_moments_kernel;
-  const dim3 block = column_block(chunks);
-  DETNAS_LAUNCH(kernel, dim3(ceil_div(channels, kLanes)), block, 4 * column_shared(block), stream,
-                partial, partial + chunks * channels, partial + 2 * chunks * channels, chunks, channels,
-                MomentsOut{mean, m2, nullptr, count});
-}
-inline void launch_merge_moments(const float* partial, int64_t chunks, int channels, float* mean,
-                                 float* m2, Stream stream) {
-  launch_merge_moments(partial, chunks, channels, mean, m2, nullptr, stream);
+  float* means = partial.data;
+  float* squares = means + partial.rows * channels;
+  float* counts = squares + partial.rows * channels + blockIdx.x * partial.rows;
+  const int64_t row = partial.first + blockIdx.y;
+  merge_threads<V>(ref, sq, end - begin, c, channels, [&](int channel, float mean, float m2) {
+    means[row * channels + channel] = mean;
+    squares[row * channels + channel] = m2;
+  });
+  if (threadIdx.x == 0 && threadIdx.y == 0) counts[row] = static_cast<float>(end - begin);
+  if (!partial.tickets || !last_block(partial.tickets + blockIdx.x, gridDim.y)) return;
+  DETNAS_SHARED(double, shared);
+  const int slab = blockDim.x * V, begin_c = blockIdx.x * slab;
+  const int end_c = begin_c + slab < channels ? begin_c + slab : channels;
+  for (int c0 = begin_c; c0 < end_c; c0 += kLanes)
+    merge_rows({means, squares, channels, partial.rows}, [&](int64_t k) { return counts[k]; }, c0, end_c,
+               shared, out);
 }
 
 template <typename S>
@@ -237,13 +205,16 @@ StatsPlan plan_stats(const std::vector<StatsInput<S>>& maps, int channels) {
   return plan;
 }
 
-// partial: moments_size(plan.chunks, channels) floats, unused if there is one chunk.
+// partial: moments_size(plan.chunks, channels, plan.tiling.slabs) floats, and plan.tiling.slabs tickets;
+// unused if there is one chunk.
 template <typename S>
 void launch_stats(const std::vector<StatsInput<S>>& maps, const StatsPlan& plan, int channels,
-                  float* partial, float* mean, float* m2, double* count, Stream stream) {
+                  float* partial, unsigned* tickets, const StatsOut& out, Stream stream) {
   auto kernel = plan.vector ? &stats_kernel<S, 16 / sizeof(S)> : &stats_kernel<S, 1>;
-  const int v = plan.vector ? 16 / sizeof(S) : 1;
-  int64_t done = 0;
+  const int64_t v = plan.vector ? 16 / sizeof(S) : 1, threads = plan.tiling.threads();
+  const int64_t own = 2 * v * threads * static_cast<int64_t>(sizeof(float));
+  const int64_t shared = plan.chunks > 1 && merge_shared(threads) > own ? merge_shared(threads) : own;
+  PartialMoments rows{plan.chunks > 1 ? partial : nullptr, plan.chunks, 0, nullptr};
   for (size_t begin = 0; begin < maps.size(); begin += kMaxMaps) {
     StatsMaps<S> a{};
     int64_t chunks = 0;
@@ -258,15 +229,11 @@ void launch_stats(const std::vector<StatsInput<S>>& maps, const StatsPlan& plan,
     a.scale = maps[0].map.scale;
     a.shift = maps[0].map.shift;
     a.relu = maps[0].map.relu;
-    MomentsOut out{mean, m2, nullptr, count};
-    if (plan.chunks > 1)
-      out = {partial + done * channels, partial + (plan.chunks + done) * channels,
-             partial + 2 * plan.chunks * channels + done, nullptr};
-    DETNAS_LAUNCH(kernel, dim3(plan.tiling.slabs, chunks), plan.tiling.block(),
-                  2 * v * plan.tiling.threads() * sizeof(float), stream, a, channels, out);
-    done += chunks;
+    if (begin + kMaxMaps >= maps.size()) rows.tickets = tickets;
+    DETNAS_LAUNCH(kernel, dim3(plan.tiling.slabs, chunks), plan.tiling.block(), shared, stream, a, channels,
+                  rows, out);
+    rows.first += chunks;
   }
-  if (plan.chunks > 1) launch_merge_moments(partial, plan.chunks, channels, mean, m2, count, stream);
 }
 
 }  // namespace cuda

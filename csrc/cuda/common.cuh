@@ -7,8 +7,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/zeros.h>
 
 #ifdef DETNAS_EMULATE  // tests/emulator: the same entry points, reached by tensors on the CPU
 #include "cuda_torch_emulator.h"
@@ -23,6 +21,7 @@
 #include "bn_stats.cuh"
 #include "pending.cuh"
 #include "shuffle_concat_grad.cuh"
+#include "tickets.h"
 
 namespace detnas {
 namespace cuda {
@@ -67,41 +66,74 @@ Source<S> source(const Tensor& map, const OptTensor& scale, const OptTensor& shi
 
 using Stats = std::tuple<Tensor, Tensor, Tensor>;
 
-inline Tensor count_of(const Tensor& x, int64_t n) {
-  return at::full({}, static_cast<double>(n), x.options().dtype(at::kDouble));
-}
 // For a kernel to write; where no statistics are wanted, nothing writes it and nothing reads it.
 inline Tensor empty_count(const Tensor& x) {
   return at::empty({}, x.options().dtype(at::kDouble).memory_format(at::MemoryFormat::Contiguous));
 }
 
-// Statistics of maps with the same channels together; empty ones count nothing.
-inline Stats stats_of(at::TensorList maps, const OptTensor& scale = {}, const OptTensor& shift = {},
-                      bool relu = false) {
+// The affine map of a BatchNorm with given statistics; defined in bn_ops.cu.
+std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
+                                   const OptTensor& gamma, const OptTensor& beta, double eps);
+
+// Statistics that a launch makes, and, where a BatchNorm follows, its affine map.
+struct Statistics {
+  Tensor count, mean, m2, scale, shift;
+
+  Statistics(int64_t channels, const Tensor& like) : Statistics(channels, like, false) {}
+  // gamma, beta: null, or of `channels` channels.
+  Statistics(int64_t channels, const Tensor& like, const OptTensor& gamma, const OptTensor& beta, double eps)
+      : Statistics(channels, like, true) {
+    gamma_ = vector(gamma), beta_ = vector(beta), eps_ = eps;
+  }
+
+  StatsOut out() const {
+    const auto to = [](const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; };
+    return {to(mean), to(m2), count.data_ptr<double>(), pointer(gamma_), pointer(beta_), eps_, to(scale), to(shift)};
+  }
+  // Those of no values, without a kernel that makes them.
+  void of_nothing() {
+    count.zero_(), mean.zero_(), m2.zero_();
+    if (scale.defined()) std::tie(scale, shift) = bn_fold(count, mean, m2, gamma_, beta_, eps_);
+  }
+  Stats stats() const { return {count, mean, m2}; }
+
+ private:
+  OptTensor gamma_, beta_;
+  double eps_ = 0;
+  Statistics(int64_t channels, const Tensor& like, bool fold)
+      : count(empty_count(like)), mean(floats(channels, like)), m2(floats(channels, like)) {
+    if (fold) scale = floats(channels, like), shift = floats(channels, like);
+  }
+};
+
+// Of maps with the same channels together; empty ones count nothing.
+inline void stats_of(at::TensorList maps, const OptTensor& scale, const OptTensor& shift, bool relu,
+                     Statistics& statistics) {
   const Tensor& first = maps[0];
   const int64_t channels = first.size(1);
   std::vector<Tensor> held;
-  int64_t pixels = 0;
-  for (const Tensor& x : maps) {
+  for (const Tensor& x : maps)
     if (x.numel() > 0) held.push_back(as_source(x));
-    pixels += pixel_count(x);
+  if (held.empty()) {
+    int64_t pixels = 0;  // of no channels
+    for (const Tensor& x : maps) pixels += pixel_count(x);
+    statistics.of_nothing();
+    statistics.count.fill_(static_cast<double>(pixels));
+    return;
   }
-  Tensor mean = floats(channels, first), m2 = floats(channels, first);
-  if (held.empty()) return {count_of(first, pixels), mean.zero_(), m2.zero_()};
-  Tensor count = empty_count(first);
   DETNAS_DISPATCH(first, "bn_stats", [&] {
     std::vector<StatsInput<scalar_t>> inputs;
     for (const Tensor& x : held)
       inputs.push_back({source<scalar_t>(x, scale, shift, relu), pixel_count(x)});
     const StatsPlan plan = plan_stats(inputs, static_cast<int>(channels));
-    const Tensor partial = floats(plan.chunks > 1 ? moments_size(plan.chunks, channels) : 0, first);
+    const int64_t slabs = plan.tiling.slabs;
+    const bool several = plan.chunks > 1;
+    const Tensor partial = floats(several ? moments_size(plan.chunks, channels, slabs) : 0, first);
     launch_stats(inputs, plan, static_cast<int>(channels), partial.data_ptr<float>(),
-                 mean.data_ptr<float>(), m2.data_ptr<float>(), count.data_ptr<double>(), stream());
+                 several ? tickets(slabs, first) : nullptr, statistics.out(), stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {count, mean, m2};
 }
-inline Stats no_stats(const Tensor& x) { return {empty_count(x), floats(0, x), floats(0, x)}; }
 
 // The gradient of a convolution's raw output from those of its output and statistics.
 struct GradArgs {

@@ -7,6 +7,8 @@ namespace detnas {
 namespace cuda {
 
 using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+// With the affine map of the BatchNorm that follows.
+using ConvNormResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Defined in pointwise_ops.cu and depthwise_ops.cu; their arguments: schema.cpp.

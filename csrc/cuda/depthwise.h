@@ -8,6 +8,7 @@ namespace detnas {
 namespace cuda {
 
 using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using ConvNormResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 constexpr int64_t kConvolveBlocks = 4 * kFill;  // bounds the rows of partial results

@@ -39,6 +39,12 @@ struct Weights {
   }
 };
 
+// Floats of a row of partial results: moments, or the gradients of scale and shift.
+template <typename S>
+__host__ __device__ int64_t row_size(const Depthwise<S>& a, bool gradient) {
+  return 2 * static_cast<int64_t>(a.channels) + (gradient ? 0 : a.slabs);
+}
+
 // What becomes of a thread's sums: bias, ReLU and moments, or, for gradients, back through what is
 // pending on x, with the sums of g * x and g.
 template <class T, bool Grad, typename S>
@@ -130,7 +136,8 @@ struct Sink {
     }
   }
 
-  // Merges the block's warps; the first writes the block's row: means, m2, count, or sums of g * x, g.
+  // Merges the block's warps; the first writes the block's row: means, m2, the slabs' counts, or sums of
+  // g * x, g.
   __device__ void write(float* shared, int slab, int row) {
     if (!a.partial) return;
     constexpr int kPlane = kLanes * kRows;
@@ -142,7 +149,7 @@ struct Sink {
     __syncthreads();
     if (threadIdx.y != 0 || !live) return;
     if constexpr (Grad) {
-      float* to = a.partial + static_cast<int64_t>(row) * 2 * a.channels + c;
+      float* to = a.partial + row * row_size(a, true) + c;
       for (int w = 1; w < kRows; ++w) {
         grad_scale += shared[w * kLanes + threadIdx.x];
         grad_shift += shared[kPlane + w * kLanes + threadIdx.x];
@@ -150,13 +157,13 @@ struct Sink {
       to[0] = grad_scale;
       to[a.channels] = grad_shift;
     } else {
-      float* to = a.partial + static_cast<int64_t>(row) * (2 * a.channels + 1);
+      float* to = a.partial + row * row_size(a, false);
       for (int w = 1; w < kRows; ++w)
         moments.merge(shared[w * kLanes + threadIdx.x], shared[kPlane + w * kLanes + threadIdx.x],
                       shared[2 * kPlane + w * kLanes + threadIdx.x]);
       to[c] = moments.mean;
       to[a.channels + c] = moments.m2;
-      if (slab == 0 && threadIdx.x == 0) to[2 * a.channels] = moments.n;
+      if (threadIdx.x == 0) to[2 * a.channels + slab] = moments.n;
     }
   }
 };
@@ -192,10 +199,16 @@ __device__ void convolve(const Depthwise<S>& a, int slab, int row, float* tile) 
 template <typename S, int K, bool Grad>
 __device__ void convolve_block(const Depthwise<S>& a, int block) {
   DETNAS_SHARED(float, tile);
-  if (block == 0 && threadIdx.x == 0 && threadIdx.y == 0 && a.count) *a.count = a.outputs;
   // Slabs of a tile are neighbours in memory: they are read at the same time.
   const int slab = block % a.slabs, row = block / a.slabs;
   by_tile<K, Grad>(a, [&](auto type) { convolve<decltype(type), Grad>(a, slab, row, tile); });
+  if constexpr (!Grad) {
+    if (!a.partial || !last_block(a.tickets + slab, a.rows)) return;
+    const int64_t ld = row_size(a, false);
+    const float* counts = a.partial + 2 * a.channels + slab;
+    merge_rows({a.partial, a.partial + a.channels, ld, a.rows}, [&](int64_t k) { return counts[k * ld]; },
+               slab * kLanes, a.channels, reinterpret_cast<double*>(tile), a.stats);
+  }
 }
 
 template <typename S, int K, bool Grad>
@@ -213,10 +226,10 @@ __global__ void __launch_bounds__(kLanes* kRows, 2)
   convolve_block<S, 0, Grad>(a, block);
 }
 
-// Floats that an entry's partial rows take: moments, or the gradients of scale and shift.
+// Floats that an entry's partial rows take.
 template <typename S>
 int64_t partial_size(const Depthwise<S>& a, bool gradient) {
-  return static_cast<int64_t>(a.rows) * (2 * a.channels + (gradient ? 0 : 1));
+  return a.rows * row_size(a, gradient);
 }
 
 template <typename S, bool Grad>
@@ -226,63 +239,6 @@ void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream) {
   };
   launch_batch(batch, &depthwise_kernel<S, 3, Grad>, &depthwise_kernel<S, 5, Grad>,
                &depthwise_kernel<S, 7, Grad>, &mixed_depthwise_kernel<S, Grad>, floats, stream);
-}
-
-// The statistics of all entries from their rows of partial moments.
-struct MomentsBatch {
-  int count = 0;
-  struct {
-    const float* partial;
-    int rows, channels;
-    float *mean, *m2;
-  } entry[kMaxMixed];
-};
-
-constexpr int kMergeRows = 32;  // threads along the rows of partial results
-
-// A block merges kLanes channels. Sums of differences from the first row's mean, in double.
-static __global__ void __launch_bounds__(kMostThreads)
-    depthwise_moments_kernel(const __grid_constant__ MomentsBatch batch) {
-  DETNAS_SHARED(double, shared);  // [3][kMergeRows][kLanes]
-  constexpr int kPlane = kMergeRows * kLanes;
-  int block = blockIdx.x, e = 0;
-  while (block >= (batch.entry[e].channels + kLanes - 1) / kLanes)
-    block -= (batch.entry[e++].channels + kLanes - 1) / kLanes;
-  const int channels = batch.entry[e].channels, rows = batch.entry[e].rows;
-  const int c = block * kLanes + threadIdx.x, thread = threadIdx.y * kLanes + threadIdx.x;
-  const float* partial = batch.entry[e].partial;
-  const double ref = c < channels ? finite_or_zero(partial[c]) : 0.f;
-  double n = 0, first = 0, second = 0;
-  if (c < channels)
-#pragma unroll 4
-    for (int row = threadIdx.y; row < rows; row += kMergeRows) {
-      const float* from = partial + static_cast<int64_t>(row) * (2 * channels + 1);
-      const double k = from[2 * channels], d = from[c] - ref;
-      n += k;
-      first += k == 0 ? 0 : k * d;
-      second += from[channels + c] + (k == 0 ? 0 : k * d * d);
-    }
-  shared[thread] = n;
-  shared[kPlane + thread] = first;
-  shared[2 * kPlane + thread] = second;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= channels) return;
-  for (int r = 1; r < kMergeRows; ++r) {
-    n += shared[r * kLanes + threadIdx.x];
-    first += shared[kPlane + r * kLanes + threadIdx.x];
-    second += shared[2 * kPlane + r * kLanes + threadIdx.x];
-  }
-  const double m2 = second - first * first / n;
-  batch.entry[e].mean[c] = static_cast<float>(ref + first / n);
-  batch.entry[e].m2[c] = static_cast<float>(m2 < 0 ? 0 : m2);
-}
-
-inline void launch_depthwise_moments(const MomentsBatch& batch, Stream stream) {
-  auto kernel = &depthwise_moments_kernel;
-  int64_t blocks = 0;
-  for (int e = 0; e < batch.count; ++e) blocks += ceil_div(batch.entry[e].channels, kLanes);
-  DETNAS_LAUNCH(kernel, dim3(blocks), dim3(kLanes, kMergeRows),
-                3 * kLanes * kMergeRows * sizeof(double), stream, batch);
 }
 
 }  // namespace cuda

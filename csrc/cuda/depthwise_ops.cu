@@ -1,4 +1,4 @@
-// depthwise_conv and mixed_depthwise on CUDA: one launch, and one more for statistics.
+// depthwise_conv and mixed_depthwise on CUDA: one launch, statistics included.
 #include <torch/library.h>
 
 #include "depthwise.h"
@@ -13,26 +13,23 @@ struct Call {
   Tensor x, weight;
   OptTensor scale, shift, bias;
   int64_t stride, dilation;
-  Tensor y, count, mean, m2;
+  Tensor y;
+  Statistics statistics;
 
   Call(const Tensor& x_, const Tensor& weight_, const OptTensor& scale_, const OptTensor& shift_,
-       const OptTensor& bias_, bool out_relu, bool want_stats, int64_t stride_, int64_t dilation_)
-      : stride(stride_), dilation(dilation_) {
-    check_depthwise(x_, weight_, scale_, shift_, bias_, out_relu, want_stats, stride, dilation);
+       const OptTensor& bias_, int64_t stride_, int64_t dilation_, bool want_stats, Statistics statistics_)
+      : stride(stride_), dilation(dilation_), statistics(std::move(statistics_)) {
     x = as_source(x_);
     weight = weight_.contiguous();
     scale = vector(scale_), shift = vector(shift_), bias = vector(bias_);
-    const int64_t c = x.size(1), channels = want_stats ? c : 0;
-    y = empty_map({x.size(0), c, conv_out(x.size(2), stride), conv_out(x.size(3), stride)}, x);
-    count = at::empty({}, x.options().dtype(at::kDouble).memory_format(at::MemoryFormat::Contiguous));
-    mean = floats(channels, x), m2 = floats(channels, x);
-    if (y.numel() > 0) return;
-    count.fill_(static_cast<double>(want_stats ? pixel_count(y) : 0));
-    mean.zero_(), m2.zero_();
+    y = empty_map({x.size(0), x.size(1), conv_out(x.size(2), stride), conv_out(x.size(3), stride)}, x);
+    if (y.numel() > 0 || !want_stats) return;
+    statistics.of_nothing();
+    statistics.count.fill_(static_cast<double>(pixel_count(y)));
   }
 
   template <typename S>
-  void fill(Depthwise<S>& a, bool relu, bool out_relu, bool want_stats) const {
+  void fill(Depthwise<S>& a, bool relu, bool out_relu) const {
     a.in = source<S>(x, scale, shift, relu);
     a.channels = static_cast<int>(x.size(1));
     a.kernel = static_cast<int>(weight.size(2));
@@ -40,8 +37,6 @@ struct Call {
     a.bias = pointer(bias);
     a.out_relu = out_relu;
     a.out = y.data_ptr<S>();
-    a.count = count.data_ptr<double>();
-    a.outputs = want_stats ? static_cast<double>(pixel_count(y)) : 0;
     plan(a, x.size(0), x.size(2), x.size(3), static_cast<int>(stride), static_cast<int>(dilation),
          false, kConvolveBlocks);
   }
@@ -51,25 +46,26 @@ struct Call {
 template <typename S>
 void launch(const Call* const* calls, int count, bool relu, bool out_relu, bool want_stats) {
   DepthwiseBatch<S> batch;
-  MomentsBatch moments;
-  int64_t size = 0;
-  batch.count = moments.count = count;
+  int64_t size = 0, slabs = 0;
+  batch.count = count;
   for (int i = 0; i < count; ++i) {
-    calls[i]->fill(batch.entry[i], relu, out_relu, want_stats);
+    calls[i]->fill(batch.entry[i], relu, out_relu);
     size += partial_size(batch.entry[i], false);
+    slabs += batch.entry[i].slabs;
   }
   if (!want_stats) return launch_depthwise<S, false>(batch, stream());
   const Tensor partial = floats(size, calls[0]->x);
   float* next = partial.data_ptr<float>();
+  unsigned* ticket = tickets(slabs, calls[0]->x);
   for (int i = 0; i < count; ++i) {
     Depthwise<S>& a = batch.entry[i];
     a.partial = next;
+    a.tickets = ticket;
+    a.stats = calls[i]->statistics.out();
     next += partial_size(a, false);
-    moments.entry[i] = {a.partial, a.rows, a.channels, calls[i]->mean.template data_ptr<float>(),
-                        calls[i]->m2.template data_ptr<float>()};
+    ticket += a.slabs;
   }
   launch_depthwise<S, false>(batch, stream());
-  launch_depthwise_moments(moments, stream());
 }
 
 void run(const std::vector<Call>& calls, bool relu, bool out_relu, bool want_stats) {
@@ -90,13 +86,29 @@ void run(const std::vector<Call>& calls, bool relu, bool out_relu, bool want_sta
 ConvResult depthwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t stride, int64_t dilation) {
+  check_depthwise(x, weight, scale, shift, bias, out_relu, want_stats, stride, dilation);
   const c10::cuda::CUDAGuard guard(x.device());
-  const std::vector<Call> calls{{x, weight, scale, shift, bias, out_relu, want_stats, stride, dilation}};
+  const std::vector<Call> calls{{x, weight, scale, shift, bias, stride, dilation, want_stats,
+                                 Statistics(want_stats ? x.size(1) : 0, x)}};
   run(calls, relu, out_relu, want_stats);
-  return {calls[0].y, calls[0].count, calls[0].mean, calls[0].m2};
+  const Statistics& found = calls[0].statistics;
+  return {calls[0].y, found.count, found.mean, found.m2};
 }
 
 namespace {
+
+ConvNormResult depthwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTensor& scale,
+                                 const OptTensor& shift, bool relu, const OptTensor& bias, int64_t stride,
+                                 int64_t dilation, const OptTensor& gamma, const OptTensor& beta, double eps) {
+  check_depthwise(x, weight, scale, shift, bias, false, true, stride, dilation);
+  check_norm(gamma, beta, x, x.size(1));
+  const c10::cuda::CUDAGuard guard(x.device());
+  const std::vector<Call> calls{{x, weight, scale, shift, bias, stride, dilation, true,
+                                 Statistics(x.size(1), x, gamma, beta, eps)}};
+  run(calls, relu, false, true);
+  const Statistics& found = calls[0].statistics;
+  return {calls[0].y, found.count, found.mean, found.m2, found.scale, found.shift};
+}
 
 using Lists =
     std::tuple<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>>;
@@ -110,15 +122,17 @@ Lists mixed_depthwise(at::TensorList x, at::TensorList weight, at::TensorList sc
   const c10::cuda::CUDAGuard guard(x[0].device());
   std::vector<Call> calls;
   calls.reserve(x.size());
-  for (size_t i = 0; i < x.size(); ++i)
-    calls.emplace_back(x[i], weight[i], item(scale, i), item(shift, i), OptTensor(), false, want_stats,
-                       stride, dilation[i]);
+  for (size_t i = 0; i < x.size(); ++i) {
+    check_depthwise(x[i], weight[i], item(scale, i), item(shift, i), {}, false, want_stats, stride, dilation[i]);
+    calls.emplace_back(x[i], weight[i], item(scale, i), item(shift, i), OptTensor(), stride, dilation[i],
+                       want_stats, Statistics(want_stats ? x[i].size(1) : 0, x[i]));
+  }
   run(calls, relu, false, want_stats);
   for (const Call& call : calls) {
     std::get<0>(out).push_back(call.y);
-    std::get<1>(out).push_back(call.count);
-    std::get<2>(out).push_back(call.mean);
-    std::get<3>(out).push_back(call.m2);
+    std::get<1>(out).push_back(call.statistics.count);
+    std::get<2>(out).push_back(call.statistics.mean);
+    std::get<3>(out).push_back(call.statistics.m2);
   }
   return out;
 }
@@ -129,5 +143,6 @@ Lists mixed_depthwise(at::TensorList x, at::TensorList weight, at::TensorList sc
 
 TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("depthwise_conv", &detnas::cuda::depthwise_conv);
+  m.impl("depthwise_conv_bn", &detnas::cuda::depthwise_conv_bn);
   m.impl("mixed_depthwise", &detnas::cuda::mixed_depthwise);
 }

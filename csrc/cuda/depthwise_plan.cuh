@@ -7,7 +7,7 @@
 // lie whole in channels_last memory, so reading every d-th one wastes no bandwidth. Gradients of the
 // input gather from the output with both sides swapped and the taps flipped.
 #pragma once
-#include "platform.cuh"
+#include "last_block.cuh"
 
 #if defined(DETNAS_EMULATE) && !defined(__grid_constant__)
 #define __grid_constant__
@@ -37,9 +37,9 @@ struct Depthwise {
   const S* weight;               // (C, 1, k, k), as it is
   const float* bias;
   S* out;
-  double* count;   // where the number of outputs that count for statistics goes
-  double outputs;  // that number
   float* partial;  // a row of partial results for each block of a slab, or null
+  unsigned* tickets;  // of forward statistics, one for each slab
+  StatsOut stats;
   int channels, kernel, in_height, in_width, out_height, out_width;
   int phases, in_step, in_offset, out_step, out_offset, origin;
   int tiles_y, tiles_x, tiles, slabs, rows;  // each slab of channels has `rows` blocks
@@ -88,6 +88,9 @@ using UpTile = Tile<K, 1, 2, 2, 8>;
 
 static_assert(LargeTile<7>::floats + 49 * kLanes <= 12288 && DownTile<7>::floats + 49 * kLanes <= 12288,
               "more shared memory than a launch may ask for without an attribute");
+
+static_assert((SmallTile<3>::floats + 9 * kLanes) * sizeof(float) >= 4 * kLanes * kRows * sizeof(double),
+              "a tile is too small for merge_rows");
 
 // Fills in how the outputs are cut. Set before: in, other, channels, kernel; sizes are x's. At most
 // `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there

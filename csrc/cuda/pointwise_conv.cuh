@@ -73,7 +73,9 @@ struct Gemm {
   // forward
   const float* bias;
   bool out_relu;
-  float *mean, *m2, *count;  // partial moments [row tiles][channels], or null
+  float *mean, *m2;  // partial moments [row tiles][channels], or null
+  unsigned* tickets; // one for each tile of columns
+  StatsOut stats;
   // grad_x: the map pending on x; partial sums [row tiles][2][channels] of grad * x and grad, or null
   Source<S> x;
   float* sums;
@@ -143,6 +145,7 @@ struct Shape {
   static constexpr int64_t kTiles = 2 * (A::kSize + B::kSize) * sizeof(S);
   static constexpr int64_t kOut = BM * kLdOut * sizeof(float);
   static constexpr int64_t kShared = (kTiles > kOut ? kTiles : kOut) + kGemmThreads * sizeof(Moments);
+  static_assert(kOut >= 4 * kGemmThreads * static_cast<int64_t>(sizeof(double)), "merge_rows' memory");
 };
 
 // Column `col` of rows begin..end of the block's results: adds the bias, leaves partial moments.
@@ -294,18 +297,30 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
       for (int l = 0; l < kWide; ++l) pack.lane[l] = static_cast<S>(out[r * ld + k + l]);
       *reinterpret_cast<Pack<S, kWide>*>(g.out + (row0 + r) * g.ld_out + col0 + k) = pack;
     }
-    if (threadIdx.x >= cols || !(P == Product::kForward ? g.mean : g.sums)) return;
-    Moments m = part[threadIdx.x];
-    if (P == Product::kForward) {
-      for (int i = 1; i < Form::kParts; ++i) {
-        const Moments other = part[threadIdx.x + i * kGemmCols];
-        m.merge(other.n, other.mean, other.m2);
+    if constexpr (P == Product::kForward) {
+      if (!g.mean) return;
+      if (threadIdx.x < cols) {
+        Moments m = part[threadIdx.x];
+        for (int i = 1; i < Form::kParts; ++i) {
+          const Moments other = part[threadIdx.x + i * kGemmCols];
+          m.merge(other.n, other.mean, other.m2);
+        }
+        const int64_t at = row_tile * g.channels + col0 + threadIdx.x;
+        g.mean[at] = m.mean;
+        g.m2[at] = m.m2;
       }
-      const int64_t at = row_tile * g.channels + col0 + threadIdx.x;
-      g.mean[at] = m.mean;
-      g.m2[at] = m.m2;
-      if (col0 + threadIdx.x == 0) g.count[row_tile] = m.n;
+      const int64_t row_tiles = gridDim.x / col_tiles;
+      if (!last_block(g.tickets + blockIdx.x % col_tiles, static_cast<unsigned>(row_tiles))) return;
+      const auto count = [&](int64_t tile) {
+        const int64_t rest = g.rows - tile * BM;
+        return static_cast<float>(rest < BM ? rest : BM);
+      };
+      for (int c0 = col0; c0 < col0 + cols; c0 += kLanes)
+        merge_rows({g.mean, g.m2, g.channels, row_tiles}, count, c0, col0 + cols,
+                   reinterpret_cast<double*>(shared), g.stats);
     } else {
+      if (threadIdx.x >= cols || !g.sums) return;
+      Moments m = part[threadIdx.x];
       for (int i = 1; i < Form::kParts; ++i) {
         m.mean += part[threadIdx.x + i * kGemmCols].mean;
         m.m2 += part[threadIdx.x + i * kGemmCols].m2;

@@ -63,23 +63,23 @@ Source<S> weights_of(const Tensor& weight, int64_t group, int64_t out_channels) 
   return s;
 }
 
-// y = x * weight + bias on tensor cores, written to channels `offset` and on of the map y.
-Stats product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, const OptTensor& shift,
-              bool relu, const OptTensor& bias, bool out_relu, bool want_stats, int64_t groups,
-              const Tensor& y, int64_t offset) {
+// y = x * weight + bias on tensor cores, written to channels `offset` and on of the map y. statistics: of y,
+// or null.
+void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, const OptTensor& shift,
+             bool relu, const OptTensor& bias, bool out_relu, int64_t groups, const Tensor& y, int64_t offset,
+             Statistics* statistics) {
   const Tensor weight = weight_in.contiguous();
   const int64_t rows = pixel_count(x), n = weight.size(0), ng = n / groups, kg = weight.size(1);
-  Tensor mean = floats(want_stats ? n : 0, x), m2 = floats(want_stats ? n : 0, x);
-  if (rows == 0 || n == 0) return {count_of(x, want_stats ? rows : 0), mean.zero_(), m2.zero_()};
-  const Tensor count = empty_count(x);
+  if (rows == 0 || n == 0) {
+    if (!statistics) return;
+    statistics->of_nothing();
+    statistics->count.fill_(static_cast<double>(rows));
+    return;
+  }
   DETNAS_DISPATCH(x, "pointwise_conv", [&] {
     const int64_t tiles = gemm_row_tiles(rows, ng);
     Tensor partial;
-    float* moments = nullptr;
-    if (want_stats) {
-      partial = floats(moments_size(tiles, n), x);
-      moments = partial.data_ptr<float>();
-    }
+    if (statistics) partial = floats(2 * tiles * n, x);
     for (int64_t i = 0; i < groups; ++i) {
       Gemm<scalar_t> g{};
       g.a = at_channel(source<scalar_t>(x, scale, shift, relu), i * kg);
@@ -92,42 +92,46 @@ Stats product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, 
       g.bias = bias ? pointer(bias) + i * ng : nullptr;
       g.out_relu = out_relu;
       g.channels = n;
-      if (want_stats) {
-        g.mean = moments + i * ng;
-        g.m2 = moments + tiles * n + i * ng;
-        g.count = moments + 2 * tiles * n;
+      if (statistics) {
+        g.mean = partial.data_ptr<float>() + i * ng;
+        g.m2 = g.mean + tiles * n;
+        g.tickets = tickets(ceil_div(ng, kGemmCols), x);
+        g.stats = statistics->out().at(i * ng);
       }
       launch_gemm<Product::kForward>(g, 1, stream());
     }
-    if (want_stats)
-      launch_merge_moments(moments, tiles, static_cast<int>(n), mean.data_ptr<float>(), m2.data_ptr<float>(),
-                           count.data_ptr<double>(), stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {count, mean, m2};
 }
 
-}  // namespace
-
-ConvResult pointwise_conv(const Tensor& x_in, const Tensor& weight, const OptTensor& scale,
-                          const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
-                          bool want_stats, int64_t groups) {
-  check_pointwise(x_in, weight, scale, shift, bias, out_relu, want_stats, groups);
-  const c10::cuda::CUDAGuard guard(x_in.device());
+// The convolution; its arguments are checked.
+Tensor convolve(const Tensor& x_in, const Tensor& weight, const OptTensor& scale, const OptTensor& shift,
+                bool relu, const OptTensor& bias, bool out_relu, int64_t groups, Statistics* statistics) {
   const Tensor x = as_map(x_in);
-  const bool fused = (scale || relu || out_relu || want_stats) && weight.size(1) > 0 && on_tensor_cores(x);
+  const bool fused = (scale || relu || out_relu || statistics) && weight.size(1) > 0 && on_tensor_cores(x);
   if (fused || pixel_count(x) == 0) {  // the library refuses empty maps
     Tensor y = empty_map({x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
-    auto [count, mean, m2] = product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu,
-                                     want_stats, groups, y, 0);
-    return {y, count, mean, m2};
+    product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu, groups, y, 0, statistics);
+    return y;
   }
   const Tensor z = materialise(x, vector(scale), vector(shift), relu);
   Tensor y = as_map(at::conv2d(z, weight, as_type(bias, x), at::IntArrayRef({1, 1}), at::IntArrayRef({0, 0}),
                                at::IntArrayRef({1, 1}), groups));
   if (out_relu) y = y.relu_();
-  auto [count, mean, m2] = want_stats ? stats_of(y) : no_stats(y);
-  return {y, count, mean, m2};
+  if (statistics) stats_of(y, {}, {}, false, *statistics);
+  return y;
+}
+
+}  // namespace
+
+ConvResult pointwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
+                          const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
+                          bool want_stats, int64_t groups) {
+  check_pointwise(x, weight, scale, shift, bias, out_relu, want_stats, groups);
+  const c10::cuda::CUDAGuard guard(x.device());
+  Statistics found(want_stats ? weight.size(0) : 0, x);
+  const Tensor y = convolve(x, weight, scale, shift, relu, bias, out_relu, groups, want_stats ? &found : nullptr);
+  return {y, found.count, found.mean, found.m2};
 }
 
 void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
@@ -135,7 +139,7 @@ void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bi
   const int64_t n = weight.size(0);
   check_pointwise(x, weight, {}, {}, bias, true, false, 1);
   if (weight.size(1) > 0 && on_tensor_cores(x)) {
-    product(x, weight, {}, {}, false, vector(bias), true, false, 1, y, offset);
+    product(x, weight, {}, {}, false, vector(bias), true, 1, y, offset, nullptr);
   } else {
     const Tensor z = at::conv2d(x, weight, bias.to(x.scalar_type())).relu_();
     y.narrow(1, offset, n).copy_(z);
@@ -143,6 +147,17 @@ void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bi
 }
 
 namespace {
+
+ConvNormResult pointwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTensor& scale,
+                                 const OptTensor& shift, bool relu, const OptTensor& bias, int64_t groups,
+                                 const OptTensor& gamma, const OptTensor& beta, double eps) {
+  check_pointwise(x, weight, scale, shift, bias, false, true, groups);
+  check_norm(gamma, beta, x, weight.size(0));
+  const c10::cuda::CUDAGuard guard(x.device());
+  Statistics found(weight.size(0), x, gamma, beta, eps);
+  const Tensor y = convolve(x, weight, scale, shift, relu, bias, false, groups, &found);
+  return {y, found.count, found.mean, found.m2, found.scale, found.shift};
+}
 
 // grad_x on tensor cores, through the map that is pending on x; gradients of scale and shift.
 template <typename S>
@@ -246,5 +261,6 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
 
 TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("pointwise_conv", &detnas::cuda::pointwise_conv);
+  m.impl("pointwise_conv_bn", &detnas::cuda::pointwise_conv_bn);
   m.impl("pointwise_conv_backward", &detnas::cuda::pointwise_conv_backward);
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import StatsHook
-from detnas_d2.layers.batch_statistics import BatchNorms
+from detnas_d2.layers.batch_statistics import BatchNorms, over_ranks
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.norm import SyncBatchNorm
@@ -73,21 +73,46 @@ def _plain(layer: ConvNormAct) -> bool:
 
 def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:
     """The raw output of the layer's convolution, its norm, one of ``norms``, and ReLU pending."""
-    conv = layer.conv
+    conv, norm = layer.conv, norm_of(layer)
+    if over_ranks(norm):  # statistics are merged before they make an affine map
+        return with_norm(layer, *_with_stats(conv, p), norms)
+    args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias)
+    own = (norm.weight, norm.bias, norm.eps)
+    if conv.kernel_size == (1, 1):
+        y, stats, scale, shift = ops.pointwise_conv_bn(*args, conv.groups, *own)
+    elif conv.groups == conv.in_channels > 1:
+        geometry = conv.stride[0], conv.dilation[0]
+        y, stats, scale, shift = ops.depthwise_conv_bn(*args, *geometry, *own)
+    else:
+        y = _stem(conv, p.x)
+        stats, scale, shift = ops.bn_stats_fold(y, None, None, False, *own)
+    norms.consume(norm, stats, _pixels(y))
+    return Pending(y, scale, shift, layer.relu)
+
+
+def _with_stats(conv: nn.Conv2d, p: Pending) -> tuple[Tensor, ops.BNStats]:
     args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias, False, True)
     if conv.kernel_size == (1, 1):
         y, stats = ops.pointwise_conv(*args, groups=conv.groups)
     elif conv.groups == conv.in_channels > 1:
         y, stats = ops.depthwise_conv(*args, stride=conv.stride[0], dilation=conv.dilation[0])
-    else:  # the stem, whose input is an image
-        x = p.x.contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+    else:
+        y = _stem(conv, p.x)
         stats = ops.bn_stats(y)
     assert stats is not None
-    return with_norm(layer, y, stats, norms)
+    return y, stats
+
+
+def _stem(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution of an image."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+
+
+def _pixels(y: Tensor) -> int:
+    return y.shape[0] * y.shape[2] * y.shape[3]
 
 
 def with_norm(layer: ConvNormAct, y: Tensor, stats: ops.BNStats, norms: BatchNorms) -> Pending:
     """What the layer's convolution left, whose statistics are these, its norm and ReLU pending."""
-    count = y.shape[0] * y.shape[2] * y.shape[3]
-    return Pending(y, *norms.affine(norm_of(layer), stats, count), layer.relu)
+    return Pending(y, *norms.affine(norm_of(layer), stats, _pixels(y)), layer.relu)

@@ -8,6 +8,7 @@ and weights of products are cast.
 from detnas_d2.ops import flops  # noqa: F401  (registers formulas)
 from detnas_d2.ops.bn_stats import BNStats, bn_fold, bn_stats, bn_stats_merge
 from detnas_d2.ops.conv import depthwise_conv, mixed_depthwise, pointwise_conv
+from detnas_d2.ops.conv_bn import bn_stats_fold, depthwise_conv_bn, pointwise_conv_bn
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.ops.mixed_sum import mixed_sum
 from detnas_d2.ops.shuffle_block import shuffle_block, shuffle_block_stats
@@ -17,13 +18,16 @@ __all__ = [
     "BNStats",
     "bn_fold",
     "bn_stats",
+    "bn_stats_fold",
     "bn_stats_merge",
     "build_info",
     "depthwise_conv",
+    "depthwise_conv_bn",
     "has_extension",
     "mixed_depthwise",
     "mixed_sum",
     "pointwise_conv",
+    "pointwise_conv_bn",
     "shuffle_block",
     "shuffle_block_stats",
     "shuffle_concat",

@@ -193,29 +193,39 @@ def _make_backward(op: str) -> Callable:
             grads = (grad_y, None, grad_mean, grad_m2)
             of = getattr(reference, op)
             return tuple(recorded_gradients(of, (*args, *ctx.geometry), grads))
-        if grad_y is None:
-            grad_y = torch.zeros_like(y)
-        if grad_mean is not None or grad_m2 is not None:
-            grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
-            grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
-        need = ctx.needs_input_grad
-        mask = [need[0] or need[2] or need[3], need[1], need[5]]
-        dx, dw, da, db, dbias = overload(
-            grad_y, grad_mean, grad_m2, x, weight, scale, shift, ctx.relu, y, mean, ctx.out_relu,
-            *ctx.geometry, mask,
+        dx, dw, da, db, dbias = conv_gradients(
+            overload, ctx.needs_input_grad, grad_y, grad_mean, grad_m2, x, weight, scale, shift,
+            ctx.relu, bias, y, mean, ctx.out_relu, ctx.geometry,
         )  # fmt: skip
-        affine = scale is not None and mask[0]
-        return (
-            dx if mask[0] else None,
-            dw if mask[1] else None,
-            da.to(scale.dtype) if affine else None,
-            db.to(shift.dtype) if affine else None,
-            None,
-            dbias.to(bias.dtype) if mask[2] else None,
-            *(None,) * (2 + len(ctx.geometry)),
-        )
+        return dx, dw, da, db, None, dbias, *(None,) * (2 + len(ctx.geometry))
 
     return backward
+
+
+def conv_gradients(
+    overload, need, grad_y, grad_mean, grad_m2, x, weight, scale, shift, relu, bias, y, mean,
+    out_relu, geometry,
+):  # fmt: skip
+    """Gradients of x, weight, scale, shift and bias, None where ``need``, of the operator's
+    arguments in order, says that nobody wants them."""
+    if grad_y is None:
+        grad_y = torch.zeros_like(y)
+    if grad_mean is not None or grad_m2 is not None:
+        grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
+        grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
+    mask = [need[0] or need[2] or need[3], need[1], need[5]]
+    dx, dw, da, db, dbias = overload(
+        grad_y, grad_mean, grad_m2, x, weight, scale, shift, relu, y, mean, out_relu, *geometry,
+        mask,
+    )  # fmt: skip
+    affine = scale is not None and mask[0]
+    return (
+        dx if mask[0] else None,
+        dw if mask[1] else None,
+        da.to(scale.dtype) if affine else None,
+        db.to(shift.dtype) if affine else None,
+        dbias.to(bias.dtype) if mask[2] else None,
+    )
 
 
 def _mixed_reference(*args):

@@ -24,9 +24,12 @@ _BUILT_FOR = re.compile(rb"detnas_d2 built for ([ -~]+)\n")  # csrc/built_for.cp
 _OPERATORS = (
     "bn_stats",
     "bn_stats_list",
+    "bn_stats_fold",
     "bn_fold",
     "pointwise_conv",
+    "pointwise_conv_bn",
     "depthwise_conv",
+    "depthwise_conv_bn",
     "mixed_depthwise",
     "shuffle_concat",
     "mixed_sum",

@@ -36,6 +36,10 @@ def depthwise_conv(x: Shape, weight: Shape, *args: Any, **_: object) -> int:
     return convolution(strided(x, args[-2]), weight)
 
 
+def depthwise_conv_bn(x: Shape, weight: Shape, *args: Any, **_: object) -> int:
+    return convolution(strided(x, args[4]), weight)
+
+
 def mixed_depthwise(x: Sequence[Shape], weight: Sequence[Shape], *args: Any, **_: object) -> int:
     return sum(convolution(strided(a, args[-2]), w) for a, w in zip(x, weight, strict=True))
 
@@ -83,7 +87,9 @@ def shuffle_block_stats(left: Shape, *args: Any, **_: object) -> int:
 if has_extension():
     for _name, _formula in (
         ("pointwise_conv", pointwise_conv),
+        ("pointwise_conv_bn", pointwise_conv),
         ("depthwise_conv", depthwise_conv),
+        ("depthwise_conv_bn", depthwise_conv_bn),
         ("mixed_depthwise", mixed_depthwise),
         ("pointwise_conv_backward", conv_backward),
         ("depthwise_conv_backward", conv_backward),

@@ -87,6 +87,19 @@ def bn_fold(
     return scale.to(stats.mean.dtype), shift.to(stats.mean.dtype)
 
 
+def bn_stats_fold(
+    x: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[BNStats, Tensor, Tensor]:
+    stats = bn_stats(x, scale, shift, relu)
+    return stats, *bn_fold(stats, gamma, beta, eps)
+
+
 def _finish_conv(
     y: Tensor, x: Tensor, out_relu: bool, want_stats: bool
 ) -> tuple[Tensor, BNStats | None]:
@@ -130,6 +143,41 @@ def depthwise_conv(
     pad = (weight.shape[-1] - 1) // 2 * dilation
     y = F.conv2d(z, weight.to(z.dtype), b, stride, pad, dilation, groups=z.shape[1])
     return _finish_conv(y, x, out_relu, want_stats)
+
+
+def pointwise_conv_bn(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    bias: Tensor | None = None,
+    groups: int = 1,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, BNStats, Tensor, Tensor]:
+    y, stats = pointwise_conv(x, weight, scale, shift, relu, bias, False, True, groups)
+    assert stats is not None
+    return y, stats, *bn_fold(stats, gamma, beta, eps)
+
+
+def depthwise_conv_bn(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    dilation: int = 1,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, BNStats, Tensor, Tensor]:
+    y, stats = depthwise_conv(x, weight, scale, shift, relu, bias, False, True, stride, dilation)
+    assert stats is not None
+    return y, stats, *bn_fold(stats, gamma, beta, eps)
 
 
 def mixed_depthwise(

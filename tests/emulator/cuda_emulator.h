@@ -3,8 +3,8 @@
 // accesses out of bounds, misaligned vector loads, missing barriers and the use of uninitialised
 // shared memory (it is filled with NaN) without a GPU. Selected by DETNAS_EMULATE.
 //
-// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncthreads_or, __syncwarp (to no
-// effect), dynamic shared memory, and the matrix products of wmma_emulator.h. Launches keep to what
+// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncthreads_or, __syncwarp and
+// __threadfence (to no effect), atomicAdd, dynamic shared memory, and the matrix products of wmma_emulator.h. Launches keep to what
 // hardware takes.
 #pragma once
 #include <sanitizer/common_interface_defs.h>
@@ -56,8 +56,13 @@ class Scheduler {
   }
   void seed(unsigned value) { random_.seed(value); }
 
+  long launches = 0;        // until now
+  bool only_count = false;  // what is launched does not run, and leaves results as they were allocated
+
   void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
     check_limits(grid, block, shared);
+    ++launches;
+    if (only_count) return;
     grid_dims = grid;
     block_size = block;
     std::vector<unsigned> order(size_t(grid.x) * grid.y * grid.z);
@@ -164,6 +169,16 @@ class Scheduler {
 
 }  // namespace emulator
 
+// For benchmarks/launches.py.
+extern "C" {
+[[gnu::used, gnu::visibility("default")]] inline long detnas_launches() {
+  return emulator::Scheduler::get().launches;
+}
+[[gnu::used, gnu::visibility("default")]] inline void detnas_only_count(int on) {
+  emulator::Scheduler::get().only_count = on != 0;
+}
+}
+
 #define threadIdx emulator::thread_index
 #define blockIdx emulator::block_index
 #define blockDim emulator::block_size
@@ -171,6 +186,12 @@ class Scheduler {
 inline void __syncthreads() { emulator::Scheduler::get().barrier(); }
 inline int __syncthreads_or(int value) { return emulator::Scheduler::get().any(value != 0); }
 inline void __syncwarp() {}
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* p, unsigned value) {  // no other thread runs meanwhile
+  const unsigned before = *p;
+  *p += value;
+  return before;
+}
 
 #include "wmma_emulator.h"
 

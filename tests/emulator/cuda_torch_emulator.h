@@ -3,6 +3,8 @@
 #include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 
+#include <cstdlib>
+
 #define C10_CUDA_KERNEL_LAUNCH_CHECK()
 #define C10_CUDA_CHECK(call) call
 
@@ -34,3 +36,13 @@ inline const DeviceProperties* getCurrentDeviceProperties() {
 inline int getCurrentCUDAStream() { return 0; }
 }  // namespace cuda
 }  // namespace at
+
+// What csrc/cuda/tickets.cu has of the device's memory and of captures.
+namespace detnas {
+namespace cuda {
+inline unsigned* zeroed(int64_t size) {
+  return static_cast<unsigned*>(std::calloc(static_cast<size_t>(size), sizeof(unsigned)));
+}
+inline unsigned long long capture_of(int) { return 0; }
+}  // namespace cuda
+}  // namespace detnas

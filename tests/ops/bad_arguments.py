@@ -106,6 +106,7 @@ CASES: list[Case] = [
         {"x": SIZE},
     ),
     ("bn_fold", lambda: [COUNT, *vectors(C, C, C, C), 1e-5], {}),
+    ("bn_stats_fold", lambda: [*maps(X), *vectors(C, C), True, *vectors(C, C), 1e-5], {"x": SIZE}),
     ("bn_fold_backward", lambda: [*vectors(C, C), COUNT, *vectors(C, C, C), 1e-5], {}),
     (
         "pointwise_conv",
@@ -120,6 +121,22 @@ CASES: list[Case] = [
     (
         "depthwise_conv",
         lambda: [*maps(X, (C, 1, 3, 3)), *vectors(C, C), True, *vectors(C), False, True, 2, 1],
+        {"x": SIZE},
+    ),
+    (
+        "pointwise_conv_bn",
+        lambda: [
+            *(*maps(X, (OUT, 3, 1, 1)), *vectors(C, C), True, *vectors(OUT), 2),
+            *(*vectors(OUT, OUT), 1e-5),
+        ],
+        {"x": SIZE},
+    ),
+    (
+        "depthwise_conv_bn",
+        lambda: [
+            *(*maps(X, (C, 1, 3, 3)), *vectors(C, C), True, *vectors(C), 2, 1),
+            *(*vectors(C, C), 1e-5),
+        ],
         {"x": SIZE},
     ),
     ("mixed_depthwise", lambda: mixed(False), {"x": SIZE}),
@@ -156,7 +173,12 @@ for _kernel in (0, 3, 5, 7):
         ]
 
 
-ANY_DTYPE = {("bn_stats", "x"), ("bn_stats_backward", "x"), ("shuffle_block_stats", "left")}
+ANY_DTYPE = {
+    ("bn_stats", "x"),
+    ("bn_stats_fold", "x"),
+    ("bn_stats_backward", "x"),
+    ("shuffle_block_stats", "left"),
+}
 
 
 def wrong(t: Tensor, free: tuple[int, ...], op: str, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -176,6 +176,30 @@ def check_convolutions(shape: tuple, setup: Setup) -> None:
         check("mixed_depthwise", ops.mixed_depthwise, mixed_depthwise, args, setup)
 
 
+def check_norms(shape: tuple, setup: Setup) -> None:
+    """Operators with the BatchNorm that follows them."""
+    n, c, h, w = shape
+    if n * h * w < 16:  # gradients through the deviation of few values are large
+        return
+    x, (a, b) = Map(torch.randn(shape)), torch.randn(2, c)
+    named("bn_stats_fold", (x, a, b, True, torch.rand(c) + 0.5, torch.randn(c), 0.1), setup)
+    named("bn_stats_fold", (x, None, None, False, None, None, 0.1), setup)
+    out, groups = 72, 2  # of more than one tile of columns
+    pair, ab = Map(torch.randn(n, 2 * c, h, w)), torch.randn(2, 2 * c)
+    for maps, affine, weight, g in (
+        (x, (a, b), torch.randn(out, c, 1, 1) / c, 1),
+        (pair, ab, torch.randn(2 * out, c, 1, 1) / c, groups),
+    ):
+        norm = (torch.rand(len(weight)) + 0.5, torch.randn(len(weight)), 0.1)
+        args = (maps, Weight(weight), *affine, True, None, g, *norm)
+        named("pointwise_conv_bn", args, setup)
+    norm = (torch.rand(c) + 0.5, torch.randn(c), 0.1)
+    for k, stride, dilation in ((3, 1, 1), (5, 2, 1), (7, 1, 3)):
+        taps = Weight(torch.randn(c, 1, k, k) / k)
+        args = (x, taps, a, b, True, None, stride, dilation, *norm)
+        named("depthwise_conv_bn", args, setup)
+
+
 def mixed_depthwise(x, weight, scale, shift, relu, want_stats, stride, dilation):
     """The reference of ops.mixed_depthwise."""
     results = [
@@ -230,6 +254,7 @@ CHECKS = (
     check_statistics,
     check_extremes,
     check_convolutions,
+    check_norms,
     check_shuffles,
     check_mixed_sums,
     check_blocks,
@@ -250,7 +275,7 @@ def main() -> None:
         cases = []
         for i, shape in enumerate(SMALL if args.small else SMALL + LARGE):
             # Every layout of small shapes; convolutions and blocks convert what they cannot read.
-            light = function not in (check_convolutions, check_blocks)
+            light = function not in (check_convolutions, check_norms, check_blocks)
             layouts = LAYOUTS if i < 2 and light and not args.small else LAYOUTS[: 1 + 2 * (i == 1)]
             cases += [partial(function, shape, Setup(args.device, dtype, k)) for k in layouts]
         failures += cuda_contexts.report(f"{function.__name__} {dtype}", cases)

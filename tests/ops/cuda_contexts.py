@@ -21,13 +21,12 @@ METHOD = 2
 
 def network(x: Tensor, weight: Tensor, taps: Tensor, gamma: Tensor, beta: Tensor) -> list[Tensor]:
     """Convolutions with batch statistics, a shuffle and a mixed sum, as blocks chain them."""
-    y, stats = ops.pointwise_conv(x, weight, want_stats=True)
-    scale, shift = ops.bn_fold(stats, gamma, beta, 1e-3)
+    y, _, scale, shift = ops.pointwise_conv_bn(x, weight, gamma=gamma, beta=beta, eps=1e-3)
     z, stats = ops.depthwise_conv(y, taps, scale, shift, True, want_stats=True)
     scale, shift = ops.bn_fold(stats, gamma, beta, 1e-3)
     left, right = ops.shuffle_concat(x, z, None, None, scale, shift, False, True, METHOD, True)
     joint = ops.bn_fold(ops.bn_stats([left, right]), gamma, beta, 1e-3)
-    single = ops.bn_fold(ops.bn_stats(left), gamma, beta, 1e-3)
+    _, *single = ops.bn_stats_fold(left, gamma=gamma, beta=beta, eps=1e-3)
     total = ops.mixed_sum(
         [left, right], [joint[0], single[0]], [joint[1], single[1]], gamma[:2], right
     )
@@ -188,6 +187,39 @@ def check_graph(half: bool) -> None:
         assert_near(a.cpu(), e.cpu(), 1e-2 if half else 1e-4, f"graph, result {i}")
 
 
+def check_graphs_at_once() -> None:
+    """Two graphs of one stream beside its own work: none counts in another's tickets."""
+    x, weight, taps, gamma, beta = on_tensor_cores(inputs("cuda"))
+    x = channels_last(x.repeat(8, 1, 4, 4))  # of many blocks
+
+    @torch.no_grad()
+    def step() -> list[Tensor]:
+        y, stats, *affine = ops.pointwise_conv_bn(x, weight, gamma=gamma, beta=beta)
+        z, more, *rest = ops.depthwise_conv_bn(y, taps, *affine, True, gamma=gamma, beta=beta)
+        return [*stats, *affine, *more, *rest, *ops.bn_stats(z)]
+
+    first, second, third = (torch.cuda.Stream() for _ in range(3))
+    first.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(first):
+        expected = step()
+    first.synchronize()
+    graphs = [torch.cuda.CUDAGraph() for _ in range(2)]
+    captured = []
+    for graph in graphs:
+        with torch.cuda.graph(graph, stream=first):
+            captured.append(step())
+    for _ in range(50):
+        for stream, graph in zip((second, third), graphs, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+        with torch.cuda.stream(first):
+            eager = step()
+        torch.cuda.synchronize()
+        for results in (*captured, eager):
+            for i, (a, e) in enumerate(zip(results, expected, strict=True)):
+                assert torch.equal(a, e), f"graphs at once, result {i} differs"
+
+
 def check_second_device() -> None:
     """Operators run where their arguments are, whichever device is current."""
     if torch.cuda.device_count() < 2:
@@ -289,5 +321,6 @@ def run(device: str, small: bool) -> int:
     if device == "cuda":
         for check, half in itertools.product((check_stream, check_graph), (False, True)):
             cases[check.__name__ + " of 16 bits" * half] = partial(check, half)
+        cases["check_graphs_at_once"] = check_graphs_at_once
         cases["check_second_device"] = check_second_device
     return sum(report(name, [case]) for name, case in cases.items())

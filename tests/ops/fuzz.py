@@ -72,6 +72,23 @@ class Cases:
         options = (*self.affine(shape[1], dtype), *self.epilogue(shape[1], dtype))
         return x, weight, *options, self.r.choice((1, 2)), self.r.choice((1, 2, 3))
 
+    def norm(self, c: int) -> tuple:
+        """eps far above the variances' rounding; weight and bias, or none."""
+        some = self.r.random() < 0.8
+        return *((torch.rand(c) + 0.5, torch.randn(c)) if some else (None, None)), 0.1
+
+    def bn_stats_fold(self, dtype: torch.dtype) -> tuple:
+        shape = self.shape()
+        return self.map(shape, dtype), *self.affine(shape[1], dtype), *self.norm(shape[1])
+
+    def pointwise_conv_bn(self, dtype: torch.dtype) -> tuple:
+        x, weight, scale, shift, relu, bias, _, _, groups = self.pointwise_conv(dtype)
+        return x, weight, scale, shift, relu, bias, groups, *self.norm(len(weight))
+
+    def depthwise_conv_bn(self, dtype: torch.dtype) -> tuple:
+        x, weight, scale, shift, relu, bias, _, _, *geometry = self.depthwise_conv(dtype)
+        return x, weight, scale, shift, relu, bias, *geometry, *self.norm(len(weight))
+
     def shuffle_concat(self, dtype: torch.dtype) -> tuple:
         shape, method = self.shape(), self.r.choice((0, 1, 2))
         other = (shape[0], shape[1] + 2 * self.r.choice((0, 0, 1, 5)), *shape[2:])
@@ -110,11 +127,15 @@ class Cases:
 
 
 DIFFERENTIABLE = ("pointwise_conv", "depthwise_conv", "shuffle_concat", "mixed_sum")
+WITH_NORM = {"bn_stats_fold": 4, "pointwise_conv_bn": 7, "depthwise_conv_bn": 8}  # where it begins
 
 
 def run(name: str, cases: Cases, dtype: torch.dtype, tolerance: float) -> None:
     args = getattr(cases, name)(dtype)
     op, ref = getattr(ops, name), getattr(reference, name)
+    if name in WITH_NORM:
+        check_folded(name, args)
+        return
     check_values(op, ref, args, 5 * tolerance)
     # Of few bits, what the ReLU of an output sees may lie on the other side of zero.
     flips = tolerance > 1e-4 and name.endswith("_conv") and args[6]
@@ -122,6 +143,20 @@ def run(name: str, cases: Cases, dtype: torch.dtype, tolerance: float) -> None:
         noise = TF32_NOISE if tolerance == TF32 and name == "pointwise_conv" else 0.0
         exact = TOLERANCE[dtype] if tolerance == TF32 else tolerance
         check_gradients(op, ref, args, dtype, 10 * exact, noise)
+
+
+def check_folded(name: str, args: tuple) -> None:
+    """The operator with its BatchNorm is the one without and bn_fold after it, to the bit."""
+    first = WITH_NORM[name]
+    own, norm = list(args[:first]), args[first:]
+    if name != "bn_stats_fold":  # out_relu, want_stats
+        own[6:6] = [False, True]
+    found = getattr(ops, name.removesuffix("_bn").removesuffix("_fold"))(*own)
+    stats = found if name == "bn_stats_fold" else found[1]
+    expected = [*tensors(found), *ops.bn_fold(stats, *norm)]
+    for _ in range(2):  # the emulator's blocks come in another order each time
+        for i, (a, e) in enumerate(zip(tensors(getattr(ops, name)(*args)), expected, strict=True)):
+            assert torch.equal(a.nan_to_num(), e.nan_to_num()), f"{name}: output {i} differs"
 
 
 CPU_DTYPES = (torch.float32,) * 4 + (torch.float64, torch.bfloat16)
@@ -173,7 +208,7 @@ if __name__ == "__main__":
     load(sys.argv[1])
     from detnas_d2 import ops
     from detnas_d2.ops import reference
-    from tests.ops.compare import TOLERANCE, check_gradients, check_values, layouts
+    from tests.ops.compare import TOLERANCE, check_gradients, check_values, layouts, tensors
     from tests.ops.test_shuffle import block
 
     assert ops.build_info().startswith("detnas_d2 sanitized"), ops.build_info()

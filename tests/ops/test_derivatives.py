@@ -52,6 +52,26 @@ def cases(module: object) -> dict[str, tuple[Op, list[Tensor]]]:
             lambda m, s, g, b: module.bn_fold(BNStats(count, m, s.square() + 1), g, b, 1e-3),
             leaves((C,), (C,), (C,), (C,)),
         ),
+        "bn_stats_fold": (
+            values(lambda x, a, b, g, h: module.bn_stats_fold(x, a, b, True, g, h, 0.1)),
+            leaves(X, (C,), (C,), (C,), (C,)),
+        ),
+        "pointwise_conv_bn": (
+            values(
+                lambda x, w, a, b, c, g, h: module.pointwise_conv_bn(
+                    x, w, a, b, True, c, 2, g, h, 0.1
+                )
+            ),
+            leaves(X, (6, 2, 1, 1), (C,), (C,), (6,), (6,), (6,)),
+        ),
+        "depthwise_conv_bn": (
+            values(
+                lambda x, w, a, b, g, h: module.depthwise_conv_bn(
+                    x, w, a, b, True, None, 2, 1, g, h, 0.1
+                )
+            ),
+            leaves(X, (C, 1, 3, 3), (C,), (C,), (C,), (C,)),
+        ),
         "pointwise_conv": (
             values(lambda x, w, a, b, c: module.pointwise_conv(x, w, a, b, True, c, False, True)),
             leaves(X, (3, C, 1, 1), (C,), (C,), (3,)),

@@ -24,7 +24,9 @@ def test_convolutions_forward() -> None:
     for name, args in (
         ("pointwise_conv", (x, torch.randn(10, 6, 1, 1))),
         ("pointwise_conv", (x, torch.randn(10, 3, 1, 1), None, None, True, None, False, True, 2)),
+        ("pointwise_conv_bn", (x, torch.randn(10, 3, 1, 1), None, None, True, None, 2)),
         ("depthwise_conv", (x, torch.randn(6, 1, 5, 5))),
+        ("depthwise_conv_bn", (x, torch.randn(6, 1, 5, 5), None, None, True, None, 2)),
         (
             "depthwise_conv",
             (x, torch.randn(6, 1, 3, 3), None, None, False, None, True, False, 2, 3),

@@ -1,0 +1,57 @@
+"""What the operators for CUDA launch, counted on the emulator by ``benchmarks/launches.py``.
+
+A figure that grows is a regression of time on a GPU; one that shrinks is to be written here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ops.sanitized import compiler
+
+ROOT = Path(__file__).resolve().parents[2]
+GRADIENT = "{}, its gradient"
+
+FORWARDS = {"recalibration": 109, "training": 115, "evaluation": 105}
+OPS = {
+    "bn_stats": 1,
+    "bn_stats of 8 maps": 1,
+    "bn_stats_fold": 1,
+    "bn_fold": 1,
+    "pointwise_conv with statistics": 1,
+    "pointwise_conv_bn": 1,
+    "pointwise_conv with bias and ReLU": 1,
+    "depthwise_conv with statistics": 1,
+    "depthwise_conv_bn": 1,
+    "depthwise_conv with bias": 1,
+    "mixed_depthwise of 8 with statistics": 1,
+    "shuffle_concat": 1,
+    "mixed_sum of 8": 1,
+}
+
+
+def counted(*arguments: str) -> dict:
+    command = [sys.executable, "benchmarks/launches.py", "--json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    if compiler() is None:
+        pytest.skip("needs g++ on x86-64")
+    return counted()
+
+
+def test_forwards_of_the_300m_backbone(found: dict) -> None:
+    assert {name: found[name] for name in FORWARDS} == FORWARDS
+
+
+def test_calls(found: dict) -> None:
+    assert {name: found["ops"][name] for name in OPS} == OPS
