@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detnas_d2 import ops
 from detnas_d2.evaluation.recalibration import BatchCollector
@@ -100,9 +100,9 @@ def test_measured_choices_reach_the_file_and_the_resumed_run(tmp_path: Path) -> 
     assert path.read_text() == kept
 
 
-def wrong_depthwise(*args: object, **kwargs: object) -> tuple[Tensor, ops.BNStats | None]:
-    y, stats = RIGHT["depthwise_conv"](*args, **kwargs)
-    return torch.cat([y[:, :, :-1], 0.5 * y[:, :, -1:]], dim=2), stats  # a tail that is off
+def wrong_depthwise(*args: object) -> tuple[object, ...]:
+    y, *rest = RIGHT["depthwise_conv_bn"](*args)
+    return torch.cat([y[:, :, :-1], 0.5 * y[:, :, -1:]], dim=2), *rest  # a tail that is off
 
 
 def wrong_block(*args: object) -> tuple[object, object]:
@@ -114,13 +114,13 @@ def failing_block(*args: object) -> None:
     raise RuntimeError("no kernel image is available for execution on the device\nand so on")
 
 
-RIGHT = {name: getattr(ops, name) for name in ("depthwise_conv", "shuffle_block_stats")}
+RIGHT = {name: getattr(ops, name) for name in ("depthwise_conv_bn", "shuffle_block_stats")}
 
 
 @pytest.mark.parametrize(
     ("op", "wrong", "mode", "why"),
     [
-        ("depthwise_conv", wrong_depthwise, "training", "the operators are wrong: relative error"),
+        ("depthwise_conv_bn", wrong_depthwise, "training", "the operators are wrong: relative error"),
         ("shuffle_block_stats", wrong_block, "statistics", "of .*running_mean, expected at most"),
         ("shuffle_block_stats", failing_block, "statistics", "failed: no kernel image .* device"),
     ],
