@@ -120,7 +120,7 @@ RIGHT = {name: getattr(ops, name) for name in ("depthwise_conv_bn", "shuffle_blo
 @pytest.mark.parametrize(
     ("op", "wrong", "mode", "why"),
     [
-        ("depthwise_conv_bn", wrong_depthwise, "training", "the operators are wrong: relative error"),
+        ("depthwise_conv_bn", wrong_depthwise, "training", "operators are wrong: relative error"),
         ("shuffle_block_stats", wrong_block, "statistics", "of .*running_mean, expected at most"),
         ("shuffle_block_stats", failing_block, "statistics", "failed: no kernel image .* device"),
     ],
