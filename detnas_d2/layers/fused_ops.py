@@ -81,8 +81,8 @@ def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:
     if conv.kernel_size == (1, 1):
         y, stats, scale, shift = ops.pointwise_conv_bn(*args, conv.groups, *own)
     elif conv.groups == conv.in_channels > 1:
-        geometry = conv.stride[0], conv.dilation[0]
-        y, stats, scale, shift = ops.depthwise_conv_bn(*args, *geometry, *own)
+        stride, dilation = conv.stride[0], conv.dilation[0]
+        y, stats, scale, shift = ops.depthwise_conv_bn(*args, stride, dilation, *own)
     else:
         y = _stem(conv, p.x)
         stats, scale, shift = ops.bn_stats_fold(y, None, None, False, *own)
