@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ BLOCKS = [(32, 8, 32), (256, 1, 64), (64, 2, 512), (3, 42, 12), (1, 64, 1), (5, 
 ROWS = (1, 3, 5, 40)
 
 SCRIPT = """
-import ctypes, random, sys
+import ctypes, json, random, sys
 library = ctypes.CDLL(sys.argv[1])
 
 def array(kind, values):
@@ -22,7 +23,7 @@ def array(kind, values):
 
 r = random.Random(0)
 f, d, u = ctypes.c_float, ctypes.c_double, ctypes.c_uint
-blocks, rows_of = eval(sys.argv[2]), eval(sys.argv[3])
+blocks, rows_of = map(json.loads, sys.argv[2:])
 cases = 0
 for lanes, rows_of_threads, slab in blocks:
     for rows in rows_of:
@@ -62,6 +63,6 @@ def test_the_last_block_gives_the_results_of_separate_launches(tmp_path: Path) -
         pytest.skip("needs g++ on x86-64")
     library = tmp_path / "last_block.so"
     compile_library(library, HERE / "last_block.cpp")
-    result = run_checked("-c", SCRIPT, str(library), repr(BLOCKS), repr(ROWS))
+    result = run_checked("-c", SCRIPT, str(library), json.dumps(BLOCKS), json.dumps(ROWS))
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
     assert f"{2 * len(BLOCKS) * len(ROWS)} cases: ok" in result.stdout
