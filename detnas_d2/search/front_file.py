@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from detnas_d2.config.reading import ConfigError, read_yaml
 from detnas_d2.evaluation.candidate import CandidateRecord
 from detnas_d2.search.diagnostics import COSTS
 from detnas_d2.search.objectives import Objectives
@@ -71,11 +72,10 @@ def best_of(folder: str, records: Iterable[CandidateRecord]) -> CandidateRecord 
 
 
 def _best_path(file: str) -> Any:
-    with open(file, encoding="utf-8", errors="replace") as text:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = None
+    try:
+        value = read_yaml(file).data
+    except ConfigError:
+        value = None
     return value.get("best") if isinstance(value, dict) else None
 
 
