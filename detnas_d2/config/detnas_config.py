@@ -67,7 +67,7 @@ def _add_model_config(cfg: CN) -> None:
     #     there: compared with its modules in float64, and timed. The operators run those that they
     #     are right and faster for; a warning names those that they are wrong for. What was found is
     #     kept in OUTPUT_DIR/fused_ops.json, for a resumed run rounds alike. Several machines use
-    #     the modules.
+    #     the modules, and so does training with SyncBN on several GPUs.
     #   "measured": tried out on CPUs too. Which way is faster may differ from run to run, and with
     #     it the rounding.
     #   "on": wherever they fit, trying nothing. "off": nowhere.

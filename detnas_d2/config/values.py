@@ -89,14 +89,15 @@ def _objectives(value: Any) -> bool:
     if not value or value[0] != "fitness" or len(value) > 3:
         return False
     costs = value[1:]
-    return all(cost in _COSTS for cost in costs) and len(set(costs)) == len(costs)
+    return all(cost in COSTS for cost in costs) and len(set(costs)) == len(costs)
 
 
 def _weight_decay(value: Any) -> bool:
     return value is None or (_is_number(value) and value >= 0)
 
 
-_COSTS = ("macs", "params", "latency_ms")
+COSTS = ("macs", "params", "latency_ms")
+"""What a path costs, as candidates record it and limits count it."""
 _POSITIVE, _NOT_NEGATIVE = at_least(1), at_least(0)
 _SHARE = within(0, 1)
 _ABOVE_0_TO_1 = Rule(lambda value: 0 < value <= 1, "a number above 0, at most 1")
@@ -227,7 +228,7 @@ RULES: dict[str, Rule] = {
     "SUPERNET.CHECK.STANDALONE": at_least(-1),
     "SEARCH.STRATEGY": one_of("evolution", "random", "regularized", "predictor"),
     "SEARCH.OBJECTIVES": Rule(
-        _objectives, f"['fitness'], or with it one or two costs of {', '.join(map(repr, _COSTS))}"
+        _objectives, f"['fitness'], or with it one or two costs of {', '.join(map(repr, COSTS))}"
     ),
     "SEARCH.BUDGETS": Rule(
         lambda value: all(_is_number(item) and item > 0 for item in value), "numbers above 0"

@@ -219,8 +219,9 @@ def fused_forward(
 
     Returns:
         None where the modules have to run themselves: see :func:`can_fuse_layers`; in evaluation
-        also while gradients are recorded; where several processes cannot agree on choices, and
-        would wait for each other's statistics in vain.
+        also while gradients are recorded. With ``autotune`` also where processes cannot agree on
+        choices and would round differently, and where statistics are merged over them: what runs
+        then is not what was tried.
     """
     around = [layer for layer in (stem, last) if layer is not None]
     fused = [block for block in blocks if isinstance(block, ShuffleBlock)]
@@ -241,6 +242,8 @@ def fused_forward(
     positions |= enumerate(accumulate(int(not skip) for skip in skips), first + 1)
     needed = {positions[depth] for depth in wanted if depth in positions}
     if modes == {True}:
+        if autotune is not None and any(over_ranks(norm_of(layer)) for layer in layers):
+            return None
         run = _with_batch_statistics
     elif not torch.is_grad_enabled():
         run = _with_running_statistics

@@ -20,6 +20,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
+from detnas_d2.config.values import COSTS
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
 from detnas_d2.programs import optuna_export, screening
@@ -28,7 +29,6 @@ from detnas_d2.programs.numbers import write_numbers
 from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history
 from detnas_d2.search import History
 from detnas_d2.search.diagnostics import (
-    COSTS,
     choice_frequencies,
     fitness_by_generation,
     pareto_front,

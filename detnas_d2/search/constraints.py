@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from detnas_d2.config.values import COSTS
 from detnas_d2.search_space import AdditiveTable, Choices, CostTable, LatencyTable
 from detnas_d2.utils.errors import InputError
 
@@ -100,7 +101,7 @@ class Constraint:
         """``{"macs", "params", "latency_ms"}`` of the path; None without the table."""
         return {
             name: self.tables[name].total(choices) if name in self.tables else None
-            for name in ("macs", "params", "latency_ms")
+            for name in COSTS
         }
 
     def selected_costs(self, names: Sequence[str], choices: Choices) -> tuple[int | float, ...]:

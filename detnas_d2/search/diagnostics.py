@@ -7,11 +7,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from detnas_d2.config.values import COSTS
 from detnas_d2.evaluation.candidate import CandidateRecord
 from detnas_d2.search.dominance import dominance_ranks
 from detnas_d2.utils.errors import InputError
-
-COSTS = ("macs", "params", "latency_ms")
 
 
 def choice_frequencies(

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from detnas_d2.config.reading import ConfigError, read_yaml
+from detnas_d2.config.values import COSTS
 from detnas_d2.evaluation.candidate import CandidateRecord
-from detnas_d2.search.diagnostics import COSTS
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.utils.errors import InputError
 

@@ -189,6 +189,19 @@ def test_processes_that_cannot_agree_run_the_modules(
     assert net.autotune.entries
 
 
+def test_statistics_of_several_processes_are_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their operators leave statistics to be merged, and are others than those that are tried."""
+    net, reference = nets("o")
+    net.autotune = AutotuneCache()
+    monkeypatch.setattr(fused_shuffle, "over_ranks", lambda norm: True)
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    assert torch.equal(net(x)["stage4"], reference(x)["stage4"]) and not net.autotune.entries
+    with torch.no_grad():
+        net.eval()(x)
+    assert all(key.startswith("evaluation") for key in net.autotune.entries)
+    assert len(net.autotune.entries) > 0
+
+
 def test_copies_keep_what_was_found() -> None:
     net, _ = nets("o")
     net.autotune = AutotuneCache()
