@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from detnas_d2.recipe.record import Record
 
 HELP = "search, train and test a detector for a folder of labelled images"
-EXAMPLE = "detnas search --data photos --budget 24M --time 1h --output output/photos"
+EXAMPLE = "detnas search --data photos --budget 48M --time 1h --output output/photos"
 
 _BEGINNINGS = frozenset({"measured", "data_cache", "config"})
 """What a start that was ended before it had decided leaves in a folder."""

@@ -36,7 +36,7 @@ _SPACES = {
     LARGE: ("detnas_small", "detnas_large", "detnas_small_elastic", "detnas_3.8G", "detnas_demo"),
 }
 """In the order in which a budget is looked up."""
-_USUAL_MACS = {SMALL: 24_000_000, LARGE: 300_000_000}
+_USUAL_MACS = {SMALL: 48_000_000, LARGE: 300_000_000}
 _LEAST_VALIDATION, _MOST_VALIDATION = 20, {SMALL: 200, LARGE: 2000}
 _FEW_TIMES = 4
 """A validation set of its own that is larger than so many times the most is left alone: candidates

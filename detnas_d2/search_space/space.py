@@ -262,7 +262,7 @@ class Path:
 # DetNASNet's 1,269M.
 # The elastic spaces are this project's too: DetNAS's depths and channels, with wider blocks, and
 # blocks that may be skipped.
-_DEMO_OPS = ("3x3", "7x7", "3x3_e3", "7x7_e3", SKIP)
+_DEMO_OPS = ("3x3", "7x7", "ir_k5_e3_d1", "conv_k3", SKIP)
 ELASTIC_OPS = (*SHUFFLE_OPS, "3x3_e2", "5x5_e2", "7x7_e2", SKIP)
 SPACES: dict[str, SearchSpace] = {
     space.name: space
@@ -271,7 +271,7 @@ SPACES: dict[str, SearchSpace] = {
         SearchSpace("detnas_large", 48, (96, 240, 480, 960), (8, 8, 16, 8), 1024),
         SearchSpace("detnas_3.8G", 72, (172, 432, 864, 1728), (8, 8, 16, 8), 1728),
         SearchSpace("shufflenetv2_40", 56, (104, 264, 536, 1064), (8, 8, 16, 8), 1024),
-        SearchSpace("detnas_demo", 8, (16, 32, 64, 128), (2, 3, 3, 2), 256, _DEMO_OPS),
+        SearchSpace("detnas_demo", 16, (24, 40, 64, 96), (2, 3, 3, 2), 256, _DEMO_OPS),
         SearchSpace("detnas_tiny", 8, (24, 48, 96, 192), (1, 1, 2, 1), 256),
         SearchSpace(
             "detnas_small_elastic", 16, (64, 160, 320, 640), (4, 4, 8, 4), 1024, ELASTIC_OPS

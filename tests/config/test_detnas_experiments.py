@@ -218,6 +218,8 @@ def test_pipeline(file: str) -> None:
             if stage.path in names:
                 source = config_of(file, pipeline(file).stage(stage.path))
                 assert get_space(source.MODEL.DETNAS.SPACE).stage_depths == space.stage_depths
+            elif stage.like:  # drawn when that search has ended
+                assert stage.path.startswith("random ") and stage.like in names
             else:
                 assert pipeline(file).path_of(stage, cfg).space == space
         names.append(stage.name)

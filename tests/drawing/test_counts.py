@@ -22,8 +22,8 @@ def test_released_network_has_the_paper_s_counts() -> None:
 
 def test_skipped_layers_and_other_operations() -> None:
     space = get_space("detnas_demo")
-    path = space.path("3x3_e3 skip / 7x7 skip 3x3 / 3x3 7x7_e3 3x3 / 3x3 skip")
+    path = space.path("3x3 skip / 7x7 skip ir_k5_e3_d1 / 3x3 7x7 3x3 / conv_k3 skip")
     shallow, deep = shallow_and_deep(count_kernels(space.layers, path.ops))
-    assert shallow == KernelCounts({3: 2, 7: 1}, skipped=2)
+    assert shallow == KernelCounts({3: 1, 5: 1, 7: 1}, skipped=2)
     assert str(deep) == "3 of 3x3, 1 of 7x7, 1 skipped"
     assert str(KernelCounts()) == "none"

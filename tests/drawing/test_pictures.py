@@ -121,14 +121,16 @@ def test_legend_of_a_narrow_picture_takes_more_lines() -> None:
 
 
 def test_skip_is_a_gap_and_expansions_are_told() -> None:
-    demo = get_space("detnas_demo")
-    path = demo.path("3x3_e3 skip / 7x7 skip 3x3 / 3x3 7x7_e3 3x3 / 3x3 skip")
+    elastic = get_space("detnas_small_elastic")
+    deep = "3x3 7x7_e2 3x3 3x3 3x3 3x3 3x3 3x3"
+    stages = ["3x3 skip 3x3_e2 3x3", "7x7 skip 3x3 3x3", deep, "3x3 5x5 3x3 skip"]
+    path = elastic.path(" / ".join(stages))
     drawing = draw_path(path)
-    assert len(blocks(drawing)) == 10
+    assert len(blocks(drawing)) == 20
     gaps = blocks(drawing, "detnas-skip")
     assert [rect.get("fill") for rect in gaps] == ["none"] * 3
     assert all(rect.get("stroke-dasharray") for rect in gaps)
-    assert texts(drawing).count("e3") == 2
+    assert texts(drawing).count("e2") == 2
     assert {"skipped", "e: times the middle channels"} <= set(texts(drawing))
 
 

@@ -42,7 +42,9 @@ def test_adamw_is_torchs_without_decay_of_norms():
     norm = list(theirs[1].parameters())
     others = [p for m in (theirs[0], theirs[2]) for p in m.parameters()]
     reference = torch.optim.AdamW(
-        [{"params": others, "weight_decay": 0.1}, {"params": norm, "weight_decay": 0.0}], lr=0.01
+        [{"params": others, "weight_decay": 0.1}, {"params": norm, "weight_decay": 0.0}],
+        lr=0.01,
+        fused=True,
     )
     for _ in range(3):
         for model, step in ((ours, optimizer), (theirs, reference)):

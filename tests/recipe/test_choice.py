@@ -121,7 +121,7 @@ def test_batch_and_rate_follow_the_processes() -> None:
     ("macs", "space"),
     [
         (None, "detnas_demo"),
-        (20_000_000, "detnas_demo"),
+        (30_000_000, "detnas_demo"),
         (300_000_000, "detnas_small"),
         (150_000_000, "detnas_small_elastic"),
         (1_300_000_000, "detnas_large"),
@@ -129,16 +129,16 @@ def test_batch_and_rate_follow_the_processes() -> None:
 )
 def test_the_budget_chooses_the_space(macs: int | None, space: str) -> None:
     recipe = choose(CELLS, CPU, "detnas", macs=macs)
-    assert recipe.space == space and recipe.max_macs == (macs or 24_000_000)
+    assert recipe.space == space and recipe.max_macs == (macs or 48_000_000)
     low, high = macs_range(SPACES[space])
     assert low <= recipe.max_macs <= high
 
 
-@pytest.mark.parametrize("macs", [1_000_000, 60_000_000, 10_000_000_000])
+@pytest.mark.parametrize("macs", [1_000_000, 700_000_000, 10_000_000_000])
 def test_a_budget_outside_every_space_names_the_ranges(macs: int) -> None:
     with pytest.raises(InputError) as error:
         choose(CELLS, CPU, "detnas", macs=macs)
-    assert "detnas_demo 8.37M to 41.7M" in str(error.value)
+    assert "detnas_demo 14.8M to 98.5M" in str(error.value)
     assert "detnas_small 237M to 365M" in str(error.value) and "\n" not in str(error.value)
 
 

@@ -69,5 +69,5 @@ def _build(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
     return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-        groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY
+        groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True
     )
