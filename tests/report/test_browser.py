@@ -55,6 +55,7 @@ def test_the_page_on_phone_and_desktop(dark: bool, run: Path, tmp_path: Path) ->
         pytest.skip(f"none of {', '.join(NAMES)} was found (apt-get install chromium)")
     late = Change("supernet", 120, 1200, 400, 3.0, kept=True, worked=100.0, at=120.0)
     record_of(run, changes=(late,))
+    (run / "searched" / "model_final.pth").write_bytes(b"x")
     for name, milliseconds in (("searched", 12.3), ("handmade", 20.0)):
         keep_latency(str(run / name / "config.yaml"), {**LATENCY, "milliseconds": milliseconds})
     source = Path(write_report(str(run))).read_text(encoding="utf-8")
