@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="image that the file is compared with (default: the first test image)",
     )
-    parser.add_argument("--evaluate", action="store_true", help="evaluate the file on the test set")
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="evaluate the detector and the file on the test set, and tell the difference",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

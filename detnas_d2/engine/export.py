@@ -305,11 +305,25 @@ def as_model(cfg: CfgNode, exported: Exported) -> Callable[[list[dict]], list[di
     return predict
 
 
-def evaluate_exported(cfg: CfgNode, exported: Exported) -> dict[str, Any]:
-    """Results of an exported model on the first of ``DATASETS.TEST``, which are registered."""
+def evaluate_exported(cfg: CfgNode, exported: Exported, folder: str) -> dict[str, Any]:
+    """Results of an exported model on the first of ``DATASETS.TEST``, which are registered.
+
+    Args:
+        folder: where the evaluator may write.
+    """
+    return _evaluate(cfg, as_model(cfg, exported), folder)
+
+
+def evaluate_eager(cfg: CfgNode, folder: str) -> dict[str, Any]:
+    """The same of the network that is exported, as PyTorch runs it."""
+    return _evaluate(cfg, load_trained(cfg), folder)
+
+
+def _evaluate(cfg: CfgNode, model: Any, folder: str) -> dict[str, Any]:
+    # Not in the run's folder: its predictions are those of its own test.
     name = cfg.DATASETS.TEST[0]
-    loader, evaluator = build_test_loader(cfg, name), build_evaluator(cfg, name)
-    return inference_on_dataset(as_model(cfg, exported), loader, evaluator)
+    loader, evaluator = build_test_loader(cfg, name), build_evaluator(cfg, name, folder)
+    return inference_on_dataset(model, loader, evaluator)
 
 
 def _classifies(cfg: CfgNode) -> bool:

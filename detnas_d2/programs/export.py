@@ -9,10 +9,12 @@ The file is loaded again and compared with the eager network before it gets its 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from typing import Any
 
-from detectron2.evaluation import print_csv_format
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
@@ -20,6 +22,8 @@ from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.engine.export import (
     FORMATS,
     PARTS,
+    Exported,
+    evaluate_eager,
     evaluate_exported,
     export_network,
     sample_image,
@@ -31,15 +35,12 @@ TOLERANCE = 1e-4
 
 
 def main(argv: list[str] | None = None) -> None:
-    result = run(build_parser().parse_args(argv))
-    print(text(result))
-    if "results" in result:
-        print_csv_format(result["results"])
+    print(text(run(build_parser().parse_args(argv))))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the file; returns its name, its outputs, how far it is from the eager network, and
-    with ``--run-eval`` its results.
+    with ``--run-eval`` its results beside the eager network's.
     """
     if args.run_eval and args.part != "model":
         raise InputError("--run-eval needs --part model: a backbone has nothing to evaluate")
@@ -65,7 +66,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "detections": exported.detections,
         "tolerance": args.tolerance,
     }
-    return result | {"results": evaluate_exported(cfg, exported)} if args.run_eval else result
+    return result | _evaluated(cfg, exported) if args.run_eval else result
+
+
+def _evaluated(cfg: CfgNode, exported: Exported) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        eager, results = evaluate_eager(cfg, folder), evaluate_exported(cfg, exported, folder)
+    return {"dataset": cfg.DATASETS.TEST[0], "eager_results": eager, "results": results}
 
 
 def text(result: dict[str, Any]) -> str:
@@ -81,7 +88,23 @@ def text(result: dict[str, Any]) -> str:
     if detections == 0:
         hint = "nothing was detected, so no detections were compared: try another --sample-image"
         lines.append(hint)
+    if "results" in result:
+        lines += _table(result)
     return "\n".join(lines)
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """Every metric of the eager network, of the file, and the difference."""
+    rows = [
+        (f"{task}/{metric}", value, result["results"][task][metric])
+        for task, metrics in result["eager_results"].items()
+        for metric, value in metrics.items()
+    ]
+    # Classes without a test object have no AP.
+    told = [(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}") for name, a, b in rows if a == a]
+    head = ("metric", "PyTorch", "file", "difference")
+    table = tabulate(told, headers=head, disable_numparse=True, tablefmt="plain")
+    return [f"on {result['dataset']}:", *table.splitlines()]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,7 +125,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="image to trace and to compare with (default: the first of DATASETS.TEST)",
     )
-    parser.add_argument("--run-eval", action="store_true", help="evaluate the file that is written")
+    parser.add_argument(
+        "--run-eval",
+        action="store_true",
+        help="evaluate the network and the file on the test set, and tell the difference",
+    )
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument(
         "--tolerance",

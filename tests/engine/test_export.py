@@ -19,6 +19,7 @@ from detnas_d2.engine.export import (
     ExportError,
     as_model,
     difference,
+    evaluate_eager,
     evaluate_exported,
     export_network,
     load_exported,
@@ -115,8 +116,8 @@ def test_a_classifier_is_evaluated_from_its_file(trained, tmp_path: Path) -> Non
     with torch.no_grad():
         (expected,) = load_trained(cfg)([{"image": image(48, 40)}])
     torch.testing.assert_close(scores, expected["scores"])
-    results = evaluate_exported(cfg, exported)
-    assert results == Trainer.test(cfg, load_trained(cfg))
+    results = evaluate_exported(cfg, exported, str(tmp_path))
+    assert results == evaluate_eager(cfg, str(tmp_path)) == Trainer.test(cfg, load_trained(cfg))
     assert results["classification"]["top1"] > 0
 
 
@@ -189,7 +190,9 @@ def test_command(trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (tmp_path / "out" / "model.ts").exists()
     printed = capsys.readouterr().out
     assert "largest difference from the eager network" in printed
-    assert "copypaste: top1,top5" in printed
+    assert f"on {cfg.DATASETS.TEST[0]}:\nmetric " in printed
+    (line,) = [text.split() for text in printed.splitlines() if "classification/top1" in text]
+    assert line[1] == line[2] and float(line[3]) == 0
     with pytest.raises(InputError, match="is a supernet and has no path"):
         main([*config, *picture, *out, "MODEL.BACKBONE.NAME", "build_detnas_supernet_backbone"])
     with pytest.raises(InputError, match="--run-eval needs --part model"):

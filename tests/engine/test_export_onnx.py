@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from detnas_d2.data import build_test_loader
 from detnas_d2.engine.export import (
     difference,
+    evaluate_eager,
+    evaluate_exported,
     export_network,
     load_exported,
     sample_image,
@@ -60,6 +65,34 @@ def test_detnas(trained, tmp_path: Path, kind: str, part: str, method: int) -> N
     cfg = trained(kind)
     cfg.MODEL.DETNAS.SHUFFLE_METHOD = method
     assert_equal_at_every_shape(cfg, tmp_path, part, "onnx")
+
+
+def test_the_file_has_the_networks_average_precision(trained, tmp_path: Path) -> None:  # noqa: F811
+    cfg = trained("faster")
+    what_it_finds_is_right(cfg)
+    exported = export_network(cfg, sample_image(cfg), str(tmp_path / "out"), format="onnx")
+    eager = evaluate_eager(cfg, str(tmp_path))["bbox"]
+    found = evaluate_exported(cfg, exported, str(tmp_path))["bbox"]
+    assert eager["AP"] > 50
+    assert found["AP"] == pytest.approx(eager["AP"], abs=0.01)
+
+
+def what_it_finds_is_right(cfg: CfgNode) -> None:
+    """Makes some detections of random weights the objects of the test set."""
+    model, name = load_trained(cfg), cfg.DATASETS.TEST[0]
+    file = Path(MetadataCatalog.get(name).json_file)
+    data = json.loads(file.read_text())
+    data["annotations"] = []
+    for sample in (sample for batch in build_test_loader(cfg, name) for sample in batch):
+        with torch.no_grad():
+            (result,) = model([sample])
+        instances = result["instances"][:8]
+        boxes = instances.pred_boxes.tensor.tolist()
+        for (x1, y1, x2, y2), label in zip(boxes, instances.pred_classes.tolist(), strict=True):
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+            number = {"id": len(data["annotations"]) + 1, "image_id": sample["image_id"]}
+            data["annotations"].append({**number, "category_id": label + 1, **box})
+    file.write_text(json.dumps(data))
 
 
 GENOTYPE = (
