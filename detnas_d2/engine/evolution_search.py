@@ -17,7 +17,13 @@ from torch import nn
 from detnas_d2.config.tools import short_yaml
 from detnas_d2.data import data_state, drop_cache
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
-from detnas_d2.engine.inherited import INHERITED_CONFIG, INHERITED_FILE, write_inherited
+from detnas_d2.engine.inherited import (
+    INHERITED_CONFIG,
+    INHERITED_FILE,
+    member_file,
+    remove_members,
+    write_inherited,
+)
 from detnas_d2.engine.keeping_time import Late, Watch, current_watch
 from detnas_d2.engine.plan import BEST_FILE, SearchPlan
 from detnas_d2.engine.proposals import Proposals
@@ -40,6 +46,10 @@ from detnas_d2.utils.io import sha256_of, write_text
 
 logger = logging.getLogger("detnas_d2.search")
 
+OnFinish = Callable[[CandidateRecord, Sequence[CandidateRecord], PopulationEvaluator], None]
+"""Called with the best candidate, the front (empty of one objective) and the evaluator, which still
+remembers statistics of what it scored."""
+
 
 @plain_torchscript()
 def search(
@@ -48,10 +58,11 @@ def search(
     """Runs or resumes a search in ``OUTPUT_DIR``.
 
     Files there: ``history.jsonl`` (every candidate), ``search.json`` (what determines them),
-    ``generations.json`` (summaries), with several objectives ``front.yaml`` (the front, and what is
-    recommended of it), ``best.yaml`` (a config for ``train_net.py``), ``best_inherited.pth`` and
-    ``best_inherited.yaml`` (the same network with the supernet's weights, to be evaluated or
-    fine-tuned); while it runs, the images (``SEARCH.IMAGE_CACHE_GIB``).
+    ``generations.json`` (summaries), ``best.yaml`` (a config for ``train_net.py``),
+    ``best_inherited.pth`` and ``best_inherited.yaml`` (the same network with the supernet's
+    weights, to be evaluated or fine-tuned); with several objectives ``front.yaml`` (the front, and
+    what is recommended of it) and the same two files for each member in ``front``; while it runs,
+    the images (``SEARCH.IMAGE_CACHE_GIB``).
 
     Args:
         config_dir, retrain_opts: see :func:`detnas_d2.engine.plan.retrain_config`.
@@ -76,15 +87,27 @@ def search(
     }
     evaluator = partial(candidate_evaluator, plan.evaluation, model)
     folder, metric = plan.proposals.output_dir, plan.evaluation.metric
-    weights = os.path.join(folder, INHERITED_FILE)
 
-    def finish(best: CandidateRecord, evaluates: PopulationEvaluator) -> None:
-        decoded = plan.inherited(best.path, weights)
-        texts = [best_yaml(found, best, metric) for found in (plan.completed(best.path), decoded)]
+    def finish(
+        best: CandidateRecord, front: Sequence[CandidateRecord], evaluates: PopulationEvaluator
+    ) -> None:
+        files = {INHERITED_CONFIG: (best, INHERITED_FILE, "inherited")}
+        for number, record in enumerate(front, start=1):
+            weights = member_file(number)
+            place = os.path.splitext(weights)[0]
+            files[f"{place}.yaml"] = (record, weights, place)
+        networks = {
+            file: (plan.inherited(record.path, os.path.join(folder, weights), place), record)
+            for file, (record, weights, place) in files.items()
+        }
         if comm.is_main_process():
-            write_text(os.path.join(folder, BEST_FILE), texts[0])
-        if write_inherited(decoded, best, plan.proposals.space, evaluates):
-            write_text(os.path.join(folder, INHERITED_CONFIG), texts[1])
+            text = best_yaml(plan.completed(best.path), best, metric)
+            write_text(os.path.join(folder, BEST_FILE), text)
+            remove_members(folder, len(front) + 1)
+        space = plan.proposals.space
+        if write_inherited(folder, list(networks.values()), space, evaluates):
+            for file, (cfg, record) in networks.items():
+                write_text(os.path.join(folder, file), best_yaml(cfg, record, metric))
 
     best = search_candidates(plan.proposals, evaluator, evaluation, resume=resume, finish=finish)
     comm.synchronize()
@@ -99,7 +122,7 @@ def search_candidates(
     evaluation: Mapping[str, Any],
     *,
     resume: bool,
-    finish: Callable[[CandidateRecord, PopulationEvaluator], None] | None = None,
+    finish: OnFinish | None = None,
 ) -> CandidateRecord:
     """Searches in the output folder, or goes on; returns the best candidate: with several
     objectives the one that is recommended, see :meth:`Objectives.best`.
@@ -108,7 +131,7 @@ def search_candidates(
         proposals: measured.
         evaluator: gives the evaluator of candidates.
         evaluation: what decides a candidate's fitness, "metric" and weights included; JSON values.
-        finish: called with the best candidate and the evaluator, which still remembers it.
+        finish: see :data:`OnFinish`.
     """
     searcher, constraint = proposals.build_searcher(), proposals.constraint
     objectives = proposals.objectives
@@ -145,16 +168,19 @@ def search_candidates(
             on_progress=partial(_tell_all, listeners),
             after_generation=_looks(current_watch(), searcher, history),
         )
+        front: list[CandidateRecord] = []
         if objectives is not None:
-            best = _front_found(objectives, history, str(evaluation["metric"]))
+            front = objectives.front(history)
+            best = _tell_front(objectives, front, history, str(evaluation["metric"]))
         if finish is not None:
-            finish(best, evaluates)
+            finish(best, front, evaluates)
     return best
 
 
-def _front_found(objectives: Objectives, history: History, metric: str) -> CandidateRecord:
+def _tell_front(
+    objectives: Objectives, front: Sequence[CandidateRecord], history: History, metric: str
+) -> CandidateRecord:
     """Writes ``front.yaml`` beside the history; returns the member that is recommended."""
-    front = objectives.front(history)
     if history.directory is not None:  # rank 0's
         write_text(history.directory / FRONT_FILE, front_text(objectives, front, metric))
     for budget, record in objectives.recommended(front):
@@ -203,11 +229,11 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
     return model.eval()
 
 
-def best_yaml(retrain: CfgNode, best: CandidateRecord, metric: str) -> str:
-    """Text of ``best.yaml`` and ``best_inherited.yaml``."""
-    assert best.macs is not None and best.params is not None
+def best_yaml(network: CfgNode, found: CandidateRecord, metric: str) -> str:
+    """Text of ``best.yaml``, ``best_inherited.yaml`` and of a member's config."""
+    assert found.macs is not None and found.params is not None
     return (
-        f"# The best path of a search: supernet {metric} {best.fitness:.3f}, "
-        f"{best.macs / 1e6:.1f}M multiply-adds and {best.params / 1e6:.3f}M parameters of the "
-        f"searchable layers.\n{short_yaml(retrain)}"
+        f"# Found by a search: supernet {metric} {found.fitness:.3f}, "
+        f"{found.macs / 1e6:.1f}M multiply-adds and {found.params / 1e6:.3f}M parameters of the "
+        f"searchable layers.\n{short_yaml(network)}"
     )

@@ -1,9 +1,10 @@
-"""The best network of a search with the weights that it has in the supernet: no training needed."""
+"""Networks of a search with the weights that they have in the supernet: no training needed."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -25,50 +26,88 @@ from detnas_d2.utils.io import sha256_of
 
 INHERITED_FILE = "best_inherited.pth"
 INHERITED_CONFIG = "best_inherited.yaml"
+FRONT_FOLDER = "front"
+"""In the folder of a search: the members of its front."""
 
 logger = logging.getLogger("detnas_d2.search")
 
 
-def write_inherited(
-    decoded: CfgNode, best: CandidateRecord, space: PathSpace, evaluator: PopulationEvaluator
-) -> bool:
-    """Writes the checkpoint ``decoded.MODEL.WEIGHTS`` of a search's winner (collective).
-
-    The BatchNorm statistics in it are those that its fitness was computed with. A checkpoint of the
-    same search and path stays as it is.
+def member_file(number: int) -> str:
+    """Checkpoint of a member of a front, relative to the folder of the search.
 
     Args:
-        decoded: config of the winner's network, with the modules of the searched model.
+        number: of ``front.yaml``.
+    """
+    return os.path.join(FRONT_FOLDER, f"{number}.pth")
+
+
+def write_inherited(
+    folder: str,
+    networks: Sequence[tuple[CfgNode, CandidateRecord]],
+    space: PathSpace,
+    evaluator: PopulationEvaluator,
+) -> bool:
+    """Writes the checkpoints of networks that a search found (collective).
+
+    The BatchNorm statistics in them are those that their fitness was computed with. A checkpoint of
+    the same search and path stays as it is.
+
+    Args:
+        folder: of the search.
+        networks: config of a network, with the modules of the searched model and its checkpoint as
+            MODEL.WEIGHTS, and the candidate that it is; at least one.
         evaluator: of the search; holds the supernet.
 
     Returns:
-        whether there is a checkpoint now that this process has to tell of: on rank 0, unless the
+        whether there are checkpoints now that this process has to tell of: on rank 0, unless the
         supernet is one of the user's own, of which no single path can be built.
 
     Raises:
         CandidateFailed: the statistics cannot be computed again.
-        WeightsError: ``decoded`` builds other modules.
+        WeightsError: a config builds other modules.
     """
-    file, network = decoded.MODEL.WEIGHTS, Models().of(decoded)
-    if find_supernet(network) is not None:
-        logger.warning("%s: no decoded backbone is known, no weights", decoded.MODEL.BACKBONE.NAME)
+    first = networks[0][0]
+    if find_supernet(Models().of(first)) is not None:
+        logger.warning("%s: no decoded backbone is known, no weights", first.MODEL.BACKBONE.NAME)
         return False
-    source, there = {}, True
+    sources: list[dict[str, Any]] = []
+    there: list[bool] = []
     if comm.is_main_process():
-        header = os.path.join(os.path.dirname(file), HEADER_FILE)
-        source = {"path": best.path, "fitness": best.fitness, "search": sha256_of(header)}
-        there = _source_of(file) == source
-    if comm.all_gather(there)[0]:
-        return comm.is_main_process()
-    path = space.path(best.choices)
-    statistics = evaluator.statistics([path])[path]
-    if isinstance(statistics, CandidateFailed):
-        raise statistics
-    if comm.is_main_process():
-        state = inherited_state(evaluator.model, network, statistics)
-        write_checkpoint(file, {"model": state, "inherited": source})
-        logger.info("The best path with the supernet's weights: %s", file)
+        search = sha256_of(os.path.join(folder, HEADER_FILE))
+        for cfg, record in networks:
+            sources.append({"path": record.path, "fitness": record.fitness, "search": search})
+            there.append(_source_of(cfg.MODEL.WEIGHTS) == sources[-1])
+    waiting = [number for number, is_there in enumerate(comm.all_gather(there)[0]) if not is_there]
+    for start in range(0, len(waiting), evaluator.chunk):
+        chunk = waiting[start : start + evaluator.chunk]
+        paths = {number: space.path(networks[number][1].choices) for number in chunk}
+        statistics = evaluator.statistics(list(dict.fromkeys(paths.values())))
+        for number, path in paths.items():
+            found = statistics[path]
+            if isinstance(found, CandidateFailed):
+                raise found
+            if comm.is_main_process():
+                _write(networks[number][0], sources[number], evaluator.model, found)
     return comm.is_main_process()
+
+
+def remove_members(folder: str, first: int) -> None:
+    """Removes what an earlier search left in the folder of a front, from member ``first`` on."""
+    place = os.path.join(folder, FRONT_FOLDER)
+    for name in os.listdir(place) if os.path.isdir(place) else ():
+        number, extension = os.path.splitext(name)
+        if number.isdecimal() and int(number) >= first and extension in (".pth", ".yaml"):
+            os.remove(os.path.join(place, name))
+
+
+def _write(
+    decoded: CfgNode, source: dict[str, Any], model: nn.Module, statistics: BNStatistics
+) -> None:
+    file = decoded.MODEL.WEIGHTS
+    os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+    state = inherited_state(model, Models().of(decoded), statistics)
+    write_checkpoint(file, {"model": state, "inherited": source})
+    logger.info("%s with the supernet's weights: %s", source["path"], file)
 
 
 def inherited_state(

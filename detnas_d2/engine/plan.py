@@ -108,17 +108,20 @@ class SearchPlan:
         fix_path(retrain, self.proposals.space, path)
         return retrain
 
-    def inherited(self, path: str, weights: str) -> CfgNode:
+    def inherited(self, path: str, weights: str, folder: str = "inherited") -> CfgNode:
         """The config of the network of one path with its ``weights`` out of the supernet.
 
         Neck, heads and test-time settings are the search's, so that evaluating it as it stands
         gives the path's fitness.
+
+        Args:
+            folder: OUTPUT_DIR, relative to the search's.
         """
         decoded = self._decoded.clone()
         fix_path(decoded, self.proposals.space, path)
         decoded.DATASETS.TEST = (self.evaluation.validation,)
         decoded.MODEL.WEIGHTS = weights
-        decoded.OUTPUT_DIR = os.path.join(self.proposals.output_dir, "inherited")
+        decoded.OUTPUT_DIR = os.path.join(self.proposals.output_dir, folder)
         return decoded
 
 

@@ -17,8 +17,8 @@ from detnas_d2.utils.errors import InputError
 FRONT_FILE = "front.yaml"
 _HEAD = """\
 # The front of a search, the cheapest by the first cost first: no candidate that was evaluated is at
-# least as good as a member in all objectives, and better in one. To train a member, set
-# MODEL.DETNAS.PATH of best.yaml to its path.
+# least as good as a member in all objectives, and better in one. front/NUMBER.yaml is a member with
+# the supernet's weights; to train it from others, set MODEL.DETNAS.PATH of best.yaml to its path.
 """
 
 
@@ -29,6 +29,14 @@ def front_text(objectives: Objectives, front: Sequence[CandidateRecord], metric:
         front: at least one member.
         metric: that fitness is.
     """
+    numbers = {record.path: number for number, record in enumerate(front, start=1)}
+
+    def member(record: CandidateRecord) -> dict[str, Any]:
+        costs = {cost: getattr(record, cost) for cost in COSTS}
+        known = {cost: value for cost, value in costs.items() if value is not None}
+        number = numbers[record.path]
+        return {"number": number, "fitness": record.fitness, **known, "path": record.path}
+
     reference = {"fitness": 0.0, **dict(zip(objectives.costs, objectives.most, strict=True))}
     value = {
         "metric": metric,
@@ -38,10 +46,10 @@ def front_text(objectives: Objectives, front: Sequence[CandidateRecord], metric:
         "least": dict(zip(objectives.costs, objectives.least, strict=True)),
         "best": objectives.best(front).path,
         "recommended": [
-            {"budget": budget, **({} if record is None else _member(record))}
+            {"budget": budget, **({} if record is None else member(record))}
             for budget, record in objectives.recommended(front)
         ],
-        "members": [_member(record) for record in front],
+        "members": [member(record) for record in front],
     }
     return _HEAD + yaml.safe_dump(value, sort_keys=False, width=10**6)
 
@@ -77,9 +85,3 @@ def _best_path(file: str) -> Any:
     except ConfigError:
         value = None
     return value.get("best") if isinstance(value, dict) else None
-
-
-def _member(record: CandidateRecord) -> dict[str, Any]:
-    costs = {cost: getattr(record, cost) for cost in COSTS}
-    known = {cost: value for cost, value in costs.items() if value is not None}
-    return {"fitness": record.fitness, **known, "path": record.path}

@@ -138,7 +138,7 @@ def test_best_yaml_trains_from_the_supernet(configs: Configs) -> None:
     history = run(cfg)
     best = history.best()[0]
     text = Path(cfg.OUTPUT_DIR, "best.yaml").read_text()
-    assert text.startswith(f"# The best path of a search: supernet bbox/AP {best.fitness:.3f}, ")
+    assert text.startswith(f"# Found by a search: supernet bbox/AP {best.fitness:.3f}, ")
     found = load_config(str(Path(cfg.OUTPUT_DIR, "best.yaml")))
     assert best.path == found.MODEL.DETNAS.PATH
     assert found.MODEL.BACKBONE.NAME == "build_detnas_fpn_backbone"

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 
+from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine import inherited as MODULE
 from detnas_d2.engine import prepare, search, train_main
@@ -163,3 +164,47 @@ def test_a_finished_search_keeps_its_file(
     assert len(saved) == 2
     assert read_checkpoint(str(file))["inherited"] == content["inherited"]
     assert len(History.read(cfg.OUTPUT_DIR)) == 2
+
+
+class TestFront:
+    OBJECTIVES = ("SEARCH.OBJECTIVES", ["fitness", "macs"], "SEARCH.GENERATIONS", 2)
+
+    def searched(
+        self, configs: Configs, *opts: object, resume: bool = False
+    ) -> tuple[CfgNode, list[dict[str, object]]]:
+        cfg = configs.search("SEARCH.POPULATION", 6, *self.OBJECTIVES, *opts)
+        run(cfg, resume=resume)
+        return cfg, read_yaml(os.path.join(cfg.OUTPUT_DIR, "front.yaml")).data["members"]
+
+    def test_members_evaluated_as_they_stand_have_their_fitness(self, configs: Configs) -> None:
+        cfg, members = self.searched(configs)
+        assert len(members) > 1
+        for number, member in enumerate(members, start=1):
+            file = os.path.join(cfg.OUTPUT_DIR, "front", f"{number}.yaml")
+            assert member["number"] == number
+            assert member["path"] == load_config(file).MODEL.DETNAS.PATH
+            found = evaluated(file)
+            assert found["bbox/AP"] == pytest.approx(member["fitness"], abs=1e-6)
+        assert Path(cfg.OUTPUT_DIR, "front", "1", "inference").is_dir()
+
+    def test_what_is_there_is_kept(self, configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In small chunks too, and other members than those of this front go."""
+        cfg, members = self.searched(configs)
+        folder = Path(cfg.OUTPUT_DIR, "front")
+        states = {n: read_checkpoint(str(folder / f"{n}.pth")) for n in range(1, len(members) + 1)}
+        (folder / "1.pth").unlink()
+        (folder / "2.pth").write_bytes(b"cut off")
+        for name in ("99.pth", "99.yaml", "notes.yaml"):
+            (folder / name).write_text("left behind")
+        saved = []
+        write = MODULE.write_checkpoint
+        monkeypatch.setattr(MODULE, "write_checkpoint", lambda *a: (saved.append(a[0]), write(*a)))
+        assert self.searched(configs, "SEARCH.CHUNK", 1, resume=True)[1] == members
+        assert [os.path.basename(file) for file in saved] == ["1.pth", "2.pth"]
+        assert not (folder / "99.pth").exists() and not (folder / "99.yaml").exists()
+        assert (folder / "notes.yaml").exists()
+        for number, state in states.items():
+            again = read_checkpoint(str(folder / f"{number}.pth"))
+            assert again["inherited"] == state["inherited"]
+            for key, value in state["model"].items():
+                assert torch.equal(again["model"][key], value), key

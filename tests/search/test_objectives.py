@@ -132,8 +132,8 @@ class TestFrontFile:
         found = self.written(tmp_path, dataclasses.replace(MACS, budgets=(5, 30)))
         value = yaml.safe_load((tmp_path / FRONT_FILE).read_text())
         members = [
-            {"fitness": r.fitness, "macs": r.macs, "params": 5, "path": r.path}
-            for r in (found[0], found[1], found[3])
+            {"number": n, "fitness": r.fitness, "macs": r.macs, "params": 5, "path": r.path}
+            for n, r in enumerate((found[0], found[1], found[3]), start=1)
         ]
         assert value == {
             "metric": "a/b",

@@ -16,6 +16,7 @@ from detnas_d2.modeling import find_supernet
 from detnas_d2.utils.errors import InputError
 
 _GIB = 2**30
+_FRONT = 10  # as many whole supernets hold the members of most fronts
 
 
 class DiskError(InputError):
@@ -46,9 +47,10 @@ def need_of(kind: str, cfg: CfgNode, model: nn.Module) -> Need:
     """
     if kind == "evaluate":
         return Need()
-    if kind == "search":  # the winner is a part of the supernet
-        winner = _bytes_of(model.state_dict().values())
-        return Need(winner, cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))
+    if kind == "search":  # what it finds are parts of the supernet
+        found = 1 + (_FRONT if len(cfg.SEARCH.OBJECTIVES) > 1 else 0)
+        size = found * _bytes_of(model.state_dict().values())
+        return Need(size, cache=int(cfg.SEARCH.IMAGE_CACHE_GIB * _GIB))
     size, kept = checkpoint_bytes(model), 1 + kept_checkpoints(cfg)
     supernet = find_supernet(model)
     if supernet is not None and is_checked(cfg):  # and one path of it, trained alone
