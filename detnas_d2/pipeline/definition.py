@@ -32,9 +32,10 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.engine.architectures import genotype_of, random_genotype
 from detnas_d2.engine.checkpoint import FINAL
-from detnas_d2.engine.inherited import INHERITED_FILE
+from detnas_d2.engine.inherited import INHERITED_FILE, member_file
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
+from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.random_paths import random_path, random_proposals
 from detnas_d2.pipeline.stages import (
     FRAGMENTS,
@@ -46,9 +47,9 @@ from detnas_d2.pipeline.stages import (
     read_stages,
     split_override,
 )
-from detnas_d2.search.front_file import FRONT_FILE, best_of
+from detnas_d2.search.front_file import FRONT_FILE, best_of, read_front
 from detnas_d2.search.history import RECORDS_FILE, History
-from detnas_d2.search_space import Choices, Path, space_of
+from detnas_d2.search_space import Path, space_of
 
 RESULTS = {
     **{kind: (file,) for kind, file in FRAGMENTS.items()},
@@ -145,13 +146,19 @@ class Pipeline:
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
         if stage.weights:
-            known = self.stage(stage.weights)
-            file = INHERITED_FILE if known and known.kind == "search" else f"{FINAL}.pth"
-            weights = os.path.join(self.folder(stage.weights), file)
-            cfg.MODEL.WEIGHTS = weights if known else stage.weights
+            cfg.MODEL.WEIGHTS = self._weights_of(stage)
         if stage.path:
             cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))
         return cfg
+
+    def _weights_of(self, stage: Stage) -> str:
+        known = self.stage(stage.weights)
+        if known is None:
+            return stage.weights
+        file = f"{FINAL}.pth"
+        if known.kind == "search":
+            file = self._found_by(known, stage)[1]
+        return os.path.join(self.folder(stage.weights), file)
 
     def merged(
         self, stage: Stage, fragments: list[str], standins: Sequence[Any] = (), *, place: str
@@ -198,15 +205,15 @@ class Pipeline:
         space = space_of(cfg)
         source = self.stage(stage.path)
         if source is not None:
-            return space.path(self._best_of(source, stage))
+            return space.path(self._found_by(source, stage)[0].choices)
         word, _, argument = stage.path.partition(" ")
         if word == "uniform":
             return space.uniform_path(argument)
         if word != "random":
             return space.path(stage.path)
         like = self.stage(stage.like)
-        best = None if like is None else self._best_of(like, stage)
-        return random_path(stage, self.random_proposals(stage, cfg), cfg.SEED, best)
+        model = None if like is None else self._found_by(like, stage)[0].choices
+        return random_path(stage, self.random_proposals(stage, cfg), cfg.SEED, model)
 
     def random_proposals(self, stage: Stage, cfg: CfgNode) -> Proposals:
         """See :func:`random_proposals`: limits are those of LIKE, or of the first search."""
@@ -214,13 +221,26 @@ class Pipeline:
         limits = self.limits_for(cfg) if like is None else self.config_of(like)
         return random_proposals(stage, limits, space_of(cfg))
 
-    def _best_of(self, search: Stage, stage: Stage) -> Choices:
-        """The best path that a search stage has found."""
+    def _found_by(self, search: Stage, stage: Stage) -> tuple[CandidateRecord, str]:
+        """What of a search a stage takes, the best path or a member of the front, and the file with
+        its weights, relative to the folder of the search.
+        """
         folder = self.folder(search.name)
-        best = best_of(folder, History.read(folder))
-        if best is None:
-            raise PipelineError(f"stage {stage.name}: the search in {folder} has no candidate")
-        return best.choices
+        records = History.read(folder)
+        if stage.member is None:
+            best = best_of(folder, records)
+            if best is None:
+                raise PipelineError(f"stage {stage.name}: the search in {folder} has no candidate")
+            return best, INHERITED_FILE
+        front, (number, count) = read_front(folder, records), stage.member
+        if count > len(front.members):
+            raise PipelineError(
+                f"{self.file}: stage {stage.name!r}: member {number} of {count}, but the front of "
+                f"{search.name!r} has {len(front.members)}; set REPEAT to that or less, there and "
+                f"wherever 'front {search.name}' stands"
+            )
+        member = front.spread(count)[number - 1]
+        return front.members[member - 1], member_file(member)
 
 
 def read_pipeline(
@@ -259,6 +279,7 @@ def read_pipeline(
     pipeline = Pipeline(file, output, stages, table, compare, rest, seed, data_dir)
     for stage in stages:
         _check_config(pipeline, stage)
+    _check_baselines(pipeline)
     return pipeline
 
 
@@ -279,6 +300,8 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
             pipeline.random_proposals(stage, cfg)
         elif stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
+        if stage.member:
+            _check_front(pipeline, stage)
         retrain = os.path.dirname(name), pipeline.opts
         if stage.kind == "search" and not stage.merge:
             SearchPlan.from_config(cfg, *retrain).check(data=False)
@@ -286,6 +309,29 @@ def _check_config(pipeline: Pipeline, stage: Stage) -> None:
             GradientPlan.from_config(cfg, *retrain)
     except (KeyError, ValueError, OSError) as error:
         raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
+
+
+def _check_baselines(pipeline: Pipeline) -> None:
+    """A front in a table without other networks shows nothing."""
+    rows = [stage for row in pipeline.table for stage in pipeline.stages_of(row)]
+    members = [stage for stage in rows if stage.member and not stage.like]
+    if members and all(pipeline.stage(stage.path) for stage in rows):
+        raise PipelineError(
+            f"{pipeline.file}: TABLE has members of a front ({members[0].row or members[0].name}) "
+            "and nothing to compare them with; add a row of PATH: random with LIKE: front "
+            f"{members[0].path}, or of PATH: uniform OP"
+        )
+
+
+def _check_front(pipeline: Pipeline, stage: Stage) -> None:
+    """Whether the search whose front a stage starts from has one."""
+    search = pipeline.known_stage(stage.like or stage.path)
+    objectives = pipeline.begin_of(search).SEARCH.OBJECTIVES
+    if len(objectives) < 2:
+        raise PipelineError(
+            f"a member of the front of {search.name!r}, whose SEARCH.OBJECTIVES are {objectives}: "
+            "expected costs too, e.g. ['fitness', 'macs']"
+        )
 
 
 def _stamp(file: str) -> tuple[int, int] | None:

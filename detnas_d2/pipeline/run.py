@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
@@ -19,6 +19,7 @@ from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
+from detnas_d2.pipeline.family import Family, families
 from detnas_d2.pipeline.manifest import write_manifest
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
@@ -285,9 +286,24 @@ def _has_rows(pipeline: Pipeline) -> bool:
     return bool(stages) and all(stage_state(pipeline, stage) == DONE for stage in stages)
 
 
+def _families(pipelines: Sequence[Pipeline]) -> dict[str, Family]:
+    """Title -> family of every front whose members stand in TABLE."""
+    found = {}
+    for pipeline in pipelines:
+        for name, family in families(pipeline):
+            seed = "" if pipeline.seed is None else f", seed {pipeline.seed}"
+            title = (
+                f"The front of {name}{seed}: {family.metric} on test images (95 % intervals over "
+                "them), fitness on those of the search"
+            )
+            found[title] = family
+    return found
+
+
 def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
     """Prints TABLE (of the seeds whose stages are done), TABLES and a line about each supernet;
-    writes ``table.md``, ``table.json`` and, once all seeds are done, the file ``record``.
+    writes ``table.md``, ``table.json``, ``family.json`` where a search found a front and, once all
+    seeds are done, the file ``record``.
     """
     texts = [f"{table.title}\n\n{table.text()}" for table in experiment.tables]
     runs = [pipeline for pipeline in experiment.runs_of_stages if _has_rows(pipeline)]
@@ -307,6 +323,12 @@ def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
                 "report": [str(difference) for difference in found],
             }
             write_text(record, json.dumps({**about, **content}, indent=1) + "\n")
+    found_families = _families(runs)
+    texts += [f"{title}\n\n{family.text()}" for title, family in found_families.items()]
+    if write and found_families:
+        content = {title: family.as_dict() for title, family in found_families.items()}
+        file = os.path.join(experiment.output_dir, "family.json")
+        write_text(file, json.dumps(content, indent=1))
     if lines := supernet_lines(experiment):
         texts.append("\n".join(lines))
     if texts:

@@ -2,14 +2,21 @@
 
 KIND ``train`` trains, ``evaluate`` tests a network with WEIGHTS as they are, ``search`` searches a
 supernet. CONFIG is relative to the file. WEIGHTS is an earlier stage (its final weights; those of a
-search are its best path's in the supernet, and PATH is the same search) or a file. PATH is an
+search are in the supernet, of the path that PATH takes from the same search) or a file. PATH is an
 earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path that
-keeps the limits of the first search stage; another one for another SEED of the config) or the
-path itself. LIKE is an earlier search stage: random paths then cost what its best one does, to 5 %.
+keeps the limits of the first search stage; another one for another SEED of the config), the path
+itself, or a member of a search's front (``front SEARCH``, see below). LIKE is an earlier search
+stage, or a member of its front: random paths then cost what its best one, or the member, does, to
+5 %.
 OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW, which start
 from the stage of their own number where WEIGHTS, PATH or MERGE name a repeated one.
 With PATH random they are n networks (``random 1`` to ``random n``); otherwise they differ in their
 SEED (the config's, and a hundred more each time), and random networks (PATH, RANDOM) with it.
+With PATH ``front SEARCH`` they are n members of the front that a search of several objectives
+found, in even steps from the cheapest to the last, the recommended one among them if n is not 2
+(:meth:`detnas_d2.search.front_file.Front.spread`); ``front SEARCH 2/4`` is the second of four.
+WEIGHTS is the same search for the member's own weights. LIKE ``front SEARCH`` next to PATH random
+makes network k of n like member k of n.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
 stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it
@@ -23,7 +30,8 @@ the place of the merged genotype stands a random one of the same sub-spaces and 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +46,7 @@ OWN_SEED_STEP = 1000
 """Between the runs of SEEDS, where a stage's OPTS or RANDOM give a seed of its own."""
 KINDS = ("train", "evaluate", "search", "screen", "gradient")
 _TEXTS = ("KIND", "CONFIG", "WEIGHTS", "PATH", "LIKE", "ROW", "FOLDER")
+_MEMBER = re.compile(r"front (?P<search>.+?)(?: (?P<number>[1-9]\d*)/(?P<count>[1-9]\d*))?")
 _MAX_NAME = 200  # bytes; file systems take 255
 
 
@@ -60,6 +69,8 @@ class Stage:
     random: int | None = None
     like: str = ""
     folder: str = ""
+    member: tuple[int, int] | None = None
+    """(number, count) where PATH or LIKE is one of ``count`` members of the front of a search."""
     number: int = 0
     """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
 
@@ -100,11 +111,46 @@ def _repeats(file: str, entry: Any, before: list[Stage]) -> list[tuple[int, Any]
             single["MERGE"] = [numbered(source, number) for source in entry["MERGE"]]
         if "FOLDER" in entry:
             single["FOLDER"] = f"{entry['FOLDER']}_{number}"
-        networks = entry.get("PATH") == "random"
-        if networks:
+        members = [key for key in ("PATH", "LIKE") if _is_open_member(entry.get(key), known)]
+        single |= {key: f"{entry[key]} {number}/{count}" for key in members}
+        networks = entry.get("PATH") == "random" or "PATH" in members
+        if entry.get("PATH") == "random":
             single["PATH"] = f"random {number}"
         entries.append((0 if networks else number - 1, single))
     return entries
+
+
+def _is_open_member(text: Any, known: Collection[str]) -> bool:
+    """Whether a text is ``front SEARCH``, without the number of a member."""
+    if not isinstance(text, str) or text in known:
+        return False
+    found = _MEMBER.fullmatch(text)
+    return found is not None and not found["number"]
+
+
+def _member(text: str, known: Collection[str]) -> tuple[str, tuple[int, int] | None]:
+    """Search, and (number, count), of ``front SEARCH NUMBER/COUNT``; any other text as it is.
+
+    Args:
+        known: names of the stages before.
+
+    Raises:
+        PipelineError: what is wrong with it.
+    """
+    found = None if text in known else _MEMBER.fullmatch(text)
+    if found is None:
+        return text, None
+    if found["search"] not in known:
+        raise PipelineError(f"{text!r}: {found['search']!r} is no earlier stage; expected a search")
+    if not found["number"]:
+        raise PipelineError(
+            f"{text!r}: expected REPEAT next to it, how many members, or one of them, e.g. "
+            f"'front {found['search']} 1/4'"
+        )
+    number, count = int(found["number"]), int(found["count"])
+    if number > count:
+        raise PipelineError(f"{text!r}: expected NUMBER/COUNT, e.g. {count}/{number}")
+    return found["search"], (number, count)
 
 
 def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
@@ -121,11 +167,17 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     values = {"number": number, **{key.lower(): entry[key] for key in entry}}
     values["opts"] = tuple(str(o) for o in entry.get("OPTS", ()))
     values["merge"] = tuple(entry.get("MERGE", ()))
+    where = f"{file}: stage {entry['NAME']!r}"
+    kinds = {other.name: other.kind for other in before}
+    for key in {"path", "like"} & set(values):
+        try:
+            values[key], member = _member(values[key], kinds)
+        except PipelineError as error:
+            raise PipelineError(f"{where}: {key.upper()} {error}") from None
+        values["member"] = member or values.get("member")
     stage = Stage(**values)
-    where = f"{file}: stage {stage.name!r}"
     if stage.kind not in KINDS:
         raise PipelineError(f"{where}: KIND {stage.kind!r}, expected one of {', '.join(KINDS)}")
-    kinds = {other.name: other.kind for other in before}
     if stage.name in (stage.weights, stage.path):
         raise PipelineError(f"{where}: WEIGHTS or PATH is the stage itself")
     problem = _weights_problem(stage, kinds)
@@ -176,8 +228,8 @@ def _weights_problem(stage: Stage, kinds: dict[str, str]) -> str:
         return f"WEIGHTS {text!r} is a search, whose weights a {stage.kind} stage cannot start from"
     if kind == "search" and stage.path != text:
         return (
-            f"WEIGHTS {text!r} are those of the search's best path; expected PATH {text!r}, got "
-            f"{stage.path!r}"
+            f"WEIGHTS {text!r} are those of what the search found; expected PATH {text!r} or "
+            f"'front {text}', got {stage.path!r}"
         )
     if text and not kind and "://" not in text and not os.path.isfile(text):
         return f"WEIGHTS {text!r} is neither an earlier training stage, nor a search, nor a file"

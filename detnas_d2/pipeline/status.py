@@ -8,13 +8,13 @@ import os
 from detnas_d2.config.tools import FREE_KEYS, differing_keys, fingerprint, load_config
 from detnas_d2.engine.checkpoint import FINAL, has_checkpoints
 from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
-from detnas_d2.engine.inherited import INHERITED_FILE
+from detnas_d2.engine.inherited import INHERITED_FILE, member_file
 from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import PipelineError, Stage
 from detnas_d2.pipeline.state import DONE, DONE_FILE, FAILED, OUTDATED, STOPPED, read_json, state_of
-from detnas_d2.search.front_file import FRONT_FILE
-from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE
+from detnas_d2.search.front_file import FRONT_FILE, read_front
+from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE, History
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.locks import LOCK_FILE
 
@@ -34,10 +34,24 @@ def products(pipeline: Pipeline, stage: Stage) -> tuple[str, ...]:
     files = _PRODUCTS[stage.kind]
     if stage.kind == "search" and _has_front(pipeline, stage):
         files = (*files, FRONT_FILE)
+    if stage.kind != "search":
+        return files
     # A search that ended before it wrote weights is done where nothing starts from them.
-    if stage.kind == "search" and any(later.weights == stage.name for later in pipeline.stages):
-        return (*files, INHERITED_FILE)
+    later = [later for later in pipeline.stages if later.weights == stage.name]
+    if any(stage.member is None for stage in later):
+        files = (*files, INHERITED_FILE)
+    if any(stage.member for stage in later):
+        files = (*files, *_member_files(pipeline.folder(stage.name)))
     return files
+
+
+def _member_files(folder: str) -> tuple[str, ...]:
+    """Of the members of a front; none where ``front.yaml``, another product, is missing."""
+    try:
+        members = read_front(folder, History.read(folder)).members
+    except (OSError, InputError):
+        return ()
+    return tuple(member_file(number) for number in range(1, len(members) + 1))
 
 
 def _has_front(pipeline: Pipeline, search: Stage) -> bool:

@@ -2,59 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from markupsafe import Markup
 
-from detnas_d2.data import register_datasets
-from detnas_d2.evaluation.evaluators import coco_file
+from detnas_d2.evaluation.matches import Matches, iou_steps, recall_steps
+from detnas_d2.pipeline.tested_images import saved_matches
 from detnas_d2.report.figures import shown
 from detnas_d2.report.found import FoundStage
-from detnas_d2.report.matches import Matches, iou_steps, read_matches, recall_steps
 from detnas_d2.report.search_figures import lines_figure
 from detnas_d2.report.worst import Picture, picture, worst_images
-from detnas_d2.utils.errors import InputError
 
-PREDICTIONS = os.path.join("inference", "coco_instances_results.json")
 _PREFIX = "bbox/AP-"
-_AGREE = 0.05  # AP; what another implementation rounds otherwise is far less
 _CURVES = 8
 _MANY_CLASSES = 24
 
 
 def matches_of(stage: FoundStage) -> Matches:
-    """Matches of the predictions that a stage saved when it was tested.
-
-    Raises:
-        InputError: there are none, or the data are gone or others than they were.
-    """
-    predictions = stage.file(PREDICTIONS)
-    if not os.path.isfile(predictions):
-        raise InputError(f"{predictions}: no predictions were saved")
-    cfg = stage.config
-    if not cfg.DATASETS.TEST:
-        raise InputError(f"{stage.folder}: DATASETS.TEST is empty")
-    # Of several test sets the last one's predictions are there.
-    name = cfg.DATASETS.TEST[-1]
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (name,)
-    cfg.SUPERNET.CHECK.VAL, cfg.HIT_SEARCH.ARCH_START_ITER = "", -1
-    cfg.SEARCH.clear()  # names of datasets that nobody needs here
-    register_datasets(cfg)
-    metadata = MetadataCatalog.get(name)
-    file = metadata.get("json_file") or stage.file("inference", f"{name}_coco_format.json")
-    if not os.path.isfile(file):
-        file = coco_file(name, stage.file("inference")).get("json_file", file)
-    matches = read_matches(file, predictions, metadata.get("image_root") or "")
-    told, now = stage.result("bbox/AP"), float(matches.ap()[0])
-    if told is not None and not abs(told - now) < _AGREE:
-        raise InputError(
-            f"{predictions}: AP {now:.2f} of {name} as it is now, {told:.2f} when it was tested: "
-            "the data or the predictions have changed since"
-        )
-    return matches
+    """See :func:`detnas_d2.pipeline.tested_images.saved_matches`."""
+    return saved_matches(stage.config, stage.folder, stage.result("bbox/AP"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from detectron2.data.detection_utils import read_image
 from PIL import Image as Pillow
 
-from detnas_d2.report.matches import Box, Image
+from detnas_d2.evaluation.matches import Box, Image
 
 COUNT = 10
 _SIDE = 360  # pixels of the longer side; more are scaled down

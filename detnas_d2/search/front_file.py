@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -54,6 +55,71 @@ def front_text(objectives: Objectives, front: Sequence[CandidateRecord], metric:
     return _HEAD + yaml.safe_dump(value, sort_keys=False, width=10**6)
 
 
+@dataclass(frozen=True)
+class Front:
+    """What ``front.yaml`` names, of the candidates of its search.
+
+    Attributes:
+        best: the member that is recommended.
+        members: the cheapest by the first cost first; the first one is number 1.
+        recommended: number of a member -> budgets that it is recommended for, None for the knee.
+    """
+
+    best: CandidateRecord
+    members: tuple[CandidateRecord, ...]
+    recommended: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
+
+    def spread(self, count: int) -> list[int]:
+        """Numbers of ``count`` members: even steps from the first to the last, of which the nearest
+        one between both makes way for the recommended one; of one, the recommended one.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        size, best = len(self.members), self.members.index(self.best) + 1
+        if not 1 <= count <= size:
+            raise ValueError(f"{count} of {size} members")
+        if count == 1:
+            return [best]
+        steps = [1 + round(step * (size - 1) / (count - 1)) for step in range(count)]
+        if count > 2 and best not in steps:
+            nearest = min(steps[1:-1], key=lambda number: abs(number - best))
+            steps[steps.index(nearest)] = best
+        return steps
+
+
+def read_front(folder: str, records: Iterable[CandidateRecord]) -> Front:
+    """The front of a finished search.
+
+    Args:
+        records: of its history.
+
+    Raises:
+        InputError: ``front.yaml`` is missing, damaged, or of another search.
+    """
+    file = os.path.join(folder, FRONT_FILE)
+    known = {record.path: record for record in records if record.fitness is not None}
+    try:
+        value = read_yaml(file).data
+        paths = [value["best"], *(member["path"] for member in value["members"])]
+        told = [(entry.get("path"), entry["budget"]) for entry in value["recommended"]]
+    except (AttributeError, ConfigError, OSError, KeyError, TypeError):
+        paths, told = [None], []
+    unknown = [path for path in paths if not isinstance(path, str) or path not in known]
+    if unknown or paths[0] not in paths[1:]:
+        wrong = unknown[0] if unknown else paths[0]
+        raise InputError(
+            f"{file}: best or a member is {wrong!r}, expected a candidate of the search beside it; "
+            "resume the search to write the file again"
+        )
+    budgets: dict[int, tuple[float | None, ...]] = {}
+    for path, budget in told:
+        if path in paths[1:]:
+            number = paths.index(path, 1)
+            budgets[number] = (*budgets.get(number, ()), budget)
+    return Front(known[paths[0]], tuple(known[path] for path in paths[1:]), budgets)
+
+
 def best_of(folder: str, records: Iterable[CandidateRecord]) -> CandidateRecord | None:
     """The candidate that the ``best.yaml`` of a search holds: that of ``front.yaml`` where there is
     one, else the fittest, which is the best so far while the search runs; None without any.
@@ -69,19 +135,4 @@ def best_of(folder: str, records: Iterable[CandidateRecord]) -> CandidateRecord 
     file = os.path.join(folder, FRONT_FILE)
     if not os.path.isfile(file):
         return min(alive, key=lambda record: record.rank_key, default=None)
-    path = _best_path(file)
-    found = next((record for record in alive if record.path == path), None)
-    if found is None:
-        raise InputError(
-            f"{file}: best is {path!r}, expected a candidate of the search beside it; resume the "
-            "search to write the file again"
-        )
-    return found
-
-
-def _best_path(file: str) -> Any:
-    try:
-        value = read_yaml(file).data
-    except ConfigError:
-        value = None
-    return value.get("best") if isinstance(value, dict) else None
+    return read_front(folder, alive).best

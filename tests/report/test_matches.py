@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detnas_d2.report.matches import Box, Image, read_matches
+from detnas_d2.evaluation.matches import Box, Image, read_matches
 from detnas_d2.report.worst import judge, picture, worst_images
 from detnas_d2.utils.errors import InputError
 from tests.report.folders import CLASSES, detections, evaluated

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from detnas_d2.search.constraints import Constraint, Limits
-from detnas_d2.search.front_file import FRONT_FILE, best_of, front_text
+from detnas_d2.search.front_file import FRONT_FILE, Front, best_of, front_text, read_front
 from detnas_d2.search.objectives import FrontSoFar, Objectives
 from detnas_d2.search_space import Cost, CostTable, LatencyTable
 from detnas_d2.utils.errors import InputError
@@ -153,9 +153,41 @@ class TestFrontFile:
         (tmp_path / FRONT_FILE).unlink()
         assert best_of(str(tmp_path), reversed(found)) == found[3]
 
-    @pytest.mark.parametrize("text", ["best: path 9", "best: [", "- 1", "", "best: null"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("best: path 9", "best: [", "- 1", "", "best: null", "{best: path 1, members: [1]}"),
+            *("{best: path 1, members: []}", "{best: path 1, members: [{path: path 7}]}"),
+        ],
+    )
     def test_damage_is_named(self, text, tmp_path):
         found = self.written(tmp_path)
         (tmp_path / FRONT_FILE).write_text(text)
-        with pytest.raises(InputError, match=r"front\.yaml: best is .* resume the search"):
+        with pytest.raises(
+            InputError, match=r"front\.yaml: best or a member is .* resume the search"
+        ):
             best_of(str(tmp_path), found)
+
+    def test_members(self, tmp_path):
+        found = self.written(tmp_path, dataclasses.replace(MACS, budgets=(20,)))
+        front = read_front(str(tmp_path), found)
+        assert (indices(front.members), front.best) == ([0, 1, 3], found[1])
+
+
+def test_members_in_even_steps_with_the_recommended_one_among_them():
+    members = tuple(records(*((number, number) for number in range(9))))
+
+    def spread(best, count):
+        return Front(members[best - 1], members).spread(count)
+
+    assert spread(5, 3) == [1, 5, 9] and spread(3, 3) == [1, 3, 9]
+    assert spread(4, 4) == [1, 4, 6, 9] and spread(8, 4) == [1, 4, 8, 9]
+    assert spread(4, 1) == [4] and spread(4, 2) == [1, 9]
+    for best in range(1, 10):
+        for count in range(1, 10):
+            found = spread(best, count)
+            assert len(found) == count and found == sorted(set(found))
+            assert best in found or count == 2
+    for count in (0, 10):
+        with pytest.raises(ValueError, match=f"{count} of 9"):
+            spread(1, count)
