@@ -20,7 +20,7 @@ from detnas_d2.pipeline.report import mean_and_deviation, network_cost
 from detnas_d2.pipeline.state import DONE, DONE_FILE, read_json
 from detnas_d2.pipeline.status import stage_state
 from detnas_d2.pipeline.tested_images import ap_interval
-from detnas_d2.search.front_file import FRONT_FILE, Front, read_front
+from detnas_d2.search.front_file import Front, has_front, read_front
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost
 
@@ -236,8 +236,8 @@ def families(pipeline: Pipeline) -> Iterator[tuple[str, Family]]:
         )
     for search in pipeline.stages:
         folder = pipeline.folder(search.name)
-        has_front = search.kind == "search" and os.path.isfile(os.path.join(folder, FRONT_FILE))
-        if has_front and stage_state(pipeline, search) == DONE:
+        found = search.kind == "search" and has_front(folder)
+        if found and stage_state(pipeline, search) == DONE:
             records = History.read(folder)
             family = family_of(pipeline.config_of(search), folder, records, networks)
             if family is not None:

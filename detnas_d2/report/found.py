@@ -23,7 +23,7 @@ from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SCREENING_FILE, SUB_
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.manifest import GIVEN, MANIFEST_FILE, RANDOM, SEARCHED
 from detnas_d2.pipeline.state import DONE_FILE, NOT_STARTED, read_done, read_json, state_of
-from detnas_d2.search.front_file import best_of
+from detnas_d2.search.front_file import best_of, has_front, read_front
 from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE, History
 from detnas_d2.utils.errors import InputError
 
@@ -274,8 +274,7 @@ def _with_origins(stages: Iterable[FoundStage]) -> list[FoundStage]:
         if stage.kind == "gradient":
             found.add(str(stage.results.get("genotype", "")))
         elif stage.kind == "search":
-            record = best_record(stage)
-            found.update([record.path] if record is not None else [])
+            found.update(record.path for record in _found_by(stage))
     return [
         FoundStage(s.name, s.kind, s.row, _origin(s, best[s.seed] - {""}), s.seed, s.folder)
         for s in stages
@@ -286,6 +285,17 @@ def _origin(stage: FoundStage, searched: set[str]) -> str:
     if stage.row == "random":
         return RANDOM
     return SEARCHED if stage.architecture in searched else GIVEN
+
+
+def _found_by(search: FoundStage) -> tuple[CandidateRecord, ...]:
+    """The front of a search, or its best; none where its files are damaged."""
+    try:
+        if has_front(search.folder):
+            return read_front(search.folder, search.history).members
+    except InputError:
+        return ()
+    best = best_record(search)
+    return () if best is None else (best,)
 
 
 def best_record(stage: FoundStage) -> CandidateRecord | None:

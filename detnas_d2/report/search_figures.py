@@ -27,6 +27,7 @@ from detnas_d2.search.diagnostics import fitness_by_generation
 
 COST_NAMES = {
     "macs": ("multiply-adds, millions", 1e-6),
+    "params": ("parameters, millions", 1e-6),
     "latency_ms": ("latency by the table, ms", 1.0),
 }
 
@@ -97,7 +98,7 @@ def cost_figure(
         axis.set(xlabel=label, ylabel=f"fitness, {shown(metric)}")
         legend_below(figure, axis)
         told = f"Fitness of {len(alive)} candidates over {label}; {len(front)} are on the front"
-        return svg(figure, "cost", told)
+        return svg(figure, f"cost-{cost}", told)
 
 
 def choices_figure(frequencies: Mapping[int, tuple[dict[str, float], ...]]) -> Markup:

@@ -19,6 +19,7 @@ from detnas_d2.pipeline.state import read_json
 from detnas_d2.report.figures import shown
 from detnas_d2.report.found import Found, FoundStage, best_record
 from detnas_d2.report.search_figures import (
+    COST_NAMES,
     choices_figure,
     cost_figure,
     generations_figure,
@@ -80,14 +81,20 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
                 + "; dashed: their mean; lines: best so far.",
             )
         )
-        cost = "latency_ms" if all(r.latency_ms is not None for r in records) else "macs"
-        if all(getattr(r, cost) is not None for r in records if r.fitness is not None):
-            front = pareto_front(records, cost)
-            text = (
-                f"Fitness over cost, stronger colours for later generations. {len(front)} of "
-                f"{len(records)} candidates are on the front: none is fitter at their cost or less."
-            )
-            figures.append((cost_figure(records, front, best, cost, metric), text))
+        costs = _costs_of(told) or (
+            ["latency_ms" if all(r.latency_ms is not None for r in records) else "macs"]
+        )
+        alive = [record for record in records if record.fitness is not None]
+        if all(getattr(record, cost) is not None for cost in costs for record in alive):
+            front = pareto_front(records, *costs)
+            for cost in costs:
+                alone = pareto_front(records, cost)
+                text = (
+                    f"Fitness over cost, stronger colours for later generations. {len(alone)} of "
+                    f"{len(records)} candidates are on the front: none is fitter at their cost or "
+                    "less."
+                )
+                figures.append((cost_figure(records, alone, best, cost, metric), text))
     frequencies = choice_frequencies(records)
     text = "What candidates chose in each layer: share of each operation, first to last generation."
     figures.append((choices_figure(frequencies), text))
@@ -107,6 +114,15 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
         figures,
         certificate_of(found.folder),
     )
+
+
+def _costs_of(told: Any) -> list[str]:
+    """Costs that a search of several objectives minimised, by its ``search.json``; else none."""
+    try:
+        objectives = told["searcher"]["settings"]["objectives"]
+    except (KeyError, TypeError):
+        return []
+    return [cost for cost in objectives if cost in COST_NAMES]
 
 
 def certificate_of(folder: str) -> dict[str, Any] | None:

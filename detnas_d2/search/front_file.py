@@ -88,6 +88,11 @@ class Front:
         return steps
 
 
+def has_front(folder: str) -> bool:
+    """Whether the search in a folder has ended with a front."""
+    return os.path.isfile(os.path.join(folder, FRONT_FILE))
+
+
 def read_front(folder: str, records: Iterable[CandidateRecord]) -> Front:
     """The front of a finished search.
 
@@ -132,7 +137,6 @@ def best_of(folder: str, records: Iterable[CandidateRecord]) -> CandidateRecord 
         InputError: ``front.yaml`` is damaged, or of another search.
     """
     alive = [record for record in records if record.fitness is not None]
-    file = os.path.join(folder, FRONT_FILE)
-    if not os.path.isfile(file):
+    if not has_front(folder):
         return min(alive, key=lambda record: record.rank_key, default=None)
     return read_front(folder, alive).best

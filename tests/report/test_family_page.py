@@ -1,0 +1,81 @@
+"""The family of a front on the page of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detnas_d2.evaluation import CandidateRecord
+from detnas_d2.pipeline.family import TRAINED, TUNED
+from detnas_d2.report.family import family_part
+from detnas_d2.report.found import read_folder
+from detnas_d2.report.page import page_of
+from detnas_d2.search.front_file import FRONT_FILE, front_text
+from detnas_d2.search.history import HEADER_FILE, History
+from detnas_d2.search.objectives import Objectives
+from tests.report.folders import TINY, config, write_stage, write_test
+
+
+def write_front(search: Path) -> list[CandidateRecord]:
+    """As a search of several objectives leaves it."""
+    header = json.loads((search / HEADER_FILE).read_text())
+    settings = {"objectives": ["fitness", "params", "macs"]}
+    header["fingerprint"]["searcher"] = {"settings": settings}
+    (search / HEADER_FILE).write_text(json.dumps(header))
+    objectives = Objectives(("params", "macs"), (0, 0), (10**7, 10**9))
+    front = objectives.front(History.read(search))
+    (search / FRONT_FILE).write_text(front_text(objectives, front, "bbox/AP"))
+    return front
+
+
+@pytest.fixture
+def front(run: Path, truth: dict[str, Any], tmp_path: Path) -> list[CandidateRecord]:
+    """Beside the networks of ``run``: the first and last member, each in three ways."""
+    members = write_front(run / "search")
+    cfg = config(tmp_path / "data")
+    for number, member in ((1, members[0]), (2, members[-1])):
+        for name in ("inherited", "tuned", "retrained"):
+            folder = run / f"{name}_{number}"
+            cfg.MODEL.DETNAS.PATH = member.path
+            cfg.MODEL.WEIGHTS = str(run / "search" / "front" / "1.pth") if name == "tuned" else ""
+            results = write_test(folder, tmp_path / "data", truth, number)
+            write_stage(folder, cfg, {"results": results, "path": member.path})
+            if name != "inherited":
+                (folder / "metrics.json").write_text("")
+    return members
+
+
+def test_family(run: Path, front: list[CandidateRecord]) -> None:
+    found = read_folder(str(run))
+    (search,) = found.of_kind("search")
+    part = family_part(found, search)
+    assert part is not None and not part.timed and len(part.figures) == 1
+    lines = [line for line in part.family.lines if line.number is not None]
+    first, last = lines[0], lines[-1]
+    assert first.number == 1 and last.number == len(front) == part.family.size
+    assert first.cost.params == front[0].params and last.fitness == front[-1].fitness
+    assert {"inherited", TUNED, TRAINED} == set(first.cells) == set(last.cells)
+    assert all(cell.interval is not None for cell in first.cells.values())
+    by_hand = next(line for line in part.family.lines if line.name == "handmade, by hand")
+    assert by_hand.cost.macs > 0 and TINY.name == "detnas_tiny"
+
+    page = page_of(found)
+    assert 'id="family"' in page and f"member 1 of {len(front)}" in page
+    assert "family-macs" in page
+    # Its search is drawn over both costs that it traded.
+    assert "parameters, millions" in page and "multiply-adds, millions" in page
+
+
+def test_a_damaged_front_costs_its_sections_alone(run: Path, front: list[CandidateRecord]) -> None:
+    (run / "search" / FRONT_FILE).write_text("best: [")
+    page = page_of(read_folder(str(run)))
+    assert 'id="family"' not in page and "front.yaml" in page and 'id="networks"' in page
+
+
+def test_a_run_without_front_has_no_family(run: Path) -> None:
+    found = read_folder(str(run))
+    assert family_part(found, found.of_kind("search")[0]) is None
+    assert 'id="family"' not in page_of(found)
