@@ -73,6 +73,15 @@ def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
         cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
 
 
+def network_config(cfg: CfgNode, path: Path) -> CfgNode:
+    """The config of the detector with a path."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    fix_path(cfg, path.space, str(path))
+    decode_backbones(cfg)
+    return cfg
+
+
 def genotype_of(cfg: CfgNode) -> Genotype:
     """The genotype that ``cfg.MODEL.HIT`` gives its fixed parts."""
     return _genotype(cfg, {part: cfg.MODEL.HIT.GENOTYPE[part.upper()] for part in PARTS})

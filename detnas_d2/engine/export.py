@@ -6,7 +6,6 @@ A file holds the network of one image: Detectron2's tracing adapter flattens wha
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from detnas_d2.data import ClassificationMapper, build_test_loader
 from detnas_d2.engine.inference import load_trained, test_metadata
+from detnas_d2.engine.runtimes import ONNXRUNTIME, Runner, load_onnx, missing
 from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import new_file, write_text
@@ -37,8 +37,6 @@ FORMATS = {"torchscript": "model.ts", "onnx": "model.onnx"}
 """Format -> name of its file."""
 PARTS = ("model", "backbone")
 _OPSET = 17
-
-Runner = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class ExportError(InputError):
@@ -72,6 +70,7 @@ def export_network(
     part: str = "model",
     format: str = "torchscript",
     tolerance: float = 1e-4,
+    network: nn.Module | None = None,
 ) -> Exported:
     """Writes a network of ``cfg`` with ``MODEL.WEIGHTS``; next to it ``export.json``, its outputs.
 
@@ -83,6 +82,7 @@ def export_network(
         part: "model" takes an image (3, H, W); "backbone" is the searched backbone without neck,
             it takes normalised images (N, 3, H, W).
         tolerance: largest :func:`difference`.
+        network: that of ``cfg`` with other weights than ``MODEL.WEIGHTS``, in eval mode.
 
     Raises:
         ExportError: a package is missing, the format cannot express the network, or the file
@@ -90,11 +90,13 @@ def export_network(
         ValueError, WeightsError: see :func:`load_trained`.
     """
     if format == "onnx":
-        _check_packages("onnx", "onnxruntime")
+        lack = missing(ONNXRUNTIME)
+        if lack:
+            raise ExportError(lack)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DETNAS.FUSED_OPS = "off"  # the file must run without this package
-    model = load_trained(cfg).requires_grad_(False)
+    model = (load_trained(cfg) if network is None else network).requires_grad_(False)
     adapter, inputs = traceable(model, image.float(), part)
     expected = [tuple(adapter(x)) for x in inputs]
     names = tuple(output_names(adapter.outputs_schema))
@@ -205,24 +207,7 @@ def load_exported(file: str, device: torch.device | str = "cpu") -> Runner:
     """A function from an input tensor to the output tensors of a written file."""
     if file.endswith(".ts"):
         return torch.jit.load(file, map_location=device)
-    _check_packages("onnxruntime")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor) -> tuple[Tensor, ...]:
-        values = session.run(None, {"image": image.cpu().numpy()})
-        return tuple(torch.from_numpy(value) for value in values)
-
-    return run
-
-
-def _check_packages(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"ONNX needs packages that are missing: pip install {' '.join(missing)}")
+    return load_onnx(file)
 
 
 def output_names(schema: Schema, name: str = "output") -> list[str]:

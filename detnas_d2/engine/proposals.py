@@ -76,8 +76,8 @@ class Proposals:
         if needed and not named and not isinstance(space, SearchSpace):
             key = "SEARCH.MAX_LATENCY_MS" if limited else "SEARCH.OBJECTIVES"
             raise InputError(
-                f"{key}: latency is measured in spaces of DetNAS only; name a table "
-                f"of space {space.name!r} in SEARCH.LATENCY_TABLE"
+                f"{key}: a search measures spaces of DetNAS only; make a table of space "
+                f"{space.name!r} with detnas latency --table and name it in SEARCH.LATENCY_TABLE"
             )
         return cls(
             space=space,
@@ -100,6 +100,8 @@ class Proposals:
 
     def measured(self) -> Proposals:
         """The same with the latency table if one is needed, measured once (collective)."""
+        if self.latency is not None:
+            logger.info("Latency by %s: %s", self.latency_file, self.latency.about)
         if self.latency is not None or not self.latency_file:
             return self
         if comm.is_main_process() and not os.path.exists(self.latency_file):

@@ -10,8 +10,7 @@ from detectron2.config import CfgNode
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.architectures import (
     architectures_of,
-    decode_backbones,
-    fix_path,
+    network_config,
     searched_space,
 )
 from detnas_d2.engine.plan import BEST_FILE
@@ -106,7 +105,7 @@ def _config_of_folder(folder: str) -> CfgNode:
         best_record = best_of(folder, History.read(folder))
         if best_record is None:
             raise InputError(f"{folder}: no candidate has a fitness yet")
-        return _fixed(cfg, searched_space(cfg).path(best_record.path))
+        return network_config(cfg, searched_space(cfg).path(best_record.path))
     return cfg
 
 
@@ -125,12 +124,4 @@ def _parsed(text: str, title: str, frame: CfgNode | None) -> NamedNetwork:
         path = space.path(text) if len(text.split()) > 1 else space.uniform_path(text)
     except PathError as error:
         raise InputError(f"{text!r}: no such file or folder, and as a path: {error}") from None
-    return NamedNetwork(title, path, _fixed(frame, path))
-
-
-def _fixed(cfg: CfgNode, path: Path) -> CfgNode:
-    """The config of the detector with a path."""
-    cfg = cfg.clone()
-    fix_path(cfg, path.space, str(path))
-    decode_backbones(cfg)
-    return cfg
+    return NamedNetwork(title, path, network_config(frame, path))

@@ -16,7 +16,7 @@ def choice_lines(record: Record) -> list[str]:
     reasons = dict(recipe.reasons)
     limit = f"at most {Budget(macs=recipe.max_macs)}" if recipe.max_macs else ""
     if settings.latency_table:
-        limit = f"backbones of {settings.max_ms:.3g} ms at most, the rest takes the others"
+        limit = f"at most {settings.max_ms:.3g} ms by a table of its blocks"
     scored = f"{recipe.scoring} images that the supernet does not learn from score candidates"
     halves = "one half of the images for weights, one for the architecture"
     ratios = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)

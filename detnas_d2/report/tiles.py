@@ -76,15 +76,18 @@ def _costs(winner: Winner) -> list[Tile]:
         note = f"multiply-adds of what is searched, {params / 1e6:.3g} M parameters"
         told.append(Tile("cost", f"{number:.3g} {unit}", note))
     measured = winner.latency
-    if measured is not None:
+    runtimes = measured.runtimes if measured is not None else {}
+    for runtime, own in runtimes.items():
+        assert measured is not None
         note = (
-            f"of {measured.conditions}: median of {measured.runs} runs, quartiles "
-            f"{measured.low:.3g} and {measured.high:.3g}"
+            f"of {measured.conditions_of(runtime)}: median of {measured.runs} runs, quartiles "
+            f"{own.low:.3g} and {own.high:.3g}; {own.before:.3g} before the network, "
+            f"{own.after:.3g} after it"
         )
-        told.append(Tile("latency", f"{measured.milliseconds:.3g} ms", note))
+        told.append(Tile("latency", f"{own.milliseconds:.3g} ms", note))
     if record is not None and record.latency_ms is not None:
-        name = "latency" if measured is None else "latency by table"
-        note = "of the backbone, by the search's latency table"
+        name = "latency by table" if runtimes else "latency"
+        note = "by the search's latency table"
         told.append(Tile(name, f"{record.latency_ms:.3g} ms", note))
     return told
 

@@ -5,31 +5,42 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detnas_d2.layers import ConvNormAct, get_norm
+from detnas_d2.layers.fused_shuffle import fused_forward
+from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space.additive import AdditiveTable
+from detnas_d2.search_space.hit_costs import is_region_layer, layer_sizes
+from detnas_d2.search_space.hit_network import rules_of
+from detnas_d2.search_space.hit_space import HitSpace
+from detnas_d2.search_space.operations import build_operation
 from detnas_d2.search_space.shuffle_ops import build_block
-from detnas_d2.search_space.space import PathSpace, SearchSpace, space_digest
+from detnas_d2.search_space.space import LayerSpec, PathSpace, SearchSpace, space_digest
 from detnas_d2.utils.timing import in_turns, milliseconds
+
+Prepare = Callable[[nn.Module, Tensor], Callable[[], object]]
+"""Makes of a module in eval mode and its input what is measured."""
 
 
 @dataclass(frozen=True)
 class LatencyTable(AdditiveTable[float]):
-    """Milliseconds of a backbone body, additive over layers.
+    """Milliseconds of networks, additive over layers.
 
     Args:
         space: name of the search space.
-        input_size: (height, width) of the image.
+        input_size: (height, width) of the image that backbones see.
         batch_size: images per measurement; milliseconds are of the whole batch.
         device: where it was measured, for people to read.
         layers: digest of the space's layers; "" in tables of before there were digests.
+        detector: of a table of whole detectors: runtime, machine, how it was fitted and checked;
+            None: it is of a backbone's body.
     """
 
     space: str
@@ -37,9 +48,32 @@ class LatencyTable(AdditiveTable[float]):
     batch_size: int
     device: str
     layers: str = ""
+    detector: dict[str, Any] | None = None
+
+    def scaled(self, factor: float, rest: float) -> LatencyTable:
+        """``rest`` and ``factor`` times this one."""
+        rows = tuple(tuple(factor * value for value in row) for row in self.entries)
+        return replace(self, base=rest + factor * self.base, entries=rows)
+
+    @property
+    def about(self) -> str:
+        """What it is of, in words."""
+        if self.detector is None:
+            return f"of backbones without neck and head, measured on {self.device}"
+        check = self.detector.get("check")
+        told = f"of whole detectors in {self.detector['runtime']}, measured on {self.device}"
+        if not check:
+            return f"{told}, not checked"
+        return (
+            f"{told}; {len(check['detectors'])} detectors rank as it says with tau "
+            f"{check['tau']:.2f}, its error is {check['median_error']:.1%}"
+        )
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        told = asdict(self)
+        if self.detector is None:  # as such tables always were: searches compare them
+            del told["detector"]
+        return json.dumps(told, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str, space: PathSpace) -> LatencyTable:
@@ -58,9 +92,12 @@ class LatencyTable(AdditiveTable[float]):
                 batch_size=int(data["batch_size"]),
                 device=str(data["device"]),
                 layers=str(data.get("layers", "")),
+                detector=data.get("detector"),
             )
         except KeyError as error:
             raise ValueError(f"latency table without key {error}") from None
+        if not isinstance(table.detector, (dict, type(None))):
+            raise ValueError("latency table whose detector is no mapping")
         if table.space != space.name:
             raise ValueError(f"latency table of space {table.space!r}, expected {space.name!r}")
         if tuple(len(row) for row in table.entries) != space.cardinalities:
@@ -73,6 +110,22 @@ class LatencyTable(AdditiveTable[float]):
         return table
 
 
+def in_pytorch(module: nn.Module, x: Tensor, *, fused: bool = True) -> Callable[[], object]:
+    """A block, or a stem, as a backbone runs it: through the operators where they take it."""
+    if not fused:
+        return partial(module, x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    stem = module if isinstance(module, ConvNormAct) else None
+    blocks = [] if stem is not None else [module]
+    autotune = AutotuneCache() if x.is_cuda else None
+
+    def run() -> object:
+        found = fused_forward(stem, blocks, None, x, {len(blocks)}, autotune=autotune)
+        return module(x) if found is None else found
+
+    return run
+
+
 @torch.no_grad()
 def measure_latency(
     space: PathSpace,
@@ -82,24 +135,39 @@ def measure_latency(
     batch_size: int = 1,
     repeats: int = 20,
     shuffle_method: int = 1,
+    regions: int = 1000,
+    prepare: Prepare = in_pytorch,
 ) -> LatencyTable:
     """Measures every candidate block alone, in eval mode, float32.
 
     The table holds medians of ``repeats`` runs after a warm-up; the candidates of a layer are
-    measured in turns, so that a slow moment of the machine falls on all of them.
+    measured in turns, so that a slow moment of the machine falls on all of them. Of a Hit-Detector
+    it has the searchable layers of all parts, and a base of 0.
+
+    Args:
+        regions: that layers of a two-stage head see.
+        prepare: of another runtime than PyTorch.
     """
-    assert isinstance(space, SearchSpace)
     norm = partial(get_norm, "BN")
-    height, width = (-(-n // 2) for n in input_size)
-    stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
-    image = torch.rand(batch_size, 3, *input_size)
-    base = _medians([stem], image, device, repeats)[0]
-    entries = []
-    for layer in space.layers:
-        blocks = [build_block(layer, op, norm, shuffle_method) for op in layer.ops]
-        x = torch.rand(batch_size, layer.in_channels, height, width)
-        entries.append(tuple(_medians(blocks, x, device, repeats)))
-        height, width = -(-height // layer.stride), -(-width // layer.stride)
+    medians = partial(_medians, device=device, repeats=repeats, prepare=prepare)
+    base, entries = 0.0, []
+    if isinstance(space, SearchSpace):
+        stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
+        base = medians([stem], [torch.rand(batch_size, 3, *input_size)])[0]
+    for part, layer in _layers(space):
+        if part == "backbone":
+            blocks = [build_block(layer, op, norm, shuffle_method) for op in layer.ops]
+        else:
+            channels = layer.in_channels, layer.out_channels
+            make = partial(build_operation, stride=layer.stride, norm=norm, rules=rules_of(part))
+            blocks = [make(op, *channels) for op in layer.ops]
+        of_regions = is_region_layer(part, layer)
+        batch = regions * batch_size if of_regions else batch_size
+        shapes = layer_sizes(part, layer, input_size)
+        inputs = [torch.rand(batch, layer.in_channels, *shape) for shape in shapes]
+        # The subnets of a one-stage head for classes and for boxes are alike.
+        copies = 2 if part == "head" and not of_regions else 1
+        entries.append(tuple(copies * value for value in medians(blocks, inputs)))
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
     return LatencyTable(
@@ -113,11 +181,33 @@ def measure_latency(
     )
 
 
+def _layers(space: PathSpace) -> list[tuple[str, LayerSpec]]:
+    """(part, layer) of all layers."""
+    if isinstance(space, HitSpace):
+        return [(part, layer) for part, layers in space.parts for layer in layers]
+    return [("backbone", layer) for layer in space.layers]
+
+
 def _medians(
-    modules: Sequence[nn.Module], x: torch.Tensor, device: str, repeats: int
+    modules: Sequence[nn.Module],
+    inputs: Sequence[Tensor],
+    *,
+    device: str,
+    repeats: int,
+    prepare: Prepare,
 ) -> list[float]:
-    x = x.to(device)
-    runs = [partial(module.to(device).eval(), x) for module in modules]
+    """Of each module on all inputs, one after the other."""
+    placed = [x.to(device) for x in inputs]
+    prepared = [
+        [prepare(module, x) for x in placed]
+        for module in (module.to(device).eval() for module in modules)
+    ]
+    runs = [partial(_run_all, each) for each in prepared]
     warm_up = 2
     times = in_turns(partial(milliseconds, device=device), runs, repeats + warm_up)
     return [statistics.median(row[warm_up:]) for row in times]
+
+
+def _run_all(runs: Sequence[Callable[[], object]]) -> None:
+    for run in runs:
+        run()

@@ -77,25 +77,73 @@ def test_latency_is_measured_on_this_machine(
 ) -> None:
     words = ["latency", str(run_folder), "--image", str(photo), "--runs", "3"]
     threads = torch.get_num_threads()
-    main([*words, "--threads", "1", "--json"])
+    main([*words, "--runtime", "pytorch,onnxruntime", "--threads", "1", "--json"])
     result = json.loads(capsys.readouterr().out)
-    low, high = result["quartiles"]
-    assert 0 < low <= result["milliseconds"] <= high
-    assert 0 < result["backbone_milliseconds"] < high
-    assert (result["threads"], result["device"], result["runs"]) == (1, "cpu", 3)
+    assert list(result["runtimes"]) == ["pytorch", "onnxruntime"] and result["not_measured"] == {}
+    for told in result["runtimes"].values():
+        assert 0 < told["low"] <= told["milliseconds"] <= told["high"]
+        assert min(told["before"], told["network"], told["after"]) > 0
+        assert told["network"] < told["high"] and told["difference"] < 1e-4
+        assert told["device"] == "cpu" and told["version"]
+    assert result["parts"]["backbone"] > 0 and min(result["parts"].values()) >= 0
+    assert (result["threads"], result["runs"], result["warm_up"]) == (1, 3, 3)
+    assert len(result["cpus"]) >= 1
     # As it is tested: the shorter side 64.
-    assert (result["height"], result["width"]) == (64, 85)
+    assert (result["picture"], result["height"], result["width"]) == ([60, 80], 64, 85)
     assert torch.get_num_threads() == threads
     # It is kept beside the detector, as long as that is the same.
     folder = run_folder / "searched"
     assert result["kept"] == str(folder / "measured_latency.json")
     record = read_latency(str(folder))
-    assert record is not None and record.milliseconds == result["milliseconds"]
-    assert (record.batch, record.body) == (1, result["backbone_milliseconds"])
-    assert record.conditions.startswith("one image of 64 x 85 pixels on ")
+    assert record is not None and record.first == "pytorch"
+    assert record.milliseconds == result["runtimes"]["pytorch"]["milliseconds"]
+    assert (record.batch, record.parts) == (1, result["parts"])
+    assert record.conditions.startswith("one image of 64 x 85 pixels in PyTorch on ")
     assert record.conditions.endswith(", 1 thread") and "PyTorch" in record.versions
-    with pytest.raises(InputError, match="--runs 1: expected 2 or more"):
-        main([*words[:-1], "1"])
+    assert record.conditions_of("onnxruntime") == record.conditions.replace(
+        "PyTorch", "ONNX Runtime"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--runs", "1"], "--runs 1: expected 2 or more"),
+        (
+            ["--runtime", "pytorch,tflite"],
+            "--runtime tflite: expected some of pytorch, onnxruntime,",
+        ),
+        (["--size", "64"], "--size 64: expected HEIGHTxWIDTH in pixels"),
+        (["--size", "64x64", "--image", "a.png"], "--image and --size: expected one of them"),
+    ],
+)
+def test_options_of_latency(run_folder: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        main(["latency", str(run_folder), *words])
+
+
+def test_the_members_of_a_front(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder / "searched"
+    cfg = load_config(str(folder / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    front = run_folder / "front.yaml"
+    front.write_text(
+        "members:\n- {fitness: 1.5, macs: 100, path: a}\n- {fitness: 2.5, macs: 200, path: b}\n"
+    )
+    words = ["latency", str(front), "--size", "48x64", "--runs", "2", "--runtime", "pytorch"]
+    with pytest.raises(InputError, match=r"front/1\.yaml: missing, .*front\.yaml; resume the"):
+        main(words)
+    (run_folder / "front").mkdir()
+    for number in (1, 2):
+        (run_folder / "front" / f"{number}.yaml").write_text(short_yaml(cfg))
+    main(words)
+    told = capsys.readouterr().out.splitlines()
+    assert "one image of 48 x 64 pixels, seen as 64 x 85;" in told[0]
+    assert told[1].split()[:3] == ["number", "fitness", "macs"] and "PyTorch, ms" in told[1]
+    assert [line.split()[:3] for line in told[2:]] == [["1", "1.50", "100"], ["2", "2.50", "200"]]
+    front.write_text("members: []\n")
+    with pytest.raises(InputError, match=r"front\.yaml: members: expected the front"):
+        main(words)
 
 
 def test_a_latency_that_cannot_be_kept_is_told(
@@ -105,9 +153,11 @@ def test_a_latency_that_cannot_be_kept_is_told(
         raise PermissionError(errno.EACCES, "Permission denied", file)
 
     monkeypatch.setattr(latency_record, "write_json", refuse)
-    main(["latency", str(run_folder), "--image", str(photo), "--runs", "2"])
+    words = ["--image", str(photo), "--runs", "2", "--runtime", "pytorch"]
+    main(["latency", str(run_folder), *words])
     told = capsys.readouterr()
-    assert "ms for an image of 64 x 85 pixels on cpu" in told.out and "kept in" not in told.out
+    assert "one image of 60 x 80 pixels, seen as 64 x 85; threads: " in told.out
+    assert "kept in" not in told.out
     (note,) = [line for line in told.err.splitlines() if line.startswith("note: ")]
     assert note.startswith("note: not kept for the report: ") and note.endswith("denied")
     # A config alone may lie where nothing is to be written.
@@ -115,6 +165,6 @@ def test_a_latency_that_cannot_be_kept_is_told(
     cfg = load_config(str(run_folder / "searched" / "config.yaml"), ["MODEL.WEIGHTS", weights])
     config = run_folder / "other.yaml"
     config.write_text(short_yaml(cfg))
-    main(["latency", str(config), "--image", str(photo), "--runs", "2"])
+    main(["latency", str(config), *words])
     assert "note: " not in capsys.readouterr().err
     assert not (run_folder / "measured_latency.json").exists()

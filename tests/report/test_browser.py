@@ -18,7 +18,7 @@ from detnas_d2.pipeline.latency_record import keep_latency
 from detnas_d2.recipe.refitting import Change
 from detnas_d2.report import write_report
 from tests.recipe.values import record_of
-from tests.report.test_page import LATENCY
+from tests.report.test_page import latency
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
 # Stands before everything else of the page, so that it hears all errors.
@@ -57,7 +57,7 @@ def test_the_page_on_phone_and_desktop(dark: bool, run: Path, tmp_path: Path) ->
     record_of(run, changes=(late,))
     (run / "searched" / "model_final.pth").write_bytes(b"x")
     for name, milliseconds in (("searched", 12.3), ("handmade", 20.0)):
-        keep_latency(str(run / name / "config.yaml"), {**LATENCY, "milliseconds": milliseconds})
+        keep_latency(str(run / name / "config.yaml"), latency(milliseconds))
     source = Path(write_report(str(run))).read_text(encoding="utf-8")
     assert source.count("<head>") == 1 and "Late stages" in source and "12.3 ms" in source
     listening = html.escape(source.replace("<head>", f"<head>{LISTENER}"))

@@ -33,11 +33,26 @@ from tests.report.folders import (
     write_stage,
 )
 
-LATENCY = {
-    "low": 11.0, "high": 13.0, "body": 8.0, "runs": 30, "batch": 1, "height": 480,
-    "width": 640, "device": "cpu", "threads": 2,
-}  # fmt: skip
-"""Of a measurement, but for its median."""
+
+def latency(milliseconds: float, threads: int = 2) -> dict[str, object]:
+    """What a measurement in PyTorch tells."""
+    pieces = {"before": 0.5, "network": milliseconds - 1, "after": 0.5}
+    told = {"milliseconds": milliseconds, "low": 11.0, "high": 13.0, **pieces}
+    runtimes = {"pytorch": {**told, "device": "cpu", "version": "2.14", "difference": 0.0}}
+    return {
+        "runtimes": runtimes,
+        "parts": {"backbone": 8.0, "neck": 1.0, "head": 2.0},
+        "picture": [480, 640],
+        "height": 480,
+        "width": 640,
+        "batch": 1,
+        "runs": 30,
+        "warm_up": 3,
+        "threads": threads,
+        "cpus": [0, 1],
+    }
+
+
 VOID = {"meta", "link", "br", "img", "image", "rect", "use", "path"}
 
 
@@ -189,17 +204,19 @@ def test_latencies_that_were_measured(run: Path, quick_figures: None) -> None:
     (run / "searched" / "model_final.pth").write_bytes(b"x")
     for name, value in (("searched", 12.3), ("random_1", 15.0), ("random_2", 17.0)):
         config_file = str(run / name / "config.yaml")
-        keep_latency(config_file, {**LATENCY, "milliseconds": value})
+        keep_latency(config_file, latency(value))
     rows = {row.name: row for row in rows_of(read_folder(str(run)))}
     assert [rows[name].milliseconds for name in rows] == [12.3, 16.0, None]
     conditions = rows["searched"].conditions
-    assert re.fullmatch(r"one image of 480 x 640 pixels on .+, 2 threads", conditions)
+    assert re.fullmatch(r"one image of 480 x 640 pixels in PyTorch on .+, 2 threads", conditions)
     text = page_of(run).text
-    assert f"latency 12.3 ms of {conditions}: median of 30 runs, quartiles 11 and 13" in text
+    assert (
+        f"latency 12.3 ms of {conditions}: median of 30 runs, quartiles 11 and 13; 0.5 before the "
+        "network, 0.5 after it" in text
+    )
     assert f"Latency: of {conditions}, median." in text and text.count(conditions) == 2
     # Under other conditions each says its own; a config of another network has none.
-    other = {**LATENCY, "milliseconds": 20.0, "threads": 1}
-    keep_latency(str(run / "handmade" / "config.yaml"), other)
+    keep_latency(str(run / "handmade" / "config.yaml"), latency(20.0, threads=1))
     changed = (
         (run / "random_2" / "config.yaml")
         .read_text()
@@ -209,7 +226,7 @@ def test_latencies_that_were_measured(run: Path, quick_figures: None) -> None:
     text = page_of(run).text
     assert "Latency: of" not in text and f"15 {conditions}" in text
     assert f"20 {conditions.replace('2 threads', '1 thread')}" in text
-    for damage in ("{", '{"version": 1}', '{"version": 1, "milliseconds": "x"}'):
+    for damage in ("{", '{"version": 1}', '{"version": 2, "runtimes": {}}', '{"version": 2}'):
         (run / "searched" / "measured_latency.json").write_text(damage)
         text = page_of(run).text
         assert "latency 12.3 ms" not in text and "could not be made" not in text

@@ -49,7 +49,15 @@ def find_images(inputs: Iterable[str]) -> list[str]:
 
 
 def read_bgr(path: str) -> np.ndarray:
-    """uint8[H, W, 3], BGR, turned as its EXIF data say.
+    """:func:`read_pixels` in BGR."""
+    return read_pixels(path, "BGR")
+
+
+def read_pixels(path: str, channels: str) -> np.ndarray:
+    """uint8[H, W, 3], turned as its EXIF data say.
+
+    Args:
+        channels: their order, as ``INPUT.FORMAT`` names it.
 
     Raises:
         UnreadableImage: naming the file and what its decoder said, or that it has more than 8 bits.
@@ -58,7 +66,7 @@ def read_bgr(path: str) -> np.ndarray:
         with Image.open(path) as image:
             problem = depth_problem(image)
         if not problem:
-            return read_image(path, format="BGR")
+            return read_image(path, format=channels)
     except Exception as error:  # Pillow's decoders raise many types
         raise UnreadableImage(f"{path}: {type(error).__name__}: {error}") from error
     raise UnreadableImage(f"{path}: {problem}")

@@ -1,0 +1,107 @@
+"""A table of latencies that a search reads elsewhere, made and checked on the target machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+from detnas_d2.config.tools import load_config
+from detnas_d2.data import register_datasets
+from detnas_d2.engine.defaults import fall_back_to_cpu
+from detnas_d2.engine.latency import Picture, usable_cpus
+from detnas_d2.engine.latency_table import FITTED, Target, detector_table
+from detnas_d2.engine.runtimes import PYTORCH, version_of
+from detnas_d2.pipeline.manifest import machine, versions
+from detnas_d2.programs.latency import Asked, threads_of
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.io import write_text
+
+# Of a search, of a run of detnas search, of a pipeline.
+_CONFIGS = ("config/search.yaml", "config.yaml", "search/config.yaml")
+
+
+def config_of(place: str) -> str:
+    """The config of the search in a folder, or the file itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    files = [place, *(os.path.join(place, name) for name in _CONFIGS)]
+    found = next(filter(os.path.isfile, files), None)
+    if found is None:
+        raise InputError(f"{place}: expected the config of a search, or a folder with one")
+    return found
+
+
+def run(config: str, file: str, asked: Asked, *, detectors: int) -> dict[str, Any]:
+    """Writes the table of a search's detectors; returns what it says.
+
+    Args:
+        config: file of a search.
+        detectors: to check the table with.
+
+    Raises:
+        InputError: of the options, or a config whose detectors have no such table.
+    """
+    names, _ = replace(asked, runtimes=asked.runtimes or (PYTORCH,)).usable()
+    if len(names) != 1:
+        raise InputError(f"--runtime {','.join(names)}: a table is of one runtime")
+    cfg = load_config(config)
+    fall_back_to_cpu(cfg)
+    if not asked.image and asked.size is None:
+        register_datasets(cfg)
+    picture = Picture.of_config(cfg, asked.image, asked.size)
+    with threads_of(asked.threads):
+        target = Target(cfg, picture, names[0], asked.repeats, _tell)
+        table = detector_table(target, fitted=FITTED, checked=detectors)
+        assert table.detector is not None
+        table.detector.update(
+            {
+                "config": os.path.basename(config),
+                "version": version_of(names[0]),
+                "threads": torch.get_num_threads(),
+                "cpus": usable_cpus(),
+                "machine": machine(),
+                "versions": versions(),
+                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            }
+        )
+    write_text(file, table.to_json() + "\n")
+    ends = {"cheapest": table.cheapest(), "most_expensive": table.most_expensive()}
+    return {"table": file, "space": table.space, **ends, **table.detector}
+
+
+def _tell(line: str) -> None:
+    print(f"measuring {line}", file=sys.stderr)
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """What :func:`run` found, for people."""
+    height, width = result["image"]
+    lines = [
+        f"{result['table']}: detectors of space {result['space']} in {result['runtime']} "
+        f"{result['version']}, one image of {height} x {width} pixels, on "
+        f"{result['machine']['processor']}, threads: {result['threads']}, on "
+        f"{len(result['cpus'])} of {os.cpu_count()} CPUs",
+        f"{result['cheapest']:.2f} to {result['most_expensive']:.2f} ms; {result['rest']:.2f} of "
+        f"them in every detector, blocks count {result['slope']:.2f} times what they take alone "
+        f"(fitted to {result['fitted_to']} detectors)",
+    ]
+    check = result.get("check")
+    if check is None:
+        lines.append("not checked (--detectors 30 checks it)")
+    else:
+        count = len(check["detectors"])
+        lines.append(
+            f"check with {count} other detectors: rank correlation tau {check['tau']:.2f} (of two "
+            f"measurements of them: {check['tau_of_two_rounds']:.2f}), error "
+            f"{check['median_error']:.1%} in the median, {check['largest_error']:.1%} at most"
+        )
+    lines.append(f"a search reads it: SEARCH.LATENCY_TABLE {result['table']}")
+    return "\n".join(lines)
