@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -32,13 +32,14 @@ from detnas_d2.engine.telling import outlook_text, tell
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.intervals import Interval, fitness_intervals
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import History, Progress, open_history, run_search
 from detnas_d2.search.build import search_fingerprint
 from detnas_d2.search.driver import OnProgress
 from detnas_d2.search.events import SearchEvents
-from detnas_d2.search.front_file import FRONT_FILE, front_text
+from detnas_d2.search.front_file import FRONT_FILE, front_text, has_front, read_front
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.utils.errors import InputError
@@ -171,18 +172,46 @@ def search_candidates(
         front: list[CandidateRecord] = []
         if objectives is not None:
             front = objectives.front(history)
-            best = _tell_front(objectives, front, history, str(evaluation["metric"]))
+            intervals = _intervals_of(front, history, proposals, evaluates)
+            best = _tell_front(objectives, front, intervals, history, str(evaluation["metric"]))
         if finish is not None:
             finish(best, front, evaluates)
     return best
 
 
+def _intervals_of(
+    front: Sequence[CandidateRecord],
+    history: History,
+    proposals: Proposals,
+    evaluates: PopulationEvaluator,
+) -> dict[str, Interval]:
+    """Path -> interval of the fitness of a front's members (collective); those that ``front.yaml``
+    has from an earlier end of the same search are kept.
+    """
+    kept: dict[str, Interval] = {}
+    if history.directory is not None and has_front(str(history.directory)):
+        with suppress(InputError):  # damaged: it is written again
+            before = read_front(str(history.directory), history)
+            kept = {before.members[n - 1].path: told for n, told in before.intervals.items()}
+    kept = comm.all_gather(kept)[0]
+    known = {record.path: kept[record.path] for record in front if record.path in kept}
+    missing = [proposals.space.path(r.choices) for r in front if r.path not in known]
+    if missing:
+        found = fitness_intervals(evaluates, missing)
+        known |= {str(path): interval for path, interval in found.items()}
+    return known
+
+
 def _tell_front(
-    objectives: Objectives, front: Sequence[CandidateRecord], history: History, metric: str
+    objectives: Objectives,
+    front: Sequence[CandidateRecord],
+    intervals: Mapping[str, Interval],
+    history: History,
+    metric: str,
 ) -> CandidateRecord:
     """Writes ``front.yaml`` beside the history; returns the member that is recommended."""
     if history.directory is not None:  # rank 0's
-        write_text(history.directory / FRONT_FILE, front_text(objectives, front, metric))
+        write_text(history.directory / FRONT_FILE, front_text(objectives, front, metric, intervals))
     for budget, record in objectives.recommended(front):
         if record is None:
             logger.warning("SEARCH.BUDGETS %g: no candidate is within it", budget)

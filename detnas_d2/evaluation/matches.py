@@ -103,17 +103,28 @@ class Matches:
     classes: tuple[ClassMatches, ...]
     images: tuple[Image, ...]
 
-    def ap(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """float[B], COCO's AP in percent: mean over classes, IoUs and recalls."""
-        values = [c.precision(weights).mean(axis=(1, 2)) for c in self.classes]
+    def ap(self, weights: np.ndarray | None = None, ious: slice = slice(None)) -> np.ndarray:
+        """float[B], COCO's AP in percent: mean over classes, IoUs and recalls.
+
+        Args:
+            ious: which of :func:`iou_steps`.
+        """
+        values = [c.precision(weights)[:, ious].mean(axis=(1, 2)) for c in self.classes]
         return 100 * _nanmean(np.array(values))
 
     @cached_property  # minutes for COCO, and a page is written again after every stage
     def interval(self) -> tuple[float, float] | None:
+        """:meth:`interval_at` all IoUs."""
+        return self.interval_at(slice(None))
+
+    def interval_at(self, ious: slice) -> tuple[float, float] | None:
         """Percentiles of the AP over bootstrapped sets of images, 2.5 and 97.5; None for fewer than
         two images.
 
         Training and search are not repeated: the interval is about the choice of test images.
+
+        Args:
+            ious: see :meth:`ap`.
         """
         count = len(self.images)
         if count < 2:
@@ -121,7 +132,9 @@ class Matches:
         rng = np.random.default_rng(0)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(float)
         # In parts: all at once would be gigabytes for classes with many detections.
-        values = np.concatenate([self.ap(part) for part in np.array_split(weights, _DRAWS // 20)])
+        values = np.concatenate(
+            [self.ap(part, ious) for part in np.array_split(weights, _DRAWS // 20)]
+        )
         values = values[np.isfinite(values)]
         if not len(values):
             return None
@@ -184,16 +197,35 @@ def read_matches(truth: str, predictions: str, root: str = "") -> Matches:
 
 @lru_cache(maxsize=4)
 def _read(truth: str, predictions: str, root: str, *stamps: int) -> Matches:
+    try:
+        with open(predictions, encoding="utf-8") as file:
+            boxes = json.load(file)
+    except ValueError as error:
+        raise InputError(f"{predictions}: no detections of {truth}: {error}") from error
+    return match_boxes(truth, boxes, predictions, root)
+
+
+def match_boxes(
+    truth: str, boxes: list[dict[str, Any]], source: str = "predictions", root: str = ""
+) -> Matches:
+    """Matches of boxes with the truth of a file.
+
+    Args:
+        boxes: as COCO's results list them.
+        source: names them in errors.
+        root: folder of the images.
+
+    Raises:
+        InputError: a file that cannot be read, or predictions of other images.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             known = COCO(truth)
-            with open(predictions, encoding="utf-8") as file:
-                boxes = json.load(file)
             found = known.loadRes(boxes) if boxes else COCO()
             evaluation = COCOeval(known, found, "bbox")
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = str(error) or type(error).__name__
-            raise InputError(f"{predictions}: no detections of {truth}: {what}") from error
+            raise InputError(f"{source}: no detections of {truth}: {what}") from error
         evaluation.params.areaRng = [[0, 1e10]]
         evaluation.params.areaRngLbl = ["all"]
         evaluation.params.maxDets = [MAX_DETECTIONS]

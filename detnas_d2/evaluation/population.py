@@ -128,6 +128,17 @@ class PopulationEvaluator:
         if previous is not None:
             yield from self._finish(previous)
 
+    def predictions(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Predictions]]:
+        """This rank's share of the paths, with predictions for the images of all ranks
+        (collective). A path that fails is left out.
+        """
+        ordered = PrefixWalk(paths).paths
+        for start in range(0, len(ordered), self.chunk):
+            part = ordered[start : start + self.chunk]
+            chunk = Chunk(self.model, self.scoring, part, self.statistics(part))
+            found = chunk.infer(self._watched(self.data_loader, "inference", len(part)))
+            yield from self._shared_out(chunk, found)
+
     def statistics(self, paths: Sequence[Path]) -> dict[Path, BNStatistics | CandidateFailed]:
         """Recalibrated statistics of the paths, merged over ranks; prefixes are remembered."""
         self.memory.use(self.model, self.calibration_key)

@@ -81,7 +81,7 @@ class FamilyLine:
 
     Attributes:
         number: of the member, None of a network that is none.
-        fitness: of the member.
+        fitness: of the member; ``fitness_interval`` over the images of the search, where known.
         milliseconds: latency, measured or else by the table of the search; None without.
         cells: treatment -> scores.
     """
@@ -92,6 +92,7 @@ class FamilyLine:
     cost: Cost
     fitness: float | None
     milliseconds: float | None
+    fitness_interval: tuple[float, float] | None = None
     cells: dict[str, FamilyCell] = field(default_factory=dict)
 
 
@@ -121,7 +122,8 @@ class Family:
             cells = [line.name, f"{line.cost.macs / 1e6:.1f}", f"{line.cost.params / 1e6:.3f}"]
             if timed:
                 cells.append("" if line.milliseconds is None else f"{line.milliseconds:.2f}")
-            cells.append("" if line.fitness is None else f"{line.fitness:.2f}")
+            fitness = () if line.fitness is None else (line.fitness,)
+            cells.append(str(FamilyCell(fitness, line.fitness_interval)) if fitness else "")
             cells += [str(line.cells.get(name, "")) for name in self.treatments]
             body.append(cells)
         return "\n".join("| " + " | ".join(cells) + " |" for cells in body)
@@ -190,7 +192,8 @@ def _line(
     milliseconds = records[0].milliseconds if records else record and record.latency_ms
     cost = network_cost(first.cfg, first.path, tuple(search_cfg.SEARCH.MAX_MACS_INPUT))
     fitness = None if record is None else record.fitness
-    return FamilyLine(name, first.origin, number, cost, fitness, milliseconds, cells)
+    interval = None if number is None else front.intervals.get(number)
+    return FamilyLine(name, first.origin, number, cost, fitness, milliseconds, interval, cells)
 
 
 def _cell(treated: Sequence[TestedNetwork], metric: str) -> FamilyCell:

@@ -23,20 +23,29 @@ _HEAD = """\
 """
 
 
-def front_text(objectives: Objectives, front: Sequence[CandidateRecord], metric: str) -> str:
+def front_text(
+    objectives: Objectives,
+    front: Sequence[CandidateRecord],
+    metric: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> str:
     """Text of ``front.yaml``.
 
     Args:
         front: at least one member.
         metric: that fitness is.
+        intervals: path -> 95 % interval of the fitness, of those that have one.
     """
+    known_intervals = intervals or {}
     numbers = {record.path: number for number, record in enumerate(front, start=1)}
 
     def member(record: CandidateRecord) -> dict[str, Any]:
         costs = {cost: getattr(record, cost) for cost in COSTS}
         known = {cost: value for cost, value in costs.items() if value is not None}
         number = numbers[record.path]
-        return {"number": number, "fitness": record.fitness, **known, "path": record.path}
+        interval = known_intervals.get(record.path)
+        more = {} if interval is None else {"interval": list(interval)}
+        return {"number": number, "fitness": record.fitness, **more, **known, "path": record.path}
 
     reference = {"fitness": 0.0, **dict(zip(objectives.costs, objectives.most, strict=True))}
     value = {
@@ -62,12 +71,14 @@ class Front:
     Attributes:
         best: the member that is recommended.
         members: the cheapest by the first cost first; the first one is number 1.
+        intervals: number of a member -> 95 % interval of its fitness over images, where known.
         recommended: number of a member -> budgets that it is recommended for, None for the knee.
     """
 
     best: CandidateRecord
     members: tuple[CandidateRecord, ...]
     recommended: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
+    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     def spread(self, count: int) -> list[int]:
         """Numbers of ``count`` members: even steps from the first to the last, of which the nearest
@@ -108,8 +119,14 @@ def read_front(folder: str, records: Iterable[CandidateRecord]) -> Front:
         value = read_yaml(file).data
         paths = [value["best"], *(member["path"] for member in value["members"])]
         told = [(entry.get("path"), entry["budget"]) for entry in value["recommended"]]
-    except (AttributeError, ConfigError, OSError, KeyError, TypeError):
-        paths, told = [None], []
+        intervals = {}
+        for number, member in enumerate(value["members"], start=1):
+            record = known.get(member["path"])  # of another search it has another fitness
+            if "interval" in member and record and record.fitness == member["fitness"]:
+                low, high = member["interval"]
+                intervals[number] = (float(low), float(high))
+    except (AttributeError, ConfigError, OSError, KeyError, TypeError, ValueError):
+        paths, told, intervals = [None], [], {}
     unknown = [path for path in paths if not isinstance(path, str) or path not in known]
     if unknown or paths[0] not in paths[1:]:
         wrong = unknown[0] if unknown else paths[0]
@@ -122,7 +139,8 @@ def read_front(folder: str, records: Iterable[CandidateRecord]) -> Front:
         if path in paths[1:]:
             number = paths.index(path, 1)
             budgets[number] = (*budgets.get(number, ()), budget)
-    return Front(known[paths[0]], tuple(known[path] for path in paths[1:]), budgets)
+    members = tuple(known[path] for path in paths[1:])
+    return Front(known[paths[0]], members, budgets, intervals)
 
 
 def best_of(folder: str, records: Iterable[CandidateRecord]) -> CandidateRecord | None:

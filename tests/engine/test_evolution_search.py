@@ -52,8 +52,11 @@ def small(configs: Configs, *opts: object) -> CfgNode:
     return configs.search("SEARCH.POPULATION", 2, "SEARCH.GENERATIONS", 1, *opts)
 
 
-def test_killed_search_resumes_to_the_same_history(configs: Configs, tmp_path: Path) -> None:
-    cfg = configs.search()
+@pytest.mark.parametrize("objectives", [["fitness"], ["fitness", "macs"]])
+def test_killed_search_resumes_to_the_same_history(
+    objectives: list[str], configs: Configs, tmp_path: Path
+) -> None:
+    cfg = configs.search("SEARCH.OBJECTIVES", objectives)
     cfg.OUTPUT_DIR = str(tmp_path / "killed")
     program = str(ROOT / "projects" / "DetNAS" / "search_net.py")
     command = [sys.executable, program, "--config-file", write_config(cfg, tmp_path / "s.yaml")]
@@ -75,8 +78,19 @@ def test_killed_search_resumes_to_the_same_history(configs: Configs, tmp_path: P
     cfg.OUTPUT_DIR = str(tmp_path / "whole")
     whole = run(cfg)
     assert resumed.identity() == whole.identity()
-    texts = [(tmp_path / n / "best.yaml").read_text() for n in ("killed", "whole")]
-    assert texts[0].replace("/killed/", "/whole/") == texts[1]
+    files = ["best.yaml"]
+    if len(objectives) > 1:
+        files += ["front.yaml", "front/1.yaml"]
+    for file in files:
+        texts = [(tmp_path / n / file).read_text() for n in ("killed", "whole")]
+        assert texts[0].replace("/killed/", "/whole/") == texts[1]
+    states = [
+        {file.name: torch.load(file)["model"] for file in (tmp_path / n).glob("front/*.pth")}
+        for n in ("killed", "whole")
+    ]
+    assert states[0].keys() == states[1].keys() and bool(states[0]) == (len(objectives) > 1)
+    for name, state in states[1].items():
+        assert all(torch.equal(states[0][name][key], value) for key, value in state.items())
 
 
 def test_front_of_a_search(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:

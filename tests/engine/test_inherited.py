@@ -19,6 +19,7 @@ from detnas_d2.engine.checkpoint_files import read_checkpoint
 from detnas_d2.engine.inference import Predictor, load_trained
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.layers.batch_norm_mode import batch_norms
+from detnas_d2.pipeline.tested_images import saved_matches
 from detnas_d2.search import History
 from tests.engine.hit_runs import scene_config
 from tests.engine.test_declared_space import OPTS
@@ -185,7 +186,9 @@ class TestFront:
             assert member["path"] == load_config(file).MODEL.DETNAS.PATH
             found = evaluated(file)
             assert found["bbox/AP"] == pytest.approx(member["fitness"], abs=1e-6)
-        assert Path(cfg.OUTPUT_DIR, "front", "1", "inference").is_dir()
+            folder = os.path.join(cfg.OUTPUT_DIR, "front", str(number))
+            matches = saved_matches(load_config(file), folder, found["bbox/AP"])
+            assert member["interval"] == pytest.approx(matches.interval, abs=1e-6)
 
     def test_what_is_there_is_kept(self, configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
         """In small chunks too, and other members than those of this front go."""
