@@ -189,7 +189,9 @@ def _line(
         name = f"member {number} of {len(front.members)}"
         name += ", recommended" if number in front.recommended else ""
     records = [told for n in group if (told := read_latency(n.folder)) is not None]
-    milliseconds = records[0].milliseconds if records else record and record.latency_ms
+    milliseconds = None if record is None else record.latency_ms
+    if records:
+        milliseconds = records[0].milliseconds
     cost = network_cost(first.cfg, first.path, tuple(search_cfg.SEARCH.MAX_MACS_INPUT))
     fitness = None if record is None else record.fitness
     interval = None if number is None else front.intervals.get(number)
