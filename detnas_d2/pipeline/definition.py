@@ -33,9 +33,9 @@ from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.engine.architectures import genotype_of, random_genotype
 from detnas_d2.engine.checkpoint import FINAL
 from detnas_d2.engine.inherited import INHERITED_FILE, member_file
-from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation import CandidateRecord
+from detnas_d2.pipeline.config_checks import check_baselines, check_config
 from detnas_d2.pipeline.random_paths import random_path, random_proposals
 from detnas_d2.pipeline.stages import (
     FRAGMENTS,
@@ -278,8 +278,8 @@ def read_pipeline(
         rest = (*rest, "SEED", str(seed), "SEARCH.SEED", str(seed))
     pipeline = Pipeline(file, output, stages, table, compare, rest, seed, data_dir)
     for stage in stages:
-        _check_config(pipeline, stage)
-    _check_baselines(pipeline)
+        check_config(pipeline, stage)
+    check_baselines(pipeline)
     return pipeline
 
 
@@ -289,49 +289,6 @@ def _rows(file: str, data: dict[str, Any], key: str, default: list[str]) -> tupl
     if not isinstance(rows, (list, tuple)) or not all(isinstance(row, str) for row in rows):
         raise PipelineError(f"{file}: {key} is {rows!r}: expected a list of rows")
     return tuple(rows)
-
-
-def _check_config(pipeline: Pipeline, stage: Stage) -> None:
-    """Finds errors in the config of a stage before the first stage has run for days."""
-    name = pipeline.file_of(stage)
-    try:
-        cfg = pipeline.begin_of(stage)
-        if stage.like:  # the path is drawn when the search is done
-            pipeline.random_proposals(stage, cfg)
-        elif stage.path and pipeline.stage(stage.path) is None:
-            pipeline.path_of(stage, cfg)
-        if stage.member:
-            _check_front(pipeline, stage)
-        retrain = os.path.dirname(name), pipeline.opts
-        if stage.kind == "search" and not stage.merge:
-            SearchPlan.from_config(cfg, *retrain).check(data=False)
-        if stage.kind == "gradient":
-            GradientPlan.from_config(cfg, *retrain)
-    except (KeyError, ValueError, OSError) as error:
-        raise PipelineError(f"{pipeline.file}: stage {stage.name!r}: {error}") from error
-
-
-def _check_baselines(pipeline: Pipeline) -> None:
-    """A front in a table without other networks shows nothing."""
-    rows = [stage for row in pipeline.table for stage in pipeline.stages_of(row)]
-    members = [stage for stage in rows if stage.member and not stage.like]
-    if members and all(pipeline.stage(stage.path) for stage in rows):
-        raise PipelineError(
-            f"{pipeline.file}: TABLE has members of a front ({members[0].row or members[0].name}) "
-            "and nothing to compare them with; add a row of PATH: random with LIKE: front "
-            f"{members[0].path}, or of PATH: uniform OP"
-        )
-
-
-def _check_front(pipeline: Pipeline, stage: Stage) -> None:
-    """Whether the search whose front a stage starts from has one."""
-    search = pipeline.known_stage(stage.like or stage.path)
-    objectives = pipeline.begin_of(search).SEARCH.OBJECTIVES
-    if len(objectives) < 2:
-        raise PipelineError(
-            f"a member of the front of {search.name!r}, whose SEARCH.OBJECTIVES are {objectives}: "
-            "expected costs too, e.g. ['fitness', 'macs']"
-        )
 
 
 def _stamp(file: str) -> tuple[int, int] | None:

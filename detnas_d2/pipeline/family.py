@@ -247,3 +247,17 @@ def families(pipeline: Pipeline) -> Iterator[tuple[str, Family]]:
             family = family_of(pipeline.config_of(search), folder, records, networks)
             if family is not None:
                 yield search.name, family
+
+
+def titled_families(pipelines: Iterable[Pipeline]) -> dict[str, Family]:
+    """Title -> family of every front whose members stand in TABLE."""
+    found = {}
+    for pipeline in pipelines:
+        for name, family in families(pipeline):
+            seed = "" if pipeline.seed is None else f", seed {pipeline.seed}"
+            title = (
+                f"The front of {name}{seed}: {family.metric} on test images, fitness on those of "
+                "the search (95 % intervals over images)"
+            )
+            found[title] = family
+    return found

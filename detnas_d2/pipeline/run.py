@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
@@ -19,7 +19,7 @@ from detnas_d2.pipeline.checks import check_stages
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
-from detnas_d2.pipeline.family import Family, families
+from detnas_d2.pipeline.family import titled_families
 from detnas_d2.pipeline.manifest import write_manifest
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
@@ -286,20 +286,6 @@ def _has_rows(pipeline: Pipeline) -> bool:
     return bool(stages) and all(stage_state(pipeline, stage) == DONE for stage in stages)
 
 
-def _families(pipelines: Sequence[Pipeline]) -> dict[str, Family]:
-    """Title -> family of every front whose members stand in TABLE."""
-    found = {}
-    for pipeline in pipelines:
-        for name, family in families(pipeline):
-            seed = "" if pipeline.seed is None else f", seed {pipeline.seed}"
-            title = (
-                f"The front of {name}{seed}: {family.metric} on test images (95 % intervals over "
-                "them), fitness on those of the search"
-            )
-            found[title] = family
-    return found
-
-
 def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
     """Prints TABLE (of the seeds whose stages are done), TABLES and a line about each supernet;
     writes ``table.md``, ``table.json``, ``family.json`` where a search found a front and, once all
@@ -323,7 +309,7 @@ def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
                 "report": [str(difference) for difference in found],
             }
             write_text(record, json.dumps({**about, **content}, indent=1) + "\n")
-    found_families = _families(runs)
+    found_families = titled_families(runs)
     texts += [f"{title}\n\n{family.text()}" for title, family in found_families.items()]
     if write and found_families:
         content = {title: family.as_dict() for title, family in found_families.items()}
