@@ -22,6 +22,7 @@ from detnas_d2.programs.latency import Asked, threads_of
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 
+_NOISY = 0.7  # tau of two measurements
 # Of a search, of a run of detnas search, of a pipeline.
 _CONFIGS = ("config/search.yaml", "config.yaml", "search/config.yaml")
 
@@ -97,11 +98,16 @@ def text(result: Mapping[str, Any]) -> str:
     if check is None:
         lines.append("not checked (--detectors 30 checks it)")
     else:
-        count = len(check["detectors"])
+        count, again = len(check["detectors"]), check["tau_of_two_rounds"]
         lines.append(
             f"check with {count} other detectors: rank correlation tau {check['tau']:.2f} (of two "
-            f"measurements of them: {check['tau_of_two_rounds']:.2f}), error "
+            f"measurements of them: {again:.2f}), error "
             f"{check['median_error']:.1%} in the median, {check['largest_error']:.1%} at most"
         )
+        if again < _NOISY:
+            lines.append(
+                "the two measurements hardly agree, so tau says little: make the table again while "
+                "nothing else runs here, or with more --runs"
+            )
     lines.append(f"a search reads it: SEARCH.LATENCY_TABLE {result['table']}")
     return "\n".join(lines)

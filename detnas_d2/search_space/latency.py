@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2.layers import ConvNormAct, get_norm
+from detnas_d2.layers.folded_norm import eval_block, eval_layer
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space.additive import AdditiveTable
@@ -111,19 +112,21 @@ class LatencyTable(AdditiveTable[float]):
 
 
 def in_pytorch(module: nn.Module, x: Tensor, *, fused: bool = True) -> Callable[[], object]:
-    """A block, or a stem, as a backbone runs it: through the operators where they take it."""
+    """A block, or a stem, as a backbone runs it without gradients: through the operators where they
+    take it. What a forward pass decides once for all blocks is not counted.
+    """
     if not fused:
         return partial(module, x)
     x = x.contiguous(memory_format=torch.channels_last)
     stem = module if isinstance(module, ConvNormAct) else None
     blocks = [] if stem is not None else [module]
     autotune = AutotuneCache() if x.is_cuda else None
-
-    def run() -> object:
-        found = fused_forward(stem, blocks, None, x, {len(blocks)}, autotune=autotune)
-        return module(x) if found is None else found
-
-    return run
+    whole = partial(fused_forward, stem, blocks, None, x, {len(blocks)}, autotune=autotune)
+    if whole() is None:
+        return partial(module, x)
+    if autotune is not None:  # it has chosen, block by block
+        return whole
+    return partial(eval_layer, module, x) if stem is not None else partial(eval_block, module, x)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from detnas_d2.engine.latency import Latency, Picture
 from detnas_d2.engine.latency_table import Target, detector_table
 from detnas_d2.engine.proposals import read_latency
 from detnas_d2.engine.runtimes import RUNTIMES
-from detnas_d2.layers import get_norm
+from detnas_d2.layers import ConvNormAct, get_norm
 from detnas_d2.search_space import SPACES, LatencyTable, measure_latency
 from detnas_d2.search_space.latency import in_pytorch
 from detnas_d2.search_space.shuffle_ops import build_block
@@ -90,9 +90,12 @@ def test_blocks_run_as_in_a_backbone() -> None:
         for op in layer.ops:
             block = build_block(layer, op, norm, 1).eval()
             x = torch.randn(1, layer.in_channels, 16, 12)
-            found = in_pytorch(block, x)()
-            y = found[0][1] if isinstance(found, tuple) else found
-            torch.testing.assert_close(y, block(x), atol=1e-5, rtol=1e-4)
+            for fused in (True, False):
+                found = in_pytorch(block, x, fused=fused)()
+                torch.testing.assert_close(found, block(x), atol=1e-5, rtol=1e-4)
+    stem = ConvNormAct(3, 8, 3, norm=norm, stride=2, bias=True).eval()
+    x = torch.randn(1, 3, 16, 12)
+    torch.testing.assert_close(in_pytorch(stem, x)(), stem(x), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime"])
