@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detnas_d2.layers import ConvNormAct, get_norm
+from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
 from detnas_d2.layers.folded_norm import eval_block, eval_layer
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.ops.autotune import AutotuneCache
@@ -126,7 +126,10 @@ def in_pytorch(module: nn.Module, x: Tensor, *, fused: bool = True) -> Callable[
         return partial(module, x)
     if autotune is not None:  # it has chosen, block by block
         return whole
-    return partial(eval_layer, module, x) if stem is not None else partial(eval_block, module, x)
+    if stem is not None:
+        return partial(eval_layer, stem, x)
+    assert isinstance(module, ShuffleBlock)  # others run their modules
+    return partial(eval_block, module, x)
 
 
 @torch.no_grad()
