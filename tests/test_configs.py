@@ -23,7 +23,7 @@ from detnas_d2.engine.checks.data import training_images_tested
 from detnas_d2.engine.plan import retrain_config
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.modeling import find_supernet
-from detnas_d2.search_space import build_cost_table, get_space
+from detnas_d2.search_space import build_cost_table, space_of
 from tests.experiments import (
     EXPERIMENTS,
     FILES,
@@ -56,7 +56,7 @@ def completed(name: str, device: str) -> CfgNode:
     cfg = load(name)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
     if not cfg.MODEL.DETNAS.PATH:
-        space = get_space(cfg.MODEL.DETNAS.SPACE)
+        space = space_of(cfg)
         cfg.MODEL.DETNAS.PATH = str(space.random_path(random.Random(name)))
     return cfg
 
@@ -90,7 +90,7 @@ def test_data_sets_are_known(name: str) -> None:
 @pytest.mark.parametrize("name", SEARCHES)
 def test_search_can_start_and_scores_on_training_data(name: str) -> None:
     cfg = frozen(name)
-    space = get_space(cfg.MODEL.DETNAS.SPACE)
+    space = space_of(cfg)
     proposals = Proposals.from_config(cfg, space)
     assert proposals.costs == build_cost_table(space, tuple(cfg.SEARCH.MAX_MACS_INPUT))
     proposals.check()
@@ -112,7 +112,7 @@ def test_model_builds_and_its_shapes_fit(name: str) -> None:
         model = build_model(cfg).eval()
     supernet = find_supernet(model)
     assert (supernet is not None) == ("supernet" in cfg.MODEL.BACKBONE.NAME)
-    path = get_space(cfg.MODEL.DETNAS.SPACE).path(cfg.MODEL.DETNAS.PATH)
+    path = space_of(cfg).path(cfg.MODEL.DETNAS.PATH)
     with nullcontext() if supernet is None else supernet.active(path):
         costs = analyze_model(model, input_size=(64, 96), proposals=2)
     assert costs["backbone"].macs > 0 and costs["head"].macs > 0
