@@ -15,7 +15,7 @@ from detnas_d2.engine import Trainer
 from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
 from detnas_d2.pipeline.definition import Stage
 from detnas_d2.search.constraints import Constraint, Limits
-from detnas_d2.search_space import build_cost_table, get_space
+from detnas_d2.search_space import build_cost_table, get_space, space_of
 from tests.experiments import EXPERIMENTS, PIPELINES, content, frozen, load, pipeline
 from tests.helpers import changed, snapshot, training_batch
 
@@ -210,14 +210,16 @@ def test_pipeline(file: str) -> None:
         cfg = config_of(file, stage)
         # What is not named before is a file or one of the words of a path.
         assert not stage.weights or stage.weights in names
-        assert stage.path in ("", *names) or stage.path.startswith(("uniform ", "random "))
+        assert stage.path in ("", *names) or stage.path.startswith(
+            ("uniform ", "random ", "front ")
+        )
         assert stage.kind != "search" or stage.weights
         if stage.path:
             assert cfg.MODEL.BACKBONE.NAME in DECODED_BACKBONES.values()
-            space = get_space(cfg.MODEL.DETNAS.SPACE)
+            space = space_of(cfg)
             if stage.path in names:
                 source = config_of(file, pipeline(file).stage(stage.path))
-                assert get_space(source.MODEL.DETNAS.SPACE).stage_depths == space.stage_depths
+                assert space_of(source).stage_depths == space.stage_depths
             elif stage.like:  # drawn when that search has ended
                 assert stage.path.startswith("random ") and stage.like in names
             else:
