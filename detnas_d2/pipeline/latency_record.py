@@ -16,6 +16,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import load_config
+from detnas_d2.engine.latency import Latency
 from detnas_d2.engine.runtimes import PYTORCH, RUNTIMES
 from detnas_d2.pipeline.manifest import machine, versions
 from detnas_d2.pipeline.state import read_json
@@ -26,24 +27,15 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class RuntimeLatency:
+class RuntimeLatency(Latency):
     """A measurement in one runtime.
 
     Attributes:
-        milliseconds: median, from the decoded image to detections in its coordinates; ``low`` and
-            ``high``: quartiles.
-        before, network, after: medians of its pieces, see :mod:`detnas_d2.engine.latency`.
         device: of the network, as torch names it.
         version: of the runtime.
         difference: of its detections from those of PyTorch.
     """
 
-    milliseconds: float
-    low: float
-    high: float
-    before: float
-    network: float
-    after: float
     device: str
     version: str
     difference: float

@@ -21,6 +21,7 @@ from detnas_d2.search import History
 from detnas_d2.search.front_file import read_front
 from tests.campaigns.tiny import detnas_pipeline
 from tests.engine.tiny_runs import arguments
+from tests.pipeline.test_inherited_stages import rewritten
 
 COMMON = {"CONFIG": "retrain.yaml", "REPEAT": 2}
 ONE_STEP = {"KIND": "train", "OPTS": ["SOLVER.MAX_ITER", 1]}
@@ -48,11 +49,7 @@ def written(root: Path, *stages: dict[str, Any], objectives: list[str] = OBJECTI
     search = yaml.safe_load(config.read_text())
     search["SEARCH"]["OBJECTIVES"] = objectives
     config.write_text(yaml.safe_dump(search))
-    data = yaml.safe_load(file.read_text())
-    data["STAGES"][2:] = stages
-    data["TABLE"] = [stage["NAME"] for stage in stages]
-    file.write_text(yaml.safe_dump(data, sort_keys=False))
-    return str(file)
+    return rewritten(file, *stages)
 
 
 def test_members_next_to_other_networks(
