@@ -2,7 +2,8 @@
 # Sets everything up and runs a whole search on the built-in scenes. Run it again to resume.
 #   scripts/demo.sh                 DetNAS: evolution over a single-path supernet
 #   scripts/demo.sh hit             Hit-Detector: gradient search of backbone, neck and head
-# Further arguments are KEY VALUE overrides, e.g. scripts/demo.sh detnas OUTPUT_DIR output/mine
+# As many stages run at a time as the machine has GPUs, or cores without. Further arguments are
+# KEY VALUE overrides, e.g. scripts/demo.sh detnas OUTPUT_DIR output/mine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,4 +16,4 @@ case $method in
 esac
 
 scripts/bootstrap.sh
-exec .venv/bin/python "$project/run_pipeline.py" --config-file "$config" "$@"
+exec .venv/bin/python "$project/run_pipeline.py" --jobs auto --config-file "$config" "$@"

@@ -24,6 +24,7 @@ from detnas_d2.pipeline.manifest import write_manifest
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
 from detnas_d2.pipeline.shown import Screen, tell_failure
+from detnas_d2.pipeline.side_by_side import jobs_of, run_side_by_side
 from detnas_d2.pipeline.stage_data import check_data
 from detnas_d2.pipeline.stages import PipelineError
 from detnas_d2.pipeline.state import (
@@ -56,6 +57,11 @@ def pipeline_main(after_stage: AfterStage | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help=help_)
     help_ = "show all progress, as Detectron2 does, instead of a line for each stage and warnings"
     parser.add_argument("--verbose", action="store_true", help=help_)
+    help_ = (
+        "stages that run side by side, if none needs another: each in a process of its own, with "
+        "--num-gpus GPUs, or an equal share of the cores; auto: as many as the machine serves"
+    )
+    parser.add_argument("--jobs", default="1", metavar="N", help=help_)
     help_ = "write TABLE of all SEEDS, and what its differences show, to a JSON file of yours"
     parser.add_argument("--record", default="", metavar="FILE", help=help_)
     help_ = "draw the tables that say how (PLOT); with --dry-run of what is there, checking nothing"
@@ -123,6 +129,7 @@ def _run_pipeline(
         )
     with tracebacks_in(lambda: experiment.output_dir):
         check_launch(args)
+        jobs = jobs_of(args)
         if args.machine_rank == 0 and not (dry_run and plot):
             _check(experiment, args.num_gpus * args.num_machines, dry_run=dry_run)
         if args.machine_rank == 0 and not dry_run:
@@ -133,7 +140,10 @@ def _run_pipeline(
         if args.machine_rank == 0:
             _write_manifests(experiment, args.num_gpus * args.num_machines)
         ends = _Ends(experiment, after_stage if args.machine_rank == 0 else None)
-        while _run_missing(experiment, args, goes_on, screen, ends):
+        failed: set[str] = set()
+        if jobs > 1:  # what cannot be started is told of below
+            _run_side_by_side(experiment, args, jobs, goes_on, screen, ends, failed)
+        while _run_missing(experiment, args, goes_on, screen, ends, failed):
             experiment = read_experiment(args.config_file, tuple(args.opts))
             _write_manifests(experiment, None)
         ends.rest()
@@ -210,10 +220,14 @@ def _run_missing(
     goes_on: bool,
     screen: Screen,
     ends: _Ends,
+    failed: set[str],
 ) -> bool:
-    """Runs what is missing, or up to a stage after which there is another plan: then True."""
+    """Runs what is missing, or up to a stage after which there is another plan: then True.
+
+    Args:
+        failed: folders of runs that are not tried again; those that fail are added.
+    """
     runs, again = experiment.runs(), True
-    failed: set[str] = set()
     while again:  # what other processes ran may be done by now
         again = False
         for number, run in enumerate(runs, start=1):
@@ -233,7 +247,8 @@ def _run_missing(
                 if not goes_on:
                     raise
                 tell_failure(title, error)
-                failed |= set() if isinstance(error, FolderBusy) else {run.folder}
+                if not isinstance(error, FolderBusy):
+                    failed.add(run.folder)
             else:
                 if late is not None:
                     screen.planner.late(run.stage.name, late)
@@ -244,6 +259,33 @@ def _run_missing(
                     return True
                 again = goes_on
     return False
+
+
+def _run_side_by_side(
+    experiment: Experiment,
+    args: argparse.Namespace,
+    jobs: int,
+    goes_on: bool,
+    screen: Screen,
+    ends: _Ends,
+    failed: set[str],
+) -> None:
+    """:func:`_run_missing`, up to ``jobs`` stages at a time; nobody plans anew in between."""
+
+    def ended(run: Run, title: str, error: Exception | None) -> None:
+        if error is None:
+            screen.tell_end(title, run)
+        elif goes_on:
+            tell_failure(title, error)
+            failed.add(run.folder)
+        ends.of_stage(run.pipeline)
+        if error is not None and not goes_on:
+            raise error
+
+    def ready(run: Run) -> bool:
+        return run.folder not in failed and _is_ready(run)
+
+    run_side_by_side(experiment.runs(), args, jobs, screen, ready, ended)
 
 
 def _is_ready(run: Run) -> bool:

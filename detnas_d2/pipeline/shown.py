@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from detnas_d2.command import is_expected, text_of
@@ -42,18 +42,40 @@ class Screen:
         self, run: Run, title: str, runs: Sequence[Run], args: argparse.Namespace
     ) -> Late | None:
         """Starts or resumes one of ``runs``; see :func:`run_stage`."""
-        text = f"{title}: {run.stage.kind} {run.stage.config}"
-        if self.line is None or not is_terminal(self.line.stream):
-            print(text, flush=True)
-        else:  # progress takes its place
-            self.line.show(lambda: text)
+        self._tell_beginning(run, title)
         outlook = outlook_of(runs, run, self.planner.estimates())
         told = Told(title, outlook, self.shown, self.planner.allowance(run.stage.name))
         try:
             return run_stage(run.pipeline, run.stage, args, told)
         finally:
-            if self.line is not None:
-                self.line.clear()
+            self.clear()
+
+    def begin(self, run: Run, title: str, runs: Sequence[Run], running: Collection[str]) -> Told:
+        """Tells that one of ``runs`` begins next to others; what its process has to know.
+
+        Args:
+            running: folders of those that run.
+        """
+        self._tell_beginning(run, title)
+        left = [other for other in runs if other is run or other.folder not in running]
+        return Told(title, outlook_of(left, run), self.shown, alone=False)
+
+    def _tell_beginning(self, run: Run, title: str) -> None:
+        text = f"{title}: {run.stage.kind} {run.stage.config}"
+        if self.line is None or not is_terminal(self.line.stream):
+            print(text, flush=True)
+        else:  # progress takes its place
+            self.line.show(lambda: text)
+
+    def show(self, text: Callable[[], str]) -> None:
+        """Makes ``text()`` the line about progress, if there is one."""
+        if self.line is not None:
+            self.line.show(text)
+
+    def clear(self) -> None:
+        """Takes the line about progress away."""
+        if self.line is not None:
+            self.line.clear()
 
     def tell_end(self, title: str, run: Run) -> None:
         """Of a stage that ended well."""

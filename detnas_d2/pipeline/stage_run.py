@@ -53,12 +53,14 @@ class Told:
         shown: file of the warnings that were shown, see :func:`detnas_d2.engine.screen.quiet`; "":
             everything is, as by Detectron2.
         allowance: how long it may take; None: any time.
+        alone: whether the screen's line is about it; else only its file tells how far it is.
     """
 
     title: str
     outlook: Outlook
     shown: str = ""
     allowance: Allowance | None = None
+    alone: bool = True
 
 
 def run_stage(
@@ -100,7 +102,7 @@ def _run_stage(args: argparse.Namespace) -> None:
     told: Told = args.told
     line = Line() if told.shown and comm.is_main_process() else None
     prepare(cfg, args, line=line, shown=told.shown)
-    teller = Teller(told.title, cfg.OUTPUT_DIR, told.outlook, line)
+    teller = Teller(told.title, cfg.OUTPUT_DIR, told.outlook, line if told.alone else None)
     logger = logging.getLogger("detnas_d2")
     try:
         with telling(teller if comm.is_main_process() else None), watching(told.allowance):

@@ -1,0 +1,222 @@
+"""Stages that need nothing of each other, run at the same time, each in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from detnas_d2.command import is_expected, log_traceback, text_of
+from detnas_d2.engine.outlook import all_text
+from detnas_d2.engine.telling import PROGRESS_FILE
+from detnas_d2.pipeline.experiment import Run
+from detnas_d2.pipeline.shown import Screen
+from detnas_d2.pipeline.stage_run import Told, run_stage
+from detnas_d2.pipeline.state import read_json
+from detnas_d2.utils.errors import InputError
+from detnas_d2.utils.locks import FolderBusy
+from detnas_d2.utils.screen import duration
+from detnas_d2.utils.workers import WorkerPool
+
+AUTO = "auto"
+_LOOK = 1.0  # seconds between two looks at how far the stages are
+
+
+def jobs_of(args: argparse.Namespace) -> int:
+    """Stages that may run at a time, by ``--jobs``: a number, or "auto": as many as the machine's
+    GPUs serve, or without a GPU its cores.
+
+    Raises:
+        InputError: naming the option and what was expected.
+    """
+    asked, gpus = str(getattr(args, "jobs", 1)), _gpus()
+    if asked == AUTO and args.num_machines == 1:
+        return max(1, (len(gpus) or _cores()) // args.num_gpus)
+    if asked == AUTO or asked == "1":
+        return 1
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InputError(f"--jobs {asked}: expected a number, 1 or more, or {AUTO}")
+    if args.num_machines > 1:
+        raise InputError(f"--jobs {asked}: expected 1 with --num-machines {args.num_machines}")
+    if gpus and int(asked) * args.num_gpus > len(gpus):
+        raise InputError(
+            f"--jobs {asked}: each stage takes {args.num_gpus} of the {len(gpus)} GPUs of this "
+            f"machine; expected {max(1, len(gpus) // args.num_gpus)} or less, or {AUTO}"
+        )
+    return int(asked)
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return names[:count] if len(names) >= count else [str(number) for number in range(count)]
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run and what its process has to know."""
+
+    run: Run
+    args: argparse.Namespace
+    told: Told
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a stage ended: well, if there is no text; else what came of it, and whether that is an
+    error that a person can put right.
+    """
+
+    text: str = ""
+    expected: bool = False
+    busy: bool = False
+
+    def error(self) -> Exception | None:
+        if self.busy:
+            return FolderBusy(self.text)
+        if self.text:
+            return InputError(self.text) if self.expected else RuntimeError(self.text)
+        return None
+
+
+@dataclass(frozen=True)
+class _StageWorker:
+    """Makes the function that a process calls for one stage after another.
+
+    Attributes:
+        gpus: those of its stages, "" without.
+        threads: of each of its processes; 0: as PyTorch chooses.
+    """
+
+    gpus: str
+    threads: int
+
+    def __call__(self) -> Callable[[_Job], _Ended]:
+        if self.gpus:  # before CUDA is used for the first time
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
+        if self.threads:
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)  # of processes that it starts
+            torch.set_num_threads(self.threads)
+        return _run_job
+
+
+def _run_job(job: _Job) -> _Ended:
+    try:
+        run_stage(job.run.pipeline, job.run.stage, job.args, job.told)
+    except FolderBusy as error:
+        return _Ended(str(error), busy=True)
+    except Exception as error:
+        log_traceback(error)
+        expected = is_expected(error)
+        return _Ended(text_of(error) if expected else traceback.format_exc(), expected)
+    return _Ended()
+
+
+class _Place:
+    """Room for one stage at a time; its process starts with the first one."""
+
+    def __init__(self, build: _StageWorker) -> None:
+        self._build = build
+        self._pool: WorkerPool | None = None
+
+    def submit(self, title: str, job: _Job) -> Future[_Ended]:
+        if self._pool is None:
+            self._pool = WorkerPool(self._build, 1)
+        return self._pool.submit(title, job)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close(wait=False)
+
+
+def run_side_by_side(
+    runs: Sequence[Run],
+    args: argparse.Namespace,
+    jobs: int,
+    screen: Screen,
+    ready: Callable[[Run], bool],
+    ended: Callable[[Run, str, Exception | None], None],
+) -> None:
+    """Runs those of ``runs`` that are ready, up to ``jobs`` at a time, until none is.
+
+    Args:
+        ready: whether a run is to be started, and what it starts from is done.
+        ended: told of a run with its title, and its error; what it raises ends the others, which
+            go on where they were when they are started again.
+    """
+    titles = {run.folder: f"[{n}/{len(runs)}] {run.name}" for n, run in enumerate(runs, start=1)}
+    jobs = min(jobs, len(runs))
+    with _places(jobs, args.num_gpus) as idle:
+        running: dict[Future[_Ended], tuple[Run, _Place]] = {}
+        while True:
+            busy = {run.folder for run, _ in running.values()}
+            for run in runs:
+                if idle and run.folder not in busy and ready(run):
+                    busy.add(run.folder)
+                    place, title = idle.pop(0), titles[run.folder]
+                    job = _Job(run, args, screen.begin(run, title, runs, busy))
+                    running[place.submit(title, job)] = run, place
+            if not running:
+                return
+            finished, _ = wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED)
+            screen.show(lambda: _text([run for run, _ in running.values()], len(runs), jobs))
+            for future in finished:
+                run, place = running.pop(future)
+                idle.append(place)
+                screen.clear()
+                ended(run, titles[run.folder], _error_of(future))
+
+
+@contextmanager
+def _places(jobs: int, num_gpus: int) -> Iterator[list[_Place]]:
+    gpus = _gpus()
+    threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, _cores() // (jobs * num_gpus))
+    shares = [gpus[i * num_gpus : (i + 1) * num_gpus] for i in range(jobs)]
+    places = [_Place(_StageWorker(",".join(share), threads)) for share in shares]
+    try:
+        yield list(places)
+    finally:
+        for place in places:
+            place.close()
+
+
+def _error_of(future: Future[_Ended]) -> Exception | None:
+    try:
+        return future.result().error()
+    except Exception as error:  # the process died
+        return error
+
+
+def _text(running: Sequence[Run], total: int, jobs: int) -> str:
+    """The line about all that runs, with the time left as if work could be shared out evenly."""
+    stages, left, later = [], [], None
+    for run in running:  # the last one to begin knows best what comes later
+        status = read_json(run.folder, PROGRESS_FILE)
+        text, eta = run.name, status.get("eta_seconds")
+        if status.get("total"):
+            text += f" {100 * status['done'] / status['total']:.0f} %"
+        if eta is not None:
+            text += f", ETA {duration(eta)}"
+            left.append(eta)
+            later = status["all_seconds"] - eta, status["all_measured"]
+        stages.append(text)
+    parts = [f"{len(running)} of {total} stages: {'; '.join(stages)}"]
+    if later is not None:
+        seconds = max(*left, (sum(left) + later[0]) / jobs) if later[0] else max(left)
+        parts.append(all_text(seconds, later[1]))
+    return " | ".join(parts)
