@@ -14,6 +14,7 @@ from detnas_d2.modeling.detnas.build import (
     supernet_backbone,
 )
 from detnas_d2.modeling.detnas.relaxed import RelaxedShuffleNet
+from detnas_d2.modeling.detnas.rpn_head import DetNASRPNHead
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.modeling.supernet import activate, find_supernet, walking
@@ -22,6 +23,7 @@ from detnas_d2.modeling.weights_fit import WeightsError
 
 __all__ = [
     "DetNASConvFCHead",
+    "DetNASRPNHead",
     "DetNet",
     "DetNetFPN",
     "DetNetROIHeads",

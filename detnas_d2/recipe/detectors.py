@@ -81,6 +81,7 @@ def _small(recipe: Recipe, classes: int) -> Tree:
         "WEIGHTS": "",
         "FPN": {"IN_FEATURES": _STAGES, "OUT_CHANNELS": 24, "NORM": "BN"},
         "RPN": {
+            "HEAD_NAME": "DetNASRPNHead",
             "IN_FEATURES": _LEVELS,
             "PRE_NMS_TOPK_TRAIN": 4 * recipe.proposals,
             "PRE_NMS_TOPK_TEST": 2 * recipe.proposals,
