@@ -188,7 +188,10 @@ def _line(
     if record is not None:
         name = f"member {number} of {len(front.members)}"
         name += ", recommended" if number in front.recommended else ""
-    records = [told for n in group if (told := read_latency(n.folder)) is not None]
+    places = [n.folder for n in group]
+    if record is not None and record.path == front.best.path:
+        places.append(folder)  # its best_inherited.yaml
+    records = [told for place in places if (told := read_latency(place)) is not None]
     milliseconds = None if record is None else record.latency_ms
     if records:
         milliseconds = records[0].milliseconds

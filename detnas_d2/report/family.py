@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
-from detnas_d2.pipeline.family import TREATMENTS, Family, FamilyLine, TestedNetwork, family_of
+from detnas_d2.pipeline.family import (
+    TREATMENTS,
+    Family,
+    FamilyCell,
+    FamilyLine,
+    TestedNetwork,
+    family_of,
+)
 from detnas_d2.pipeline.manifest import GIVEN, RANDOM
 from detnas_d2.report.figures import SERIES, legend_below, new_axes, shown, style, svg
 from detnas_d2.report.found import Found, FoundStage
@@ -14,6 +24,27 @@ from detnas_d2.search.front_file import has_front
 from detnas_d2.utils.errors import InputError
 
 _MARKERS = dict(zip(TREATMENTS, "sov", strict=True))
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """How networks of one kind are drawn.
+
+    Attributes:
+        who: in the legend.
+        origin: of networks beside the front; "" for its members.
+        size: of their marks.
+    """
+
+    who: str
+    origin: str
+    size: int
+
+    def fit(self, line: FamilyLine) -> bool:
+        return self.origin == (line.origin if line.number is None else "")
+
+
+_LOOKS = (_Looks("front", "", 6), _Looks("random", RANDOM, 6), _Looks("by hand", GIVEN, 9))
 
 
 @dataclass(frozen=True)
@@ -74,42 +105,15 @@ def _cost_of(line: FamilyLine, cost: str) -> float | None:
 
 def _figure(family: Family, cost: str, label: str) -> tuple[Markup, str]:
     """Scores over a cost: a line for each treatment of the members, hollow marks for others."""
+    known = [line for line in family.lines if _cost_of(line, cost) is not None]
     with style():
         figure, (axis,) = new_axes()
         for number, treatment in enumerate(family.treatments):
-            marker, color = _MARKERS[treatment], SERIES[number]
-            for origin in (None, RANDOM, GIVEN):
-                lines = [
-                    line
-                    for line in family.lines
-                    if treatment in line.cells and _cost_of(line, cost) is not None
-                    if (line.number is not None) == (origin is None)
-                    if origin is None or line.origin == origin
-                ]
-                if not lines:
-                    continue
-                cells = [line.cells[treatment] for line in lines]
-                heights = [cell.mean for cell in cells]
-                errors = [
-                    [
-                        max(0.0, sign * (cell.interval[end] - cell.mean)) if cell.interval else 0.0
-                        for cell in cells
-                    ]
-                    for end, sign in ((0, -1), (1, 1))
-                ]
-                who = {None: "front", RANDOM: "random", GIVEN: "by hand"}[origin]
-                axis.errorbar(
-                    [_cost_of(line, cost) for line in lines],
-                    heights,
-                    yerr=errors,
-                    fmt=f"{marker}-" if origin is None else marker,
-                    color=color,
-                    markerfacecolor=color if origin is None else "none",
-                    markersize=6 if origin != GIVEN else 9,
-                    linewidth=1.6,
-                    elinewidth=1,
-                    label=f"{who}, {treatment}",
-                )
+            treated = [line for line in known if treatment in line.cells]
+            for looks in _LOOKS:
+                lines = [line for line in treated if looks.fit(line)]
+                if lines:
+                    _draw(axis, lines, cost, treatment, SERIES[number], looks)
         axis.set(xlabel=label, ylabel=f"{shown(family.metric)}, %")
         legend_below(figure, axis)
         text = (
@@ -117,3 +121,30 @@ def _figure(family: Family, cost: str, label: str) -> tuple[Markup, str]:
             f"{shown(family.metric)} on test images over {label}. Bars: 95 % intervals over images."
         )
         return svg(figure, f"family-{cost}", text), text
+
+
+def _draw(
+    axis: Any, lines: Sequence[FamilyLine], cost: str, treatment: str, color: str, looks: _Looks
+) -> None:
+    """Marks of networks that were treated in one way, with the bars of their intervals."""
+    cells = [line.cells[treatment] for line in lines]
+    axis.errorbar(
+        [_cost_of(line, cost) for line in lines],
+        [cell.mean for cell in cells],
+        yerr=np.transpose([_bar(cell) for cell in cells]),
+        fmt=_MARKERS[treatment] if looks.origin else f"{_MARKERS[treatment]}-",
+        color=color,
+        markerfacecolor="none" if looks.origin else color,
+        markersize=looks.size,
+        linewidth=1.6,
+        elinewidth=1,
+        label=f"{looks.who}, {treatment}",
+    )
+
+
+def _bar(cell: FamilyCell) -> tuple[float, float]:
+    """Lengths of the bar below and above the mean; it may lie outside of the interval."""
+    if cell.interval is None:
+        return 0.0, 0.0
+    low, high = cell.interval
+    return max(0.0, cell.mean - low), max(0.0, high - cell.mean)

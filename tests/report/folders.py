@@ -193,3 +193,22 @@ def evaluated(truth: Path, found: list[dict[str, Any]]) -> Any:
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def latency(milliseconds: float, threads: int = 2) -> dict[str, object]:
+    """What a measurement in PyTorch tells."""
+    pieces = {"before": 0.5, "network": milliseconds - 1, "after": 0.5}
+    told = {"milliseconds": milliseconds, "low": 11.0, "high": 13.0, **pieces}
+    runtimes = {"pytorch": {**told, "device": "cpu", "version": "2.14", "difference": 0.0}}
+    return {
+        "runtimes": runtimes,
+        "parts": {"backbone": 8.0, "neck": 1.0, "head": 2.0},
+        "picture": [480, 640],
+        "height": 480,
+        "width": 640,
+        "batch": 1,
+        "runs": 30,
+        "warm_up": 3,
+        "threads": threads,
+        "cpus": [0, 1],
+    }

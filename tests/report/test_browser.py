@@ -18,7 +18,7 @@ from detnas_d2.pipeline.latency_record import keep_latency
 from detnas_d2.recipe.refitting import Change
 from detnas_d2.report import write_report
 from tests.recipe.values import record_of
-from tests.report.test_page import latency
+from tests.report.folders import latency
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser", "chrome")
 # Stands before everything else of the page, so that it hears all errors.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.family import TRAINED, TUNED
+from detnas_d2.pipeline.latency_record import keep_latency
 from detnas_d2.report.family import family_part
 from detnas_d2.report.found import read_folder
 from detnas_d2.report.page import page_of
 from detnas_d2.search.front_file import FRONT_FILE, front_text
 from detnas_d2.search.history import HEADER_FILE, History
 from detnas_d2.search.objectives import Objectives
-from tests.report.folders import TINY, config, write_stage, write_test
+from tests.report.folders import TINY, config, latency, write_stage, write_test
 
 
 def write_front(search: Path) -> list[CandidateRecord]:
@@ -67,6 +69,24 @@ def test_family(run: Path, front: list[CandidateRecord]) -> None:
     assert "family-macs" in page
     # Its search is drawn over both costs that it traded.
     assert "parameters, millions" in page and "multiply-adds, millions" in page
+
+
+def test_latencies_that_were_measured(run: Path, front: list[CandidateRecord]) -> None:
+    found = read_folder(str(run))
+    (search,) = found.of_kind("search")
+    file, best = run / "search" / FRONT_FILE, front[0].path
+    file.write_text(re.sub("^best: .*", f"best: {best}", file.read_text(), flags=re.MULTILINE))
+    cfg = search.config.clone()
+    cfg.MODEL.DETNAS.PATH = best
+    (run / "search" / "best_inherited.yaml").write_text(cfg.dump())
+    keep_latency(str(run / "search" / "best_inherited.yaml"), latency(7.0))
+    keep_latency(str(run / "tuned_2" / "config.yaml"), latency(12.34))
+    part = family_part(found, search)
+    assert part is not None and part.timed
+    told = {line.number: line.milliseconds for line in part.family.lines if line.milliseconds}
+    assert told == {1: 7.0, len(front): 12.34}
+    page = page_of(found)
+    assert "<td>12.3</td>" in page[page.index('id="family"') :]
 
 
 def test_a_damaged_front_costs_its_sections_alone(run: Path, front: list[CandidateRecord]) -> None:
