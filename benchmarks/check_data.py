@@ -22,13 +22,23 @@ from PIL import Image
 SIZE = 64, 48
 CLASSES = ("cat", "dog", "owl")
 PER_FOLDER = 10_000
+# Folders of images and of annotations; of "xml" both are one, with all files in it.
+LAYOUTS = {
+    "yolo": ("images", "labels"),
+    "voc": ("JPEGImages", "Annotations"),
+    "voc-without-lists": ("images", "labels"),
+    "xml": ("cells", "cells"),
+    "coco": ("images", ""),
+    "roboflow": ("train", "train"),
+    "csv": ("images", ""),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--boxes", type=int, default=5, help="in each image")
-    parser.add_argument("--format", choices=("yolo", "voc", "coco", "csv"), default="yolo")
+    parser.add_argument("--format", choices=LAYOUTS, default="yolo")
     parser.add_argument("--folder", help="is made here and kept (default: a temporary one)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -56,20 +66,19 @@ def timed(data: Path, cache: Path) -> tuple[float, float]:
 
 def write(data: Path, format: str, number: int, boxes: int) -> None:
     """A folder of ``number`` images in one of the formats."""
-    data.mkdir(parents=True)
-    one = data.parent / "one.jpg"
-    Image.new("RGB", SIZE, (90, 120, 30)).save(one)
-    names = [f"{i // PER_FOLDER:03d}/{i:07d}" for i in range(number)]
+    pictures, annotations = (data / name for name in LAYOUTS[format])
+    start = "" if format == "xml" else "{:03d}/"
+    names = [start.format(i // PER_FOLDER) + f"{i:07d}" for i in range(number)]
     found = {name: [box(i, k) for k in range(boxes)] for i, name in enumerate(names)}
-    for folder in {name.split("/")[0] for name in names}:
-        for kind in ("images", "labels"):
-            (data / kind / folder).mkdir(parents=True)
+    for folder in {os.path.dirname(name) for name in names}:
+        for place in (pictures, annotations):
+            (place / folder).mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):
         if i % 50_000 == 0:  # a file has 65,000 links at most
-            Image.open(one).save(data.parent / f"one{i}.jpg", quality="keep")
-            source = data.parent / f"one{i}.jpg"
-        os.link(source, data / "images" / f"{name}.jpg")
-    WRITERS[format](data, found)
+            source = data.with_suffix(f".{i}.jpg")
+            Image.new("RGB", SIZE, (90, 120, 30)).save(source)
+        os.link(source, pictures / f"{name}.jpg")
+    WRITERS[format](data, annotations, found)
 
 
 def box(image: int, number: int) -> tuple[int, int, int, int, int]:
@@ -78,18 +87,18 @@ def box(image: int, number: int) -> tuple[int, int, int, int, int]:
     return image % len(CLASSES), left, top, left + 10 + image % 20, top + 8 + number
 
 
-def write_yolo(data: Path, found: dict) -> None:
+def write_yolo(data: Path, labels: Path, found: dict) -> None:
     for name, boxes in found.items():
         lines = [
             f"{c} {(a + b) / 2 / SIZE[0]} {(t + d) / 2 / SIZE[1]} {(b - a) / SIZE[0]} "
             f"{(d - t) / SIZE[1]}\n"
             for c, a, t, b, d in boxes
         ]
-        (data / "labels" / f"{name}.txt").write_text("".join(lines))
+        (labels / f"{name}.txt").write_text("".join(lines))
     (data / "data.yaml").write_text(f"train: images\nnames: [{', '.join(CLASSES)}]\n")
 
 
-def write_voc(data: Path, found: dict) -> None:
+def write_xml(data: Path, annotations: Path, found: dict) -> None:
     for name, boxes in found.items():
         objects = "".join(
             f"<object><name>{CLASSES[c]}</name><pose>Unspecified</pose><truncated>0</truncated>"
@@ -98,16 +107,23 @@ def write_voc(data: Path, found: dict) -> None:
             for c, a, t, b, d in boxes
         )
         text = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height><depth>3</depth></size>"
-        (data / "labels" / f"{name}.xml").write_text(f"<annotation>{text}{objects}</annotation>")
+        (annotations / f"{name}.xml").write_text(f"<annotation>{text}{objects}</annotation>")
 
 
-def write_coco(data: Path, found: dict) -> None:
+def write_voc(data: Path, annotations: Path, found: dict) -> None:
+    write_xml(data, annotations, found)
+    lists = data / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "trainval.txt").write_text("".join(f"{name}\n" for name in found))
+
+
+def write_coco(data: Path, annotations: Path, found: dict) -> None:
     images = [
         {"id": i, "file_name": f"{name}.jpg", "width": SIZE[0], "height": SIZE[1]}
         for i, name in enumerate(found)
     ]
     rows = [(i, b) for i, boxes in enumerate(found.values()) for b in boxes]
-    annotations = [
+    boxes = [
         {
             "id": k,
             "image_id": i,
@@ -119,11 +135,12 @@ def write_coco(data: Path, found: dict) -> None:
         for k, (i, (c, x, y, b, d)) in enumerate(rows, start=1)
     ]
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (data / "labels.json").write_text(json.dumps(content))
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    name = "labels.json" if annotations == data else "_annotations.coco.json"
+    (annotations / name).write_text(json.dumps(content))
 
 
-def write_csv(data: Path, found: dict) -> None:
+def write_csv(data: Path, annotations: Path, found: dict) -> None:
     lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
     lines += [
         f"{name}.jpg,{SIZE[0]},{SIZE[1]},{CLASSES[c]},{a},{t},{b},{d}"
@@ -133,7 +150,15 @@ def write_csv(data: Path, found: dict) -> None:
     (data / "labels.csv").write_text("\n".join(lines))
 
 
-WRITERS = {"yolo": write_yolo, "voc": write_voc, "coco": write_coco, "csv": write_csv}
+WRITERS = {
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "voc-without-lists": write_xml,
+    "xml": write_xml,
+    "coco": write_coco,
+    "roboflow": write_coco,
+    "csv": write_csv,
+}
 
 if __name__ == "__main__":
     main()

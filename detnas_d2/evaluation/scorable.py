@@ -11,8 +11,9 @@ from collections import Counter
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from detnas_d2.data.datasets.catalog import source_of_metadata
 from detnas_d2.data.datasets.coco import category_names, read_file
-from detnas_d2.data.datasets.sources import CocoSource, VocSource, source_of_metadata
+from detnas_d2.data.datasets.sources import CocoSource, VocSource
 from detnas_d2.data.datasets.voc import count_scored
 from detnas_d2.utils.errors import InputError
 

@@ -191,11 +191,15 @@ def test_voc_as_published(tmp_path, write_image, seen, top):
     assert found.declarations[1]["SPLIT"] == "val"
 
 
-def test_voc_with_one_list(tmp_path, write_image, seen):
-    """As CVAT exports it."""
-    ids = voc(tmp_path / "data", write_image)
-    write_lists(tmp_path / "data", default=ids)
-    assert_same(seen(tmp_path / "data"), 8, 2)
+@pytest.mark.parametrize("below", ["", "camera/"])
+def test_voc_with_one_list(tmp_path, write_image, seen, below):
+    """As CVAT exports it, also from images in folders."""
+    places = f"Annotations/{below}", f"JPEGImages/{below}"
+    ids = voc(tmp_path / "data", write_image, *places)
+    write_lists(tmp_path / "data", default=[below + i for i in ids])
+    found = seen(tmp_path / "data")
+    assert_same(found, 8, 2)
+    assert found.declarations[0]["SPLIT"] == "default"
 
 
 @pytest.mark.parametrize(

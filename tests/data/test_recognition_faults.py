@@ -14,6 +14,7 @@ from detnas_d2.utils.errors import InputError
 from tests.data.layouts import (
     assert_same,
     coco_data,
+    csv_text,
     images,
     voc,
     voc_xml,
@@ -155,17 +156,26 @@ def test_a_change_is_seen(tmp_path, write_image, touch):
     assert look()[2] and not look()[2]
 
 
-def test_a_remembered_answer_needs_no_torch(tmp_path, write_image):
-    write_yolo(tmp_path / "data" / "images", 4, write_image)
-    (tmp_path / "data" / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
-    found = recognise(str(tmp_path / "data"), str(tmp_path / "memory"))
+@pytest.mark.parametrize("format", ["coco", "csv", "voc", "yolo"])
+def test_a_look_needs_no_torch(tmp_path, write_image, format):
+    data = tmp_path / "data"
+    if format == "voc":
+        voc(data, write_image, number=4)
+    else:
+        write_yolo(data / "images", 4, write_image)
+        names = [f"{i}.jpg" for i in range(4)]
+        (data / "images.csv").write_text(csv_text(names))
+        write_json(data / "images.json", coco_data(names))
+        (data / "images.yaml").write_text("train: images\nnames: [cat, dog]\n")
+        data /= f"images.{'yaml' if format == 'yolo' else format.replace('coco', 'json')}"
     code = (
         "import sys\nfrom detnas_d2.data.recognition import recognise\n"
-        f"found = recognise({str(tmp_path / 'data')!r}, {str(tmp_path / 'memory')!r})\n"
-        "print(found.part('all').boxes, 'torch' in sys.modules)"
+        f"found = recognise({str(data)!r}, {str(tmp_path / 'memory')!r})\n"
+        "print(found.format, found.part('all').boxes, 'torch' in sys.modules)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == [str(found.part("all").boxes), "False"]
+    for _ in ("first", "from memory"):
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert out.stdout.split() == [format, "8", "False"], out.stderr
 
 
 def test_progress_is_for_a_terminal(tmp_path, write_image, monkeypatch, capsys):

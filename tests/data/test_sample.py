@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 
 from detnas_d2.data import register_datasets
+from detnas_d2.data.datasets.cuts import choose
 from detnas_d2.data.datasets.registration import cache_dir
 from detnas_d2.data.datasets.sample import register_sample
-from detnas_d2.data.datasets.splits import choose
 from detnas_d2.evaluation.evaluators import build_evaluator
 
 

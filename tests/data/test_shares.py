@@ -10,7 +10,8 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 
 from detnas_d2.data import DatasetError, register_datasets
 from detnas_d2.data.checks.duplicates import identical_images
-from detnas_d2.data.datasets.splits import Shares, overlap
+from detnas_d2.data.datasets.cuts import Shares
+from detnas_d2.data.datasets.splits import overlap
 
 SPLITS = {"SPLITS": {"mine/train": 0.5, "mine_val": 0.25, "mine_test": 0.25}}
 
@@ -28,6 +29,8 @@ def test_a_key_stays_where_it_is():
     assert parts["a"] | parts["b"] == set(keys) and not parts["a"] & parts["b"]
     assert shares.cut("x", keys[::-1]) == parts
     assert Shares(shares.parts, seed=1).cut("x", keys) != parts
+    files = shares.cut("x", [f"{i}.{('jpg', 'PNG')[i % 2]}" for i in range(20)])
+    assert sorted(files["b"]) == ["1.PNG", "11.PNG", "13.PNG", "16.jpg", "5.PNG"]
 
 
 @pytest.mark.parametrize("format", ["coco", "voc", "toys"])

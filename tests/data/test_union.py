@@ -11,7 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 
 from detnas_d2.data import DatasetError, register_datasets
-from detnas_d2.data.datasets.splits import choose, overlap
+from detnas_d2.data.datasets.cuts import choose
+from detnas_d2.data.datasets.splits import overlap
 
 
 def second_coco(coco, names=("owl", "cat", "dog")):

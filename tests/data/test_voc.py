@@ -12,7 +12,8 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 
 from detnas_d2.data import DatasetError, register_datasets, validate_dataset
 from detnas_d2.data.datasets.sources import VocSource
-from detnas_d2.data.datasets.voc import load_voc, write_view
+from detnas_d2.data.datasets.voc import load_voc
+from detnas_d2.data.datasets.voc_view import write_view
 
 
 def use(make_cfg, files, perfect_results, **changes):

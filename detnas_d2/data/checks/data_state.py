@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from detectron2.data import DatasetCatalog
 
 from detnas_d2.data.checks.validation import contents_of
+from detnas_d2.data.datasets.catalog import source_of_metadata
 from detnas_d2.data.datasets.image_folder import list_files
 from detnas_d2.data.datasets.sources import (
     CocoSource,
     FolderSource,
     RegisteredSource,
-    source_of_metadata,
 )
 from detnas_d2.data.datasets.splits import parent_of
 from detnas_d2.data.datasets.union import parts_of

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
-from collections.abc import Iterator, Mapping
-from itertools import islice
 
 from detectron2.data import DatasetCatalog
 
+from detnas_d2.data.checks.equal_files import Contents, candidates, equal_files
 from detnas_d2.data.checks.validation import contents_of
 from detnas_d2.data.datasets.splits import parent_of, whole_of
 from detnas_d2.data.datasets.union import parts_of
-
-LIMIT = 1000
-"""Pairs of files that are compared at most."""
-
-Contents = Mapping[tuple[str, str], str]
-"""(Name of a dataset, image file) -> its ``ImageHeader.content``."""
 
 
 def identical_images(one: str, other: str) -> list[tuple[str, str]]:
@@ -28,7 +20,7 @@ def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     """
     contents = [_contents(name) for name in (one, other)]
     for place, name in enumerate((one, other)):
-        alike = next(_candidates(*contents), None) is not None
+        alike = next(candidates(*contents), None) is not None
         if alike and {whole for whole, _ in contents[place]} != {name}:
             files = {os.path.realpath(d["file_name"]) for d in DatasetCatalog.get(name)}
             contents[place] = {
@@ -39,23 +31,7 @@ def identical_images(one: str, other: str) -> list[tuple[str, str]]:
     return equal_files(*contents)
 
 
-def equal_files(one: Contents, other: Contents) -> list[tuple[str, str]]:
-    """Pairs of different entries whose files are equal; LIMIT at most are compared."""
-    pairs = islice(_candidates(one, other), LIMIT)
-    return [pair for pair in pairs if filecmp.cmp(*pair, shallow=False)]
-
-
 def _contents(name: str) -> Contents:
     """Of the checked datasets that a name's images come from."""
     wholes = dict.fromkeys(whole_of(part) for part in parts_of(parent_of(name)))
     return {(w, file): content for w in wholes for file, content in contents_of(w).items()}
-
-
-def _candidates(one: Contents, other: Contents) -> Iterator[tuple[str, str]]:
-    by_content: dict[str, list[tuple[str, str]]] = {}
-    for entry, content in other.items():
-        by_content.setdefault(content, []).append(entry)
-    for entry, content in one.items():
-        for match in by_content.get(content, ()):
-            if match != entry:  # the image itself is in one part alone
-                yield entry[1], match[1]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from typing import BinaryIO
 
 from PIL import Image
 
 from detnas_d2.data.checks.image_ends import TAIL, is_whole, jpeg_is_whole, png_chunks
 from detnas_d2.data.checks.jpeg_header import HEAD, plain_jpeg
-from detnas_d2.data.checks.progress import progress
+from detnas_d2.data.checks.many_files import read_each
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
 
@@ -28,7 +26,6 @@ _METADATA_CHUNKS = frozenset((b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
 
 
 _NAMED = 3  # files that a note names
-_BLOCK, _PROBE = 2048, 32  # images of which the first tell how fast the others are read
 
 
 @dataclass(frozen=True)
@@ -174,26 +171,5 @@ def _orientation(image: Image.Image, late_chunks: frozenset[bytes]) -> int:
 
 
 def read_headers(paths: Sequence[str], decode: bool = False) -> list[ImageHeader]:
-    """:func:`read_header` of each path, in order.
-
-    By several threads where files are decoded, or have to be waited for; for those in memory
-    threads would only wait for each other.
-    """
-    headers: list[ImageHeader] = []
-    threads = min(32, 4 * (os.cpu_count() or 1))
-    with ThreadPoolExecutor(threads) as pool, progress("images", len(paths)) as told:
-        for start in range(0, len(paths), _BLOCK):
-            probe, rest = paths[start : start + _PROBE], paths[start + _PROBE : start + _BLOCK]
-            waits = _waits()
-            found = [read_header(path, decode) for path in probe]
-            slow = _waits() - waits > len(probe) // 4
-            each = pool.map if decode or slow else map
-            found += each(read_header, rest, repeat(decode))
-            told(len(found))
-            headers += found
-    return headers
-
-
-def _waits() -> int:
-    """How often this thread has waited for something, such as a disk."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    """:func:`read_header` of each path, in order."""
+    return read_each(partial(read_header, decode=decode), paths, "images", threads=decode)

@@ -10,6 +10,10 @@ from tqdm import tqdm
 _SILENT = 2.0  # seconds of work that nobody needs to hear of
 
 
+class _Bar(tqdm):
+    monitor_interval = 0  # else a thread, with which no process is forked
+
+
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
     """Yields what is to be told of every step, the number of things done in it.
@@ -17,5 +21,5 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
     Meanwhile a bar stands on stderr, if that is a terminal.
     """
     label = f"reading {what}"
-    with tqdm(None, label, total, leave=False, delay=_SILENT, disable=None, unit="") as bar:
+    with _Bar(None, label, total, leave=False, delay=_SILENT, disable=None, unit="") as bar:
         yield bar.update

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from detnas_d2.data.checks.image_check import (
     IMAGE_EXTENSIONS,
@@ -15,11 +15,11 @@ from detnas_d2.data.checks.image_check import (
     turned_note,
 )
 from detnas_d2.data.checks.inspection import ImageEntry, Inspection, box_problem
-from detnas_d2.data.checks.progress import progress
+from detnas_d2.data.checks.many_files import read_each
 from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.sources import VocSource
-from detnas_d2.data.datasets.voc import write_view
 from detnas_d2.data.datasets.voc_lists import Finder, Listed, id_problem, read_list, split_file
+from detnas_d2.data.datasets.voc_view import write_view
 from detnas_d2.data.datasets.voc_xml import (
     BrokenXml,
     VocObject,
@@ -46,6 +46,20 @@ class _Record:
     plain: bool = True
     size: tuple[int, int] = (0, 0)
     objects: list[VocObject] = field(default_factory=list)
+
+
+class _File(NamedTuple):
+    """What an XML file holds.
+
+    Attributes:
+        plain: whether Detectron2 reads the file as it is, its fields aside.
+        size: texts of width and height.
+        objects: a text says why one cannot be read.
+    """
+
+    plain: bool
+    size: list[str | None]
+    objects: list[VocObject | str]
 
 
 def inspect_voc(
@@ -88,10 +102,9 @@ class _VocInspector:
             else:
                 records[item.image_id] = self._record(item.image_id)
         headers = read_headers([r.image for r in records.values()], decode)
-        with progress("annotations", len(records)) as told:
-            for record, header in zip(records.values(), headers, strict=True):
-                self._check(record, header)
-                told(1)
+        files = read_each(_read_file, [r.xml for r in records.values()], "annotations")
+        for record, header, file in zip(records.values(), headers, files, strict=True):
+            self._check(record, header, file)
         # The folders too: a missing image may come back under another extension.
         folders = [*self.images.folders, *self.annotations.folders]
         paths = [list_file, *folders, *(p for r in records.values() for p in (r.image, r.xml))]
@@ -136,31 +149,26 @@ class _VocInspector:
         self.result.problems.append(Problem(kind, file, entry, message))
         return kind not in self.tolerate
 
-    def _check(self, record: _Record, header: ImageHeader) -> None:
+    def _check(self, record: _Record, header: ImageHeader, file: _File | Problem) -> None:
         if header.kind and self._problem(header.kind, record.image, "", header.message):
             return
-        try:
-            root, plain = read_xml(record.xml)
-        except OSError as error:
-            self._problem("missing_annotation_file", record.xml, "", str(error.strerror))
+        if isinstance(file, Problem):
+            self.result.problems.append(file)
             return
-        except BrokenXml as error:
-            self._problem("broken_annotation_file", record.xml, "", str(error))
+        record.plain = record.plain and file.plain
+        if not self._check_size(record, file.size, header):
             return
-        record.plain = record.plain and plain
-        if not self._check_size(record, root, header):
-            return
-        for position, item in enumerate(root.findall("object")):
-            found = None
-            try:
-                found = read_object(item)
+        for position, found in enumerate(file.objects, start=1):
+            if isinstance(found, str):
+                problem: tuple[str, str] | None = ("broken_annotation", found)
+            else:
                 problem = self._object_problem(found, header)
-            except BrokenXml as error:
-                problem = "broken_annotation", str(error)
-            entry = f"object {position + 1}"
-            if problem is not None and self._problem(problem[0], record.xml, entry, problem[1]):
-                record.plain = False
-            elif found is not None:
+            if problem is not None:
+                entry = f"object {position}"
+                if self._problem(problem[0], record.xml, entry, problem[1]):
+                    record.plain = False
+                    continue
+            if not isinstance(found, str):
                 record.plain = record.plain and found.plain
                 record.objects.append(found)
         if not record.plain:
@@ -171,10 +179,9 @@ class _VocInspector:
         self.kept.append(record)
         self.result.contents[record.image] = header.content
 
-    def _check_size(self, record: _Record, root: ET.Element, header: ImageHeader) -> bool:
+    def _check_size(self, record: _Record, texts: list[str | None], header: ImageHeader) -> bool:
         """Compares the sizes of file and image; returns whether the image can be used."""
         record.size = (header.width, header.height)
-        texts = texts_below(root, "size", ("width", "height"))
         size = [number(text) for text in texts]
         if not size[0] or not size[1]:  # annotation tools write 0 where they did not know
             record.plain = False
@@ -225,6 +232,22 @@ class _VocInspector:
         ]
         write_view(folder, {split: list(names.values())}, entries)
         return VocSource("", split, self.source.classes, self.source.year)
+
+
+def _read_file(path: str) -> _File | Problem:
+    try:
+        root, plain = read_xml(path)
+    except OSError as error:
+        return Problem("missing_annotation_file", path, "", str(error.strerror))
+    except BrokenXml as error:
+        return Problem("broken_annotation_file", path, "", str(error))
+    objects: list[VocObject | str] = []
+    for item in root.findall("object"):
+        try:
+            objects.append(read_object(item))
+        except BrokenXml as error:
+            objects.append(str(error))
+    return _File(plain, texts_below(root, "size", ("width", "height")), objects)
 
 
 def _folder(root: str, name: str) -> str:

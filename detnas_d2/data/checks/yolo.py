@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import yaml
@@ -18,7 +19,7 @@ import yaml
 from detnas_d2.data.checks.box_rows import BoxInspector, BoxRow
 from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS
 from detnas_d2.data.checks.inspection import Inspection
-from detnas_d2.data.checks.progress import progress
+from detnas_d2.data.checks.many_files import read_each
 from detnas_d2.data.checks.report import DatasetError, Problem
 from detnas_d2.data.datasets.sources import YoloSource, resolve_path
 
@@ -46,14 +47,15 @@ def inspect_yolo(
             f"'{source.split}' has a label file, e.g. {next(iter(labels.values()))}"
         )
     problems: list[Problem] = []
-    key_points = bool(data.get("kpt_shape"))
     root = os.path.commonpath(list({os.path.dirname(image) for image in images}))
     start = len(os.path.join(root, ""))
     rows = {}
-    with progress("labels", len(images)) as told:
-        for image, label in labels.items():
-            rows[image[start:]] = _read_labels(label, names, key_points, problems)
-            told(1)
+    read = partial(_read_labels, names=names, key_points=bool(data.get("kpt_shape")))
+    for image, (boxes, faults) in zip(
+        images, read_each(read, list(labels.values()), "labels"), strict=True
+    ):
+        rows[image[start:]] = boxes
+        problems += faults
     inspector = BoxInspector(root, source.classes or names, problems, tolerate)
     result = inspector.inspect(rows, decode)
     result.tracked = [("", [*tracked, *images, *labels.values()])]
@@ -134,8 +136,9 @@ def images_of(source: YoloSource, data: dict[str, Any]) -> tuple[list[str], list
             found = []
             for folder, _, names in os.walk(os.path.abspath(path)):
                 tracked.append(folder)
+                start = os.path.join(folder, "")
                 found += [
-                    os.path.join(folder, name)
+                    start + name
                     for name in names
                     if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
                 ]
@@ -180,17 +183,16 @@ def label_file(image: str) -> str:
 
 
 def _read_labels(
-    path: str, names: Sequence[str], key_points: bool, problems: list[Problem]
-) -> list[BoxRow]:
+    path: str, names: Sequence[str], key_points: bool
+) -> tuple[list[BoxRow], list[Problem]]:
     try:
         with open(path, "rb", buffering=0) as file:
             lines = file.read().decode("utf-8-sig").splitlines()
     except FileNotFoundError:
-        return []
+        return [], []
     except (OSError, ValueError) as error:
-        problems.append(Problem("broken_annotation_file", path, "", str(error)))
-        return []
-    rows = []
+        return [], [Problem("broken_annotation_file", path, "", str(error))]
+    rows, problems = [], []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             entry = f"line {number}"
@@ -200,7 +202,7 @@ def _read_labels(
                 problems.append(Problem("broken_annotation", path, entry, str(error)))
                 continue
             rows.append(BoxRow(path, entry, label, box, shares=True))
-    return rows
+    return rows, problems
 
 
 def _read_line(

@@ -1,4 +1,4 @@
-"""Puts sources into Detectron2's catalogs."""
+"""Puts sources into Detectron2's catalogs, and tells what these name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from detnas_d2.data.datasets.image_folder import class_names, load_image_folder
 from detnas_d2.data.datasets.sources import (
     CocoSource,
     FolderSource,
+    RegisteredSource,
     Source,
     VocSource,
-    source_of_metadata,
     source_to_json,
 )
 from detnas_d2.data.datasets.voc import load_voc
@@ -99,6 +99,37 @@ def install(
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, partial(load_source, name, source))
     MetadataCatalog.get(name).set(**metadata)
+
+
+def source_of_metadata(name: str) -> RegisteredSource | None:
+    """The source that the metadata of a registered dataset tells; None for other kinds, and for
+    data registered by hand whose metadata do not say where everything lies."""
+    meta = MetadataCatalog.get(name).as_dict()
+    kind, classes = meta.get("evaluator_type"), meta.get("thing_classes")
+    if kind == "coco" and meta.get("json_file") and meta.get("image_root") is not None:
+        names = tuple(classes) if classes else None
+        return CocoSource(meta["json_file"], meta["image_root"], names)
+    if kind == "pascal_voc" and {"dirname", "split", "year"} <= meta.keys() and classes:
+        return VocSource(meta["dirname"], meta["split"], tuple(classes), meta["year"])
+    if kind == "image_classification" and meta.get("image_root") and classes:
+        return FolderSource(meta["image_root"], tuple(classes), meta.get("listing"))
+    return None
+
+
+def known_source(name: str, use: str) -> RegisteredSource:
+    """:func:`source_of_metadata`; ``use`` says what cannot be done without.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    source = source_of_metadata(name)
+    if source is None:
+        kind = MetadataCatalog.get(name).get("evaluator_type")
+        raise DatasetError(
+            f"'{name}' cannot be {use}: its format {kind!r} is none of COCO's, PASCAL VOC's or an "
+            "image folder"
+        )
+    return source
 
 
 def load_source(name: str, source: Source) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from detnas_d2.data.checks.inspection import Targets
 from detnas_d2.data.checks.report import DatasetError, DatasetReport
 from detnas_d2.data.checks.validation import ON_PROBLEM, validate_dataset
 from detnas_d2.data.datasets.catalog import declare, is_declared, original_source
+from detnas_d2.data.datasets.cuts import HALVES, Shares, SplitSettings
 from detnas_d2.data.datasets.digits_dataset import DIGITS_NAMES, DigitsSettings, register_digits
 from detnas_d2.data.datasets.keypoints import name_keypoints
 from detnas_d2.data.datasets.sources import (
@@ -25,9 +26,6 @@ from detnas_d2.data.datasets.sources import (
     parse_declaration,
 )
 from detnas_d2.data.datasets.splits import (
-    HALVES,
-    Shares,
-    SplitSettings,
     parent_of,
     register_search_splits,
     register_shares,

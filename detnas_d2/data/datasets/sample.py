@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from detnas_d2.data.datasets.sources import source_of_metadata
-from detnas_d2.data.datasets.splits import choose, register_parts
+from detnas_d2.data.datasets.catalog import source_of_metadata
+from detnas_d2.data.datasets.cuts import choose
+from detnas_d2.data.datasets.splits import register_parts
 
 _SAMPLE = "sample"
 

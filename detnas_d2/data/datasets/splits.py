@@ -11,15 +11,16 @@ import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.checks.report import DatasetError
-from detnas_d2.data.datasets.catalog import install
+from detnas_d2.data.datasets.catalog import install, known_source
 from detnas_d2.data.datasets.coco import read_coco
+from detnas_d2.data.datasets.cuts import HALVES, SEARCH_VAL, Parts, Shares, SplitSettings
 from detnas_d2.data.datasets.derived import derived_folder, source_state
 from detnas_d2.data.datasets.image_folder import list_files, write_listing
 from detnas_d2.data.datasets.sources import (
@@ -27,86 +28,17 @@ from detnas_d2.data.datasets.sources import (
     FolderSource,
     RegisteredSource,
     VocSource,
-    known_source,
 )
 from detnas_d2.data.datasets.union import parts_of
-from detnas_d2.data.datasets.voc import load_voc, write_view
+from detnas_d2.data.datasets.voc import load_voc
+from detnas_d2.data.datasets.voc_view import write_view
 from detnas_d2.utils.io import file_name_of, write_json
 
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=RegisteredSource)
 
-SEARCH_TRAIN, SEARCH_VAL = HALVES = ("search_train", "search_val")
-
-_VERSION = 1
-
-
-class Parts(Protocol):
-    """How the images of a dataset are cut into parts; ``folder`` keeps their files."""
-
-    folder: ClassVar[str]
-
-    @property
-    def seed(self) -> int: ...
-
-    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
-        """Keys of each part of ``source``."""
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """``size`` images go to search_val, or the share ``fraction`` where that is not 0."""
-
-    folder: ClassVar[str] = "search_splits"
-    size: int = 5000
-    fraction: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fraction < 1:
-            raise DatasetError(
-                f"DATASETS.SEARCH_SPLIT.FRACTION must be in [0, 1), got {self.fraction}"
-            )
-        if not self.fraction and self.size < 1:
-            raise DatasetError(f"DATASETS.SEARCH_SPLIT.SIZE must be positive, got {self.size}")
-
-    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
-        """Keys of each half."""
-        val = choose(keys, self.val_size(source, len(keys)), self.seed)
-        return dict(zip(HALVES, (set(keys) - val, val), strict=True))
-
-    def val_size(self, source: str, num_images: int) -> int:
-        """Images in search_val of a source of ``num_images``."""
-        size = max(1, round(self.fraction * num_images)) if self.fraction else self.size
-        if size >= num_images:
-            raise DatasetError(
-                f"DATASETS.SEARCH_SPLIT asks for {size} images of '{source}', which has "
-                f"{num_images}; nothing would be left to train on"
-            )
-        return size
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Named parts of a dataset, by their shares of its images (SPLITS of a declaration)."""
-
-    folder: ClassVar[str] = "splits"
-    parts: tuple[tuple[str, float], ...]
-    seed: int = 0
-
-    def cut(self, source: str, keys: list[str]) -> dict[str, set[str]]:
-        """Keys of each part; a key's part depends on the others only near the borders."""
-        ordered = ordered_by_seed(set(keys), self.seed)
-        found, total = {}, 0.0
-        for name, share in self.parts:
-            start, total = round(total * len(ordered)), total + share
-            found[name] = set(ordered[start : round(total * len(ordered))])
-            if not found[name]:
-                raise DatasetError(
-                    f"SPLITS of '{source}': {share} of {len(ordered)} images are none for '{name}'"
-                )
-        return found
+_VERSION = 2
 
 
 def parent_of(name: str) -> str:
@@ -144,20 +76,6 @@ def overlap(one: str, other: str) -> bool:
 def whole_of(name: str) -> str:
     """The dataset that a part of it was made from, or the name itself."""
     return MetadataCatalog.get(name).get("part_of", name) if name in DatasetCatalog else name
-
-
-def choose(keys: Iterable[str], size: int, seed: int) -> set[str]:
-    """``size`` of the keys, in the order of SHA-256 of seed and key.
-
-    No library's generator is involved, and the order of the keys does not matter: the choice is
-    the same on every machine and version, and a larger one contains a smaller one.
-    """
-    return set(ordered_by_seed(keys, seed)[:size])
-
-
-def ordered_by_seed(keys: Iterable[str], seed: int) -> list[str]:
-    """The keys in the order of SHA-256 of seed and key."""
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
 
 
 def register_search_splits(parent: str, settings: SplitSettings, cache_dir: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.data.checks.report import DatasetError
-from detnas_d2.data.datasets.catalog import install
+from detnas_d2.data.datasets.catalog import install, known_source
 from detnas_d2.data.datasets.coco import category_names, read_file
 from detnas_d2.data.datasets.derived import derived_folder, source_state
 from detnas_d2.data.datasets.image_folder import (
@@ -29,10 +29,10 @@ from detnas_d2.data.datasets.sources import (
     FolderSource,
     RegisteredSource,
     VocSource,
-    known_source,
     source_to_json,
 )
-from detnas_d2.data.datasets.voc import load_voc, write_view
+from detnas_d2.data.datasets.voc import load_voc
+from detnas_d2.data.datasets.voc_view import write_view
 from detnas_d2.utils.io import write_json
 
 JOINT = "+"

@@ -1,22 +1,16 @@
-"""Loads and writes PASCAL VOC folders in the strict layout that Detectron2's evaluation reads.
-
-That evaluation expects integers in every field, ".jpg" images and ids without blanks, and remembers
-each path it has read. Folders that differ get a view: a new folder of links, with those XML files
-written again that need it (:mod:`detnas_d2.data.checks.voc`).
-"""
+"""Loads PASCAL VOC folders in the strict layout that Detectron2's evaluation reads."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from detectron2.structures import BoxMode
 
 from detnas_d2.data.checks.report import DatasetError
 from detnas_d2.data.datasets.sources import VocSource
-from detnas_d2.data.datasets.voc_lists import id_problem, split_file, strict_split
+from detnas_d2.data.datasets.voc_lists import strict_split
 from detnas_d2.data.datasets.voc_xml import (
     EDGES,
     BrokenXml,
@@ -25,7 +19,6 @@ from detnas_d2.data.datasets.voc_xml import (
     read_xml,
     texts_below,
 )
-from detnas_d2.utils.io import link_file, write_text
 
 
 def load_voc(source: VocSource) -> list[dict[str, Any]]:
@@ -77,39 +70,3 @@ def count_scored(source: VocSource) -> Counter[str]:
         objects = map(read_object, root.findall("object"))
         found.update(item.name for item in objects if not item.difficult)
     return found
-
-
-def write_view(
-    folder: str,
-    splits: dict[str, list[str]],
-    entries: Iterable[tuple[str, str, str]],
-) -> None:
-    """Fills a VOC folder; nothing is written outside it.
-
-    Args:
-        splits: image ids per split file.
-        entries: (id, image file, XML); an XML starting with "<" is content, else a file to link.
-
-    Raises:
-        DatasetError: an id or the name of a split leads elsewhere.
-    """
-    for split, ids in splits.items():
-        _refuse(split)
-        write_text(split_file(folder, split), "".join(f"{image_id}\n" for image_id in ids))
-    for image_id, image, xml in entries:
-        _refuse(image_id)
-        picture = os.path.join(folder, "JPEGImages", f"{image_id}.jpg")
-        annotation = os.path.join(folder, "Annotations", f"{image_id}.xml")
-        for target in (picture, annotation):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        link_file(image, picture)
-        if xml.startswith("<"):
-            write_text(annotation, xml)
-        else:
-            link_file(xml, annotation)
-
-
-def _refuse(name: str) -> None:
-    problem = id_problem(name)
-    if problem:
-        raise DatasetError(f"[broken_image_entry] {problem}")

@@ -38,7 +38,7 @@ def recognise(folder: str, cache_dir: str = "") -> Recognised:
     kept = memory.recall()
     if kept is not None:
         return Recognised.from_json(kept)
-    # These import torch.
+    # These import NumPy and Pillow, which an answer that is kept does without.
     from detnas_d2.data.recognition.reading import read_layout
 
     layout, notes = find_layout(tree)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from detnas_d2.data.checks.duplicates import LIMIT, Contents, equal_files
+from detnas_d2.data.checks.equal_files import LIMIT, Contents, equal_files
 from detnas_d2.data.checks.inspection import ImageEntry, Inspection
 from detnas_d2.data.recognition.layout import TEST, TRAIN, Found
 

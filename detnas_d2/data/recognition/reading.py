@@ -13,6 +13,7 @@ from detnas_d2.data.checks.inspection import Inspection
 from detnas_d2.data.checks.report import DatasetError
 from detnas_d2.data.checks.voc import NORMALISED, inspect_voc
 from detnas_d2.data.checks.yolo import inspect_yolo
+from detnas_d2.data.datasets.cuts import Shares
 from detnas_d2.data.datasets.sources import (
     CocoSource,
     CsvSource,
@@ -20,7 +21,6 @@ from detnas_d2.data.datasets.sources import (
     YoloSource,
     declaration_of,
 )
-from detnas_d2.data.datasets.splits import Shares
 from detnas_d2.data.recognition.layout import TEST, TRAIN, VAL, BoxSource, Found, Layout
 from detnas_d2.data.recognition.leaks import Read, equal_images, leak_notes
 from detnas_d2.data.recognition.recognised import Part, Recognised

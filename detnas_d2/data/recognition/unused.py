@@ -31,8 +31,11 @@ def unused_notes(tree: Tree, tracked: Iterable[tuple[str, list[str]]]) -> list[s
         tracked: (folder, paths) of all files that were looked at.
     """
     notes = []
-    looked = {os.path.join(base, path) for base, paths in tracked for path in paths}
-    unused = [image for image in tree.images if tree.path(image) not in looked]
+    looked: set[str] = set()
+    for base, paths in tracked:
+        looked.update(paths if not base else (os.path.join(base, path) for path in paths))
+    top = tree.path("")
+    unused = [image for image in tree.images if top + image not in looked]
     if unused:  # or written in another way
         looked = set(map(os.path.normpath, looked))
         unused = [image for image in unused if tree.path(image) not in looked]

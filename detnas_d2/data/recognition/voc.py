@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 from detnas_d2.data.datasets.sources import VocSource
 from detnas_d2.data.recognition.layout import (
@@ -39,11 +40,12 @@ def find_voc(tree: Tree, reasons: list[str]) -> Layout | None:
         return None
     listed = [f for f in tree.folders if f"{os.sep}{f}".endswith(f"{os.sep}{_LISTS}")]
     roots = [f[: -len(_LISTS)].rstrip(os.sep) for f in listed]
-    roots = [r for r in roots if os.path.join(r, "Annotations") in folders]
-    if roots:
-        numbers = [(r or ".", len(folders[os.path.join(r, "Annotations")])) for r in roots]
+    files = {root: _below(folders, os.path.join(root, "Annotations")) for root in roots}
+    numbers = [(root or ".", len(paths)) for root, paths in files.items() if paths]
+    if numbers:
         best, note = largest(numbers, "files", "")
-        layout = _with_lists(tree, "" if best == "." else best, reasons)
+        root = "" if best == "." else best
+        layout = _with_lists(tree, root, files[root], reasons)
         if layout is not None:
             layout.notes += [note] if note else []
             return layout
@@ -58,11 +60,10 @@ def _are_annotations(tree: Tree, paths: list[str]) -> bool:
     return False
 
 
-def _with_lists(tree: Tree, root: str, reasons: list[str]) -> Layout | None:
+def _with_lists(tree: Tree, root: str, xml: list[str], reasons: list[str]) -> Layout | None:
     """A folder in VOC's layout, with its lists."""
     annotations = os.path.join(root, "Annotations")
-    stems = [p for p in tree.folders[annotations] if p.lower().endswith(".xml")]
-    images = _images_of(tree, [os.path.join(annotations, s) for s in stems], annotations)
+    images = _images_of(tree, xml, annotations)
     if images is None:
         reasons.append(f"{annotations}: VOC's XML, but no image of the same name is there")
         return None
@@ -111,8 +112,7 @@ def _without_lists(tree: Tree, folders: dict[str, list[str]], reasons: list[str]
         if any(_is_below(f, annotations) for f in folders if f not in mine):
             annotations, note = largest([(f, len(folders[f])) for f in mine], "files", role)
         notes += [note] if note else []
-        paths = [p for f in mine if _is_below(f, annotations) for p in folders[f]]
-        images = _images_of(tree, paths, annotations)
+        images = _images_of(tree, _below({f: folders[f] for f in mine}, annotations), annotations)
         if images is None:
             place = annotations or tree.root
             reasons.append(f"{place}: VOC's XML, but no image of the same name is there")
@@ -123,6 +123,11 @@ def _without_lists(tree: Tree, folders: dict[str, list[str]], reasons: list[str]
         roles[role] = Found(source, annotations or ".")
     text = "PASCAL VOC, XML beside images" if beside else "PASCAL VOC without ImageSets"
     return Layout("voc", text, roles, notes) if roles else None
+
+
+def _below(folders: Mapping[str, list[str]], top: str) -> list[str]:
+    """The files in ``top`` and below it."""
+    return [path for folder, paths in folders.items() if _is_below(folder, top) for path in paths]
 
 
 def _is_below(folder: str, top: str) -> bool:

@@ -13,7 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detnas_d2.config.tools import base_config, load_config
-from detnas_d2.data.checks.duplicates import LIMIT, identical_images
+from detnas_d2.data.checks.duplicates import identical_images
+from detnas_d2.data.checks.equal_files import LIMIT
 from detnas_d2.data.datasets.splits import overlap
 from detnas_d2.utils.errors import InputError
 
