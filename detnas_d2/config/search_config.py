@@ -28,6 +28,11 @@ def add_search_config(cfg: CN) -> None:
     cfg.SEARCH.MAX_FAILURES = 10
     _add_evolution(cfg.SEARCH)
     _add_other_strategies(cfg.SEARCH)
+    # Shortest sides of the images, rising, e.g. [96, 128, 160], of which one is searched with each
+    # path, and which a supernet that is to be searched so must have been trained with (this key in
+    # its config too); INPUT.MIN_SIZE_TEST is one of them, and the other sizes of the config, of
+    # INPUT and MAX_MACS_INPUT, are for it. []: all images are of the config's size.
+    cfg.SEARCH.RESOLUTIONS = []
     _add_limits(cfg.SEARCH)
     _add_evaluation(cfg.SEARCH)
     # Config file that the written best.yaml completes with the best path, relative to this
@@ -84,7 +89,7 @@ def _add_limits(node: CN) -> None:
     # Milliseconds by LATENCY_TABLE.
     node.MAX_LATENCY_MS = 0.0
     # File of measured milliseconds per layer and op. "": measured at the start of the search if
-    # latency is limited.
+    # latency is limited. With RESOLUTIONS its name has {resolution} in it, one file for each.
     node.LATENCY_TABLE = ""
 
 

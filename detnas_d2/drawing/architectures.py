@@ -60,6 +60,8 @@ def network_of(title: str, source: Path | Genotype, cost: str | None = None) -> 
         space = backbone_space(source)
         looks = tuple(look_in(*pair) for pair in zip(space.layers, source.ops, strict=True))
         default = f"{in_words(build_cost_table(space).cost(source.choices))}, backbone at 224x224"
+        if source.resolution is not None:
+            default += f"; for images of shortest side {source.resolution}"
         name = f"network of {space.name}"
     elif isinstance(source, Genotype):
         if not source.parts:

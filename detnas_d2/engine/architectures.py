@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from detnas_d2.config.resolutions import cost_input, resolutions_of, set_resolution
 from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
 from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.modeling.hit.build import candidate_ops, part_specs
@@ -22,6 +23,7 @@ from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
 from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.search_space.space import Path, PathSpace, SearchSpace
+from detnas_d2.utils.errors import InputError
 
 
 def is_relaxed(cfg: CfgNode) -> bool:
@@ -41,9 +43,24 @@ def searched_space(cfg: CfgNode) -> PathSpace:
     return HitSpace(get_hit_network(node.NETWORK), tuple((part, specs[part]) for part in parts))
 
 
-def space_costs(cfg: CfgNode, space: PathSpace) -> CostTable:
-    """Costs of a space's paths at ``SEARCH.MAX_MACS_INPUT``."""
-    size = tuple(cfg.SEARCH.MAX_MACS_INPUT)
+def searched_resolutions(cfg: CfgNode, space: PathSpace) -> tuple[int, ...]:
+    """``SEARCH.RESOLUTIONS`` of the candidates in a space; empty: a path is all that is searched.
+
+    Raises:
+        InputError: images cannot be resized to them, naming the key that is in the way.
+    """
+    resolutions = resolutions_of(cfg)
+    if resolutions and not isinstance(space, SearchSpace):
+        raise InputError(
+            f"SEARCH.RESOLUTIONS {list(resolutions)}: expected [], the only value for space "
+            f"{space.name!r}, which is none of DetNAS"
+        )
+    return resolutions
+
+
+def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -> CostTable:
+    """Costs of a space's paths at ``SEARCH.MAX_MACS_INPUT``, which follows a resolution."""
+    size = cost_input(cfg, resolution)
     if isinstance(space, HitSpace):
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
     assert isinstance(space, SearchSpace)
@@ -63,9 +80,12 @@ def searchable_backbone(cfg: CfgNode) -> str:
 
 
 def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
-    """Makes ``cfg`` the config of the network of one path, in place."""
+    """Makes ``cfg`` the config of the network of one path, and of its images, in place."""
     if not isinstance(space, HitSpace):
-        cfg.MODEL.DETNAS.PATH = text
+        path = space.path(text)
+        if path.resolution is not None:
+            set_resolution(cfg, path.resolution)
+        cfg.MODEL.DETNAS.PATH = str(path.at(None))
         return
     genotype = space.genotype(space.path(text))
     cfg.MODEL.HIT.SEARCHABLE_PARTS = []

@@ -31,9 +31,9 @@ from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.telling import outlook_text, tell
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation import CandidateRecord
-from detnas_d2.evaluation.build import candidate_evaluator
+from detnas_d2.evaluation.build import candidate_evaluator, resized_evaluator
 from detnas_d2.evaluation.intervals import Interval, fitness_intervals
-from detnas_d2.evaluation.population import PopulationEvaluator
+from detnas_d2.evaluation.resized import PathEvaluator
 from detnas_d2.modeling import find_supernet
 from detnas_d2.search import History, Progress, open_history, run_search
 from detnas_d2.search.build import search_fingerprint
@@ -47,7 +47,7 @@ from detnas_d2.utils.io import sha256_of, write_text
 
 logger = logging.getLogger("detnas_d2.search")
 
-OnFinish = Callable[[CandidateRecord, Sequence[CandidateRecord], PopulationEvaluator], None]
+OnFinish = Callable[[CandidateRecord, Sequence[CandidateRecord], PathEvaluator], None]
 """Called with the best candidate, the front (empty of one objective) and the evaluator, which still
 remembers statistics of what it scored."""
 
@@ -86,11 +86,14 @@ def search(
         "data": data_state(plan.evaluation.datasets) if comm.is_main_process() else {},
         **plan.evaluation.fingerprint(),
     }
+    evaluator: Callable[[], AbstractContextManager[PathEvaluator]]
     evaluator = partial(candidate_evaluator, plan.evaluation, model)
+    if plan.resized:
+        evaluator = partial(resized_evaluator, plan.resized, model)
     folder, metric = plan.proposals.output_dir, plan.evaluation.metric
 
     def finish(
-        best: CandidateRecord, front: Sequence[CandidateRecord], evaluates: PopulationEvaluator
+        best: CandidateRecord, front: Sequence[CandidateRecord], evaluates: PathEvaluator
     ) -> None:
         files = {INHERITED_CONFIG: (best, INHERITED_FILE, "inherited")}
         for number, record in enumerate(front, start=1):
@@ -105,8 +108,8 @@ def search(
             text = best_yaml(plan.completed(best.path), best, metric)
             write_text(os.path.join(folder, BEST_FILE), text)
             remove_members(folder, len(front) + 1)
-        space = plan.proposals.space
-        if write_inherited(folder, list(networks.values()), space, evaluates):
+        candidates = plan.proposals.candidates
+        if write_inherited(folder, list(networks.values()), candidates, evaluates):
             for file, (cfg, record) in networks.items():
                 write_text(os.path.join(folder, file), best_yaml(cfg, record, metric))
 
@@ -119,7 +122,7 @@ def search(
 
 def search_candidates(
     proposals: Proposals,
-    evaluator: Callable[[], AbstractContextManager[PopulationEvaluator]],
+    evaluator: Callable[[], AbstractContextManager[PathEvaluator]],
     evaluation: Mapping[str, Any],
     *,
     resume: bool,
@@ -135,7 +138,9 @@ def search_candidates(
         finish: see :data:`OnFinish`.
     """
     searcher, constraint = proposals.build_searcher(), proposals.constraint
-    objectives = proposals.objectives
+    objectives, resolutions = proposals.objectives, proposals.candidates.resolutions
+    if resolutions:
+        evaluation = {**evaluation, "resolutions": list(resolutions)}
     fingerprint = search_fingerprint(
         space=proposals.space,
         searcher=searcher,
@@ -163,7 +168,7 @@ def search_candidates(
             searcher,
             evaluates,
             history,
-            space=proposals.space,
+            space=proposals.candidates,
             limits=constraint,
             max_failures=proposals.max_failures,
             on_progress=partial(_tell_all, listeners),
@@ -183,7 +188,7 @@ def _intervals_of(
     front: Sequence[CandidateRecord],
     history: History,
     proposals: Proposals,
-    evaluates: PopulationEvaluator,
+    evaluates: PathEvaluator,
 ) -> dict[str, Interval]:
     """Path -> interval of the fitness of a front's members (collective); those that ``front.yaml``
     has from an earlier end of the same search are kept.
@@ -195,7 +200,7 @@ def _intervals_of(
             kept = {before.members[n - 1].path: told for n, told in before.intervals.items()}
     kept = comm.all_gather(kept)[0]
     known = {record.path: kept[record.path] for record in front if record.path in kept}
-    missing = [proposals.space.path(r.choices) for r in front if r.path not in known]
+    missing = [proposals.candidates.path(r.choices) for r in front if r.path not in known]
     if missing:
         found = fitness_intervals(evaluates, missing)
         known |= {str(path): interval for path, interval in found.items()}
@@ -261,8 +266,9 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
 def best_yaml(network: CfgNode, found: CandidateRecord, metric: str) -> str:
     """Text of ``best.yaml``, ``best_inherited.yaml`` and of a member's config."""
     assert found.macs is not None and found.params is not None
+    images = "" if found.resolution is None else f", for images of shortest side {found.resolution}"
     return (
         f"# Found by a search: supernet {metric} {found.fitness:.3f}, "
         f"{found.macs / 1e6:.1f}M multiply-adds and {found.params / 1e6:.3f}M parameters of the "
-        f"searchable layers.\n{short_yaml(network)}"
+        f"searchable layers{images}.\n{short_yaml(network)}"
     )

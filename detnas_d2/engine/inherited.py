@@ -15,12 +15,12 @@ from detnas_d2.engine.checkpoint import write_checkpoint
 from detnas_d2.engine.checkpoint_files import damage, read_checkpoint
 from detnas_d2.engine.checks.models import Models
 from detnas_d2.evaluation import CandidateRecord
-from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.recalibration import BNStatistics, override_bn_stats
+from detnas_d2.evaluation.resized import PathEvaluator
 from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet
 from detnas_d2.modeling.weights_fit import check_fit
 from detnas_d2.search.history import HEADER_FILE
-from detnas_d2.search_space.space import PathSpace
+from detnas_d2.search_space.candidates import Candidates
 from detnas_d2.utils.errors import CandidateFailed
 from detnas_d2.utils.io import sha256_of
 
@@ -44,8 +44,8 @@ def member_file(number: int) -> str:
 def write_inherited(
     folder: str,
     networks: Sequence[tuple[CfgNode, CandidateRecord]],
-    space: PathSpace,
-    evaluator: PopulationEvaluator,
+    candidates: Candidates,
+    evaluator: PathEvaluator,
 ) -> bool:
     """Writes the checkpoints of networks that a search found (collective).
 
@@ -80,7 +80,7 @@ def write_inherited(
     waiting = [number for number, is_there in enumerate(comm.all_gather(there)[0]) if not is_there]
     for start in range(0, len(waiting), evaluator.chunk):
         chunk = waiting[start : start + evaluator.chunk]
-        paths = {number: space.path(networks[number][1].choices) for number in chunk}
+        paths = {number: candidates.path(networks[number][1].choices) for number in chunk}
         statistics = evaluator.statistics(list(dict.fromkeys(paths.values())))
         for number, path in paths.items():
             found = statistics[path]

@@ -188,6 +188,7 @@ def search_model(
 
 _OF_A_CONFIG = (
     "METRIC",
+    "RESOLUTIONS",
     "VAL",
     "CALIBRATION",
     "RETRAIN_CONFIG",

@@ -15,6 +15,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from detnas_d2.config.resolutions import resolutions_of
 from detnas_d2.engine.architectures import is_relaxed, searchable_backbone, searched_space
 from detnas_d2.engine.supernet_check.plan import equal_updates, is_checked
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
@@ -122,10 +123,11 @@ def works_of(cfg: CfgNode, kind: str) -> tuple[float, float]:
         settings = SearcherSettings.from_config(cfg).evolution
         images = settings.population * settings.generations
         images *= cfg.SEARCH.CALIBRATION.IMAGES + _validation_images(cfg)
-        return images * _megapixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]), 0.0
+        return images * _megapixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]) * _resized(cfg), 0.0
     step = _LEARNING * cfg.SOLVER.IMS_PER_BATCH * _megapixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN)
     paths, alone = _supernet_steps(cfg)
-    return step * steps_of(cfg, cfg.SOLVER.MAX_ITER) * paths, step * alone
+    sampled = paths * (_resized(cfg) if searchable_backbone(cfg) else 1.0)
+    return step * steps_of(cfg, cfg.SOLVER.MAX_ITER) * sampled, step * alone
 
 
 def work_of(cfg: CfgNode, kind: str) -> float:
@@ -159,6 +161,12 @@ def _validation_images(cfg: CfgNode) -> int:
     split, name = cfg.DATASETS.SEARCH_SPLIT, cfg.SEARCH.VAL or cfg.DATASETS.TEST[0]
     told = name.endswith("@search_val") and not split.FRACTION
     return split.SIZE if told else cfg.SEARCH.CALIBRATION.IMAGES
+
+
+def _resized(cfg: CfgNode) -> float:
+    """Mean pixels of an image over the resolutions that are searched, in those of the config."""
+    resolutions = [(size / cfg.INPUT.MIN_SIZE_TEST) ** 2 for size in resolutions_of(cfg)]
+    return sum(resolutions) / len(resolutions) if resolutions else 1.0
 
 
 def _megapixels(cfg: CfgNode, sides: Any) -> float:

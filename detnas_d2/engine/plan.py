@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from detectron2.config import CfgNode
 
+from detnas_d2.config.resolutions import check_resizable
 from detnas_d2.config.tools import base_config, load_config
 from detnas_d2.engine.architectures import (
     decode_backbones,
@@ -19,7 +20,7 @@ from detnas_d2.engine.architectures import (
 )
 from detnas_d2.engine.checks.data import sharing_images
 from detnas_d2.engine.proposals import Proposals
-from detnas_d2.evaluation.settings import EvaluationSettings
+from detnas_d2.evaluation.settings import EvaluationSettings, resized_settings
 from detnas_d2.search_space import space_of
 from detnas_d2.utils.errors import InputError
 
@@ -34,12 +35,14 @@ class SearchPlan:
     Attributes:
         proposals: which candidates there are.
         evaluation: how they are scored.
+        resized: the same at each resolution, if they are searched.
         trained_on: datasets that the supernet was trained on.
         weights: file of the supernet's.
     """
 
     proposals: Proposals
     evaluation: EvaluationSettings
+    resized: Mapping[int, EvaluationSettings]
     trained_on: tuple[str, ...]
     weights: str
     _retrain: CfgNode
@@ -60,6 +63,7 @@ class SearchPlan:
         return cls(
             proposals=Proposals.from_config(cfg),
             evaluation=EvaluationSettings.from_config(cfg),
+            resized=resized_settings(cfg),
             trained_on=tuple(cfg.DATASETS.TRAIN),
             weights=cfg.MODEL.WEIGHTS,
             _retrain=retrain_config(cfg, config_dir, opts),
@@ -194,6 +198,8 @@ def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> C
         retrain.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "best")
         return retrain
     retrain = load_config(os.path.join(config_dir, file), opts)
+    if node == "SEARCH" and cfg.SEARCH.RESOLUTIONS:
+        check_resizable(retrain, f"SEARCH.RESOLUTIONS, and {file} that it completes")
     if retrain.MODEL.DETNAS.SPACE != cfg.MODEL.DETNAS.SPACE:
         raise InputError(
             f"{node}.RETRAIN_CONFIG has MODEL.DETNAS.SPACE {retrain.MODEL.DETNAS.SPACE}, the "

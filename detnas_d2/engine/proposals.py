@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detnas_d2.engine.architectures import searched_space, space_costs
+from detnas_d2.engine.architectures import searched_resolutions, searched_space, space_costs
 from detnas_d2.search.build import SearcherSettings, limits_from_config, with_keys
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.search_space import CostTable, LatencyTable, measure_latency
+from detnas_d2.search_space.candidates import Candidates, ResizedCosts, ResizedTable
 from detnas_d2.search_space.space import PathSpace, SearchSpace
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 
 logger = logging.getLogger("detnas_d2.search")
+
+_PLACE = "{resolution}"
 
 
 @dataclass(frozen=True)
@@ -30,21 +35,24 @@ class Proposals:
     """Candidates that a search may propose.
 
     Attributes:
-        costs: of the paths of ``space``, at ``SEARCH.MAX_MACS_INPUT``.
-        latency: the table that latency is limited by, or an objective; None before it is measured.
-        latency_file: of that table; "" if latency is neither.
-        measure: makes the table; takes minutes.
+        candidates: paths, and resolutions if they are searched.
+        tables: costs of the paths at ``SEARCH.MAX_MACS_INPUT``; one for each resolution, if they
+            are searched.
+        latencies: the tables, as many, that latency is limited by, or an objective; none before
+            they are measured.
+        latency_files: of those tables; none if latency is neither.
+        measure: makes the table of an image size; takes minutes.
         max_failures: the search stops when more candidates have failed.
         output_dir: of the search.
         budgets: of the first cost of the objectives.
     """
 
-    space: PathSpace
-    costs: CostTable
+    candidates: Candidates
+    tables: tuple[CostTable, ...]
     limits: Limits
-    latency: LatencyTable | None
-    latency_file: str
-    measure: Callable[[], LatencyTable]
+    latencies: tuple[LatencyTable, ...]
+    latency_files: tuple[str, ...]
+    measure: Callable[..., LatencyTable]
     searcher: SearcherSettings
     max_failures: int
     output_dir: str
@@ -61,10 +69,8 @@ class Proposals:
             InputError: a key is wrong, or the latency table cannot be read.
         """
         space = searched_space(cfg) if space is None else space
-        named, limits = cfg.SEARCH.LATENCY_TABLE, limits_from_config(cfg)
-        if named and not os.path.isfile(named):
-            raise InputError(f"SEARCH.LATENCY_TABLE: {named!r} does not exist")
-        file = named or os.path.join(cfg.OUTPUT_DIR, "latency.json")
+        resolutions, limits = searched_resolutions(cfg, space), limits_from_config(cfg)
+        named, files = cfg.SEARCH.LATENCY_TABLE, _latency_files(cfg, resolutions)
         searcher = SearcherSettings.from_config(cfg)
         if cfg.SEARCH.BUDGETS and len(searcher.objectives) == 1:
             raise InputError(
@@ -79,16 +85,16 @@ class Proposals:
                 f"{key}: a search measures spaces of DetNAS only; make a table of space "
                 f"{space.name!r} with detnas latency --table and name it in SEARCH.LATENCY_TABLE"
             )
+        sizes = resolutions or (None,)
         return cls(
-            space=space,
-            costs=space_costs(cfg, space),
+            candidates=Candidates(space, resolutions),
+            tables=tuple(space_costs(cfg, space, size) for size in sizes),
             limits=limits,
-            latency=read_latency(named, space) if named and needed else None,
-            latency_file=file if needed else "",
+            latencies=_latencies(files, space) if named and needed else (),
+            latency_files=files if needed else (),
             measure=partial(
                 measure_latency,
                 space,
-                input_size=tuple(cfg.SEARCH.MAX_MACS_INPUT),
                 device=cfg.MODEL.DEVICE,
                 shuffle_method=cfg.MODEL.DETNAS.SHUFFLE_METHOD,
             ),
@@ -98,25 +104,43 @@ class Proposals:
             budgets=tuple(cfg.SEARCH.BUDGETS),
         )
 
+    @property
+    def space(self) -> PathSpace:
+        """The space of the paths."""
+        return self.candidates.space
+
+    @property
+    def costs(self) -> CostTable:
+        """Costs of the paths, if no resolutions are searched."""
+        return self.costs_at(None)
+
+    def costs_at(self, resolution: int | None) -> CostTable:
+        """Costs of the paths at one of the resolutions; None: none are searched."""
+        return self.tables[(self.candidates.resolutions or (None,)).index(resolution)]
+
     def measured(self) -> Proposals:
-        """The same with the latency table if one is needed, measured once (collective)."""
-        if self.latency is not None:
-            logger.info("Latency by %s: %s", self.latency_file, self.latency.about)
-        if self.latency is not None or not self.latency_file:
+        """The same with the latency tables if they are needed, measured once (collective)."""
+        for file, table in zip(self.latency_files, self.latencies, strict=False):
+            logger.info("Latency by %s: %s", file, table.about)
+        if self.latencies or not self.latency_files:
             return self
-        if comm.is_main_process() and not os.path.exists(self.latency_file):
-            logger.info("Measuring latency; kept in %s", self.latency_file)
-            write_text(self.latency_file, self.measure().to_json())
+        for file, costs in zip(self.latency_files, self.tables, strict=True):
+            if comm.is_main_process() and not os.path.exists(file):
+                logger.info("Measuring latency; kept in %s", file)
+                write_text(file, self.measure(input_size=costs.input_size).to_json())
         comm.synchronize()
-        return replace(self, latency=read_latency(self.latency_file, self.space))
+        return replace(self, latencies=_latencies(self.latency_files, self.space))
 
     @cached_property
     def constraint(self) -> Constraint:
         """The limits with their tables; without that of a latency which is not measured yet."""
         limits = self.limits
-        if self.latency is None:
+        if not self.latencies:
             limits = replace(limits, max_latency_ms=None)
-        return Constraint(limits, self.costs, self.latency)
+        if self.candidates.resolutions:
+            latency = ResizedTable[float](self.latencies) if self.latencies else None
+            return Constraint(limits, ResizedCosts(self.tables), latency)
+        return Constraint(limits, self.tables[0], next(iter(self.latencies), None))
 
     @cached_property
     def objectives(self) -> Objectives | None:
@@ -132,14 +156,15 @@ class Proposals:
 
     def build_searcher(self) -> GenerationSearcher:
         """A searcher at its first generation; see :meth:`SearcherSettings.build`."""
-        return self.searcher.build(self.space.cardinalities, self.constraint)
+        return self.searcher.build(self.candidates.cardinalities, self.constraint)
 
     @property
     def latency_sha256(self) -> str:
-        """Of the latency table, "" without one."""
-        if self.latency is None:
+        """Of the latency tables, "" without one."""
+        if not self.latencies:
             return ""
-        return hashlib.sha256(self.latency.to_json().encode()).hexdigest()
+        texts = "".join(table.to_json() for table in self.latencies)
+        return hashlib.sha256(texts.encode()).hexdigest()
 
     def check(self) -> None:
         """Raises InputError if no path, or too few for a generation, satisfy the limits."""
@@ -159,6 +184,40 @@ class Proposals:
     def warnings(self) -> list[str]:
         """A text for each limit that excludes nothing."""
         return [with_keys(text) for text in self.constraint.idle()]
+
+
+def _latency_files(cfg: CfgNode, resolutions: Sequence[int]) -> tuple[str, ...]:
+    """The file of the latency table, or those of the resolutions; they exist if they are named."""
+    named = cfg.SEARCH.LATENCY_TABLE
+    files: tuple[str, ...]
+    if not resolutions:
+        files = (named or os.path.join(cfg.OUTPUT_DIR, "latency.json"),)
+    elif named and _PLACE not in named:
+        raise InputError(
+            f"SEARCH.LATENCY_TABLE: {named!r} is one table; of SEARCH.RESOLUTIONS "
+            f"{list(resolutions)} each has its own: expected a name with {_PLACE} in it, e.g. "
+            f"latency_{_PLACE}.json"
+        )
+    else:
+        pattern = named or os.path.join(cfg.OUTPUT_DIR, f"latency_{_PLACE}.json")
+        files = tuple(pattern.replace(_PLACE, str(size)) for size in resolutions)
+    missing = [file for file in files if named and not os.path.isfile(file)]
+    if missing:
+        raise InputError(f"SEARCH.LATENCY_TABLE: {missing[0]!r} does not exist")
+    return files
+
+
+def _latencies(files: Sequence[str], space: PathSpace) -> tuple[LatencyTable, ...]:
+    """The latency tables of a space, for larger and larger images."""
+    tables = tuple(read_latency(file, space) for file in files)
+    areas = [math.prod(table.input_size) for table in tables]
+    for (file, low), (_, high) in pairwise(zip(files, areas, strict=True)):
+        if low >= high:
+            raise InputError(
+                f"SEARCH.LATENCY_TABLE: {file} was measured on images as large as those of the "
+                "next of SEARCH.RESOLUTIONS, or larger; measure each at its own size"
+            )
+    return tables
 
 
 def read_latency(file: str, space: PathSpace) -> LatencyTable:

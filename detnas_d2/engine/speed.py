@@ -46,7 +46,7 @@ def step_seconds(trainer: Trainer, *, warm_up: int = 2, steps: int = 5, limit: f
         limit: seconds after which no further one begins; one is measured at least.
     """
     step = trainer.step
-    step.set_data(build_train_loader(trainer.cfg, start_iter=0))
+    step.set_data(trainer.batches(0))
     if isinstance(step, BilevelStep):
         halves = trainer.cfg.HIT_SEARCH.ARCH_TRAIN
         step.set_arch_data(build_train_loader(trainer.cfg, start_iter=0, dataset_names=halves))

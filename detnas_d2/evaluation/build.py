@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
@@ -13,6 +14,7 @@ from detnas_d2.data import cached_loaders
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring, Scoring
 from detnas_d2.evaluation.evaluators import candidate_evaluators
 from detnas_d2.evaluation.population import PopulationEvaluator
+from detnas_d2.evaluation.resized import ResizedEvaluator
 from detnas_d2.evaluation.scoring_workers import ScoringPool, ScoringTask
 from detnas_d2.evaluation.sequential import SequentialEvaluator
 from detnas_d2.evaluation.settings import EvaluationSettings
@@ -32,22 +34,48 @@ def candidate_evaluator(
     Raises:
         InputError: a setting is wrong, naming its key.
     """
+    build = _population(settings, model)
+    with build_scoring(settings) as scoring:
+        yield build(scoring=scoring)
+
+
+@contextmanager
+def resized_evaluator(
+    settings: Mapping[int, EvaluationSettings], model: nn.Module
+) -> Iterator[ResizedEvaluator]:
+    """:func:`candidate_evaluator` of paths with a resolution.
+
+    Args:
+        settings: of each resolution, on the same datasets.
+    """
+    builds = {resolution: _population(own, model) for resolution, own in settings.items()}
+    with build_scoring(next(iter(settings.values()))) as scoring:
+        yield ResizedEvaluator({size: build(scoring=scoring) for size, build in builds.items()})
+
+
+def _population(
+    settings: EvaluationSettings, model: nn.Module
+) -> Callable[..., PopulationEvaluator]:
+    """Makes an evaluator that only lacks its ``scoring``."""
     batches = settings.calibration_batches()
     key = json.dumps([settings.fingerprint(), batches.image_indices], sort_keys=True)
     loader, calibration = cached_loaders(
-        settings.data_loader(), batches, folder=settings.output_dir, gib=settings.image_cache_gib
+        settings.data_loader(),
+        batches,
+        folder=settings.output_dir,
+        gib=settings.image_cache_gib,
+        file=settings.cache_file,
     )
-    with build_scoring(settings) as scoring:
-        yield PopulationEvaluator(
-            model,
-            scoring=scoring,
-            calibration=calibration,
-            data_loader=loader,
-            metric=settings.metric,
-            seed=settings.calibration.seed,
-            chunk=settings.chunk,
-            calibration_key=key,
-        )
+    return partial(
+        PopulationEvaluator,
+        model,
+        calibration=calibration,
+        data_loader=loader,
+        metric=settings.metric,
+        seed=settings.calibration.seed,
+        chunk=settings.chunk,
+        calibration_key=key,
+    )
 
 
 def sequential_evaluator(settings: EvaluationSettings, model: nn.Module) -> SequentialEvaluator:

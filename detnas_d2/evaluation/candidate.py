@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from detnas_d2.search_space import Choices
+from detnas_d2.search_space.space import resolution_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class CandidateRecord:
         generation, position: place in the search; generations count from 1, positions from 0.
         origin: how the searcher made it: "random", "mutation", "crossover", "predicted" or
             "enumeration".
-        path: canonical text of the path; choices: the same as op indices.
+        path: canonical text of the path; choices: the same as op indices, and last the place of
+            its resolution among those of the search, if they are searched.
         fitness: None if the evaluation failed; ``error`` then says why.
         metrics: None stands for undefined (NaN), e.g. AP of an area range without objects.
         macs, params: multiply-adds and parameters by the search's cost table, None without one.
@@ -93,6 +95,11 @@ class CandidateRecord:
         """Sort key of candidates with a fitness: the fittest first, ties in order of proposal."""
         assert self.fitness is not None
         return -self.fitness, self.generation, self.position
+
+    @property
+    def resolution(self) -> int | None:
+        """Of the path, see :class:`detnas_d2.search_space.Path`."""
+        return resolution_of(self.path)[1]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, in the order of the fields, ready for ``json.dumps(allow_nan=False)``."""

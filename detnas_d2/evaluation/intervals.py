@@ -9,8 +9,8 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from detnas_d2.evaluation.matches import match_boxes
-from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.predictions import Detections
+from detnas_d2.evaluation.resized import PathEvaluator
 from detnas_d2.evaluation.scoring_workers import ScoringPool, ScoringTask
 from detnas_d2.search_space import Path
 
@@ -20,9 +20,7 @@ _IOUS = {"bbox/AP": slice(None), "bbox/AP50": slice(0, 1), "bbox/AP75": slice(5,
 """Metrics with an interval -> the steps of COCO's IoUs that they are a mean over."""
 
 
-def fitness_intervals(
-    evaluator: PopulationEvaluator, paths: Sequence[Path]
-) -> dict[Path, Interval]:
+def fitness_intervals(evaluator: PathEvaluator, paths: Sequence[Path]) -> dict[Path, Interval]:
     """95 % intervals of the fitness of paths that have one (collective; the same on all ranks).
 
     The paths are inferred once more, each rank draws sets of images for its share. Without interval

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from detnas_d2.config.resolutions import at_resolution, resolutions_of
 from detnas_d2.config.tools import flatten
 from detnas_d2.data import build_calibration_batches, build_test_loader, register_datasets
+from detnas_d2.data.loaders.cached import CACHE_FILE
 from detnas_d2.data.loaders.calibration import CalibrationBatches
 from detnas_d2.evaluation.evaluators import keypoint_sigmas
 from detnas_d2.evaluation.scorable import check_scorable
@@ -48,7 +50,7 @@ class EvaluationSettings:
         sigmas: of COCO's keypoint similarity; None without keypoints, empty for COCO's own.
         chunk: candidates evaluated together.
         scoring_workers: processes per rank.
-        image_cache_gib: of decoded images at most, in ``output_dir``.
+        image_cache_gib: of decoded images at most, in ``cache_file`` in ``output_dir``.
         described: what else decides a candidate's fitness: splits, test-time input, model.
         open_images, open_calibration, register: make the loaders, ready the datasets.
     """
@@ -67,6 +69,7 @@ class EvaluationSettings:
     open_images: Callable[[str], Iterable[list[dict[str, Any]]]]
     open_calibration: Callable[..., CalibrationBatches]
     register: Callable[[Iterable[str]], None]
+    cache_file: str = CACHE_FILE
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> EvaluationSettings:
@@ -179,3 +182,20 @@ class EvaluationSettings:
                 f"SEARCH.CALIBRATION.IMAGES is {wanted}: expected at most {there}, the images of "
                 f"{dataset!r}"
             )
+
+
+def resized_settings(cfg: CfgNode) -> dict[int, EvaluationSettings]:
+    """Settings at each of ``SEARCH.RESOLUTIONS``: those of the config at that resolution.
+
+    The files of decoded images share ``SEARCH.IMAGE_CACHE_GIB`` by the pixels of their images.
+    """
+    resolutions = resolutions_of(cfg)
+    pixels = sum(resolution**2 for resolution in resolutions)
+    return {
+        resolution: replace(
+            EvaluationSettings.from_config(at_resolution(cfg, resolution)),
+            image_cache_gib=cfg.SEARCH.IMAGE_CACHE_GIB * resolution**2 / pixels,
+            cache_file=f"images_{resolution}.cache",
+        )
+        for resolution in resolutions
+    }

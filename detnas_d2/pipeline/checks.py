@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from detnas_d2.data import register_datasets
-from detnas_d2.engine.architectures import decoded_example
+from detnas_d2.engine.architectures import decoded_example, fix_path
 from detnas_d2.engine.checks.data import (
     ClassList,
     check_classes,
@@ -127,7 +127,7 @@ class _Plan:
             space = space_of(cfg)
             cfg.MODEL.DETNAS.PATH = str(space.first_path())
         elif stage.path:
-            cfg.MODEL.DETNAS.PATH = str(self.pipeline.path_of(stage, cfg))
+            fix_path(cfg, space_of(cfg), str(self.pipeline.path_of(stage, cfg)))
         self._configs[stage.name] = cfg
         return cfg
 

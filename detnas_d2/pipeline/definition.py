@@ -30,7 +30,7 @@ from detectron2.config import CfgNode
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
-from detnas_d2.engine.architectures import genotype_of, random_genotype
+from detnas_d2.engine.architectures import fix_path, genotype_of, random_genotype
 from detnas_d2.engine.checkpoint import FINAL
 from detnas_d2.engine.inherited import INHERITED_FILE, member_file
 from detnas_d2.engine.proposals import Proposals
@@ -148,7 +148,7 @@ class Pipeline:
         if stage.weights:
             cfg.MODEL.WEIGHTS = self._weights_of(stage)
         if stage.path:
-            cfg.MODEL.DETNAS.PATH = str(self.path_of(stage, cfg))
+            fix_path(cfg, space_of(cfg), str(self.path_of(stage, cfg)))
         return cfg
 
     def _weights_of(self, stage: Stage) -> str:
@@ -205,14 +205,14 @@ class Pipeline:
         space = space_of(cfg)
         source = self.stage(stage.path)
         if source is not None:
-            return space.path(self._found_by(source, stage)[0].choices)
+            return space.path(self._found_by(source, stage)[0].path)
         word, _, argument = stage.path.partition(" ")
         if word == "uniform":
             return space.uniform_path(argument)
         if word != "random":
             return space.path(stage.path)
         like = self.stage(stage.like)
-        model = None if like is None else self._found_by(like, stage)[0].choices
+        model = None if like is None else space.path(self._found_by(like, stage)[0].path)
         return random_path(stage, self.random_proposals(stage, cfg), cfg.SEED, model)
 
     def random_proposals(self, stage: Stage, cfg: CfgNode) -> Proposals:

@@ -195,7 +195,7 @@ def _line(
     milliseconds = None if record is None else record.latency_ms
     if records:
         milliseconds = records[0].milliseconds
-    cost = network_cost(first.cfg, first.path, tuple(search_cfg.SEARCH.MAX_MACS_INPUT))
+    cost = network_cost(first.cfg, first.path, search_cfg)
     fitness = None if record is None else record.fitness
     interval = None if number is None else front.intervals.get(number)
     return FamilyLine(name, first.origin, number, cost, fitness, milliseconds, interval, cells)

@@ -36,8 +36,10 @@ def random_proposals(stage: Stage, limits: CfgNode, space: PathSpace) -> Proposa
     return proposals
 
 
-def random_path(stage: Stage, proposals: Proposals, seed: int, best: Choices | None) -> Path:
+def random_path(stage: Stage, proposals: Proposals, seed: int, best: Path | None) -> Path:
     """The random path of a stage, a function of its number and ``seed``.
+
+    Where resolutions are searched it has one: that of ``best``, else a random one.
 
     Args:
         best: of the search that LIKE names: the path costs what it does, to 5 %, and is another.
@@ -45,22 +47,27 @@ def random_path(stage: Stage, proposals: Proposals, seed: int, best: Choices | N
     Raises:
         InputError: there is none.
     """
-    space, constraint = proposals.space, proposals.constraint
+    candidates, constraint = proposals.candidates, proposals.constraint
     number = stage.path.partition(" ")[2]
     if best is not None:
-        macs = proposals.costs.macs
+        macs = proposals.costs_at(best.resolution).macs
+
+        def fits(choices: Choices) -> bool:
+            path = candidates.space.path(choices).at(best.resolution)
+            return path != best and constraint(candidates.genes(path))
+
         drawn = in_band(
             CostSampler(macs),
-            lambda choices: choices != best and constraint(choices),
+            fits,
             count=int(number) + 1,
-            middle=macs.total(best),
+            middle=macs.total(best.choices),
             seed=seed,
         )
-        return space.path(drawn[-1])
+        return candidates.space.path(drawn[-1]).at(best.resolution)
     rng = random.Random(f"pipeline/{seed}/{number}" if seed else f"pipeline/{number}")
     attempts = proposals.searcher.evolution.attempts
-    draws = (space.random_path(rng) for _ in range(attempts))
-    found = next((path for path in draws if constraint(path.choices)), None)
+    draws = (candidates.random_path(rng) for _ in range(attempts))
+    found = next((path for path in draws if constraint(candidates.genes(path))), None)
     if found is None:
         raise PipelineError(f"stage {stage.name}: no random path keeps {constraint}")
     return found

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
+from detnas_d2.config.resolutions import cost_input
 from detnas_d2.engine.architectures import genotype_cost, genotype_of
 from detnas_d2.pipeline.differences import Difference, differences
 from detnas_d2.pipeline.stages import SEED_STEP
@@ -123,23 +124,24 @@ def _effort(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> dict[str,
 
 def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
     cfg = pipeline.config_of(stage)
-    size = tuple(pipeline.limits_for(cfg).SEARCH.MAX_MACS_INPUT)
-    return network_cost(cfg, done["path"], size)
+    return network_cost(cfg, done["path"], pipeline.limits_for(cfg))
 
 
-def network_cost(cfg: CfgNode, path: str, size: tuple[int, int]) -> Cost:
+def network_cost(cfg: CfgNode, path: str, limits: CfgNode) -> Cost:
     """Cost of a network: its searchable layers, or the whole backbone if it has none.
 
     Args:
         path: text of its path in the space of ``cfg``; "" if it has none.
-        size: (height, width) of the image that a backbone's multiply-adds are counted for.
+        limits: config of a search, whose SEARCH.MAX_MACS_INPUT the multiply-adds of a backbone are
+            counted for; at the resolution of the path, if it has one.
     """
     if genotype_of(cfg).parts:
         return genotype_cost(cfg)
     if not path:
-        return backbone_cost(cfg, size)
+        return backbone_cost(cfg, cost_input(limits))
     space = space_of(cfg)
-    return build_cost_table(space, size).cost(space.path(path))
+    found = space.path(path)
+    return build_cost_table(space, cost_input(limits, found.resolution)).cost(found)
 
 
 def backbone_cost(cfg: CfgNode, size: tuple[int, int]) -> Cost:

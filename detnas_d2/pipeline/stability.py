@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2.analysis.rank_statistics import spearman, tau_b
+from detnas_d2.config.resolutions import at_own_resolution
 from detnas_d2.data import CalibrationBatches
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.proposals import Proposals
@@ -56,7 +57,8 @@ def calibration_stability(
 ) -> list[dict[str, Any]]:
     """Fitness and statistics of random paths for growing numbers of calibration images.
 
-    A smaller calibration set is part of a larger one; the largest is the reference.
+    A smaller calibration set is part of a larger one; the largest is the reference. Images are of
+    INPUT.MIN_SIZE_TEST, also where resolutions are searched.
 
     Args:
         cfg: config of a search, datasets registered; its limits bound the paths.
@@ -75,6 +77,7 @@ def calibration_stability(
     sizes = sorted(set(sizes))
     if len(sizes) < 2 or num_paths < 2:
         raise InputError(f"sizes {sizes}, {num_paths} paths: expected at least two of both")
+    cfg = at_own_resolution(cfg)
     proposals, evaluation = Proposals.from_config(cfg), EvaluationSettings.from_config(cfg)
     proposals = proposals.measured()
     proposals.check()

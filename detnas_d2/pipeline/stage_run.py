@@ -141,7 +141,7 @@ def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float
         done = {
             "fingerprint": mark,
             "results": results,
-            "path": _architecture(cfg, stage),
+            "path": _architecture(pipeline, stage, cfg),
             "seconds": round(time.monotonic() - start, 1),
             "processes": comm.get_world_size(),
             **data,
@@ -149,8 +149,8 @@ def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float
         write_text(os.path.join(cfg.OUTPUT_DIR, DONE_FILE), json.dumps(done, indent=1))
 
 
-def _architecture(cfg: CfgNode, stage: Stage) -> str:
+def _architecture(pipeline: Pipeline, stage: Stage, cfg: CfgNode) -> str:
     """Text of the path or genotype of the network that a stage trained or evaluated."""
     if stage.path:
-        return cfg.MODEL.DETNAS.PATH
+        return str(pipeline.path_of(stage, cfg))
     return str(genotype_of(cfg)) if stage.kind in ("train", "evaluate") else ""

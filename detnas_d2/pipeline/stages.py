@@ -5,7 +5,8 @@ supernet. CONFIG is relative to the file. WEIGHTS is an earlier stage (its final
 search are in the supernet, of the path that PATH takes from the same search) or a file. PATH is an
 earlier search stage (its best path), ``uniform OP``, ``random NUMBER`` (the first random path that
 keeps the limits of the first search stage; another one for another SEED of the config), the path
-itself, or a member of a search's front (``front SEARCH``, see below). LIKE is an earlier search
+itself, or a member of a search's front (``front SEARCH``, see below); with a resolution
+(``@160``), where that was searched, the stage's images are of it. LIKE is an earlier search
 stage, or a member of its front: random paths then cost what its best one, or the member, does, to
 5 %.
 OPTS is a list of KEY, VALUE. REPEAT: n means n stages, NAME_1 to NAME_n, of one ROW, which start

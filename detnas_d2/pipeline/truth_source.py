@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from detnas_d2.config.reading import read_yaml
+from detnas_d2.config.resolutions import at_own_resolution
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.architectures import is_relaxed, searchable_backbone
 from detnas_d2.engine.outlook import work_of, works_of
@@ -24,7 +25,8 @@ class TruthSource:
 
     Attributes:
         name: of the stage or file that trains a network, for people.
-        search: config of the search: its space, limits and metric, its supernet's weights.
+        search: config of the search: its space, limits and metric, its supernet's weights; for
+            images of one size, INPUT.MIN_SIZE_TEST.
         trainings: of a network, one after the other: each starts from the weights of the one
             before, the last one is evaluated. Without path; OUTPUT_DIR is not theirs.
         supernets: configs that train the supernet, one after the other.
@@ -67,7 +69,7 @@ def read_source(file: str, opts: Sequence[str] = (), truth_stage: str = "") -> T
         raise InputError(
             f"--truth-stage {truth_stage!r}: {file} has no STAGES; expected a pipeline"
         )
-    search = load_config(file, opts)
+    search = at_own_resolution(load_config(file, opts))
     training = retrain_config(search, os.path.dirname(file), opts)
     return TruthSource(search.SEARCH.RETRAIN_CONFIG or file, search, (training,), (search,))
 
@@ -77,7 +79,7 @@ def _of_pipeline(pipeline: Pipeline, truth_stage: str) -> TruthSource:
     if search is None:
         raise PipelineError(f"{pipeline.file}: no stage of KIND search, whose space is sampled")
     stage = _named(pipeline, truth_stage) if truth_stage else _fed(pipeline, search)
-    cfg = pipeline.config_of(search)
+    cfg = at_own_resolution(pipeline.config_of(search))
     chain = [_config(pipeline, link) for link in _chain(pipeline, stage)]
     for training in chain:
         if training.MODEL.DETNAS.SPACE != cfg.MODEL.DETNAS.SPACE:

@@ -85,6 +85,11 @@ def run(args: argparse.Namespace) -> None:
         result |= as_json(costs)
         if not args.json:
             print_costs(costs, args.convention)
+            height, width = args.input_size
+            print(
+                f"\ncounted for images of {height} x {width} (--input-size); the config resizes "
+                f"images to a shortest side of {cfg.INPUT.MIN_SIZE_TEST} (INPUT.MIN_SIZE_TEST)"
+            )
     if args.picture:
         write_text(args.picture, picture(networks, args))
     if args.json:

@@ -3,6 +3,7 @@ it needs.
 
   diagnose.py history output/search
   diagnose.py choices output/search
+  diagnose.py resolutions output/search --evaluate
   diagnose.py screening output/mu_0 output/mu_0.1 --plot figure4.svg
   diagnose.py optuna output/search --storage sqlite:///study.db
   diagnose.py fidelity --config-file pipeline.yaml --output output/fidelity
@@ -23,7 +24,7 @@ from detectron2.utils import comm
 from detnas_d2.config.values import COSTS
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
-from detnas_d2.programs import optuna_export, screening
+from detnas_d2.programs import optuna_export, resolutions, screening
 from detnas_d2.programs.fidelity import add_arguments, fidelity
 from detnas_d2.programs.numbers import write_numbers
 from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history
@@ -48,6 +49,9 @@ def main(argv: list[str] | None = None) -> None:
             "history", help="fitness per generation; the fittest candidates at every cost"
         ),
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
+        "resolutions": commands.add_parser(
+            "resolutions", help="the best path of each image size, and its fitness at the others"
+        ),
         "screening": commands.add_parser(
             "screening", help="scores of the operations over screenings (Hit-Detector)"
         ),
@@ -64,8 +68,9 @@ def main(argv: list[str] | None = None) -> None:
             add_help=False,
         ),
     }
-    for name in ("history", "choices", "calibration", "screening"):
+    for name in ("history", "choices", "calibration", "screening", "resolutions"):
         subparsers[name].add_argument("--json", metavar="FILE", help="write the numbers")
+    for name in ("history", "choices", "calibration", "screening"):
         subparsers[name].add_argument(
             "--plot", metavar="FILE", help="draw them, .svg, .png or .pdf"
         )
@@ -76,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
     add_arguments(subparsers["fidelity"])
     optuna_export.add_arguments(subparsers["optuna"])
+    resolutions.add_arguments(subparsers["resolutions"])
     screening.add_arguments(subparsers["screening"])
     args = parser.parse_args(argv)
     if getattr(args, "plot", None):
@@ -136,6 +142,10 @@ def calibration(args: argparse.Namespace) -> None:
         draw_calibration(rows, columns[1:], args.plot)
 
 
+def sizes(args: argparse.Namespace) -> None:
+    write(args, resolutions.tell(args))
+
+
 def screenings(args: argparse.Namespace) -> None:
     write(args, screening.tell(args))
 
@@ -150,5 +160,6 @@ COMMANDS = {
     "choices": choices,
     "fidelity": fidelity,
     "optuna": optuna_export.export,
+    "resolutions": sizes,
     "screening": screenings,
 }

@@ -10,12 +10,14 @@ from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any
 
+from detnas_d2.config.resolutions import resolutions_of
 from detnas_d2.config.tools import load_config
 from detnas_d2.engine.architectures import searched_space
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.programs.networks import CONFIG_FILE, short_name
 from detnas_d2.search import History
 from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE
+from detnas_d2.search_space.candidates import Candidates
 from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import InputError
@@ -64,7 +66,7 @@ def export_history(folder: str, storage: str, name: str) -> tuple[int, int]:
     optuna = _optuna()
     if "://" not in storage:
         raise InputError(f"--storage {storage!r}: expected a URL, e.g. sqlite:///study.db")
-    space, searched, history = _read(folder)
+    candidates, searched, history = _read(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
@@ -72,9 +74,9 @@ def export_history(folder: str, storage: str, name: str) -> tuple[int, int]:
         )
         there = _check_study(study, searched, f"--study {name!r} of {storage}")
         new = [record for record in history if record.index not in there]
-        distributions = _distributions(optuna, space)
+        distributions = _distributions(optuna, candidates)
         for record in new:
-            study.add_trial(_trial(optuna, record, space, distributions))
+            study.add_trial(_trial(optuna, record, candidates, distributions))
     except _storage_errors(optuna) as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"--storage {storage}: {text[0]}") from error
@@ -96,8 +98,8 @@ def _storage_errors(optuna: ModuleType) -> tuple[type[Exception], ...]:
     return (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError)
 
 
-def _read(folder: str) -> tuple[PathSpace, str, History]:
-    """Space, digest and history of a search."""
+def _read(folder: str) -> tuple[Candidates, str, History]:
+    """Candidates, digest and history of a search."""
     files = [os.path.join(folder, name) for name in (CONFIG_FILE, HEADER_FILE, RECORDS_FILE)]
     for file in files:
         if not os.path.isfile(file):
@@ -107,7 +109,9 @@ def _read(folder: str) -> tuple[PathSpace, str, History]:
             searched = digest(json.load(text)["fingerprint"])
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{files[1]}: not the header of a search") from None
-    return searched_space(load_config(files[0])), searched, History.read(folder)
+    cfg = load_config(files[0])
+    candidates = Candidates(searched_space(cfg), resolutions_of(cfg))
+    return candidates, searched, History.read(folder)
 
 
 def _check_study(study: Any, searched: str, place: str) -> set[int]:
@@ -128,20 +132,29 @@ def parameter_names(space: PathSpace) -> list[str]:
     return [f"stage {layer.stage + 1}, layer {layer.index:02d}" for layer in space.layers]
 
 
-def _distributions(optuna: ModuleType, space: PathSpace) -> dict[str, Any]:
+def _distributions(optuna: ModuleType, candidates: Candidates) -> dict[str, Any]:
     categorical = optuna.distributions.CategoricalDistribution
+    space = candidates.space
     named = zip(parameter_names(space), space.layers, strict=True)
-    return {name: categorical(layer.ops) for name, layer in named}
+    found = {name: categorical(layer.ops) for name, layer in named}
+    if candidates.resolutions:
+        found["resolution"] = categorical(candidates.resolutions)
+    return found
 
 
 def _trial(
-    optuna: ModuleType, record: CandidateRecord, space: PathSpace, distributions: Mapping[str, Any]
+    optuna: ModuleType,
+    record: CandidateRecord,
+    candidates: Candidates,
+    distributions: Mapping[str, Any],
 ) -> Any:
     states = optuna.trial.TrialState
+    path = candidates.path(record.choices)
+    values: list[Any] = [*path.ops, *([] if path.resolution is None else [path.resolution])]
     trial = optuna.trial.create_trial(
         state=states.COMPLETE if record.error is None else states.FAIL,
         value=record.fitness,
-        params=dict(zip(distributions, space.path(record.choices).ops, strict=True)),
+        params=dict(zip(distributions, values, strict=True)),
         distributions=dict(distributions),
         user_attrs=_attributes(record),
     )

@@ -112,7 +112,7 @@ def cost_of(found: Found, stage: FoundStage) -> Cost | None:
         cfg = stage.config
         searches = found.of_kind("search", seed=stage.seed)
         limits = searches[0].config if searches else cfg
-        return network_cost(cfg, stage.architecture, tuple(limits.SEARCH.MAX_MACS_INPUT))
+        return network_cost(cfg, stage.architecture, limits)
     except (InputError, KeyError, RuntimeError):  # of a part that is not of this project
         return None
 

@@ -97,6 +97,8 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
                 figures.append((cost_figure(records, alone, best, cost, metric), text))
     frequencies = choice_frequencies(records)
     text = "What candidates chose in each layer: share of each operation, first to last generation."
+    if all(op.startswith("@") for op in frequencies[max(frequencies)][-1]):
+        text += " The last row has the size of the images."
     figures.append((choices_figure(frequencies), text))
     seconds: dict[str, float] = {}
     for record in records:

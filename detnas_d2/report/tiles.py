@@ -75,6 +75,8 @@ def _costs(winner: Winner) -> list[Tile]:
         unit, number = ("GMACs", macs / 1e9) if macs >= 1e9 else ("MMACs", macs / 1e6)
         note = f"multiply-adds of what is searched, {params / 1e6:.3g} M parameters"
         told.append(Tile("cost", f"{number:.3g} {unit}", note))
+    if record is not None and record.resolution is not None:
+        told.append(Tile("images", f"{record.resolution} px", "shortest side, searched too"))
     measured = winner.latency
     runtimes = measured.runtimes if measured is not None else {}
     for runtime, own in runtimes.items():

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detnas_d2.config.values import COSTS
-from detnas_d2.search_space import AdditiveTable, Choices, CostTable, LatencyTable
+from detnas_d2.search_space import Choices, CostTable, LatencyTable
+from detnas_d2.search_space.candidates import ResizedCosts, ResizedTable, Table
 from detnas_d2.utils.errors import InputError
 
 
@@ -47,6 +48,9 @@ class Limits:
 class Constraint:
     """Limits together with the tables that decide them. Callable: ``constraint(choices)``.
 
+    Of a search of resolutions the choices are genes, see
+    :class:`detnas_d2.search_space.candidates.Candidates`; each resolution has its own costs.
+
     Args:
         limits: what is limited.
         costs: table of MACs and parameters; None: unknown, then it cannot be limited either.
@@ -59,11 +63,11 @@ class Constraint:
     def __init__(
         self,
         limits: Limits,
-        costs: CostTable | None = None,
-        latency: LatencyTable | None = None,
+        costs: CostTable | ResizedCosts | None = None,
+        latency: LatencyTable | ResizedTable[float] | None = None,
     ) -> None:
         self.limits = limits
-        self.tables: dict[str, AdditiveTable[int] | AdditiveTable[float]] = {}
+        self.tables: dict[str, Table] = {}
         if costs is not None:
             self.tables |= {"macs": costs.macs, "params": costs.params}
         if latency is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import digest
@@ -78,7 +78,7 @@ class PathSpace(ABC):
 
         Args:
             source: op names or indices, as a list or as text; in text they are separated by
-                blanks or commas and ``/`` may stand between stages.
+                blanks or commas, ``/`` may stand between stages and ``@`` before a resolution.
 
         Raises:
             PathError: naming the entry that is wrong and what was expected.
@@ -87,7 +87,9 @@ class PathSpace(ABC):
             if source.space != self:
                 raise PathError(f"path of space {source.space.name!r} given to {self.name!r}")
             return source
+        resolution = None
         if isinstance(source, str):
+            source, resolution = resolution_of(source)
             entries: list[int | str] = list(self._split(source))
         else:
             entries = list(source)
@@ -96,7 +98,8 @@ class PathSpace(ABC):
                 f"space {self.name!r} has {self.num_layers} layers, the path {source!r} has "
                 f"{len(entries)}"
             )
-        return Path(self, tuple(self._choice(i, entry) for i, entry in enumerate(entries)))
+        choices = tuple(self._choice(i, entry) for i, entry in enumerate(entries))
+        return Path(self, choices, resolution)
 
     def _split(self, text: str) -> Iterator[str]:
         stages = text.replace(",", " ").split("/")
@@ -223,10 +226,15 @@ class Path:
     """One choice per layer of a search space: an architecture, as a value.
 
     ``str(path)`` is its canonical text, op names with ``/`` between stages.
+
+    Attributes:
+        resolution: shortest side of the images that it is for, where that is searched too; its text
+            then ends with it, as in ``@160``. None: those of the config.
     """
 
     space: PathSpace = field(repr=False)
     choices: tuple[int, ...]
+    resolution: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(int(c) for c in self.choices))
@@ -235,6 +243,10 @@ class Path:
             0 <= c < n for c, n in zip(self.choices, cardinalities, strict=True)
         ):
             raise PathError(f"{self.choices} is no path of space {self.space.name!r}")
+
+    def at(self, resolution: int | None) -> Path:
+        """The same for other images."""
+        return replace(self, resolution=resolution)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -251,7 +263,25 @@ class Path:
         names, texts = iter(self.ops), []
         for depth in self.space.stage_depths:
             texts.append(" ".join(next(names) for _ in range(depth)))
-        return " / ".join(texts)
+        text = " / ".join(texts)
+        return text if self.resolution is None else f"{text} @{self.resolution}"
+
+
+def resolution_of(text: str) -> tuple[str, int | None]:
+    """Text of a path without its resolution, and that; None: it has none.
+
+    Raises:
+        PathError: what it ends with is no resolution.
+    """
+    ops, sign, resolution = text.partition("@")
+    if not sign:
+        return text, None
+    if not resolution.strip().isdecimal() or int(resolution) < 1:
+        raise PathError(
+            f"the path {text!r} ends with '@{resolution}': expected the shortest side of its "
+            "images, as in '@160'"
+        )
+    return ops, int(resolution)
 
 
 # Channels and depths: DetNAS tables 1 and 2 and the released code (small: c1, n1; large: c2, n2).

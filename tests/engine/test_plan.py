@@ -75,7 +75,7 @@ def test_limits_are_checked_before_the_search(configs: Configs) -> None:
     waiting.check()  # nothing is measured yet
     table = LatencyTable(1.0, ((0.5,) * 4,) * 20, "detnas_small", (224, 224), 1, "cpu")
     assert waiting.constraint.limits.max_latency_ms is None
-    known = replace(waiting, latency=table)
+    known = replace(waiting, latencies=(table,))
     known.check()
     assert known.constraint.limits.max_latency_ms == 11.0 and known.constraint((0,) * 20)
     with pytest.raises(UnsatisfiableLimit, match=r"SEARCH.MAX_LATENCY_MS is 10.0, but"):

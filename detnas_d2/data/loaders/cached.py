@@ -10,6 +10,7 @@ import copy
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -38,14 +39,20 @@ from detnas_d2.utils.compat import transform_annotations
 logger = logging.getLogger(__name__)
 
 CACHE_FILE = "images.cache"
+_CACHES = re.compile(r"images(_\d+)?\.cache")
 
 Sample = dict[str, Any]
 
 
 def cached_loaders(
-    loader: DataLoader, calibration: CalibrationBatches, *, folder: str, gib: float
+    loader: DataLoader,
+    calibration: CalibrationBatches,
+    *,
+    folder: str,
+    gib: float,
+    file: str = CACHE_FILE,
 ) -> tuple[DataLoader, CalibrationBatches]:
-    """The same loaders, reading from ``folder/images.cache``, which is built if need be.
+    """The same loaders, reading from ``file`` in ``folder``, which is built if need be.
 
     Every rank calls this; one of those on a machine builds. Images beyond ``gib`` GiB are decoded
     each time they are asked for. The loaders come back as they are, with a warning, if the mapper
@@ -72,7 +79,7 @@ def cached_loaders(
         return loader, calibration
     try:
         cache = open_or_build(
-            os.path.join(folder, CACHE_FILE),
+            os.path.join(folder, file),
             {"recipe": recipes[0], "files": _files_digest(sources)},
             _decoded(list(sources.values()), mapper, loader.num_workers),
             int(gib * 2**30),
@@ -94,8 +101,10 @@ def cached_loaders(
 
 
 def drop_cache(folder: str) -> None:
-    """Removes the cache of :func:`cached_loaders`, if there is one. Any number of ranks may."""
-    remove(os.path.join(folder, CACHE_FILE))
+    """Removes the caches of :func:`cached_loaders`, if there are some. Any number of ranks may."""
+    resized = filter(_CACHES.fullmatch, os.listdir(folder) if os.path.isdir(folder) else ())
+    for name in {CACHE_FILE, *resized}:
+        remove(os.path.join(folder, name))
 
 
 class CachedMapper:

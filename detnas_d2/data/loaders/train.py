@@ -12,6 +12,12 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from detnas_d2.data.loaders.classification import ClassificationMapper, rows_of_one_tensor
+from detnas_d2.data.loaders.resized import (
+    ResizedBatchSampler,
+    ResizedDataset,
+    Resizing,
+    by_resolution,
+)
 from detnas_d2.data.loaders.samples import Mapper
 from detnas_d2.data.loaders.sampling import TrainingBatchSampler, aspect_flags
 from detnas_d2.data.loaders.seeded_map import SeededMapDataset
@@ -32,6 +38,7 @@ def build_train_loader(
     *,
     start_iter: int,
     dataset_names: Sequence[str] | None = None,
+    resizing: Resizing | None = None,
 ) -> DataLoader:
     """Endless training batches, list[dict], SOLVER.IMS_PER_BATCH images over all ranks.
 
@@ -40,6 +47,8 @@ def build_train_loader(
 
     Args:
         dataset_names: default DATASETS.TRAIN.
+        resizing: batches at several resolutions: each is a dict then, resolution -> the batch of
+            the config of that resolution.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise ValueError(
@@ -56,7 +65,7 @@ def build_train_loader(
     if not names:
         raise ValueError("DATASETS.TRAIN names no dataset")
     mapper, collate = mapper_and_collate(cfg, names[0], is_train=True)
-    return resumable_loader(
+    loader = resumable_loader(
         load_training_dicts(cfg, names),
         mapper,
         total_batch_size=images,
@@ -65,6 +74,21 @@ def build_train_loader(
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate=collate,
+    )
+    if resizing is None:
+        return loader
+    mappers = {
+        size: mapper_and_collate(own, names[0], is_train=True)[0]
+        for size, own in resizing.configs.items()
+    }
+    dataset, batches = loader.dataset, loader.batch_sampler
+    assert isinstance(dataset, SeededMapDataset) and isinstance(batches, TrainingBatchSampler)
+    return DataLoader(
+        ResizedDataset(dataset, mappers),
+        batch_sampler=ResizedBatchSampler(batches, resizing),
+        num_workers=loader.num_workers,
+        collate_fn=by_resolution,
+        generator=own_generator(),
     )
 
 

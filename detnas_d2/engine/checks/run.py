@@ -87,8 +87,8 @@ def _check_search(cfg: CfgNode, models: Models, plan: SearchPlan, *, data: bool)
             f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} holds no supernet to search"
         )
     plan.check(data=False)
-    space = plan.proposals.space
-    path = str(space.first_path())
+    candidates = plan.proposals.candidates
+    path = str(candidates.path((0,) * len(candidates.cardinalities)))
     retrain = plan.completed(path)
     with told("SEARCH.RETRAIN_CONFIG"):
         check_names(retrain)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from detectron2.config import CfgNode
 
-from detnas_d2.engine.architectures import space_costs
+from detnas_d2.engine.architectures import searched_resolutions, space_costs
 from detnas_d2.search_space import AdditiveTable, LayerSpec, Path, SearchSpace, build_cost_table
 from detnas_d2.search_space.operations import get_operation
 from detnas_d2.search_space.shuffle_ops import ShuffleOp, shuffle_op
@@ -144,8 +144,41 @@ class SandwichPathSampler:
         return self.dearest, self.cheapest, *drawn
 
 
+class ResolutionSampler:
+    """Paths of another sampler, with resolutions drawn uniformly.
+
+    The paths of an update share one, as one path has one; those of the sandwich rule each have
+    their own: the most expensive path the largest, the cheapest the smallest (BigNAS).
+
+    Args:
+        paths: draws them.
+        resolutions: rising.
+    """
+
+    def __init__(self, paths: PathSampler, resolutions: Sequence[int], seed: int) -> None:
+        self.paths, self.resolutions, self.seed = paths, tuple(resolutions), seed
+
+    def __call__(self, iteration: int) -> tuple[Path, ...]:
+        paths = self.paths(iteration)
+        drawn = self.drawn(iteration, len(paths))
+        return tuple(path.at(size) for path, size in zip(paths, drawn, strict=True))
+
+    def drawn(self, iteration: int, count: int) -> tuple[int, ...]:
+        """The resolutions of an iteration's ``count`` paths."""
+        rng = random.Random(f"resolution/{self.seed}/{iteration}")
+        if not isinstance(self.paths, SandwichPathSampler):
+            return (rng.choice(self.resolutions),) * count
+        others = (rng.choice(self.resolutions) for _ in range(count - 2))
+        return (self.resolutions[-1], self.resolutions[0], *others)
+
+    def sizes(self, iteration: int) -> tuple[int, ...]:
+        """The resolutions that an iteration's images are needed at."""
+        return self.drawn(iteration, len(self.paths(iteration)))
+
+
 def build_path_sampler(cfg: CfgNode, space: PathSpace) -> PathSampler:
-    """The sampler ``SUPERNET.PATH_SAMPLING`` for the supernet of a training config.
+    """The sampler ``SUPERNET.PATH_SAMPLING`` for the supernet of a training config; its paths have
+    a resolution if ``SEARCH.RESOLUTIONS`` are searched.
 
     Raises:
         InputError: an unknown sampling, or one that does not fit the space.
@@ -155,7 +188,16 @@ def build_path_sampler(cfg: CfgNode, space: PathSpace) -> PathSampler:
         raise InputError(
             f"SUPERNET.PATH_SAMPLING {kind!r}: expected one of {', '.join(map(repr, _SAMPLERS))}"
         )
-    return _SAMPLERS[kind](cfg, space)
+    paths, resolutions = _SAMPLERS[kind](cfg, space), searched_resolutions(cfg, space)
+    if not resolutions:
+        return paths
+    if kind == "sandwich" and cfg.SUPERNET.DISTILL_WEIGHT:
+        raise InputError(
+            f"SUPERNET.DISTILL_WEIGHT {cfg.SUPERNET.DISTILL_WEIGHT}: with SEARCH.RESOLUTIONS "
+            f"{list(resolutions)} the paths of an update see images of several sizes, whose "
+            "features cannot be compared; expected 0"
+        )
+    return ResolutionSampler(paths, resolutions, cfg.SEED)
 
 
 def _binned(cfg: CfgNode, space: PathSpace) -> FlopsBinnedPathSampler:

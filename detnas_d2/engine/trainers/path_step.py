@@ -36,6 +36,9 @@ Value = TypeVar("Value")
 class PathTrainer(SimpleTrainer):
     """One optimisation step, of the sampled paths if the model holds a supernet.
 
+    Paths with a resolution take a batch of it: where the sampler gives such, the data are dicts of
+    batches by resolution.
+
     Only the paths of the update learn: the other parameters have no gradient (None), so the
     optimizer neither moves them nor their momentum, and weight decay does not touch them.
 
@@ -103,6 +106,7 @@ class PathTrainer(SimpleTrainer):
         active: AbstractContextManager[None] = nullcontext()
         if self.supernet is not None and path is not None:
             active = self.supernet.active(path)
+            data = data if path.resolution is None else data[path.resolution]
         with active:
             dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
             with torch.autocast(self.device_type, dtype, enabled=self.amp):

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
 from torch import nn
 
+from detnas_d2.config.resolutions import at_resolution
 from detnas_d2.data import (
     DataState,
     build_test_loader,
@@ -23,6 +24,7 @@ from detnas_d2.data import (
     data_changes,
     data_state,
 )
+from detnas_d2.data.loaders.resized import Resizing
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.checks.data import training_sets
 from detnas_d2.engine.screen import prints_logged
@@ -34,7 +36,7 @@ from detnas_d2.engine.trainers.distillation import build_distillation
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
 from detnas_d2.engine.trainers.optimizer import build_optimizer
-from detnas_d2.engine.trainers.path_sampling import build_path_sampler
+from detnas_d2.engine.trainers.path_sampling import ResolutionSampler, build_path_sampler
 from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
 from detnas_d2.engine.trainers.progress import Events, TellProgress, ToldLoader
@@ -127,7 +129,7 @@ class Trainer(DefaultTrainer):
         """
         if self.start_iter < self.max_iter:
             self.data()  # as it is when training starts
-            self.step.set_data(build_train_loader(self.cfg, start_iter=self.start_iter))
+            self.step.set_data(self.batches(self.start_iter))
             super().train()
         else:
             logging.getLogger(__name__).info(
@@ -137,6 +139,14 @@ class Trainer(DefaultTrainer):
             if any(isinstance(hook, hooks.EvalHook) for hook in self._hooks):
                 self._last_eval_results = self.test(self.cfg, self.model)
         return getattr(self, "_last_eval_results", None)
+
+    def batches(self, start_iter: int) -> Any:
+        """What the step trains on from an iteration on, at the resolutions of its paths."""
+        cfg, sampler, resizing = self.cfg, self.step.path_sampler, None
+        if isinstance(sampler, ResolutionSampler):
+            configs = {size: at_resolution(cfg, size) for size in sampler.resolutions}
+            resizing = Resizing(configs, sampler.sizes)
+        return build_train_loader(cfg, start_iter=start_iter, resizing=resizing)
 
     def data(self) -> DataState:
         """State of what is learned from, on rank 0, which writes and compares it."""

@@ -62,6 +62,11 @@ def backbone_from_config(
             f"MODEL.DETNAS.PATH is empty: MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is a "
             "decoded backbone and needs a path"
         )
+    if "@" in node.PATH and not supernet:
+        raise PathError(
+            f"MODEL.DETNAS.PATH {node.PATH!r} tells a resolution: expected the operations alone; "
+            "INPUT.MIN_SIZE_TEST and the other sizes of INPUT are those of the images"
+        )
     options = {
         "space": space_of(cfg),
         "out_features": out_features or node.OUT_FEATURES,
