@@ -1,9 +1,10 @@
 """Operators against eager PyTorch, contiguous and channels_last, one JSON object per line.
 
-    python benchmarks/ops.py [--quick] [--threads 1 2] [--device cuda] [--compile]
+    python benchmarks/ops.py [--quick] [--threads 1 2] [--device cuda] [--compile] [--only NAME]
 
 Shapes are those of the four stages of the 300M backbone (half of the channels) at 320 x 480 and
-800 x 1216; on a GPU the latter with a batch of 16, larger than its cache, in bfloat16. "ideal_ms"
+800 x 1216; on a GPU the latter with a batch of 16, larger than its cache, in bfloat16. 3x3
+convolutions, on CPUs alone, have those of a box head and of pyramid levels. "ideal_ms"
 is what the bytes that an operator must move take at the measured bandwidth of a large copy, or its
 multiply-adds at the rate of the fastest matrix product, whichever is more; a tensor that is still
 in a cache from the run before beats the former. "share_of_copy_bandwidth" is of the bytes alone.
@@ -26,6 +27,9 @@ STAGES["800x1216"] = [(c, h * 5 // 2, w * 304 // 120) for c, h, w in STAGES["320
 
 # Maps (N, C, H, W): batches of the two sizes.
 BATCHES = {"cpu": {"320x480": 1, "800x1216": 1}, "cuda": {"320x480": 1, "800x1216": 16}}
+
+# Maps of 3x3 convolutions: a box head with 1,000 proposals, levels of a pyramid.
+DENSE = [(1000, 256, 7, 7), (1, 256, 80, 80), (1, 256, 40, 40), (1, 256, 20, 20), (1, 64, 80, 80)]
 
 # Name, ours, baselines, bytes that must be moved, multiply-adds.
 Shape = tuple[int, int, int, int]
@@ -114,6 +118,19 @@ def forward_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Cas
             2 * size,
             k * k * x.numel(),
         )  # fmt: skip
+
+
+def dense_case(shape: tuple[int, int, int, int]) -> Case:
+    n, c, h, w = shape
+    x, weight, bias = cl(torch.randn(shape)), torch.randn(c, c, 3, 3), torch.randn(c)
+    products = 36 * n * -(-h // 4) * -(-w // 4) * c * c  # as many as Winograd's tiles have
+    return (
+        "conv3x3 with bias, ReLU",
+        lambda: ops.conv3x3(x, weight, bias, True),
+        layouts(lambda t: F.relu_(F.conv2d(t, weight, bias, padding=1)), x),
+        2 * x.numel() * x.element_size(),
+        products,
+    )
 
 
 def summed(ys: Sequence, scales: Sequence, shifts: Sequence, weights: Tensor) -> Tensor:
@@ -214,7 +231,9 @@ def cases_of(shape: Shape, device: str, dtype: torch.dtype, with_compile: bool) 
 
 
 def main() -> None:
-    args = measure.parser(__doc__.splitlines()[0]).parse_args()
+    parser = measure.parser(__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    args = parser.parse_args()
     measure.keep_memory(args.device == "cpu" and not args.page_faults)
     functorch_config.donated_buffer = False  # a compiled gradient runs many times here
     report = measure.Report("ops", args)
@@ -234,9 +253,14 @@ def main() -> None:
                 with torch.no_grad():
                     for case in cases_of(shape, args.device, dtype, args.compile):
                         try:
-                            compare(report, threads, shape, case, limits, repetitions)
+                            if args.only in case[0]:
+                                compare(report, threads, shape, case, limits, repetitions)
                         except RuntimeError as error:  # the other cases are worth measuring
                             failures.append(f"{case[0]}, {shape}: {error}")
+        for shape in DENSE if args.device == "cpu" else []:
+            with torch.no_grad():
+                if args.only in (case := dense_case(shape))[0]:
+                    compare(report, threads, shape, case, limits, repetitions)
     if failures:
         raise SystemExit("\n".join(failures))
 

@@ -58,7 +58,7 @@ from detnas_d2.evaluation.evaluators import build_evaluator
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.scoring import quiet
 from detnas_d2.evaluation.settings import EvaluationSettings
-from detnas_d2.modeling import activate, find_supernet
+from detnas_d2.modeling import activate, find_supernet, use_operators
 from detnas_d2.search_space import Path as Choice
 
 
@@ -142,6 +142,7 @@ class Ways:
     def _model(self, fused_ops: str) -> nn.Module:
         model = self.single.loaded(self.cfg.MODEL.WEIGHTS).eval()
         find_supernet(model).fused_ops = fused_ops
+        use_operators(model)
         return model
 
     def _population(self, stack: ExitStack, fused_ops: str) -> PopulationEvaluator:

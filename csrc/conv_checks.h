@@ -20,6 +20,16 @@ inline void check_pointwise(const Tensor& x, const Tensor& w, const OptTensor& s
   TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
 }
 
+inline void check_conv3x3(const Tensor& x, const Tensor& w, const OptTensor& bias, bool out_relu,
+                          bool want_stats) {
+  check_map(x, "x");
+  check_like(w, x, "weight", "x");
+  TORCH_CHECK(w.dim() == 4 && w.size(1) == x.size(1) && w.size(2) == 3 && w.size(3) == 3,
+              "weight: expected shape (out_channels, ", x.size(1), ", 3, 3), got ", w.sizes());
+  check_vector(bias, x, w.size(0), "bias");
+  TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
+}
+
 inline void check_depthwise(const Tensor& x, const Tensor& w, const OptTensor& scale,
                             const OptTensor& shift, const OptTensor& bias, bool out_relu,
                             bool want_stats, int64_t stride, int64_t dilation) {

@@ -42,6 +42,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " bool out_relu, int stride, int dilation, bool[3] output_mask)"
         " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_scale, Tensor grad_shift,"
         " Tensor grad_bias)");
+  m.def("conv3x3(Tensor x, Tensor weight, Tensor? bias, bool out_relu, bool want_stats)"
+        " -> (Tensor y, Tensor count, Tensor mean, Tensor m2)");
   m.def("mixed_depthwise(Tensor[] x, Tensor[] weight, Tensor[] scale, Tensor[] shift, bool relu,"
         " bool want_stats, int stride, int[] dilation)"
         " -> (Tensor[] y, Tensor[] count, Tensor[] mean, Tensor[] m2)");

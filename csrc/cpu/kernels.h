@@ -82,6 +82,23 @@ struct GemmGradArgs {
   int64_t n = 0, k = 0;
 };
 
+// A 3x3 convolution of stride 1 and padding 1 by Winograd's F(4x4, 3x3) (simd/winograd.h). Tiles of 4x4
+// outputs are counted through images, rows and columns. `in` and `out` hold, for a range of tiles, kPoints
+// matrices (tiles, channels) each, `map_*` apart; out = in * w, one product for each point.
+template <typename T>
+struct WinogradArgs {
+  const T* x = nullptr;      // pixels x channels
+  int64_t ld = 0;
+  const T* zeros = nullptr;  // what lies beyond the map: as many as channels, in whole kChannelPads
+  Sink<T> sink;              // plain or statistics
+  int64_t channels = 0, out_channels = 0, height = 0, width = 0;
+  T* in = nullptr;
+  T* out = nullptr;
+  int64_t ld_in = 0, ld_out = 0, map_in = 0, map_out = 0;
+};
+constexpr int64_t kTileSize = 4;  // outputs of a tile in each direction
+constexpr int64_t kPoints = 36;   // products of a tile
+
 // Geometry of a depthwise convolution; w packed as [k * k][round_up(channels, 16)].
 template <typename T>
 struct DepthwiseArgs {
@@ -172,6 +189,11 @@ struct Kernels {
   void (*shuffle_backward)(const ShuffleArgs<T>&, int64_t begin, int64_t end, T* workspace);
   void (*mixed_sum)(const MixedSumArgs<T>&, int64_t begin, int64_t end);
   void (*mixed_sum_backward)(const MixedSumArgs<T>&, int64_t begin, int64_t end);
+  // taps: weights (n, c, 3, 3) as pack_matrix packs a matrix (n, 9 c); out: kPoints packed matrices (n, c).
+  void (*winograd_weights)(const T* taps, int64_t n, int64_t c, T* out);
+  void (*winograd_input)(const WinogradArgs<T>&, int64_t begin, int64_t end);  // x to in
+  // out to the sink; how many pixels
+  int64_t (*winograd_output)(const WinogradArgs<T>&, int64_t begin, int64_t end);
   const char* name;
 };
 

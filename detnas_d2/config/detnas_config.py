@@ -59,17 +59,20 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.DETNAS.LAST_CONV = False
     # Features of the bare backbone; FPN backbones take MODEL.FPN.IN_FEATURES.
     cfg.MODEL.DETNAS.OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
-    # Run the backbone through the operators of csrc/ instead of its modules; the results are the
-    # same but for rounding. Modules that do not fit (other norms than BN, forward hooks) run
-    # themselves, and so do all under autocast to bfloat16 on CPUs that multiply it themselves
-    # (AVX-512 BF16), since the operators there compute in float32.
+    # Run the backbone, and 3x3 convolutions of neck and heads, through the operators of csrc/
+    # instead of their modules; the results are the same but for rounding. Modules that do not fit
+    # (in the backbone other norms than BN, forward hooks) run themselves, and so do all under
+    # autocast to bfloat16 on CPUs that multiply it themselves (AVX-512 BF16), since the operators
+    # there compute in float32.
     #   "auto": on CPUs wherever they fit. On GPUs every kind and size of block is first tried out
     #     there: compared with its modules in float64, and timed. The operators run those that they
     #     are right and faster for; a warning names those that they are wrong for. What was found is
     #     kept in OUTPUT_DIR/fused_ops.json, for a resumed run rounds alike. Several machines use
     #     the modules, and so does training with SyncBN on several GPUs.
-    #   "measured": tried out on CPUs too. Which way is faster may differ from run to run, and with
-    #     it the rounding.
+    #     3x3 convolutions of neck and heads run on CPUs alone, without gradients, and are tried
+    #     out there.
+    #   "measured": blocks are tried out on CPUs too. Which way is faster may differ from run to
+    #     run, and with it the rounding.
     #   "on": wherever they fit, trying nothing. "off": nowhere.
     cfg.MODEL.DETNAS.FUSED_OPS = "auto"
     # Keep the biases of FPN and box-head convolutions that a norm follows. They change nothing

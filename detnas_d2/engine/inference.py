@@ -19,7 +19,7 @@ from detnas_d2.data.datasets.union import parts_of
 from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.checks.data import fill_class_number
 from detnas_d2.layers.batch_norm_mode import batch_norms
-from detnas_d2.modeling import find_supernet
+from detnas_d2.modeling import find_supernet, use_operators
 from detnas_d2.modeling.mixed_block import MixedBlock
 from detnas_d2.utils.errors import InputError
 
@@ -37,7 +37,7 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: expected the file of trained weights")
-    model = build_model(_with_class_number(cfg))
+    model = use_operators(build_model(_with_class_number(cfg)))
     check_network(cfg, model)
     checkpointer = DetNASCheckpointer(model)
     checkpointer.load_all(cfg.MODEL.WEIGHTS)

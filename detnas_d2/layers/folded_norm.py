@@ -103,8 +103,15 @@ def _parts(layer: ConvNormAct) -> tuple[Tensor, Tensor | None, Tensor, Tensor, T
 
 
 def _fold(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
-    weight, conv_bias, gamma, beta, mean, var = _parts(layer)
-    scale = gamma * torch.rsqrt(var + norm_of(layer).eps)
+    return fold(*_parts(layer), norm_of(layer).eps)
+
+
+def fold(
+    weight: Tensor, conv_bias: Tensor | None, gamma: Tensor, beta: Tensor, mean: Tensor,
+    var: Tensor, eps: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weight and bias of a convolution with the BatchNorm that follows folded in."""
+    scale = gamma * torch.rsqrt(var + eps)
     bias = beta - mean * scale
     if conv_bias is not None:
         bias = bias + conv_bias * scale

@@ -90,12 +90,12 @@ def run_blocks(
     halves: tuple[Tensor, Tensor] | None = None
     for i, block in enumerate(blocks):
         if not fits[i] or not isinstance(block, ShuffleBlock):
-            p = Pending(block(_materialise(p)))
+            p = Pending(block(materialise(p)))
             if i in wanted:
                 outputs[i] = p.x
             continue
         if block.stride == 1 and halves is None:
-            halves = _Split.apply(_materialise(p), block.shuffle_method)
+            halves = _Split.apply(materialise(p), block.shuffle_method)
         more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
         # A following block of stride 1 takes its halves, shuffled its way.
         following = blocks[i + 1] if more else None
@@ -184,7 +184,8 @@ def _evaluate_alone(blocks: Sequence[ShuffleBlock], x: Tensor) -> Tensor:
     return x
 
 
-def _materialise(p: Pending) -> Tensor:
+def materialise(p: Pending) -> Tensor:
+    """The map with what is pending on it applied."""
     if p.scale is None and not p.relu:
         return p.x
     x, scale, shift, relu = p
@@ -294,7 +295,7 @@ def _with_batch_statistics(
     if stem is not None:
         p = conv_norm(stem, p, norms) if autotune is None else Pending(stem(x))
     if 0 in wanted:
-        p = Pending(_materialise(p))
+        p = Pending(materialise(p))
         outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
     fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_alone)
@@ -303,6 +304,6 @@ def _with_batch_statistics(
     if last is None:
         y = None
     else:
-        y = last(x) if autotune is not None else _materialise(conv_norm(last, Pending(x), norms))
+        y = last(x) if autotune is not None else materialise(conv_norm(last, Pending(x), norms))
     norms.update()
     return outputs, y

@@ -1,6 +1,7 @@
 from detnas_d2.modeling.baselines.detnet import DetNet, DetNetFPN, DetNetROIHeads
 from detnas_d2.modeling.baselines.nas_fpn import NASFPN
 from detnas_d2.modeling.classifier import ImageClassifier
+from detnas_d2.modeling.dense_convs import use_operators
 from detnas_d2.modeling.detnas.backbone import (
     DecodedBackbone,
     ShuffleNetBackbone,
@@ -46,5 +47,6 @@ __all__ = [
     "norm_factory",
     "decoded_backbone",
     "supernet_backbone",
+    "use_operators",
     "walking",
 ]

@@ -30,6 +30,7 @@ _OPERATORS = (
     "pointwise_conv_bn",
     "depthwise_conv",
     "depthwise_conv_bn",
+    "conv3x3",
     "mixed_depthwise",
     "shuffle_concat",
     "mixed_sum",

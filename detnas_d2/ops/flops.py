@@ -90,6 +90,7 @@ if has_extension():
         ("pointwise_conv_bn", pointwise_conv),
         ("depthwise_conv", depthwise_conv),
         ("depthwise_conv_bn", depthwise_conv_bn),
+        ("conv3x3", pointwise_conv),
         ("mixed_depthwise", mixed_depthwise),
         ("pointwise_conv_backward", conv_backward),
         ("depthwise_conv_backward", conv_backward),

@@ -145,6 +145,19 @@ def depthwise_conv(
     return _finish_conv(y, x, out_relu, want_stats)
 
 
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    out_relu: bool = False,
+    want_stats: bool = False,
+) -> tuple[Tensor, BNStats | None]:
+    z = pending(x, None, None, False)
+    b = None if bias is None else bias.to(z.dtype)
+    y = F.conv2d(z, weight.to(z.dtype), b, padding=1)
+    return _finish_conv(y, x, out_relu, want_stats)
+
+
 def pointwise_conv_bn(
     x: Tensor,
     weight: Tensor,

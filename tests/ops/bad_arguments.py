@@ -139,6 +139,7 @@ CASES: list[Case] = [
         ],
         {"x": SIZE},
     ),
+    ("conv3x3", lambda: [*maps(X, (OUT, C, 3, 3)), *vectors(OUT), True, False], {"x": SIZE}),
     ("mixed_depthwise", lambda: mixed(False), {"x": SIZE}),
     ("mixed_depthwise_backward", lambda: mixed(True), {}),
     ("shuffle_concat", lambda: shuffle(True, False), {}),
@@ -204,7 +205,8 @@ def wrong(t: Tensor, free: tuple[int, ...], op: str, name: str) -> Iterator[tupl
         if t.shape[d] > 1:
             yield f"shorter in dimension {d}", t.narrow(d, 0, t.shape[d] - 1)
             yield f"1 in dimension {d}", t.narrow(d, 0, 1)
-        if t.dim() == 4 and d == 2 and t.shape[2] > 1 and t.shape[1] == 1:  # taps
+        taps = t.dim() == 4 and t.shape[2] > 1 and (t.shape[1] == 1 or op == "conv3x3")
+        if taps and d == 2:
             for k in (2, 4, 9, 11):
                 yield f"taps {k}", torch.ones(*t.shape[:2], k, k)
     if t.dim() == 4 and t.shape[2] == 1 and "weight" in name:

@@ -161,6 +161,9 @@ def check_convolutions(shape: tuple, setup: Setup) -> None:
     grouped = Weight(torch.randn(24, c, 1, 1) / c)
     pair, ab = Map(torch.randn(n, 2 * c, h, w)), torch.randn(2, 2 * c)
     named("pointwise_conv", (pair, grouped, *ab, True, None, False, True, 2), setup)
+    dense = Weight(torch.randn(24, c, 3, 3) / c)
+    for options in ((torch.randn(24), True, False), (None, False, True)):
+        named("conv3x3", (x, dense, *options), setup, False)
     taps = {k: Weight(torch.randn(c, 1, k, k) / k) for k in (3, 5, 7)}
     for k, stride, dilation in itertools.product(taps, (1, 2), (1, 2, 3)):
         rest = (a, b, True, None, False, True, stride, dilation)

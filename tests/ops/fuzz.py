@@ -72,6 +72,11 @@ class Cases:
         options = (*self.affine(shape[1], dtype), *self.epilogue(shape[1], dtype))
         return x, weight, *options, self.r.choice((1, 2)), self.r.choice((1, 2, 3))
 
+    def conv3x3(self, dtype: torch.dtype) -> tuple:
+        shape, out = self.shape(), self.r.choice(CHANNELS)
+        weight = torch.randn(out, shape[1], 3, 3).to(dtype)
+        return self.map(shape, dtype), weight, *self.epilogue(out, dtype)
+
     def norm(self, c: int) -> tuple:
         """eps far above the variances' rounding; weight and bias, or none."""
         some = self.r.random() < 0.8

@@ -75,6 +75,7 @@ class Blocks(nn.Module):
         torch.manual_seed(0)
         self.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
         self.taps = nn.Parameter(torch.randn(8, 1, 3, 3))
+        self.dense = nn.Parameter(torch.randn(8, 8, 3, 3))
         weights, biases = compare.block(8, 5, 2)
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
 
@@ -91,6 +92,7 @@ class Blocks(nn.Module):
             eps = [1e-5] * len(weights)
             args = (None, None, False, weights, biases, biases, eps, 5, 2, 0)
             whole, of = ops.shuffle_block_stats(x, None, *args)
+            of.append(ops.conv3x3(x, self.dense, want_stats=True)[1])
         return z, stats.m2, mixed, block, whole, *(s.mean for s in of)
 
 
@@ -114,7 +116,7 @@ def test_export_keeps_the_operators_for_all_sizes() -> None:
     names = {str(node.target) for graph in graphs for node in graph.nodes}  # no_grad has its own
     for op in (
         "bn_stats", "bn_fold", "pointwise_conv", "depthwise_conv", "mixed_depthwise",
-        "shuffle_concat", "mixed_sum", "shuffle_block", "shuffle_block_stats",
+        "shuffle_concat", "mixed_sum", "shuffle_block", "shuffle_block_stats", "conv3x3",
     ):  # fmt: skip
         assert f"detnas_d2.{op}.default" in names
     for size in SIZES:

@@ -25,6 +25,7 @@ def test_convolutions_forward() -> None:
         ("pointwise_conv", (x, torch.randn(10, 6, 1, 1))),
         ("pointwise_conv", (x, torch.randn(10, 3, 1, 1), None, None, True, None, False, True, 2)),
         ("pointwise_conv_bn", (x, torch.randn(10, 3, 1, 1), None, None, True, None, 2)),
+        ("conv3x3", (x, torch.randn(10, 6, 3, 3))),
         ("depthwise_conv", (x, torch.randn(6, 1, 5, 5))),
         ("depthwise_conv_bn", (x, torch.randn(6, 1, 5, 5), None, None, True, None, 2)),
         (

@@ -24,6 +24,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "pointwise_conv_bn": ops.pointwise_conv_bn,
     "depthwise_conv": ops.depthwise_conv,
     "depthwise_conv_bn": ops.depthwise_conv_bn,
+    "conv3x3": ops.conv3x3,
     "mixed_depthwise": ops.mixed_depthwise,
     "shuffle_concat": ops.shuffle_concat,
     "mixed_sum": ops.mixed_sum,
@@ -31,7 +32,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "shuffle_block_stats": ops.shuffle_block_stats,
 }
 CASES = [(op, make) for op, make, _ in bad_arguments.CASES if op in CALLS]
-WITHOUT_GRADIENT = ("shuffle_block", "shuffle_block_stats")
+WITHOUT_GRADIENT = ("conv3x3", "shuffle_block", "shuffle_block_stats")
 
 
 def in_dtype(value: object, dtype: torch.dtype) -> object:

@@ -13,6 +13,8 @@ namespace {
 
 #include "gemm.h"
 
+#include "winograd.h"
+
 #include "depthwise.h"
 
 #include "pixelwise.h"
@@ -26,6 +28,9 @@ Kernels<T> make_kernels(const char* name) {
   k.fold_matrix = fold_matrix<T>;
   k.gemm = gemm<T>;
   k.gemm_grad_weight = gemm_grad_weight<T>;
+  k.winograd_weights = winograd_weights<T>;
+  k.winograd_input = winograd_input<T>;
+  k.winograd_output = winograd_output<T>;
   k.depthwise = depthwise<T>;
   k.depthwise_grad_input = depthwise_grad_input<T>;
   k.depthwise_grad_weight = depthwise_grad_weight<T>;

@@ -42,7 +42,7 @@ from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
 from detnas_d2.engine.trainers.progress import Events, TellProgress, ToldLoader
 from detnas_d2.engine.trainers.schedule import LRScheduler, build_schedule
 from detnas_d2.evaluation.evaluators import build_evaluator
-from detnas_d2.modeling import find_supernet
+from detnas_d2.modeling import find_supernet, use_operators
 from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.utils.errors import InputError
 
@@ -86,6 +86,10 @@ class Trainer(DefaultTrainer):
     def step(self) -> PathTrainer:
         """The training step; Detectron2's ``run_step`` calls it as ``_trainer``."""
         return self._trainer
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        return use_operators(super().build_model(cfg))
 
     @classmethod
     def build_step(

@@ -1,0 +1,168 @@
+"""3x3 convolutions of necks and heads, without gradients through ``ops.conv3x3``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+
+from detnas_d2 import ops
+from detnas_d2.layers.batch_norm_mode import stats_hook
+from detnas_d2.layers.batch_statistics import BatchNorms
+from detnas_d2.layers.folded_norm import fold
+from detnas_d2.layers.fused_ops import NORMS, Pending, hooked
+from detnas_d2.layers.fused_shuffle import materialise
+from detnas_d2.layers.over_ranks import on_one_machine, several_processes
+from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
+from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.registration import takes
+from detnas_d2.ops.self_check import Verdict, compare
+from detnas_d2.utils.compat import global_forward_hooks, is_any_autocast_enabled
+
+TILE = 4  # outputs of a tile in each direction
+LEAST_CHANNELS = 64
+LEAST_TILES = 16
+LEAST_PIXELS = 10
+"""The operator's least number of channels, of tiles, and of pixels for each tile. Below,
+transforming weights and maps costs what products save, or nearly: which way is faster would differ
+from run to run."""
+_MOST_TILES = 1024  # of a trial: more tiles do not change which way is faster
+
+
+class Conv3x3(Conv2d):
+    """A 3x3 convolution, with its norm and activation, that the operator may run.
+
+    A BatchNorm is folded into the operator's weights, in recalibration made of its statistics.
+    Where gradients are recorded, and everywhere else that the operator does not fit, it is
+    Detectron2's convolution. Made of one by :func:`use_conv3x3`.
+
+    Attributes:
+        fused_ops: see the config key ``MODEL.DETNAS.FUSED_OPS``.
+        autotune: what was tried out.
+    """
+
+    fused_ops: str
+    autotune: AutotuneCache
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._by_operator(x):
+            return super().forward(x)
+        norm, activation = self.norm, self.activation
+        relu = activation is F.relu or (type(activation) is nn.ReLU and not hooked(activation))
+        if norm is None:
+            y, _ = ops.conv3x3(x, self.weight, self.bias, relu)
+        elif not _plain(norm):
+            y, relu = norm(ops.conv3x3(x, self.weight, self.bias)[0]), False
+        elif stats_hook(norm) is None:
+            own = (norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+            y, _ = ops.conv3x3(x, *fold(self.weight, self.bias, *own), relu)
+        else:
+            y, stats = ops.conv3x3(x, self.weight, self.bias, False, True)
+            assert stats is not None
+            affine = BatchNorms().affine(norm, stats, y.shape[0] * y.shape[2] * y.shape[3])
+            y = materialise(Pending(y, *affine, relu))
+        return y if relu or activation is None else activation(y)
+
+    def _by_operator(self, x: Tensor) -> bool:
+        if self.fused_ops == "off" or torch.is_grad_enabled() or not x.is_cpu:
+            return False
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or not takes(x):
+            return False
+        if not x.dtype == self.weight.dtype == torch.float32 or is_any_autocast_enabled():
+            return False
+        if x.dim() != 4 or x.numel() == 0:
+            return False
+        if global_forward_hooks or not pays(x, self.out_channels):
+            return False
+        return self.fused_ops == "on" or self._chosen(x)
+
+    def _chosen(self, x: Tensor) -> bool:
+        if several_processes() and not (self.autotune.path and on_one_machine()):
+            return False  # processes could not agree
+        n, c, h, w = x.shape
+        count = size_class(min(tiles(x), _MOST_TILES))
+        threads = torch.get_num_threads()
+        known, asked = self.autotune.known.setdefault(self, {}), (count, threads)
+        if asked not in known:
+            out = self.out_channels
+            key = f"conv3x3 {c} to {out} channels, {count} tiles, {threads} threads"
+            known[asked] = self.autotune.use_ops(key, partial(_trial, (n, c, h, w), out))
+        return known[asked]
+
+
+def tiles(x: Tensor) -> int:
+    """Tiles of the map in the operator."""
+    return x.shape[0] * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE)
+
+
+def pays(x: Tensor, out_channels: int) -> bool:
+    """Whether the operator may be the faster way."""
+    if min(x.shape[1], out_channels) < LEAST_CHANNELS:
+        return False
+    count = tiles(x)
+    return count >= LEAST_TILES and x.numel() // x.shape[1] >= LEAST_PIXELS * count
+
+
+def use_conv3x3(modules: Iterable[nn.Module], fused_ops: str, autotune: AutotuneCache) -> None:
+    """Makes a :class:`Conv3x3` of every module that can be one, in its place: what refers to it,
+    its parameters and hooks stay. With ``fused_ops`` "off" none is made."""
+    for module in modules:
+        if type(module) is Conv3x3 or (fused_ops != "off" and _fits(module)):
+            if type(module) is nn.Conv2d:  # what Detectron2's has
+                module.norm = module.activation = None  # type: ignore[assignment]
+            module.__class__ = Conv3x3
+            module.fused_ops, module.autotune = fused_ops, autotune  # type: ignore[assignment]
+
+
+def _fits(module: nn.Module) -> bool:
+    if type(module) not in (nn.Conv2d, Conv2d) or not has_extension():
+        return False
+    assert isinstance(module, nn.Conv2d)
+    return (
+        module.kernel_size == (3, 3)
+        and module.stride == module.dilation == (1, 1)
+        and module.padding == (1, 1)
+        and module.padding_mode == "zeros"
+        and module.groups == 1
+    )
+
+
+def _plain(norm: nn.Module) -> bool:
+    """Whether it is a BatchNorm in evaluation or recalibration, with nothing hooked in."""
+    if type(norm) not in NORMS or norm.training or hooked(norm) or "forward" in norm.__dict__:
+        return False
+    return norm.running_mean is not None and getattr(norm.weight, "dtype", None) == torch.float32
+
+
+def _trial(shape: tuple[int, int, int, int], out_channels: int) -> Trial:
+    """The operator and PyTorch's convolution in the layout that suits it best."""
+    generator = torch.Generator().manual_seed(0)
+    n, c, h, w = shape
+    across, down = -(-w // TILE), -(-h // TILE)
+    h = min(h, -(-_MOST_TILES // across) * TILE)
+    n = max(1, min(n, _MOST_TILES // (across * down)))
+
+    def drawn(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).contiguous(memory_format=torch.channels_last)
+
+    weight = drawn(out_channels, c, 3, 3) / (9 * c) ** 0.5
+    x, checked = drawn(n, c, h, w), drawn(2, c, 9, 11)
+
+    @torch.no_grad()
+    def operators(x: Tensor = x) -> Tensor:
+        return ops.conv3x3(x, weight)[0]
+
+    @torch.no_grad()
+    def modules(x: Tensor = x) -> Tensor:
+        return F.conv2d(x, weight, padding=1)
+
+    def check() -> Verdict:
+        exact = F.conv2d(checked.double(), weight.double(), padding=1)
+        found, trusted = ({"output": way(checked)} for way in (operators, modules))
+        return compare(found, trusted, {"output": exact}, torch.float32)
+
+    return Trial(operators, modules, check)
