@@ -139,9 +139,13 @@ class _Place:
             self._pool = WorkerPool(self._build, 1)
         return self._pool.submit(title, job)
 
-    def close(self) -> None:
-        if self._pool is not None:
+    def end(self, *, at_once: bool) -> None:
+        if self._pool is None:
+            return
+        if at_once:
             self._pool.close(wait=False)
+        else:
+            self._pool.end()
 
 
 def run_side_by_side(
@@ -188,11 +192,13 @@ def _places(jobs: int, num_gpus: int) -> Iterator[list[_Place]]:
     threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, _cores() // (jobs * num_gpus))
     shares = [gpus[i * num_gpus : (i + 1) * num_gpus] for i in range(jobs)]
     places = [_Place(_StageWorker(",".join(share), threads)) for share in shares]
+    at_once = True
     try:
         yield list(places)
+        at_once = False
     finally:
         for place in places:
-            place.close()
+            place.end(at_once=at_once)
 
 
 def _error_of(future: Future[_Ended]) -> Exception | None:

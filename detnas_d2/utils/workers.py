@@ -78,6 +78,12 @@ class WorkerPool:
             worker.kill()  # one that was started meanwhile
             worker.executor.shutdown()
 
+    def end(self) -> None:
+        """Lets the workers end by themselves, which gives back what they hold of the system."""
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.executor.shutdown()
+
 
 class _OneProcess(SpawnContext):
     """Spawns, because forking a process with threads is unsafe; remembers the process."""

@@ -194,6 +194,7 @@ def test_each_process_has_gpus_and_threads_of_its_own(
     gpus: Callable[[int, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Any] = []
+    ended: list[bool] = []
 
     class Pool:
         def __init__(self, build: Any, workers: int) -> None:
@@ -202,8 +203,11 @@ def test_each_process_has_gpus_and_threads_of_its_own(
         def submit(self, key: str, job: Any) -> None:
             assert (key, job) == ("a", None)
 
+        def end(self) -> None:
+            ended.append(True)
+
         def close(self, *, wait: bool) -> None:
-            assert not wait
+            ended.append(wait)
 
     def use(count: int, gpus: int) -> None:
         with side_by_side._places(count, gpus) as places:
@@ -219,7 +223,11 @@ def test_each_process_has_gpus_and_threads_of_its_own(
     gpus(2, "")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     use(2, 1)
-    assert [(worker.gpus, worker.threads) for worker in built] == [
+    with pytest.raises(InputError), side_by_side._places(1, 1) as places:
+        places[0].submit("a", None)  # type: ignore[arg-type]
+        raise InputError("of another stage")
+    assert ended == [True] * 4 + [False]
+    assert [(worker.gpus, worker.threads) for worker in built[:4]] == [
         ("3,5", 4),
         ("6,7", 4),
         ("0", 0),

@@ -150,3 +150,28 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
         assert running(pid)
         parent.kill()
     assert gone(pid)
+
+
+LEAVES = """
+import multiprocessing, sys
+sys.path.insert(0, {root!r})
+from detnas_d2.utils.workers import WorkerPool
+
+kept = []
+
+def build():
+    kept.append(multiprocessing.RLock())  # as tqdm does; a file of the system's
+    return abs
+
+if __name__ == "__main__":
+    pool = WorkerPool(build, 2)
+    print([pool.submit("a", -n).result() for n in (1, 2)])
+    pool.end()
+"""
+
+
+def test_workers_that_end_by_themselves_leave_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "leaves.py"
+    file.write_text(LEAVES.format(root=str(Path(__file__).parents[2])))
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 2]\n", "")
