@@ -8,7 +8,6 @@ coordinates).
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -213,11 +212,3 @@ def parts_of(rows: Sequence[tuple[float, ...]], latency: Latency) -> Parts:
     body, backbone = (statistics.median(column) for column in zip(*rows, strict=True))
     neck = max(backbone - body, 0.0)
     return Parts(body, neck, max(latency.network - body - neck, 0.0))
-
-
-def usable_cpus() -> list[int]:
-    """Numbers of the CPUs that this process may run on; all where the system does not tell."""
-    try:
-        return sorted(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return list(range(os.cpu_count() or 1))

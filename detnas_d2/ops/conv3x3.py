@@ -39,7 +39,7 @@ def conv3x3(
         x: (N, C, H, W); channels_last is read in place, other layouts are converted once.
         weight: (out_channels, C, 3, 3), dtype of x.
         bias: (out_channels); out_relu: ReLU of the output.
-        want_stats: also return the output's statistics (before rounding to x's dtype).
+        want_stats: also return the output's statistics (on the CPU before rounding to x's dtype).
 
     Returns:
         y (N, out_channels, H, W) channels_last, and its :class:`BNStats` or None.

@@ -246,9 +246,7 @@ def _run_missing(
                 ends.of_stage(run.pipeline)
                 if not goes_on:
                     raise
-                tell_failure(title, error)
-                if not isinstance(error, FolderBusy):
-                    failed.add(run.folder)
+                _note_failure(run, title, error, failed)
             else:
                 if late is not None:
                     screen.planner.late(run.stage.name, late)
@@ -276,8 +274,7 @@ def _run_side_by_side(
         if error is None:
             screen.tell_end(title, run)
         elif goes_on:
-            tell_failure(title, error)
-            failed.add(run.folder)
+            _note_failure(run, title, error, failed)
         ends.of_stage(run.pipeline)
         if error is not None and not goes_on:
             raise error
@@ -286,6 +283,13 @@ def _run_side_by_side(
         return run.folder not in failed and _is_ready(run)
 
     run_side_by_side(experiment.runs(), args, jobs, screen, ready, ended)
+
+
+def _note_failure(run: Run, title: str, error: Exception, failed: set[str]) -> None:
+    """Tells of it; what another process runs may be done later on."""
+    tell_failure(title, error)
+    if not isinstance(error, FolderBusy):
+        failed.add(run.folder)
 
 
 def _is_ready(run: Run) -> bool:

@@ -19,6 +19,7 @@ from detnas_d2.pipeline.experiment import Run
 from detnas_d2.pipeline.shown import Screen
 from detnas_d2.pipeline.stage_run import Told, run_stage
 from detnas_d2.pipeline.state import read_json
+from detnas_d2.utils.cpus import usable_cpus
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.locks import FolderBusy
 from detnas_d2.utils.screen import duration
@@ -37,7 +38,7 @@ def jobs_of(args: argparse.Namespace) -> int:
     """
     asked, gpus = str(getattr(args, "jobs", 1)), _gpus()
     if asked == AUTO and args.num_machines == 1:
-        return max(1, (len(gpus) or _cores()) // args.num_gpus)
+        return max(1, (len(gpus) or len(usable_cpus())) // args.num_gpus)
     if asked == AUTO or asked == "1":
         return 1
     if not asked.isdecimal() or int(asked) < 1:
@@ -57,14 +58,6 @@ def _gpus() -> list[str]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return names[:count] if len(names) >= count else [str(number) for number in range(count)]
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -188,8 +181,9 @@ def run_side_by_side(
 
 @contextmanager
 def _places(jobs: int, num_gpus: int) -> Iterator[list[_Place]]:
-    gpus = _gpus()
-    threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, _cores() // (jobs * num_gpus))
+    gpus, processes = _gpus(), jobs * num_gpus
+    chosen = "OMP_NUM_THREADS" in os.environ
+    threads = 0 if chosen else max(1, len(usable_cpus()) // processes)
     shares = [gpus[i * num_gpus : (i + 1) * num_gpus] for i in range(jobs)]
     places = [_Place(_StageWorker(",".join(share), threads)) for share in shares]
     at_once = True

@@ -32,7 +32,6 @@ from detnas_d2.engine.latency import (
     parts_of,
     pytorch_run,
     timed_in_turns,
-    usable_cpus,
 )
 from detnas_d2.engine.runtimes import (
     ONNXRUNTIME,
@@ -43,6 +42,7 @@ from detnas_d2.engine.runtimes import (
     version_of,
 )
 from detnas_d2.pipeline.latency_record import keep_latency
+from detnas_d2.utils.cpus import usable_cpus
 from detnas_d2.utils.errors import InputError
 
 TOLERANCE = 1e-3

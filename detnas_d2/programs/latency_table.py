@@ -14,11 +14,12 @@ import torch
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.defaults import fall_back_to_cpu
-from detnas_d2.engine.latency import Picture, usable_cpus
+from detnas_d2.engine.latency import Picture
 from detnas_d2.engine.latency_table import FITTED, Target, detector_table
 from detnas_d2.engine.runtimes import PYTORCH, version_of
 from detnas_d2.pipeline.manifest import machine, versions
 from detnas_d2.programs.latency import Asked, threads_of
+from detnas_d2.utils.cpus import usable_cpus
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 

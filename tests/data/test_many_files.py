@@ -24,7 +24,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many_files, "_BLOCK", 4)
     monkeypatch.setattr(many_files, "_PROBE", 1)
     monkeypatch.setattr(many_files, "_MANY", NUMBER)
-    monkeypatch.setattr(many_files, "_processors", lambda: 2)
+    monkeypatch.setattr(many_files, "usable_cpus", lambda: [0, 1])
     # Tests before this one may have left some.
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
@@ -53,7 +53,7 @@ def test_this_process_reads(two: None, monkeypatch: pytest.MonkeyPatch, reason: 
     if reason == "threads":
         monkeypatch.setattr(threading, "active_count", lambda: 2)
     if reason == "one processor":
-        monkeypatch.setattr(many_files, "_processors", lambda: 1)
+        monkeypatch.setattr(many_files, "usable_cpus", lambda: [0])
     found = read_each(where, range(NUMBER - (reason == "few")), "numbers")
     assert {process for _, process in found} == {os.getpid()}
 
@@ -100,7 +100,7 @@ def test_the_answer_is_the_same(
     next(data.rglob("*9.jpg")).write_bytes(b"no image")
     answers = []
     for many in (12, 13):
-        for key, value in (("_BLOCK", 4), ("_MANY", many), ("_processors", lambda: 2)):
+        for key, value in (("_BLOCK", 4), ("_MANY", many), ("usable_cpus", lambda: [0, 1])):
             monkeypatch.setattr(many_files, key, value)
         monkeypatch.setattr(threading, "active_count", lambda: 1)
         found = recognise(str(data), str(tmp_path / str(many)))

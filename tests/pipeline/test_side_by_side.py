@@ -174,7 +174,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
 
 def test_how_many(gpus: Callable[[int, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(0, "")
-    monkeypatch.setattr(side_by_side, "_cores", lambda: 6)
+    monkeypatch.setattr(side_by_side, "usable_cpus", lambda: list(range(6)))
     assert [jobs_of(jobs(n)) for n in ("1", "4", 3, "auto")] == [1, 4, 3, 6]
     assert jobs_of(jobs("auto", num_gpus=4)) == jobs_of(jobs("auto", num_machines=2)) == 1
     assert jobs_of(arguments()) == 1
@@ -216,7 +216,7 @@ def test_each_process_has_gpus_and_threads_of_its_own(
                 place.submit("a", None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(side_by_side, "WorkerPool", Pool)
-    monkeypatch.setattr(side_by_side, "_cores", lambda: 16)
+    monkeypatch.setattr(side_by_side, "usable_cpus", lambda: list(range(16)))
     monkeypatch.delenv("OMP_NUM_THREADS")
     gpus(4, "3,5,6,7")
     use(2, 2)

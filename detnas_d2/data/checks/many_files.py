@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from detnas_d2.data.checks.progress import progress
+from detnas_d2.utils.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -44,7 +45,7 @@ def read_each(read: Read[T, R], items: Sequence[T], what: str, *, threads: bool 
                 except (EOFError, OSError):  # the process died: what it was to read fails here too
                     readers.clear()
             if part is None:
-                part = _read_block(read, block, min(32, _processors() * _THREADS), threads)
+                part = _read_block(read, block, min(32, len(usable_cpus()) * _THREADS), threads)
             told(len(block))
             found += part
     return found
@@ -66,12 +67,6 @@ def _waits() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextmanager
 def _readers(
     read: Read[T, R], blocks: Sequence[Sequence[T]], threads: bool
@@ -82,7 +77,7 @@ def _readers(
     They are forked, so that nothing has to be sent to them, nor imported; with threads, which a
     fork leaves behind in the middle of something, there are none.
     """
-    count = min(_processors(), 16)
+    count = min(len(usable_cpus()), 16)
     many = sum(map(len, blocks)) >= _MANY
     if not many or count < 2 or sys.platform != "linux" or threading.active_count() > 1:
         yield []
