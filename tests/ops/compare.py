@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detnas_d2.ops import BNStats, reference
+
 CAPABILITIES = ("default", "avx2", "avx512")
 # Largest error relative to the largest value, for results rounded to the dtype.
 TOLERANCE = {
@@ -67,6 +69,40 @@ def noisy_products(noise: float) -> Iterator[None]:
         return y
 
     with mock.patch.object(F, "conv2d", conv2d):
+        yield
+
+
+class _StatsOfStored(torch.autograd.Function):
+    """Mean and m2 of a convolution's result, whose gradients see it as it was stored."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        _, mean, m2 = reference.bn_stats(y)
+        ctx.save_for_backward(y.to(dtype).to(y.dtype), mean)
+        return mean, m2
+
+    @staticmethod
+    def backward(ctx, grad_mean: Tensor, grad_m2: Tensor) -> tuple[Tensor, None]:
+        y, *vectors = ctx.saved_tensors
+        mean, of_mean, of_m2 = (v.view(1, -1, 1, 1) for v in (*vectors, grad_mean, grad_m2))
+        return of_mean * y.shape[1] / y.numel() + 2 * of_m2 * (y - mean), None
+
+
+@contextmanager
+def stored_as(dtype: torch.dtype) -> Iterator[None]:
+    """References whose convolutions keep their result in ``dtype`` for the backward pass.
+
+    The operators make statistics of the result before it is rounded, and gradients of statistics
+    from what is left of it. Where such gradients nearly cancel in a sum, the rounding is all that
+    is seen.
+    """
+    finish = reference._finish_conv
+
+    def stored(y: Tensor, x: Tensor, out_relu: bool, want_stats: bool) -> tuple:
+        out, stats = finish(y, x, out_relu, want_stats)
+        return out, stats and BNStats(stats.count, *_StatsOfStored.apply(y, dtype))
+
+    with mock.patch.object(reference, "_finish_conv", stored):
         yield
 
 

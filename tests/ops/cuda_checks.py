@@ -18,7 +18,7 @@ from torch import Tensor
 from detnas_d2 import ops
 from detnas_d2.ops import BNStats, reference
 from tests.ops import cuda_contexts
-from tests.ops.compare import assert_near, block, channels_last, tensors
+from tests.ops.compare import assert_near, block, channels_last, stored_as, tensors
 
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 LAYOUTS = ("channels_last", "contiguous", "half", "every second", "unaligned")
@@ -86,17 +86,18 @@ def check(
     setup: Setup,
     gradients: bool = True,
 ) -> None:
-    """Outputs and gradients of all tensors among ``args``."""
+    """Outputs and gradients of all tensors among ``args``; both see the same rounded values."""
     fast, wide = setup.leaves(args, True), setup.leaves(args, False)
-    with torch.set_grad_enabled(gradients):
+    with torch.set_grad_enabled(gradients), stored_as(setup.dtype):
         expected, actual = tensors(expected_of(*wide)), tensors(op(*fast))
     pairs = list(zip(actual, expected, strict=True))
     if gradients:
         outputs = [(a, e) for a, e in pairs if a.requires_grad]
         size = 1 / 16 if setup.dtype == torch.float16 else 1  # of sums over pixels none overflows
         grads = [size * torch.randn_like(e) for _, e in outputs]
-        want = torch.autograd.grad([e for _, e in outputs], tensors(wide), grads)
         cast = [g.to(a.device, a.dtype) for g, (a, _) in zip(grads, outputs, strict=True)]
+        grads = [g.to(e) for g, (_, e) in zip(cast, outputs, strict=True)]
+        want = torch.autograd.grad([e for _, e in outputs], tensors(wide), grads)
         got = torch.autograd.grad([a for a, _ in outputs], tensors(fast), cast)
         pairs += zip(got, want, strict=True)
     for i, (a, e) in enumerate(pairs):

@@ -103,6 +103,35 @@ def test_gradients_in_float32(name: str, options: tuple[bool, bool], shape: tupl
             check_gradients(ops.depthwise_conv, reference.depthwise_conv, args, torch.float32, 1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (1, 16, 5, 6)])
+def test_gradients_of_16_bits_err_by_their_own_rounding_alone(
+    dtype: torch.dtype, shape: tuple
+) -> None:
+    """Maps' gradients by half a last bit, vectors', which are float32, hardly; on few pixels, whose
+    gradients often cancel."""
+    rounding, c = torch.finfo(dtype).eps / 2, shape[1]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        for k, stride, dilation in ((3, 2, 1), (3, 1, 2), (5, 2, 3), (7, 1, 1), (7, 2, 2)):
+            x, w = torch.randn(shape).to(dtype), (torch.randn(c, 1, k, k) / k).to(dtype)
+            rest = (True, None, False, True, stride, dilation)
+            fast = [t.requires_grad_() for t in (channels_last(x), w, *torch.randn(2, c).unbind())]
+            wide = [t.detach().double().requires_grad_() for t in fast]
+            y, (count, mean, m2) = ops.depthwise_conv(*fast, *rest)
+            outputs = (y, mean, m2)
+            grads = [torch.randn_like(t) for t in outputs]
+            found = torch.autograd.grad(outputs, fast, grads)
+            # Statistics are differentiated at the output that there is, the rounded one.
+            of_y, of_mean, of_m2, at, mean = (t.detach().double() for t in (*grads, y, mean))
+            of_mean, of_m2, mean = (t.view(1, -1, 1, 1) for t in (of_mean, of_m2, mean))
+            grad = of_y + of_mean / count + 2 * of_m2 * (at - mean)
+            wanted = torch.autograd.grad(reference.depthwise_conv(*wide, *rest)[0], wide, grad)
+            bounds = (1.01 * rounding, 1.01 * rounding, 5e-5, 5e-5)
+            for a, e, bound in zip(found, wanted, bounds, strict=True):
+                assert_near(a, e, bound, f"seed {seed}, {k}x{k}, {stride}, {dilation}")
+
+
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
