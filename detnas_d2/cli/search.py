@@ -109,6 +109,7 @@ def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> R
     from detnas_d2.recipe.decide import decide, read_facts
     from detnas_d2.recipe.facts import Machine
     from detnas_d2.recipe.inputs import Data, Settings
+    from detnas_d2.recipe.one_form import in_one_form
     from detnas_d2.recipe.record import FOLDER
     from detnas_d2.recipe.telling import choice_lines, stage_lines, total_line
     from detnas_d2.recipe.weights import Start, starting_weights
@@ -117,6 +118,7 @@ def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> R
     begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
     found = recognise(asked["data"])
     data = Data(found.declarations, found.train, found.test, found.val, found.classes)
+    data = in_one_form(data, output)
     facts = read_facts(data, output)
     counts = f"{facts.train} training, {facts.test} test"
     counts += f", {facts.val} validation" if facts.val else ""

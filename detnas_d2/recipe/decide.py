@@ -11,9 +11,6 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog
 
-from detnas_d2.config.tools import base_config
-from detnas_d2.data import register_datasets
-from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.data.loaders.train import load_training_dicts
 from detnas_d2.recipe.amounts import Budget, read_budget
 from detnas_d2.recipe.choice import choose, sides_up_to, spaces_of
@@ -21,6 +18,7 @@ from detnas_d2.recipe.facts import DataFacts, Machine, facts_of
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import limited
 from detnas_d2.recipe.measuring import measure
+from detnas_d2.recipe.one_form import registered
 from detnas_d2.recipe.record import FOLDER, Record
 from detnas_d2.recipe.schedule import Plan, first, shortest
 from detnas_d2.utils.errors import InputError
@@ -32,13 +30,7 @@ _ENOUGH = 800
 
 def read_facts(data: Data, output: str) -> DataFacts:
     """Facts about the datasets, which are registered and checked; bad entries are dropped."""
-    cfg = base_config()
-    cfg.DATASETS.REGISTER = [dict(declaration) for declaration in data.declarations]
-    cfg.DATASETS.INVALID = "drop"
-    cfg.DATASETS.CACHE_DIR = os.path.join(output, CACHE_FOLDER)
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (data.train,), (data.test,)
-    names = [data.val] if data.val else []
-    register_datasets(cfg, names)
+    cfg = registered(data, output)
     train = load_training_dicts(cfg, [data.train])
     test, val = (len(DatasetCatalog.get(name)) if name else 0 for name in (data.test, data.val))
     return facts_of(train, test=test, val=val, classes=len(data.classes))

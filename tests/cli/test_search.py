@@ -87,7 +87,7 @@ def test_a_search_ends_in_a_detector(
     assert rates.pop("baseline") == 0 and min(rates.values()) > 0
     assert {path.name for path in Path(record.folder).iterdir()} == {
         "dataset.yaml", "supernet.yaml", "search.yaml", "finetune.yaml", "pipeline.yaml",
-        "recipe.json",
+        "recipe.json", "data",
     }  # fmt: skip
     # The same command goes on, and fits what has not begun into the time that is left.
     monkeypatch.setattr(refitting, "MOST_NETWORKS", 1)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from detnas_d2.recipe.choice import choose
 from detnas_d2.recipe.decide import read_facts
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data
+from detnas_d2.recipe.one_form import in_one_form
 from tests.data.conftest import write_image
 from tests.data.layouts import boxes_of
 from tests.recipe.values import CPU, GPU
@@ -101,12 +103,16 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def look(folder: Path, write: Callable[[Path], None]) -> tuple[Recognised, DataFacts]:
+def recognised(folder: Path, write: Callable[[Path], None]) -> tuple[Recognised, Data]:
     for number, name in enumerate(NAMES):
         write_image(folder / "images" / name, *SIZE, seed=number)
     write(folder)
     found = recognise(str(folder), str(folder.parent / "memory"))
-    data = Data(found.declarations, found.train, found.test, found.val, found.classes)
+    return found, Data(found.declarations, found.train, found.test, found.val, found.classes)
+
+
+def look(folder: Path, write: Callable[[Path], None]) -> tuple[Recognised, DataFacts]:
+    found, data = recognised(folder, write)
     return found, read_facts(data, str(folder.parent / "run"))
 
 
@@ -131,3 +137,31 @@ def test_a_voc_dataset_in_another_format(tmp_path: Path, format: str) -> None:
     assert vars(facts).keys() == vars(voc_facts).keys()
     for key, value in vars(voc_facts).items():
         assert vars(facts)[key] == pytest.approx(value, rel=1e-4), key
+
+
+def files_of_a_run(folder: Path, write: Callable[[Path], None]) -> tuple[list[Any], DataFacts]:
+    """What the files say that a run trains and tests on, and the facts about them."""
+    run = str(folder.parent / f"run-{folder.name}")
+    data = in_one_form(recognised(folder, write)[1], run)
+    contents = []
+    for declaration in data.declarations:
+        assert declaration["IMAGES"] == os.path.realpath(folder / "images")
+        content = json.loads(Path(declaration["ANNOTATIONS"]).read_text())
+        for image in content["images"]:
+            del image["source_id"]
+        contents.append(content)
+    return contents, read_facts(data, run)
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_run_learns_from_the_same_files(tmp_path: Path, format: str) -> None:
+    (train, test), facts = files_of_a_run(tmp_path / "voc", write_voc)
+    other, other_facts = files_of_a_run(tmp_path / format, WRITERS[format])
+    assert other == [train, test] and other_facts == facts
+    assert [len(part["images"]) for part in (train, test)] == [12, 3]
+    everything = {image["file_name"]: image["id"] for image in train["images"]}
+    number = next(i for i, name in enumerate(NAMES) if name in everything and i != 4)
+    mine = [a for a in train["annotations"] if a["image_id"] == everything[NAMES[number]]]
+    assert sorted((CLASSES[a["category_id"] - 1], tuple(a["bbox"])) for a in mine) == sorted(
+        (label, (x0, y0, x1 - x0, y1 - y0)) for label, (x0, y0, x1, y1) in boxes(number)
+    )

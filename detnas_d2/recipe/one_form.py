@@ -1,0 +1,114 @@
+"""The datasets of a run in one form, so that its figures do not depend on the user's format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+
+from detnas_d2.config.tools import base_config
+from detnas_d2.data import register_datasets
+from detnas_d2.data.datasets.registration import CACHE_FOLDER
+from detnas_d2.recipe.inputs import Data
+from detnas_d2.recipe.record import FOLDER
+from detnas_d2.utils.io import write_json
+
+_DIGITS = 2
+"""Of boxes, in pixels: shares of an image, as YOLO writes them, then give the edges back that they
+were made of."""
+
+_GIVEN = "-given"
+
+
+def registered(data: Data, output: str) -> CfgNode:
+    """Registers and checks the datasets; bad entries are dropped. Returns a config of them."""
+    cfg = base_config()
+    cfg.DATASETS.REGISTER = [dict(declaration) for declaration in data.declarations]
+    cfg.DATASETS.INVALID = "drop"
+    cfg.DATASETS.CACHE_DIR = os.path.join(output, CACHE_FOLDER)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (data.train,), (data.test,)
+    register_datasets(cfg, [data.val] if data.val else [])
+    return cfg
+
+
+def in_one_form(data: Data, output: str) -> Data:
+    """The same datasets as COCO files beside the run's configs, of boxes alone.
+
+    Images are in the order of their names, boxes in that of their classes and edges, numbers are
+    given anew; whatever format the data had, equal images and boxes become equal files. "source_id"
+    keeps the name of an image in the user's format.
+
+    Raises:
+        DatasetError: bad data, or nothing to learn from.
+    """
+    given = _renamed(data)
+    registered(given, output)
+    folder = os.path.join(output, FOLDER, "data")
+    declarations = []
+    for name in filter(None, (data.train, data.val, data.test)):
+        file = os.path.join(folder, f"{name}.json")
+        content, images = _coco(DatasetCatalog.get(name + _GIVEN), data.classes)
+        write_json(file, content)
+        declaration = {"NAME": name, "FORMAT": "coco", "IMAGES": images, "ANNOTATIONS": file}
+        declarations.append({**declaration, "CLASSES": list(data.classes)})
+    return replace(data, declarations=declarations)
+
+
+def _renamed(data: Data) -> Data:
+    """The user's datasets under other names than those of the files that are made of them."""
+    declarations = []
+    for declaration in data.declarations:
+        entry = {**declaration, "NAME": declaration["NAME"] + _GIVEN}
+        if "SPLITS" in entry:
+            entry["SPLITS"] = {name + _GIVEN: share for name, share in entry["SPLITS"].items()}
+        declarations.append(entry)
+    train, test = data.train + _GIVEN, data.test + _GIVEN
+    return replace(
+        data, declarations=declarations, train=train, test=test, val=data.val and data.val + _GIVEN
+    )
+
+
+def _coco(
+    records: Sequence[Mapping[str, Any]], classes: Sequence[str]
+) -> tuple[dict[str, Any], str]:
+    """Contents of a COCO file, and the folder that its names start at."""
+    # A view of the user's folder, if there is one, is below data_cache, which may be deleted.
+    files = [os.path.realpath(record["file_name"]) for record in records]
+    if len(set(files)) < len(files):  # the user has links to one image
+        files = [os.path.abspath(record["file_name"]) for record in records]
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    named = {os.path.relpath(file, root): r for file, r in zip(files, records, strict=True)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, name in enumerate(sorted(named, key=os.path.splitext), start=1):
+        record = named[name]
+        size = {"width": record["width"], "height": record["height"]}
+        source = {"source_id": record["image_id"]}
+        images.append({"id": number, "file_name": name, **size, **source})
+        for values in sorted(map(_values, record["annotations"])):
+            (label, x, y, width, height), crowd = values[:-1], values[-1]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label + 1,
+                    "bbox": [x, y, width, height],
+                    "area": round(width * height, 2 * _DIGITS),
+                    "iscrowd": crowd,
+                }
+            )
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}, root
+
+
+def _values(annotation: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Class, left, top, width, height, crowd."""
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    left, top, right, bottom = (round(float(edge), _DIGITS) for edge in box)
+    size = round(right - left, _DIGITS), round(bottom - top, _DIGITS)
+    return annotation["category_id"], left, top, *size, annotation.get("iscrowd", 0)
