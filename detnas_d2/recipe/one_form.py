@@ -109,6 +109,7 @@ def _coco(
 def _values(annotation: Mapping[str, Any]) -> tuple[Any, ...]:
     """Class, left, top, width, height, crowd."""
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    left, top, right, bottom = (round(float(edge), _DIGITS) for edge in box)
+    # 0.0 is added against a -0.0.
+    left, top, right, bottom = (round(float(edge), _DIGITS) + 0.0 for edge in box)
     size = round(right - left, _DIGITS), round(bottom - top, _DIGITS)
     return annotation["category_id"], left, top, *size, annotation.get("iscrowd", 0)
