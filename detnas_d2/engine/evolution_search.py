@@ -28,7 +28,7 @@ from detnas_d2.engine.keeping_time import Late, Watch, current_watch
 from detnas_d2.engine.plan import BEST_FILE, SearchPlan
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.scripted import plain_torchscript
-from detnas_d2.engine.telling import outlook_text, tell
+from detnas_d2.engine.telling import outlook_text, tell, tell_part
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.build import candidate_evaluator, resized_evaluator
@@ -40,6 +40,7 @@ from detnas_d2.search.build import search_fingerprint
 from detnas_d2.search.driver import OnProgress
 from detnas_d2.search.events import SearchEvents
 from detnas_d2.search.front_file import FRONT_FILE, front_text, has_front, read_front
+from detnas_d2.search.known_scores import KnownScores, known_scores
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.utils.errors import InputError
@@ -54,7 +55,12 @@ remembers statistics of what it scored."""
 
 @plain_torchscript()
 def search(
-    cfg: CfgNode, *, resume: bool, config_dir: str = "", retrain_opts: Sequence[str] = ()
+    cfg: CfgNode,
+    *,
+    resume: bool,
+    config_dir: str = "",
+    retrain_opts: Sequence[str] = (),
+    known: Sequence[str] = (),
 ) -> CandidateRecord:
     """Runs or resumes a search in ``OUTPUT_DIR``.
 
@@ -67,6 +73,8 @@ def search(
 
     Args:
         config_dir, retrain_opts: see :func:`detnas_d2.engine.plan.retrain_config`.
+        known: folders of other searches. What those that score as this one does have evaluated is
+            not evaluated again: fitness is a function of path, weights and data alone.
 
     Raises:
         InputError: no weights, no supernet, limits that no path satisfies, or validation images on
@@ -113,7 +121,9 @@ def search(
             for file, (cfg, record) in networks.items():
                 write_text(os.path.join(folder, file), best_yaml(cfg, record, metric))
 
-    best = search_candidates(plan.proposals, evaluator, evaluation, resume=resume, finish=finish)
+    best = search_candidates(
+        plan.proposals, evaluator, evaluation, resume=resume, finish=finish, known=known
+    )
     comm.synchronize()
     logger.info("Best path (fitness %.3f): %s; written to %s", best.fitness, best.path, folder)
     drop_cache(folder)
@@ -127,6 +137,7 @@ def search_candidates(
     *,
     resume: bool,
     finish: OnFinish | None = None,
+    known: Sequence[str] = (),
 ) -> CandidateRecord:
     """Searches in the output folder, or goes on; returns the best candidate: with several
     objectives the one that is recommended, see :meth:`Objectives.best`.
@@ -136,6 +147,7 @@ def search_candidates(
         evaluator: gives the evaluator of candidates.
         evaluation: what decides a candidate's fitness, "metric" and weights included; JSON values.
         finish: see :data:`OnFinish`.
+        known: see :func:`search`.
     """
     searcher, constraint = proposals.build_searcher(), proposals.constraint
     objectives, resolutions = proposals.objectives, proposals.candidates.resolutions
@@ -149,6 +161,7 @@ def search_candidates(
         **evaluation,
     )
     history = open_history(proposals.output_dir, fingerprint, resume=resume)
+    scores = comm.all_gather(known_scores(known, fingerprint) if comm.is_main_process() else {})[0]
     listeners: list[OnProgress] = []
     with ExitStack() as stack:
         evaluates = stack.enter_context(evaluator())
@@ -166,7 +179,7 @@ def search_candidates(
             listeners += [progress, events]
         best = run_search(
             searcher,
-            evaluates,
+            KnownScores(evaluates, scores),
             history,
             space=proposals.candidates,
             limits=constraint,
@@ -174,6 +187,7 @@ def search_candidates(
             on_progress=partial(_tell_all, listeners),
             after_generation=_looks(current_watch(), searcher, history),
         )
+        evaluates.on_pass = _tell_pass  # what comes now are no candidates
         front: list[CandidateRecord] = []
         if objectives is not None:
             front = objectives.front(history)
@@ -247,6 +261,10 @@ def _tell_all(listeners: Sequence[OnProgress], record: CandidateRecord, **about:
 
 def _tell_candidates(done: float, total: int, eta: float | None, best: str) -> None:
     tell("candidates", done, total, eta=eta, note=best)
+
+
+def _tell_pass(stage: str, candidates: int, done: int, total: int) -> None:
+    tell_part(f"{stage} of {candidates} found", done, total)
 
 
 def load_supernet(cfg: CfgNode) -> nn.Module:

@@ -24,6 +24,7 @@ from detnas_d2.utils.screen import Line, duration
 PROGRESS_FILE = "progress.json"
 _WRITTEN = 2.0
 """Seconds between two writes of the file."""
+_BATCHES = "batches, "
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,12 @@ class Teller:
         self._show()
 
     def tell_part(self, what: str, done: float, total: float) -> None:
-        """How far something in between is, e.g. an evaluation; all of a stage that evaluates."""
-        if self.outlook.running.kind == "evaluate":
-            self.tell(f"batches, {what}", done, total)
+        """How far something in between is, e.g. an evaluation; all of a stage that evaluates one
+        network.
+        """
+        own = self._main is None or self._main.what.startswith(_BATCHES)
+        if own and self.outlook.running.kind == "evaluate":
+            self.tell(f"{_BATCHES}{what}", done, total)
             return
         self._part = self._next(self._part, what, done, total)
         self._show()

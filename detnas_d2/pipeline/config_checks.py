@@ -25,8 +25,12 @@ def check_config(pipeline: Pipeline, stage: Stage) -> None:
             pipeline.random_proposals(stage, cfg)
         elif stage.path and pipeline.stage(stage.path) is None:
             pipeline.path_of(stage, cfg)
-        if stage.member:
+        if stage.member or stage.whole:
             _check_front(pipeline, stage)
+        if stage.whole and (stage.row or stage.name) in pipeline.table:
+            raise PipelineError(
+                "a whole front is no row of TABLE; expected REPEAT, so many members"
+            )
         retrain = os.path.dirname(name), pipeline.opts
         if stage.kind == "search" and not stage.merge:
             SearchPlan.from_config(cfg, *retrain).check(data=False)

@@ -109,6 +109,10 @@ class Pipeline:
         names = dict.fromkeys((stage.weights, stage.path, stage.like, *stage.merge))
         return [source for name in names if (source := self.stage(name)) is not None]
 
+    def other_searches(self, search: Stage) -> list[Stage]:
+        """Searches besides one stage, of whatever supernet."""
+        return [stage for stage in self.stages if stage.kind == "search" and stage != search]
+
     def begin_of(self, stage: Stage) -> CfgNode:
         """The stage's file with all overrides, without what stages before it find."""
         if stage.name not in self._begun:
@@ -145,6 +149,8 @@ class Pipeline:
         cfg = self.merged(stage, fragments, place=place)
         if stage.random is not None:
             self._draw_genotype(stage, cfg)
+        if stage.whole:  # each member has its own
+            return cfg
         if stage.weights:
             cfg.MODEL.WEIGHTS = self._weights_of(stage)
         if stage.path:

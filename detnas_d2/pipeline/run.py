@@ -20,6 +20,7 @@ from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
 from detnas_d2.pipeline.family import titled_families
+from detnas_d2.pipeline.fronts import compare_fronts
 from detnas_d2.pipeline.manifest import write_manifest
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
@@ -334,8 +335,8 @@ def _has_rows(pipeline: Pipeline) -> bool:
 
 def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
     """Prints TABLE (of the seeds whose stages are done), TABLES and a line about each supernet;
-    writes ``table.md``, ``table.json``, ``family.json`` where a search found a front and, once all
-    seeds are done, the file ``record``.
+    writes ``table.md``, ``table.json``, ``family.json`` where a search found a front,
+    ``fronts.json`` where several did and, once all seeds are done, the file ``record``.
     """
     texts = [f"{table.title}\n\n{table.text()}" for table in experiment.tables]
     runs = [pipeline for pipeline in experiment.runs_of_stages if _has_rows(pipeline)]
@@ -361,6 +362,12 @@ def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
         content = {title: family.as_dict() for title, family in found_families.items()}
         file = os.path.join(experiment.output_dir, "family.json")
         write_text(file, json.dumps(content, indent=1))
+    fronts = compare_fronts(experiment.runs_of_stages)
+    if fronts is not None:
+        texts.append(f"Fronts of {' and '.join(fronts.searches)}\n\n{fronts.text()}")
+        if write:
+            file = os.path.join(experiment.output_dir, "fronts.json")
+            write_text(file, json.dumps(fronts.as_dict(), indent=1))
     if lines := supernet_lines(experiment):
         texts.append("\n".join(lines))
     if texts:

@@ -27,6 +27,7 @@ from detnas_d2.engine.telling import Teller, telling
 from detnas_d2.engine.training import evaluate, train
 from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline.definition import Pipeline
+from detnas_d2.pipeline.front_scores import evaluate_front
 from detnas_d2.pipeline.stage_data import data_of
 from detnas_d2.pipeline.stages import Stage
 from detnas_d2.pipeline.state import (
@@ -122,12 +123,15 @@ def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float
     folder = os.path.dirname(pipeline.file_of(stage))
     retrain: dict[str, Any] = {"config_dir": folder, "retrain_opts": pipeline.opts}
     if stage.kind == "search":
-        best = search(cfg, resume=True, **retrain)
+        known = [pipeline.folder(other.name) for other in pipeline.other_searches(stage)]
+        best = search(cfg, resume=True, known=known, **retrain)
         results: dict[str, Any] = {"fitness": best.fitness}
     elif stage.kind == "screen":
         results = {"kept": screen(cfg, resume=True)}
     elif stage.kind == "gradient":
         results = {"genotype": str(gradient_search(cfg, resume=True, **retrain))}
+    elif stage.whole:
+        results = evaluate_front(cfg, pipeline.folder(stage.path))
     elif stage.kind == "evaluate":
         results = flatten_results_dict(evaluate(cfg))
     else:
@@ -151,6 +155,7 @@ def _run(pipeline: Pipeline, stage: Stage, cfg: CfgNode, mark: str, start: float
 
 def _architecture(pipeline: Pipeline, stage: Stage, cfg: CfgNode) -> str:
     """Text of the path or genotype of the network that a stage trained or evaluated."""
-    if stage.path:
+    if stage.path and not stage.whole:
         return str(pipeline.path_of(stage, cfg))
-    return str(genotype_of(cfg)) if stage.kind in ("train", "evaluate") else ""
+    has_network = stage.kind in ("train", "evaluate") and not stage.whole
+    return str(genotype_of(cfg)) if has_network else ""

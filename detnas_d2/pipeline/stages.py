@@ -16,8 +16,9 @@ SEED (the config's, and a hundred more each time), and random networks (PATH, RA
 With PATH ``front SEARCH`` they are n members of the front that a search of several objectives
 found, in even steps from the cheapest to the last, the recommended one among them if n is not 2
 (:meth:`detnas_d2.search.front_file.Front.spread`); ``front SEARCH 2/4`` is the second of four.
-WEIGHTS is the same search for the member's own weights. LIKE ``front SEARCH`` next to PATH random
-makes network k of n like member k of n.
+WEIGHTS is the same search for the member's own weights; with it an evaluation without REPEAT tests
+every member of the front, whose scores are in its ``members.json`` (no row of a table).
+LIKE ``front SEARCH`` next to PATH random makes network k of n like member k of n.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
 stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it
@@ -72,6 +73,8 @@ class Stage:
     folder: str = ""
     member: tuple[int, int] | None = None
     """(number, count) where PATH or LIKE is one of ``count`` members of the front of a search."""
+    whole: bool = False
+    """PATH is every member of the front of a search."""
     number: int = 0
     """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
 
@@ -129,6 +132,15 @@ def _is_open_member(text: Any, known: Collection[str]) -> bool:
     return found is not None and not found["number"]
 
 
+def _whole_front(entry: Mapping[str, Any], known: Collection[str]) -> str:
+    """The search whose whole front an evaluation is of, "" for any other stage."""
+    text = entry.get("PATH")
+    if entry["KIND"] != "evaluate" or not _is_open_member(text, known):
+        return ""
+    search = str(text).removeprefix("front ")
+    return search if search in known and search == entry.get("WEIGHTS") else ""
+
+
 def _member(text: str, known: Collection[str]) -> tuple[str, tuple[int, int] | None]:
     """Search, and (number, count), of ``front SEARCH NUMBER/COUNT``; any other text as it is.
 
@@ -170,6 +182,9 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     values["merge"] = tuple(entry.get("MERGE", ()))
     where = f"{file}: stage {entry['NAME']!r}"
     kinds = {other.name: other.kind for other in before}
+    search = _whole_front(entry, kinds)
+    if search:
+        values |= {"path": search, "whole": True}
     for key in {"path", "like"} & set(values):
         try:
             values[key], member = _member(values[key], kinds)

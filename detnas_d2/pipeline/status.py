@@ -11,6 +11,7 @@ from detnas_d2.engine.gradient_search import GENOTYPE_FILE, SUB_SPACE_FILE
 from detnas_d2.engine.inherited import INHERITED_FILE, member_file
 from detnas_d2.engine.plan import BEST_FILE
 from detnas_d2.pipeline.definition import Pipeline
+from detnas_d2.pipeline.front_scores import MEMBERS_FILE
 from detnas_d2.pipeline.stages import PipelineError, Stage
 from detnas_d2.pipeline.state import DONE, DONE_FILE, FAILED, OUTDATED, STOPPED, read_json, state_of
 from detnas_d2.search.front_file import FRONT_FILE, read_front
@@ -31,16 +32,16 @@ _PRODUCTS: dict[str, tuple[str, ...]] = {
 
 def products(pipeline: Pipeline, stage: Stage) -> tuple[str, ...]:
     """The files without which a stage is not done."""
-    files = _PRODUCTS[stage.kind]
+    files = (MEMBERS_FILE,) if stage.whole else _PRODUCTS[stage.kind]
     if stage.kind == "search" and _has_front(pipeline, stage):
         files = (*files, FRONT_FILE)
     if stage.kind != "search":
         return files
     # A search that ended before it wrote weights is done where nothing starts from them.
     later = [later for later in pipeline.stages if later.weights == stage.name]
-    if any(stage.member is None for stage in later):
+    if not all(stage.member or stage.whole for stage in later):
         files = (*files, INHERITED_FILE)
-    if any(stage.member for stage in later):
+    if any(stage.member or stage.whole for stage in later):
         files = (*files, *_member_files(pipeline.folder(stage.name)))
     return files
 

@@ -6,6 +6,7 @@ it needs.
   diagnose.py resolutions output/search --evaluate
   diagnose.py screening output/mu_0 output/mu_0.1 --plot figure4.svg
   diagnose.py optuna output/search --storage sqlite:///study.db
+  diagnose.py fronts --config-file pipeline.yaml --output output/fronts SEEDS 0,1,2,3,4
   diagnose.py fidelity --config-file pipeline.yaml --output output/fidelity
   diagnose.py calibration --config-file search.yaml --sizes 100 500 4000 --paths 20
 
@@ -24,7 +25,7 @@ from detectron2.utils import comm
 from detnas_d2.config.values import COSTS
 from detnas_d2.engine import default_argument_parser, run, setup
 from detnas_d2.pipeline.stability import calibration_stability
-from detnas_d2.programs import optuna_export, resolutions, screening
+from detnas_d2.programs import fronts, optuna_export, resolutions, screening
 from detnas_d2.programs.fidelity import add_arguments, fidelity
 from detnas_d2.programs.numbers import write_numbers
 from detnas_d2.programs.plots import draw_calibration, draw_choices, draw_history
@@ -61,6 +62,12 @@ def main(argv: list[str] | None = None) -> None:
         "fidelity": commands.add_parser(
             "fidelity", help="does the fitness rank networks? truth set and report"
         ),
+        "fronts": commands.add_parser(
+            "fronts",
+            help="the front of NSGA-II against that of random search, by hypervolume, over seeds",
+            parents=[detectron2],
+            add_help=False,
+        ),
         "calibration": commands.add_parser(
             "calibration",
             help="fitness and statistics against the number of calibration images",
@@ -80,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     subparsers["calibration"].add_argument("--sizes", type=int, nargs="+", required=True)
     subparsers["calibration"].add_argument("--paths", type=int, default=20)
     add_arguments(subparsers["fidelity"])
+    fronts.add_arguments(subparsers["fronts"])
     optuna_export.add_arguments(subparsers["optuna"])
     resolutions.add_arguments(subparsers["resolutions"])
     screening.add_arguments(subparsers["screening"])
@@ -159,6 +167,7 @@ COMMANDS = {
     "history": history,
     "choices": choices,
     "fidelity": fidelity,
+    "fronts": fronts.fronts,
     "optuna": optuna_export.export,
     "resolutions": sizes,
     "screening": screenings,

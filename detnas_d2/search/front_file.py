@@ -143,6 +143,25 @@ def read_front(folder: str, records: Iterable[CandidateRecord]) -> Front:
     return Front(known[paths[0]], members, budgets, intervals)
 
 
+def read_objectives(folder: str) -> Objectives:
+    """What the search in a folder traded, within the ranges that its hypervolume was taken in.
+
+    Raises:
+        InputError: ``front.yaml`` is missing or damaged.
+    """
+    file = os.path.join(folder, FRONT_FILE)
+    try:
+        value = read_yaml(file).data
+        costs = tuple(value["least"])
+        least = tuple(float(value["least"][cost]) for cost in costs)
+        most = tuple(float(value["reference"][cost]) for cost in costs)
+    except (ConfigError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: no ranges of costs ({error!r}); resume the search to write the file again"
+        ) from error
+    return Objectives(costs, least, most)
+
+
 def best_of(folder: str, records: Iterable[CandidateRecord]) -> CandidateRecord | None:
     """The candidate that the ``best.yaml`` of a search holds: that of ``front.yaml`` where there is
     one, else the fittest, which is the best so far while the search runs; None without any.

@@ -72,13 +72,17 @@ class Objectives:
         point of fitness 0 and ``most`` of every cost, divided by the range of the costs: both are
         known before the search, so values of different generations and seeds compare.
         """
-        points = [
-            (record.rank_key[0], *self.costs_of(record))
+        return self.hypervolume_of(
+            (record.fitness, *self.costs_of(record))
             for record in records
             if record.fitness is not None
-        ]
+        )
+
+    def hypervolume_of(self, points: Iterable[Sequence[float]]) -> float:
+        """:meth:`hypervolume` of (score, costs) of any networks."""
         ranges = math.prod(b - a for a, b in zip(self.least, self.most, strict=True))
-        return hypervolume(points, (0.0, *self.most)) / ranges
+        minimised = [(-score, *costs) for score, *costs in points]
+        return hypervolume(minimised, (0.0, *self.most)) / ranges
 
     def recommended(
         self, front: Sequence[CandidateRecord]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -81,6 +82,32 @@ def parse_space(entry: Any, position: int) -> SearchSpace:
         depths.append(_positive(stage["DEPTH"], f"{where}.DEPTH"))
         ops.append(candidates)
     return SearchSpace(name, stem, tuple(channels[1:]), tuple(depths), last, tuple(ops))
+
+
+def declaration(space: SearchSpace) -> dict[str, Any]:
+    """The entry of ``MODEL.DETNAS.SPACES`` that :func:`parse_space` reads as a space."""
+    stages = [
+        {"CHANNELS": channels, "DEPTH": depth, "OPS": list(ops)}
+        for channels, depth, ops in zip(
+            space.stage_channels, space.stage_depths, space.stage_ops, strict=True
+        )
+    ]
+    return {
+        "NAME": space.name,
+        "STEM": space.stem_channels,
+        "LAST": space.last_channels,
+        "STAGES": stages,
+    }
+
+
+def scaled(space: SearchSpace, width: float, op: str) -> SearchSpace:
+    """The space of one network: ``op`` in every layer, stages ``width`` times as wide.
+
+    Channels are rounded to even numbers; the stem and the last convolution stay as they are.
+    """
+    channels = tuple(2 * max(1, round(width * wide / 2)) for wide in space.stage_channels)
+    name = f"{space.name}_{op}_x{width:g}"
+    return replace(space, name=name, stage_channels=channels, ops=(op,))
 
 
 def _check_keys(

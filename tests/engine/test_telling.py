@@ -103,6 +103,17 @@ def test_an_evaluation_is_all_of_its_stage(tmp_path: Path, clock: Clock) -> None
     assert teller.text().startswith("[1/2] supernet: 33 % of 9 batches, evaluating | ETA 3 s, all")
 
 
+def test_an_evaluation_of_several_networks_counts_them(tmp_path: Path, clock: Clock) -> None:
+    teller = teller_of(tmp_path, clock, Outlook(Ahead("evaluate", "x", 0.0), LATER))
+    teller.tell("members", 0, 4)
+    clock.now += 2.0
+    teller.tell("members", 1, 4)
+    teller.tell_part("evaluating", 3, 9)
+    assert teller.text().startswith(
+        "[1/2] supernet: 25 % of 4 members, evaluating 33 % | ETA 6 s, all"
+    )
+
+
 def test_file(tmp_path: Path, clock: Clock) -> None:
     file = tmp_path / PROGRESS_FILE
     with telling(teller_of(tmp_path, clock)):

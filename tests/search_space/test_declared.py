@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import base_config, load_config, short_yaml
 from detnas_d2.search_space import SPACES, PathError, SearchSpace, build_cost_table, space_of
+from detnas_d2.search_space.declared import declaration, parse_space, scaled
 from detnas_d2.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,3 +103,23 @@ def test_the_documented_space_loads(tmp_path: Path) -> None:
     assert (space.stage_channels, space.stage_depths) == ((64, 160, 320, 640), (4, 6, 8, 3))
     assert space.cardinalities == (4, 5, 5, 5, 4, *[5] * 5, 4, *[5] * 7, 3, 4, 4)
     assert build_cost_table(space).macs.cheapest() > 10_000_000
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+def test_a_space_is_what_its_declaration_describes(name: str) -> None:
+    read = parse_space(declaration(SPACES[name]), 0)
+    assert read.layers == SPACES[name].layers
+    assert (read.name, read.last_channels) == (name, SPACES[name].last_channels)
+
+
+def test_hand_made_networks_of_other_widths() -> None:
+    space = scaled(SPACES["detnas_demo"], 1.3, "3x3")
+    assert space.name == "detnas_demo_3x3_x1.3" and space.stem_channels == 16
+    assert space.stage_channels == (32, 52, 84, 124)  # of 31.2, 52, 83.2 and 124.8
+    assert [layer.ops for layer in space.layers] == [("3x3",)] * 10
+    same = scaled(SPACES["detnas_demo"], 1, "3x3")
+    costs = [
+        build_cost_table(s, (224, 224)).cost(s.uniform_path("3x3"))
+        for s in (same, SPACES["detnas_demo"])
+    ]
+    assert costs[0] == costs[1]
