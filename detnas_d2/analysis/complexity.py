@@ -81,7 +81,7 @@ def analyze_model(
     macs = dict.fromkeys(PARTS, 0)
     extra = ExtraCosts(model, partial(part_of, has_bottom_up=hasattr(model.backbone, "bottom_up")))
     with _counting(parts, macs), extra.counting() if convention == "mmdet" else nullcontext():
-        _run(model, _padded(model, input_size), proposals, detections)
+        _run(model, padded_size(model, input_size), proposals, detections)
     costs = {
         part: Cost(sum(p.numel() for p in _unique_parameters(modules)), macs[part])
         + extra.cost(part)
@@ -116,7 +116,8 @@ def _unique_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return list({id(p): p for m in modules for p in m.parameters(recurse=False)}.values())
 
 
-def _padded(model: Any, input_size: tuple[int, int]) -> tuple[int, int]:
+def padded_size(model: Any, input_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image as the backbone gets it: multiples of what it divides by."""
     divisor = max(model.backbone.size_divisibility, 1)
     height, width = (-(-n // divisor) * divisor for n in input_size)
     return height, width

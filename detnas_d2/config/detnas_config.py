@@ -95,8 +95,9 @@ def _add_supernet_config(cfg: CN) -> None:
     # (released ImageNet stage: a bin of FLOPS_BINS uniformly, then a random path in it). Several,
     # in as many times the time and the memory of one, with one optimizer step for the mean of their
     # gradients: "fair" (FairNAS: each operation of a layer once, so as many paths as operations),
-    # or "sandwich" (BigNAS, for spaces with "skip" or expansions: the most expensive path, the
-    # cheapest, SANDWICH_PATHS random ones, and distillation from the first, DISTILL_WEIGHT).
+    # or "sandwich" (BigNAS, for spaces with "skip", expansions or several MODEL.HIT.NECK_CHANNELS:
+    # the most expensive path, the cheapest, SANDWICH_PATHS random ones, and distillation from the
+    # first, DISTILL_WEIGHT).
     cfg.SUPERNET.PATH_SAMPLING = "uniform"
     # Random paths of an update of "sandwich".
     cfg.SUPERNET.SANDWICH_PATHS = 2

@@ -19,6 +19,10 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.HIT = CN()
     # Frame (depths and channels): hit (released), hit_paper, hit_half, hit_tiny, hit_tiny_half.
     cfg.MODEL.HIT.NETWORK = "hit"
+    # Channels of neck and head. []: the frame's. One number, e.g. [128]: those. Several, rising:
+    # with STRATEGY sampling one of them is searched with each path. The supernet has the most, a
+    # path with fewer the first channels of its layers; costs are then those of whole detectors.
+    cfg.MODEL.HIT.NECK_CHANNELS = []
     # Norm of all three parts: BN, SyncBN (BN in a single process), FrozenBN, GN.
     cfg.MODEL.HIT.NORM = "SyncBN"
     # Features of the bare backbone; backbones with a neck take MODEL.FPN.IN_FEATURES.

@@ -159,6 +159,7 @@ RULES: dict[str, Rule] = {
     "MODEL.CLASSIFIER.LABEL_SMOOTHING": _BELOW_1,
     "MODEL.HIT.OUT_FEATURES": _SOME_NAMES,
     "MODEL.HIT.SEARCHABLE_PARTS": _NAMES,
+    "MODEL.HIT.NECK_CHANNELS": Rule(_rising, "rising positive integers, or []"),
     "MODEL.HIT.STRATEGY": one_of("gradient", "sampling"),
     "MODEL.HIT.REPLACED.PART": one_of("backbone", "neck", "head"),
     "MODEL.HIT.REPLACED.LAYER": at_least(-1),

@@ -7,13 +7,13 @@ from xml.etree.ElementTree import Element, SubElement
 
 from detnas_d2.drawing.looks import Look, look_in, look_of
 from detnas_d2.drawing.row import Drawn, draw_row, stages_of
-from detnas_d2.drawing.svg import add_line, number
+from detnas_d2.drawing.svg import add_line, add_text, number
 from detnas_d2.drawing.trinity import BOX, COLUMN, draw_head, draw_pyramid
 from detnas_d2.search_space.costs import build_cost_table
 from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
-from detnas_d2.search_space.hit_space import HitSpace
+from detnas_d2.search_space.hit_space import GenotypeSpace
 from detnas_d2.search_space.space import LayerSpec, Path, SearchSpace
 from detnas_d2.utils.errors import InputError
 
@@ -53,7 +53,7 @@ def network_of(title: str, source: Path | Genotype, cost: str | None = None) -> 
     Raises:
         InputError: neither a path nor a genotype, or a genotype without operations.
     """
-    if isinstance(source, Path) and isinstance(source.space, HitSpace):
+    if isinstance(source, Path) and isinstance(source.space, GenotypeSpace):
         source = source.space.genotype(source)
     has_fixed = False
     if isinstance(source, Path):
@@ -154,6 +154,10 @@ def _draw_genotype(genotype: Genotype) -> Drawn:
         head = draw_head(genotype.head, end, "regions" if two_stage else "levels")
         _put(group, head.element, 0, y)
         y, width = y + head.height + 12, max(width, head.width)
+    if genotype.neck_channels:
+        told = f"neck and head of {genotype.neck_channels} channels"
+        add_text(group, 0, y + 11, told, 11, tone="faint")
+        y, width = y + 26, max(width, 7.0 * len(told))
     return Drawn(group, width, y - 12)
 
 

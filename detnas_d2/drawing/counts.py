@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from detnas_d2.drawing.looks import look_in
 from detnas_d2.search_space.genotype import Genotype
-from detnas_d2.search_space.hit_space import HitSpace
+from detnas_d2.search_space.hit_space import GenotypeSpace
 from detnas_d2.search_space.space import LayerSpec, Path
 
 
@@ -61,7 +61,7 @@ def count_kernels(layers: Iterable[LayerSpec], ops: Iterable[str]) -> tuple[Kern
 
 def backbone_counts(architecture: Path | Genotype) -> tuple[KernelCounts, ...]:
     """The counts of every stage of its backbone; none if it has no searched one."""
-    if isinstance(architecture, Path) and isinstance(architecture.space, HitSpace):
+    if isinstance(architecture, Path) and isinstance(architecture.space, GenotypeSpace):
         architecture = architecture.space.genotype(architecture)
     if isinstance(architecture, Path):
         return count_kernels(architecture.space.layers, architecture.ops)

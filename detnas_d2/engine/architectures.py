@@ -11,17 +11,27 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from detnas_d2.analysis.complexity import analyze_model, padded_size
 from detnas_d2.config.resolutions import cost_input, resolutions_of, set_resolution
 from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
 from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
-from detnas_d2.modeling.hit.build import candidate_ops, part_specs
+from detnas_d2.modeling.hit.build import (
+    at_neck_channels,
+    candidate_ops,
+    hit_network,
+    part_specs,
+    searched_channels,
+    without_memory,
+)
 from detnas_d2.search.gradient.objective import decode_parts
 from detnas_d2.search_space import CostTable, build_cost_table, space_of
+from detnas_d2.search_space.candidates import ConditionalCosts, Costs
 from detnas_d2.search_space.counting import Cost
+from detnas_d2.search_space.elastic_space import ElasticHitSpace
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_costs import part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, get_hit_network
-from detnas_d2.search_space.hit_space import HitSpace
+from detnas_d2.search_space.hit_space import GenotypeSpace, HitSpace
 from detnas_d2.search_space.space import Path, PathSpace, SearchSpace
 from detnas_d2.utils.errors import InputError
 
@@ -34,13 +44,17 @@ def is_relaxed(cfg: CfgNode) -> bool:
 
 
 def searched_space(cfg: CfgNode) -> PathSpace:
-    """The sub-spaces of ``MODEL.HIT.SEARCHABLE_PARTS`` where they are sampled, else DetNAS's."""
+    """The sub-spaces of ``MODEL.HIT.SEARCHABLE_PARTS`` where they are sampled, with the channels of
+    ``MODEL.HIT.NECK_CHANNELS`` where there are several; else DetNAS's.
+    """
+    channels = searched_channels(cfg)
     node = cfg.MODEL.HIT
     if not node.SEARCHABLE_PARTS or node.STRATEGY != "sampling":
         return space_of(cfg)
     parts = [part for part in PARTS if part in node.SEARCHABLE_PARTS]
     specs = part_specs(cfg)
-    return HitSpace(get_hit_network(node.NETWORK), tuple((part, specs[part]) for part in parts))
+    space = HitSpace(hit_network(cfg), tuple((part, specs[part]) for part in parts))
+    return ElasticHitSpace(space, channels) if channels else space
 
 
 def searched_resolutions(cfg: CfgNode, space: PathSpace) -> tuple[int, ...]:
@@ -58,13 +72,40 @@ def searched_resolutions(cfg: CfgNode, space: PathSpace) -> tuple[int, ...]:
     return resolutions
 
 
-def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -> CostTable:
-    """Costs of a space's paths at ``SEARCH.MAX_MACS_INPUT``, which follows a resolution."""
+def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -> Costs:
+    """Costs of a space's paths at ``SEARCH.MAX_MACS_INPUT``, which follows a resolution.
+
+    Raises:
+        InputError: ``cfg`` is not the config of the detectors of a space whose costs are theirs.
+    """
     size = cost_input(cfg, resolution)
     if isinstance(space, HitSpace):
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
+    if isinstance(space, ElasticHitSpace):
+        if searched_channels(cfg) != space.neck_channels:
+            raise InputError(
+                f"space {space.name!r}: its costs are of whole detectors; expected the config of "
+                f"one, with MODEL.HIT.NECK_CHANNELS {list(space.neck_channels)}"
+            )
+        tables = (_whole_costs(at_neck_channels(cfg, c), space.at(c)) for c in space.neck_channels)
+        return ConditionalCosts(tuple(tables), space.gene)
     assert isinstance(space, SearchSpace)
     return build_cost_table(space, size)
+
+
+def _whole_costs(cfg: CfgNode, space: HitSpace) -> CostTable:
+    """Costs of whole detectors, of which the channels of the neck are given.
+
+    Besides the searched layers much depends on those: the rest of the neck, the proposal generator,
+    the head's fully connected layer.
+    """
+    path, proposals = space.first_path(), cfg.HIT_SEARCH.COST_PROPOSALS
+    model = without_memory(network_config(cfg, path)).eval()
+    size = padded_size(model, cost_input(cfg))
+    detections = min(proposals, cfg.TEST.DETECTIONS_PER_IMAGE)
+    costs = analyze_model(model, input_size=size, proposals=proposals, detections=detections)
+    table = space.cost_table(size, proposals, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
+    return replace(table, base=costs["total"] - table.cost(path.choices))
 
 
 def decode_backbones(cfg: CfgNode) -> None:
@@ -81,7 +122,7 @@ def searchable_backbone(cfg: CfgNode) -> str:
 
 def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
     """Makes ``cfg`` the config of the network of one path, and of its images, in place."""
-    if not isinstance(space, HitSpace):
+    if not isinstance(space, GenotypeSpace):
         path = space.path(text)
         if path.resolution is not None:
             set_resolution(cfg, path.resolution)
@@ -89,6 +130,8 @@ def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
         return
     genotype = space.genotype(space.path(text))
     cfg.MODEL.HIT.SEARCHABLE_PARTS = []
+    if genotype.neck_channels:
+        cfg.MODEL.HIT.NECK_CHANNELS = [genotype.neck_channels]
     for part in genotype.parts:
         cfg.MODEL.HIT.GENOTYPE[part.upper()] = genotype.part_text(part)
 
@@ -146,8 +189,13 @@ def decoded_example(cfg: CfgNode, model: nn.Module) -> list[Any]:
 
 
 def _genotype(cfg: CfgNode, parts: Mapping[str, Any]) -> Genotype:
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
-    return Genotype(network, **parts, levels=len(cfg.MODEL.FPN.IN_FEATURES))
+    channels = tuple(cfg.MODEL.HIT.NECK_CHANNELS)
+    return Genotype(
+        get_hit_network(cfg.MODEL.HIT.NETWORK),
+        **parts,
+        levels=len(cfg.MODEL.FPN.IN_FEATURES),
+        neck_channels=channels[0] if len(channels) == 1 else 0,
+    )
 
 
 def _relaxed_detnas(model: nn.Module) -> RelaxedShuffleNet | None:
@@ -158,6 +206,7 @@ def _decoded_keys(cfg: CfgNode, genotype: Genotype, path: str) -> dict[str, Any]
     # The frame belongs to it: operations alone would fit another frame of the same depths too.
     keys: dict[str, Any] = {
         "MODEL.HIT.NETWORK": cfg.MODEL.HIT.NETWORK,
+        **({"MODEL.HIT.NECK_CHANNELS": [channels]} if (channels := genotype.neck_channels) else {}),
         "MODEL.HIT.SEARCHABLE_PARTS": [],
         **{f"MODEL.HIT.GENOTYPE.{p.upper()}": genotype.part_text(p) for p in genotype.parts},
     }

@@ -98,7 +98,8 @@ def search(
     evaluator = partial(candidate_evaluator, plan.evaluation, model)
     if plan.resized:
         evaluator = partial(resized_evaluator, plan.resized, model)
-    folder, metric = plan.proposals.output_dir, plan.evaluation.metric
+    folder, candidates = plan.proposals.output_dir, plan.proposals.candidates
+    text_of = partial(best_yaml, metric=plan.evaluation.metric, counted=candidates.space.counted)
 
     def finish(
         best: CandidateRecord, front: Sequence[CandidateRecord], evaluates: PathEvaluator
@@ -113,13 +114,12 @@ def search(
             for file, (record, weights, place) in files.items()
         }
         if comm.is_main_process():
-            text = best_yaml(plan.completed(best.path), best, metric)
+            text = text_of(plan.completed(best.path), best)
             write_text(os.path.join(folder, BEST_FILE), text)
             remove_members(folder, len(front) + 1)
-        candidates = plan.proposals.candidates
         if write_inherited(folder, list(networks.values()), candidates, evaluates):
             for file, (cfg, record) in networks.items():
-                write_text(os.path.join(folder, file), best_yaml(cfg, record, metric))
+                write_text(os.path.join(folder, file), text_of(cfg, record))
 
     best = search_candidates(
         plan.proposals, evaluator, evaluation, resume=resume, finish=finish, known=known
@@ -281,12 +281,16 @@ def load_supernet(cfg: CfgNode) -> nn.Module:
     return model.eval()
 
 
-def best_yaml(network: CfgNode, found: CandidateRecord, metric: str) -> str:
-    """Text of ``best.yaml``, ``best_inherited.yaml`` and of a member's config."""
+def best_yaml(network: CfgNode, found: CandidateRecord, metric: str, counted: str) -> str:
+    """Text of ``best.yaml``, ``best_inherited.yaml`` and of a member's config.
+
+    Args:
+        counted: what its costs are of, in words.
+    """
     assert found.macs is not None and found.params is not None
     images = "" if found.resolution is None else f", for images of shortest side {found.resolution}"
     return (
         f"# Found by a search: supernet {metric} {found.fitness:.3f}, "
-        f"{found.macs / 1e6:.1f}M multiply-adds and {found.params / 1e6:.3f}M parameters of the "
-        f"searchable layers{images}.\n{short_yaml(network)}"
+        f"{found.macs / 1e6:.1f}M multiply-adds and {found.params / 1e6:.3f}M parameters of "
+        f"{counted}{images}.\n{short_yaml(network)}"
     )

@@ -27,7 +27,10 @@ from detnas_d2.engine.export import export_network, write_onnx
 from detnas_d2.engine.latency import DetectorRun, Picture, exported_run, latencies, pytorch_run
 from detnas_d2.engine.runtimes import PYTORCH, RUNTIMES, load_onnx
 from detnas_d2.evaluation.running_statistics import recalibrate
+from detnas_d2.modeling.hit.build import at_neck_channels
 from detnas_d2.search_space import LatencyTable, measure_latency
+from detnas_d2.search_space.elastic_latency import ElasticLatency, Latency
+from detnas_d2.search_space.elastic_space import ElasticHitSpace
 from detnas_d2.search_space.latency import in_pytorch
 from detnas_d2.search_space.space import Path, PathSpace
 from detnas_d2.utils.errors import InputError
@@ -58,11 +61,12 @@ class Target:
 
 def detector_table(
     target: Target, *, fitted: int = FITTED, checked: int = CHECKED, seed: int = 0
-) -> LatencyTable:
+) -> Latency:
     """The table of the detectors that a config searches, with random weights.
 
     Args:
-        fitted: detectors to fit it to: two at least, the cheapest and the most expensive first.
+        fitted: detectors to fit it to: two at least, the cheapest and the most expensive first; so
+            many for each number of channels, if those of the neck are searched.
         checked: detectors to check it with; 0: it is not checked.
 
     Raises:
@@ -76,26 +80,80 @@ def detector_table(
         )
     space = searched_space(cfg)
     image = target.picture.input()
+    if not isinstance(space, ElasticHitSpace):
+        ((table, paths, rounds),) = _measured(target, image, [(cfg, space)], fitted, checked, seed)
+        if checked and table.detector is not None:
+            table.detector["check"] = _check(table, paths, rounds)
+        return table
+    channels = space.neck_channels
+    each = -(-checked // len(channels))
+    narrower = [(at_neck_channels(cfg, number), space.at(number)) for number in channels]
+    found = _measured(target, image, narrower, fitted, each, seed)
+    tables = tuple(table for table, _, _ in found)
+    whole = ElasticLatency(tables=tables, gene=space.gene, neck_channels=channels, space=space.name)
+    if not checked:
+        return whole
+    whole_paths = [
+        Path(space, whole.put_in(value, path.choices))
+        for value, (_, paths, _) in enumerate(found)
+        for path in paths
+    ]
+    both = [[ms for _, _, rounds in found for ms in rounds[number]] for number in range(2)]
+    return replace(whole, check=_check(whole, whole_paths, both))
+
+
+def _measured(
+    target: Target,
+    image: Tensor,
+    spaces: Sequence[tuple[CfgNode, PathSpace]],
+    fitted: int,
+    checked: int,
+    seed: int,
+) -> list[tuple[LatencyTable, list[Path], list[list[float]]]]:
+    """Of each space and the config that searches it: its table, and the paths that it was not
+    fitted to with what two rounds measured. The detectors of all of them are measured in turns.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        blocks = _blocks(target, space, image, folder)
-        paths = _paths(space, blocks, fitted, checked, seed)
-        target.tell(f"{len(paths)} detectors, in turns")
-        runs = [_run(target, path, image, folder) for path in paths]
+        targets = [replace(target, cfg=cfg) for cfg, _ in spaces]
+        pairs = list(zip(targets, (space for _, space in spaces), strict=True))
+        blocks = [_blocks(own, space, image, folder) for own, space in pairs]
+        paths = [
+            _paths(space, table, fitted, checked, seed)
+            for (_, space), table in zip(pairs, blocks, strict=True)
+        ]
+        target.tell(f"{sum(map(len, paths))} detectors, in turns")
+        runs = [
+            _run(own, path, image, folder)
+            for own, some in zip(targets, paths, strict=True)
+            for path in some
+        ]
         rounds = [[told.milliseconds for told in latencies(runs, target.repeats)] for _ in range(2)]
+    found, start = [], 0
+    for table, some in zip(blocks, paths, strict=True):
+        own_rounds = [row[start : start + len(some)] for row in rounds]
+        start += len(some)
+        fit = _fit(target, table, some[:fitted], [row[:fitted] for row in own_rounds])
+        found.append((fit, some[fitted:], [row[fitted:] for row in own_rounds]))
+    return found
+
+
+def _fit(
+    target: Target,
+    blocks: LatencyTable,
+    paths: Sequence[Path],
+    rounds: Sequence[Sequence[float]],
+) -> LatencyTable:
+    """The table of whole detectors out of that of blocks."""
     measured = [statistics.fmean(pair) for pair in zip(*rounds, strict=True)]
-    sums = [blocks.total(path.choices) for path in paths]
-    slope, intercept = _line(sums[:fitted], measured[:fitted])
-    table = blocks.scaled(slope, intercept)
+    slope, intercept = _line([blocks.total(path.choices) for path in paths], measured)
     own: dict[str, Any] = {
         "runtime": RUNTIMES[target.runtime].title,
         "image": list(target.picture.size),
-        "fitted_to": fitted,
+        "fitted_to": len(paths),
         "slope": slope,
         "rest": intercept,
     }
-    if checked:
-        own["check"] = _check(table, paths[fitted:], [row[fitted:] for row in rounds])
-    return replace(table, detector=own)
+    return replace(blocks.scaled(slope, intercept), detector=own)
 
 
 def _blocks(target: Target, space: PathSpace, image: Tensor, folder: str) -> LatencyTable:
@@ -132,7 +190,7 @@ def _paths(
     Raises:
         InputError: the space has fewer.
     """
-    ends = [[row.index(end(row)) for row in blocks.entries] for end in (min, max)]
+    ends = (blocks.cheapest_choices(), blocks.most_expensive_choices())
     found = dict.fromkeys(space.path(choices) for choices in ends)
     rng = random.Random(f"latency/{seed}")
     for _ in range(100 * (fitted + checked)):
@@ -171,7 +229,7 @@ def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 
 def _check(
-    table: LatencyTable, paths: Sequence[Path], rounds: Sequence[Sequence[float]]
+    table: Latency, paths: Sequence[Path], rounds: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
     """How the table ranks and misses detectors that it was not fitted to."""
     measured = [statistics.fmean(pair) for pair in zip(*rounds, strict=True)]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
+from typing import cast
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -20,7 +21,8 @@ from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.search_space import CostTable, LatencyTable, measure_latency
-from detnas_d2.search_space.candidates import Candidates, ResizedCosts, ResizedTable
+from detnas_d2.search_space.candidates import Candidates, ConditionalCosts, ConditionalTable, Costs
+from detnas_d2.search_space.elastic_latency import Latency, latency_from_json
 from detnas_d2.search_space.space import PathSpace, SearchSpace
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
@@ -48,9 +50,9 @@ class Proposals:
     """
 
     candidates: Candidates
-    tables: tuple[CostTable, ...]
+    tables: tuple[Costs, ...]
     limits: Limits
-    latencies: tuple[LatencyTable, ...]
+    latencies: tuple[Latency, ...]
     latency_files: tuple[str, ...]
     measure: Callable[..., LatencyTable]
     searcher: SearcherSettings
@@ -110,11 +112,11 @@ class Proposals:
         return self.candidates.space
 
     @property
-    def costs(self) -> CostTable:
+    def costs(self) -> Costs:
         """Costs of the paths, if no resolutions are searched."""
         return self.costs_at(None)
 
-    def costs_at(self, resolution: int | None) -> CostTable:
+    def costs_at(self, resolution: int | None) -> Costs:
         """Costs of the paths at one of the resolutions; None: none are searched."""
         return self.tables[(self.candidates.resolutions or (None,)).index(resolution)]
 
@@ -138,8 +140,11 @@ class Proposals:
         if not self.latencies:
             limits = replace(limits, max_latency_ms=None)
         if self.candidates.resolutions:
-            latency = ResizedTable[float](self.latencies) if self.latencies else None
-            return Constraint(limits, ResizedCosts(self.tables), latency)
+            # Of DetNAS's spaces, so each is a sum over layers.
+            costs = cast(tuple[CostTable, ...], self.tables)
+            found = cast(tuple[LatencyTable, ...], self.latencies)
+            latency = ConditionalTable[float](found) if found else None
+            return Constraint(limits, ConditionalCosts(costs), latency)
         return Constraint(limits, self.tables[0], next(iter(self.latencies), None))
 
     @cached_property
@@ -207,7 +212,7 @@ def _latency_files(cfg: CfgNode, resolutions: Sequence[int]) -> tuple[str, ...]:
     return files
 
 
-def _latencies(files: Sequence[str], space: PathSpace) -> tuple[LatencyTable, ...]:
+def _latencies(files: Sequence[str], space: PathSpace) -> tuple[Latency, ...]:
     """The latency tables of a space, for larger and larger images."""
     tables = tuple(read_latency(file, space) for file in files)
     areas = [math.prod(table.input_size) for table in tables]
@@ -220,7 +225,7 @@ def _latencies(files: Sequence[str], space: PathSpace) -> tuple[LatencyTable, ..
     return tables
 
 
-def read_latency(file: str, space: PathSpace) -> LatencyTable:
+def read_latency(file: str, space: PathSpace) -> Latency:
     """The latency table of a space.
 
     Raises:
@@ -228,7 +233,7 @@ def read_latency(file: str, space: PathSpace) -> LatencyTable:
     """
     try:
         with open(file, encoding="utf-8") as text:
-            return LatencyTable.from_json(text.read(), space)
+            return latency_from_json(text.read(), space)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"SEARCH.LATENCY_TABLE: {file} is no table of this space ({error}); delete it, or name "

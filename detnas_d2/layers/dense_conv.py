@@ -86,9 +86,9 @@ class Conv3x3(Conv2d):
         n, c, h, w = x.shape
         count = size_class(min(tiles(x), _MOST_TILES))
         threads = torch.get_num_threads()
-        known, asked = self.autotune.known.setdefault(self, {}), (count, threads)
+        out = self.out_channels
+        known, asked = self.autotune.known.setdefault(self, {}), (c, out, count, threads)
         if asked not in known:
-            out = self.out_channels
             key = f"conv3x3 {c} to {out} channels, {count} tiles, {threads} threads"
             known[asked] = self.autotune.use_ops(key, partial(_trial, (n, c, h, w), out))
         return known[asked]

@@ -23,7 +23,7 @@ def find_supernet(model: nn.Module) -> Supernet | HitSupernet | None:
     found += [module for module in model.modules() if isinstance(module, Supernet)]
     parts = [module for module in model.modules() if isinstance(module, ChoiceLayers)]
     if parts:
-        found.append(HitSupernet(parts))
+        found.append(HitSupernet(parts, model))
     if len(found) > 1:
         raise ValueError(f"{type(model).__name__} contains {len(found)} supernets, expected one")
     return found[0] if found else None

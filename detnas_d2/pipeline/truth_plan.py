@@ -26,6 +26,7 @@ from detnas_d2.modeling import is_supernet
 from detnas_d2.pipeline.truth_source import TruthSource
 from detnas_d2.search.constraints import Constraint, Limits
 from detnas_d2.search.cost_draws import CostSampler, in_band, over_costs
+from detnas_d2.search_space import CostTable
 from detnas_d2.search_space.space import Path, PathSpace, space_digest
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import sha256_of
@@ -221,6 +222,11 @@ def _draw(
 ) -> tuple[tuple[Network, ...], int, int, int]:
     """Networks, the range of costs they are drawn from, and the middle of the band."""
     costs, limits = proposals.costs, proposals.limits
+    if not isinstance(costs, CostTable):
+        raise InputError(
+            f"space {proposals.space.name!r}: networks of a truth set are drawn by costs that are "
+            "sums over layers; expected one number in MODEL.HIT.NECK_CHANNELS, or []"
+        )
     feasible = proposals.constraint if settings.limited else Constraint(Limits(), costs)
     low, high = costs.macs.cheapest(), costs.macs.most_expensive()
     if settings.limited:

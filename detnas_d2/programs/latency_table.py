@@ -19,11 +19,13 @@ from detnas_d2.engine.latency_table import FITTED, Target, detector_table
 from detnas_d2.engine.runtimes import PYTORCH, version_of
 from detnas_d2.pipeline.manifest import machine, versions
 from detnas_d2.programs.latency import Asked, threads_of
+from detnas_d2.search_space.elastic_latency import ElasticLatency
 from detnas_d2.utils.cpus import usable_cpus
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 
 _NOISY = 0.7  # tau of two measurements
+_FIT = ("slope", "rest")
 # Of a search, of a run of detnas search, of a pipeline.
 _CONFIGS = ("config/search.yaml", "config.yaml", "search/config.yaml")
 
@@ -62,25 +64,50 @@ def run(config: str, file: str, asked: Asked, *, detectors: int) -> dict[str, An
     with threads_of(asked.threads):
         target = Target(cfg, picture, names[0], asked.repeats, _tell)
         table = detector_table(target, fitted=FITTED, checked=detectors)
-        assert table.detector is not None
-        table.detector.update(
-            {
-                "config": os.path.basename(config),
-                "version": version_of(names[0]),
-                "threads": torch.get_num_threads(),
-                "cpus": usable_cpus(),
-                "machine": machine(),
-                "versions": versions(),
-                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }
-        )
+        about = {
+            "config": os.path.basename(config),
+            "version": version_of(names[0]),
+            "threads": torch.get_num_threads(),
+            "cpus": usable_cpus(),
+            "machine": machine(),
+            "versions": versions(),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        parts = table.tables if isinstance(table, ElasticLatency) else (table,)
+        for part in parts:
+            assert part.detector is not None
+            part.detector.update(about)
     write_text(file, table.to_json() + "\n")
     ends = {"cheapest": table.cheapest(), "most_expensive": table.most_expensive()}
-    return {"table": file, "space": table.space, **ends, **table.detector}
+    told = {"table": file, "space": table.space, **ends, **(parts[-1].detector or {})}
+    if isinstance(table, ElasticLatency):
+        told["check"] = table.check
+        told["neck_channels"] = [
+            {"channels": channels, **{key: (part.detector or {})[key] for key in _FIT}}
+            for channels, part in zip(table.neck_channels, parts, strict=True)
+        ]
+    return told
 
 
 def _tell(line: str) -> None:
     print(f"measuring {line}", file=sys.stderr)
+
+
+def _fit_text(result: Mapping[str, Any]) -> str:
+    fits = result.get("neck_channels")
+    if fits is None:
+        return (
+            f"{result['rest']:.2f} of them in every detector, blocks count {result['slope']:.2f} "
+            f"times what they take alone (fitted to {result['fitted_to']} detectors)"
+        )
+    texts = (
+        f"{fit['rest']:.2f} and blocks {fit['slope']:.2f} times at {fit['channels']} channels"
+        for fit in fits
+    )
+    return (
+        "of them in every detector, and how often blocks count what they take alone: "
+        f"{'; '.join(texts)} (fitted to {result['fitted_to']} detectors each)"
+    )
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -91,9 +118,7 @@ def text(result: Mapping[str, Any]) -> str:
         f"{result['version']}, one image of {height} x {width} pixels, on "
         f"{result['machine']['processor']}, threads: {result['threads']}, on "
         f"{len(result['cpus'])} of {os.cpu_count()} CPUs",
-        f"{result['cheapest']:.2f} to {result['most_expensive']:.2f} ms; {result['rest']:.2f} of "
-        f"them in every detector, blocks count {result['slope']:.2f} times what they take alone "
-        f"(fitted to {result['fitted_to']} detectors)",
+        f"{result['cheapest']:.2f} to {result['most_expensive']:.2f} ms; {_fit_text(result)}",
     ]
     check = result.get("check")
     if check is None:

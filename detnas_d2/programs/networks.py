@@ -14,11 +14,12 @@ from detnas_d2.engine.architectures import (
     searched_space,
 )
 from detnas_d2.engine.plan import BEST_FILE
+from detnas_d2.modeling.hit.build import hit_network
 from detnas_d2.search import History
 from detnas_d2.search.front_file import best_of
 from detnas_d2.search.history import RECORDS_FILE
 from detnas_d2.search_space.genotype import Genotype
-from detnas_d2.search_space.hit_network import PARTS, get_hit_network
+from detnas_d2.search_space.hit_network import PARTS
 from detnas_d2.search_space.space import Path, PathError
 from detnas_d2.utils.errors import InputError
 
@@ -116,7 +117,7 @@ def _parsed(text: str, title: str, frame: CfgNode | None) -> NamedNetwork:
             "of its space with --config-file"
         )
     if any(piece.partition(":")[0].strip() in PARTS for piece in text.split(";")):
-        network = get_hit_network(frame.MODEL.HIT.NETWORK)
+        network = hit_network(frame)
         levels = len(frame.MODEL.FPN.IN_FEATURES)
         return NamedNetwork(title, Genotype.from_text(network, text, levels=levels))
     space = searched_space(frame)

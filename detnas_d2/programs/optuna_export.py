@@ -18,6 +18,7 @@ from detnas_d2.programs.networks import CONFIG_FILE, short_name
 from detnas_d2.search import History
 from detnas_d2.search.history import HEADER_FILE, RECORDS_FILE
 from detnas_d2.search_space.candidates import Candidates
+from detnas_d2.search_space.elastic_space import ElasticHitSpace
 from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import InputError
@@ -129,6 +130,9 @@ def parameter_names(space: PathSpace) -> list[str]:
     """Name of the parameter of each layer, sorted as the layers are."""
     if isinstance(space, HitSpace):
         return [f"{part} {i:02d}" for part, layers in space.parts for i in range(len(layers))]
+    if isinstance(space, ElasticHitSpace):
+        names = parameter_names(space.widest)
+        return [*names[: space.gene], "neck_channels", *names[space.gene :]]
     return [f"stage {layer.stage + 1}, layer {layer.index:02d}" for layer in space.layers]
 
 

@@ -18,7 +18,7 @@ from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.measuring import write_trial
-from detnas_d2.search_space import LatencyTable
+from detnas_d2.search_space.elastic_latency import Latency
 from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
@@ -60,7 +60,7 @@ def limited(
     )
 
 
-def measured(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -> LatencyTable:
+def measured(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -> Latency:
     """Of the recipe's detectors, with one image of the size that they see."""
     folder = write_trial(recipe, facts, data, settings)
     path = SPACES[recipe.space].uniform_path(HAND_MADE_OP)

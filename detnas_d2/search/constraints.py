@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detnas_d2.config.values import COSTS
-from detnas_d2.search_space import Choices, CostTable, LatencyTable
-from detnas_d2.search_space.candidates import ResizedCosts, ResizedTable, Table
+from detnas_d2.search_space import Choices, LatencyTable
+from detnas_d2.search_space.candidates import ConditionalTable, Costs, Table
 from detnas_d2.utils.errors import InputError
 
 
@@ -63,8 +63,8 @@ class Constraint:
     def __init__(
         self,
         limits: Limits,
-        costs: CostTable | ResizedCosts | None = None,
-        latency: LatencyTable | ResizedTable[float] | None = None,
+        costs: Costs | None = None,
+        latency: LatencyTable | ConditionalTable[float] | None = None,
     ) -> None:
         self.limits = limits
         self.tables: dict[str, Table] = {}

@@ -32,3 +32,11 @@ class AdditiveTable(Generic[Number]):
     def most_expensive(self) -> Number:
         """Exact maximum over all paths."""
         return self.base + sum(max(row) for row in self.entries)
+
+    def cheapest_choices(self) -> tuple[int, ...]:
+        """Choices of a path that has the minimum: the first of equals in every layer."""
+        return tuple(row.index(min(row)) for row in self.entries)
+
+    def most_expensive_choices(self) -> tuple[int, ...]:
+        """Choices of a path that has the maximum: the first of equals in every layer."""
+        return tuple(row.index(max(row)) for row in self.entries)

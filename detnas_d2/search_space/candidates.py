@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic
 
 from detnas_d2.search_space.additive import AdditiveTable, Number
 from detnas_d2.search_space.costs import CostTable
+from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.space import Choices, Path, PathError, PathSpace
 
 
@@ -58,19 +60,21 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class ResizedTable(Generic[Number]):
-    """A quantity of paths at each of several resolutions: an :class:`AdditiveTable` of genes.
+class ConditionalTable(Generic[Number]):
+    """A quantity that is additive once one gene is given: an :class:`AdditiveTable` of genes.
 
     Args:
-        tables: one for each resolution, in the order of :class:`Candidates`.
+        tables: one for each value of that gene (a resolution, a number of channels), of the others.
+        gene: its place among the genes.
     """
 
     tables: tuple[AdditiveTable[Number], ...]
+    gene: int = -1
 
     def total(self, choices: Iterable[int]) -> Number:
         """The quantity of the candidate with these genes."""
-        *path, place = choices
-        return self.tables[place].total(path)
+        value, others = self.taken_out(choices)
+        return self.tables[value].total(others)
 
     def cheapest(self) -> Number:
         """Exact minimum over all candidates."""
@@ -80,21 +84,57 @@ class ResizedTable(Generic[Number]):
         """Exact maximum over all candidates."""
         return max(table.most_expensive() for table in self.tables)
 
+    def cheapest_choices(self) -> Choices:
+        """Genes of a candidate that has the minimum."""
+        least = [table.cheapest() for table in self.tables]
+        value = least.index(min(least))
+        return self.put_in(value, self.tables[value].cheapest_choices())
+
+    def most_expensive_choices(self) -> Choices:
+        """Genes of a candidate that has the maximum."""
+        most = [table.most_expensive() for table in self.tables]
+        value = most.index(max(most))
+        return self.put_in(value, self.tables[value].most_expensive_choices())
+
+    def taken_out(self, choices: Iterable[int]) -> tuple[int, Choices]:
+        """The value of the gene, and the other genes."""
+        genes = list(choices)
+        value = genes.pop(self.gene)
+        return value, tuple(genes)
+
+    def put_in(self, value: int, others: Choices) -> Choices:
+        """Inverse of :meth:`taken_out`."""
+        place: int = self.gene % (len(others) + 1)
+        return (*others[:place], value, *others[place:])
+
 
 @dataclass(frozen=True)
-class ResizedCosts:
-    """Cost tables of several resolutions, in the order of :class:`Candidates`, as one of genes."""
+class ConditionalCosts:
+    """Cost tables by the value of one gene, see :class:`ConditionalTable`, as one of genes."""
 
     tables: tuple[CostTable, ...]
+    gene: int = -1
+
+    @cached_property
+    def macs(self) -> ConditionalTable[int]:
+        return ConditionalTable(tuple(table.macs for table in self.tables), self.gene)
+
+    @cached_property
+    def params(self) -> ConditionalTable[int]:
+        return ConditionalTable(tuple(table.params for table in self.tables), self.gene)
 
     @property
-    def macs(self) -> ResizedTable[int]:
-        return ResizedTable(tuple(table.macs for table in self.tables))
+    def input_size(self) -> tuple[int, int]:
+        """Of the first table."""
+        return self.tables[0].input_size
 
-    @property
-    def params(self) -> ResizedTable[int]:
-        return ResizedTable(tuple(table.params for table in self.tables))
+    def cost(self, choices: Iterable[int]) -> Cost:
+        """Cost of the candidate with these genes."""
+        value, others = self.macs.taken_out(choices)
+        return self.tables[value].cost(others)
 
 
-Table = AdditiveTable[int] | AdditiveTable[float] | ResizedTable[int] | ResizedTable[float]
+Costs = CostTable | ConditionalCosts
+"""Multiply-adds and parameters of candidates."""
+Table = AdditiveTable[int] | AdditiveTable[float] | ConditionalTable[int] | ConditionalTable[float]
 """A quantity of candidates."""

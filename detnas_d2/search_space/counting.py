@@ -22,6 +22,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.params + other.params, self.macs + other.macs)
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.params - other.params, self.macs - other.macs)
+
 
 def conv_cost(
     height: int, width: int, cin: int, cout: int, kernel: int = 1, groups: int = 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from detnas_d2.search_space.hit_network import PARTS, HitNetwork
 from detnas_d2.search_space.operations import OperationError, get_operation
 from detnas_d2.utils.errors import InputError
+
+NECK_CHANNELS = "neck_channels"
+"""What a genotype's text calls channels of neck and head that are not the network's own."""
 
 
 class GenotypeError(InputError):
@@ -58,12 +61,15 @@ class Genotype:
     """The operations of a searched detector; a part without operations is not a searched one.
 
     ``str(genotype)`` is its canonical text, e.g. ``backbone: ir_k3_e3_d1 skip / ...; neck: ...;
-    head: ...``; :meth:`from_text` reads it.
+    head: ...``, with ``neck_channels: 128; `` before it where they are given;
+    :meth:`from_text` reads it.
 
     Args:
         network: the frame: depths and channels.
         backbone, neck, head: operation names, layer by layer.
         levels: pyramid levels of the neck.
+        neck_channels: of neck and head in the place of the network's, which then has them; 0: the
+            network's own.
     """
 
     network: HitNetwork = field(repr=False)
@@ -71,8 +77,12 @@ class Genotype:
     neck: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
     levels: int = field(default=4, repr=False)
+    neck_channels: int = 0
 
     def __post_init__(self) -> None:
+        if self.neck_channels:
+            own = replace(self.network, neck_channels=self.neck_channels)
+            object.__setattr__(self, "network", own)
         for part in PARTS:
             names = parse_part(self.network, part, getattr(self, part), levels=self.levels)
             object.__setattr__(self, part, names)
@@ -82,17 +92,27 @@ class Genotype:
         """Inverse of ``str``.
 
         Raises:
-            GenotypeError: an unknown or repeated part, or operations that do not fit.
+            GenotypeError: an unknown or repeated part, operations that do not fit, or no number of
+                channels.
         """
         parts: dict[str, tuple[str, ...]] = {}
+        channels = 0
         for piece in filter(None, (piece.strip() for piece in text.split(";"))):
-            part, colon, ops = piece.partition(":")
-            if not colon or part.strip() not in PARTS or part.strip() in parts:
+            part, colon, ops = (found.strip() for found in piece.partition(":"))
+            if part == NECK_CHANNELS and not channels:
+                if not ops.isdecimal() or int(ops) < 1:
+                    raise GenotypeError(
+                        f"{piece!r}: expected a number of channels, as in '{NECK_CHANNELS}: 128'"
+                    )
+                channels = int(ops)
+                continue
+            if not colon or part not in PARTS or part in parts:
                 raise GenotypeError(
-                    f"{piece!r}: expected 'part: operations' with each of {', '.join(PARTS)} once"
+                    f"{piece!r}: expected 'part: operations' with each of {', '.join(PARTS)} once, "
+                    f"and '{NECK_CHANNELS}: number' once at most"
                 )
-            parts[part.strip()] = parse_part(network, part.strip(), ops.strip(), levels=levels)
-        return cls(network, **parts, levels=levels)
+            parts[part] = parse_part(network, part, ops, levels=levels)
+        return cls(network, **parts, levels=levels, neck_channels=channels)
 
     @property
     def parts(self) -> Mapping[str, tuple[str, ...]]:
@@ -108,4 +128,5 @@ class Genotype:
         return " / ".join(texts)
 
     def __str__(self) -> str:
-        return "; ".join(f"{part}: {self.part_text(part)}" for part in self.parts)
+        channels = [f"{NECK_CHANNELS}: {self.neck_channels}"] if self.neck_channels else []
+        return "; ".join([*channels, *(f"{p}: {self.part_text(p)}" for p in self.parts)])

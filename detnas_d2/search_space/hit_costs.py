@@ -12,7 +12,7 @@ from detnas_d2.search_space.shuffle_ops import block_cost, shuffle_op
 from detnas_d2.search_space.space import LayerSpec
 
 ROI_SIZE = 7
-"""Height and width of a pooled region."""
+"""Height and width of a pooled region, that of the paper's detectors."""
 
 
 def is_region_layer(part: str, layer: LayerSpec) -> bool:
@@ -20,24 +20,35 @@ def is_region_layer(part: str, layer: LayerSpec) -> bool:
     return part == "head" and layer.reduction == 1
 
 
-def layer_sizes(part: str, layer: LayerSpec, input_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Height and width of a layer's *inputs*, one per level, for an image of ``input_size``."""
+def layer_sizes(
+    part: str, layer: LayerSpec, input_size: tuple[int, int], region: int = ROI_SIZE
+) -> list[tuple[int, int]]:
+    """Height and width of a layer's *inputs*, one per level, for an image of ``input_size``.
+
+    Args:
+        region: height and width of a pooled region.
+    """
     if is_region_layer(part, layer):
-        return [(ROI_SIZE, ROI_SIZE)]
+        return [(region, region)]
     finest = layer.reduction // layer.stride
     scales = [finest * 2**level for level in range(layer.levels)]
     return [(-(-input_size[0] // s), -(-input_size[1] // s)) for s in scales]
 
 
 def layer_costs(
-    part: str, layer: LayerSpec, *, input_size: tuple[int, int], proposals: int
+    part: str,
+    layer: LayerSpec,
+    *,
+    input_size: tuple[int, int],
+    proposals: int,
+    region: int = ROI_SIZE,
 ) -> tuple[Cost, ...]:
     """Cost of every candidate of one layer.
 
     A region layer runs on ``proposals`` regions, a layer of a one-stage head on every level in
     both subnets. Candidates are operations of the table or DetNAS's choice blocks.
     """
-    sizes = layer_sizes(part, layer, input_size)
+    sizes = layer_sizes(part, layer, input_size, region)
     runs = proposals if is_region_layer(part, layer) else 1
     copies = 2 if part == "head" and not is_region_layer(part, layer) else 1
     costs = []
@@ -68,6 +79,7 @@ def part_cost_table(
     *,
     input_size: tuple[int, int] = (800, 1216),
     proposals: int = 1000,
+    region: int = ROI_SIZE,
 ) -> CostTable:
     """The cost table of the searchable layers of one part; its base is zero.
 
@@ -75,6 +87,7 @@ def part_cost_table(
     same for every genotype and not in the table.
     """
     entries = tuple(
-        layer_costs(part, layer, input_size=input_size, proposals=proposals) for layer in layers
+        layer_costs(part, layer, input_size=input_size, proposals=proposals, region=region)
+        for layer in layers
     )
     return CostTable(Cost(), entries, (input_size[0], input_size[1]))

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from detnas_d2.search_space.costs import CostTable
 from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.genotype import Genotype
-from detnas_d2.search_space.hit_costs import part_cost_table
+from detnas_d2.search_space.hit_costs import ROI_SIZE, part_cost_table
 from detnas_d2.search_space.hit_network import PARTS, HitNetwork
 from detnas_d2.search_space.space import LayerSpec, Path, PathSpace
 
 
+class GenotypeSpace(PathSpace):
+    """A space whose paths are genotypes of parts of a Hit-Detector."""
+
+    @abstractmethod
+    def split(self, path: Path) -> dict[str, tuple[int, ...]]:
+        """Part -> its choices."""
+
+    @abstractmethod
+    def genotype(self, path: Path) -> Genotype:
+        """The genotype of a path (of its searchable parts)."""
+
+
 @dataclass(frozen=True)
-class HitSpace(PathSpace):
+class HitSpace(GenotypeSpace):
     """The searchable parts of a detector one after the other, as one space of paths.
 
     Args:
@@ -63,27 +77,38 @@ class HitSpace(PathSpace):
         return tuple(specs)
 
     def split(self, path: Path) -> dict[str, tuple[int, ...]]:
-        """Part -> its choices."""
-        choices, split = list(path.choices), {}
+        return self.by_part(path.choices)
+
+    def by_part(self, choices: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Part -> its choices, of the choices of all layers."""
+        split: dict[str, tuple[int, ...]] = {}
         for part, layers in self.parts:
             split[part], choices = tuple(choices[: len(layers)]), choices[len(layers) :]
         return split
 
     def genotype(self, path: Path) -> Genotype:
-        """The genotype of a path (of its searchable parts)."""
         candidates = {part: layers[0].ops for part, layers in self.parts}
-        ops = {
+        ops: dict[str, Any] = {
             part: tuple(candidates[part][c] for c in choices)
             for part, choices in self.split(path).items()
         }
         return Genotype(self.network, **ops, levels=self.levels)
 
     def cost_table(
-        self, input_size: tuple[int, int] = (800, 1216), proposals: int = 1000
+        self,
+        input_size: tuple[int, int] = (800, 1216),
+        proposals: int = 1000,
+        region: int = ROI_SIZE,
     ) -> CostTable:
-        """Costs of the searchable layers of all parts; what is fixed is not in it."""
+        """Costs of the searchable layers of all parts; what is fixed is not in it.
+
+        Args:
+            proposals: regions that layers of a two-stage head run on; region: their side.
+        """
         entries: tuple[tuple[Cost, ...], ...] = ()
         for part, layers in self.parts:
-            table = part_cost_table(part, layers, input_size=input_size, proposals=proposals)
+            table = part_cost_table(
+                part, layers, input_size=input_size, proposals=proposals, region=region
+            )
             entries += table.entries
         return CostTable(Cost(), entries, (input_size[0], input_size[1]))

@@ -20,7 +20,7 @@ from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space.additive import AdditiveTable
 from detnas_d2.search_space.hit_costs import is_region_layer, layer_sizes
 from detnas_d2.search_space.hit_network import rules_of
-from detnas_d2.search_space.hit_space import HitSpace
+from detnas_d2.search_space.hit_space import GenotypeSpace, HitSpace
 from detnas_d2.search_space.operations import build_operation
 from detnas_d2.search_space.shuffle_ops import build_block
 from detnas_d2.search_space.space import LayerSpec, PathSpace, SearchSpace, space_digest
@@ -191,6 +191,8 @@ def _layers(space: PathSpace) -> list[tuple[str, LayerSpec]]:
     """(part, layer) of all layers."""
     if isinstance(space, HitSpace):
         return [(part, layer) for part, layers in space.parts for layer in layers]
+    if isinstance(space, GenotypeSpace):
+        raise ValueError(f"space {space.name!r}: expected the space at one number of channels")
     return [("backbone", layer) for layer in space.layers]
 
 

@@ -6,6 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import ClassVar
 
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import digest
@@ -58,6 +59,8 @@ class PathSpace(ABC):
 
     name: str
     stage_depths: tuple[int, ...]
+    counted: ClassVar[str] = "the searchable layers"
+    """What the costs of its paths are of, in words."""
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from detnas_d2.engine.proposals import Proposals
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.search_space import SPACES, Path, PathError, build_cost_table
-from detnas_d2.search_space.candidates import Candidates, ResizedCosts
+from detnas_d2.search_space.candidates import Candidates, ConditionalCosts
 
 TINY = SPACES["detnas_tiny"]
 SIZES = (96, 128, 161)
@@ -84,7 +84,7 @@ def test_costs_of_a_resolution_are_those_of_fvcore_at_its_size() -> None:
 
 
 def test_extremes_over_all_candidates() -> None:
-    costs = ResizedCosts(tuple(build_cost_table(TINY, (size, size)) for size in SIZES))
+    costs = ConditionalCosts(tuple(build_cost_table(TINY, (size, size)) for size in SIZES))
     every = list(itertools.product(*map(range, CANDIDATES.cardinalities)))
     for table in (costs.macs, costs.params):
         totals = [table.total(genes) for genes in every]

@@ -10,6 +10,8 @@ from detectron2.config import CfgNode
 
 from detnas_d2.engine.architectures import searched_resolutions, space_costs
 from detnas_d2.search_space import AdditiveTable, LayerSpec, Path, SearchSpace, build_cost_table
+from detnas_d2.search_space.candidates import Table
+from detnas_d2.search_space.elastic_space import ElasticHitSpace
 from detnas_d2.search_space.operations import get_operation
 from detnas_d2.search_space.shuffle_ops import ShuffleOp, shuffle_op
 from detnas_d2.search_space.space import SKIP, PathSpace
@@ -119,24 +121,22 @@ class SandwichPathSampler:
     ``random_paths`` drawn uniformly.
 
     Args:
-        costs: what is dear and cheap is looked up in, layer by layer.
+        costs: what is dear and cheap is looked up in.
 
     Raises:
         InputError: depth and width of the space's networks are fixed.
     """
 
-    def __init__(
-        self, space: PathSpace, seed: int, costs: AdditiveTable[int], *, random_paths: int = 2
-    ) -> None:
-        if not any(_is_elastic(layer) for layer in space.layers):
+    def __init__(self, space: PathSpace, seed: int, costs: Table, *, random_paths: int = 2) -> None:
+        elastic = isinstance(space, ElasticHitSpace)
+        if not elastic and not any(_is_elastic(layer) for layer in space.layers):
             raise InputError(
                 f"space {space.name!r} has neither operations of several widths (with '_e2', "
                 "'_e3', ...) nor 'skip'; expected a space that has, or 'fair'"
             )
         self.space, self.seed, self.random_paths = space, seed, random_paths
-        rows = costs.entries
-        self.dearest = Path(space, tuple(row.index(max(row)) for row in rows))
-        self.cheapest = Path(space, tuple(row.index(min(row)) for row in rows))
+        self.dearest = Path(space, costs.most_expensive_choices())
+        self.cheapest = Path(space, costs.cheapest_choices())
 
     def __call__(self, iteration: int) -> tuple[Path, ...]:
         rng = random.Random(f"path/{self.seed}/{iteration}")
@@ -211,6 +211,12 @@ def _binned(cfg: CfgNode, space: PathSpace) -> FlopsBinnedPathSampler:
 
 
 def _sandwich(cfg: CfgNode, space: PathSpace) -> SandwichPathSampler:
+    if isinstance(space, ElasticHitSpace) and cfg.SUPERNET.DISTILL_WEIGHT:
+        raise InputError(
+            f"SUPERNET.DISTILL_WEIGHT {cfg.SUPERNET.DISTILL_WEIGHT}: with MODEL.HIT.NECK_CHANNELS "
+            f"{list(space.neck_channels)} the features of the paths of an update have different "
+            "channels and cannot be compared; expected 0"
+        )
     macs, drawn = space_costs(cfg, space).macs, cfg.SUPERNET.SANDWICH_PATHS
     try:
         return SandwichPathSampler(space, cfg.SEED, macs, random_paths=drawn)

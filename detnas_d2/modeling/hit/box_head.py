@@ -9,9 +9,8 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 from torch import Tensor, nn
 
 from detnas_d2.modeling.hit.backbone import init_convolutions
-from detnas_d2.modeling.hit.build import part_layers
+from detnas_d2.modeling.hit.build import hit_network, part_layers
 from detnas_d2.modeling.searchable_layers import PartLayers
-from detnas_d2.search_space.hit_network import get_hit_network
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -43,7 +42,7 @@ class HitBoxHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, object]:
-        network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+        network = hit_network(cfg)
         return {
             "input_shape": input_shape,
             "layers": part_layers(cfg, "head", network.head_layer_specs),

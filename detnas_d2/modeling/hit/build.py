@@ -30,6 +30,7 @@ from torch import nn
 from detnas_d2.layers import NormFactory, get_norm
 from detnas_d2.modeling.bottom_up import bottom_up
 from detnas_d2.modeling.hit.backbone import HitBackbone
+from detnas_d2.modeling.hit.narrow import NeckWidths
 from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.modeling.searchable_layers import (
     BuildOperation,
@@ -41,12 +42,54 @@ from detnas_d2.modeling.searchable_layers import (
 )
 from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.genotype import GenotypeError, parse_part
-from detnas_d2.search_space.hit_network import PARTS, get_hit_network
+from detnas_d2.search_space.hit_network import PARTS, HitNetwork, get_hit_network
 from detnas_d2.search_space.operations import CANDIDATES, OperationError, get_operation
+from detnas_d2.utils.errors import InputError
 
 STRATEGIES = ("gradient", "sampling")
 MIXED_OPS = ("off", "cpu", "on")
 _ANY = CANDIDATES[0]
+_NECKS = ("build_hit_pafpn_backbone", "build_hit_retinanet_pafpn_backbone")
+
+
+def hit_network(cfg: CfgNode) -> HitNetwork:
+    """The frame ``MODEL.HIT.NETWORK``, with the most of ``MODEL.HIT.NECK_CHANNELS``.
+
+    Raises:
+        InputError: no such frame, or numbers of channels that the detector cannot have.
+    """
+    network, channels = get_hit_network(cfg.MODEL.HIT.NETWORK), _neck_channels(cfg)
+    return replace(network, neck_channels=channels[-1]) if channels else network
+
+
+def searched_channels(cfg: CfgNode) -> tuple[int, ...]:
+    """``MODEL.HIT.NECK_CHANNELS`` where there are several to search; else empty.
+
+    Raises:
+        InputError: the detector cannot have them.
+    """
+    channels = _neck_channels(cfg)
+    return channels if len(channels) > 1 else ()
+
+
+def _neck_channels(cfg: CfgNode) -> tuple[int, ...]:
+    node = cfg.MODEL.HIT
+    channels = tuple(node.NECK_CHANNELS)
+    key = f"MODEL.HIT.NECK_CHANNELS {list(channels)}"
+    if len(channels) < 2:
+        return channels
+    if not node.SEARCHABLE_PARTS or node.STRATEGY != "sampling":
+        raise InputError(
+            f"{key}: several are searched with the paths of MODEL.HIT.SEARCHABLE_PARTS "
+            f"{list(node.SEARCHABLE_PARTS)} by MODEL.HIT.STRATEGY {node.STRATEGY!r}; expected one "
+            "number, or some parts and 'sampling'"
+        )
+    if cfg.MODEL.BACKBONE.NAME not in _NECKS:
+        raise InputError(
+            f"{key}: MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no Hit neck; expected "
+            f"{' or '.join(_NECKS)}, or one number"
+        )
+    return channels
 
 
 def hit_norm(cfg: CfgNode) -> NormFactory:
@@ -110,20 +153,37 @@ def part_layers(
     if part in node.SEARCHABLE_PARTS:
         layers = layers_of(candidate_ops(cfg, part))
         if node.STRATEGY == "sampling":
-            return ChoiceLayers(part, layers, build, network=get_hit_network(node.NETWORK))
+            return ChoiceLayers(part, layers, build, network=hit_network(cfg))
         relaxed = RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
         for block in relaxed.blocks:
             block.fused_ops = node.FUSED_OPS
         return relaxed
     key = f"MODEL.HIT.GENOTYPE.{part.upper()}"
     try:
-        network = get_hit_network(node.NETWORK)
+        network = hit_network(cfg)
         ops = parse_part(network, part, node.GENOTYPE[part.upper()], levels=levels)
     except GenotypeError as error:
         raise GenotypeError(f"{key}: {error}") from None
     if not ops:
         raise GenotypeError(f"{key} is empty, but the {part} is not in MODEL.HIT.SEARCHABLE_PARTS")
     return FixedLayers(part, layers_of(()), ops, build)
+
+
+def without_memory(cfg: CfgNode) -> nn.Module:
+    """The model of a config on the meta device."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def at_neck_channels(cfg: CfgNode, channels: int) -> CfgNode:
+    """A copy whose neck and head have so many channels."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.HIT.NECK_CHANNELS = [channels]
+    return cfg
 
 
 def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
@@ -134,19 +194,16 @@ def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
     candidates = {part: candidate_ops(cfg, part) for part in cfg.MODEL.HIT.SEARCHABLE_PARTS}
     cfg.MODEL.HIT.SHARED_OPS = ""
     for part in candidates:  # what a layer's input is does not depend on them; one builds fast
         cfg.MODEL.HIT.OPS[part.upper()] = [_ANY]
-    with torch.device("meta"):
-        model = build_model(cfg)
     return {
         m.part: tuple(
             replace(layer, ops=candidates[m.part]) if layer.ops == (_ANY,) else layer
             for layer in m.layers
         )
-        for m in model.modules()
+        for m in without_memory(cfg).modules()
         if isinstance(m, PartLayers)
     }
 
@@ -154,7 +211,7 @@ def part_specs(cfg: CfgNode) -> dict[str, tuple[LayerSpec, ...]]:
 @BACKBONE_REGISTRY.register()
 def build_hit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HitBackbone:
     """The backbone alone, with the features ``MODEL.HIT.OUT_FEATURES``."""
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    network = hit_network(cfg)
     layers = part_layers(cfg, "backbone", network.backbone_layers)
     features = list(cfg.MODEL.HIT.OUT_FEATURES)
     return HitBackbone(network, layers, norm=hit_norm(cfg), out_features=features)
@@ -193,7 +250,7 @@ def build_hit_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
 
 
 def _pafpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> HitPAFPN:
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    network = hit_network(cfg)
     features = list(cfg.MODEL.FPN.IN_FEATURES)
     body = bottom_up(cfg, input_shape)
     shapes = [body.output_shape()[name] for name in features]
@@ -209,7 +266,19 @@ def _pafpn(cfg: CfgNode, input_shape: ShapeSpec, *, retinanet: bool) -> HitPAFPN
     )
     width = network.neck_channels
     top = _top_block(width, width, "p5", retinanet=retinanet)
-    return HitPAFPN(body, features, layers, channels=width, top_block=top)
+    widths = neck_widths(cfg)
+    return HitPAFPN(body, features, layers, channels=width, top_block=top, widths=widths)
+
+
+def neck_widths(cfg: CfgNode) -> NeckWidths | None:
+    """The numbers of channels that the neck of the supernet of ``cfg`` runs at, if several."""
+    searched = searched_channels(cfg)
+    return NeckWidths(searched, partial(_narrower, cfg.clone())) if searched else None
+
+
+def _narrower(cfg: CfgNode, channels: int) -> nn.Module:
+    with torch.random.fork_rng([]):  # it comes in between the random numbers of a training
+        return without_memory(at_neck_channels(cfg, channels))
 
 
 @BACKBONE_REGISTRY.register()

@@ -9,6 +9,7 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
+from detnas_d2.modeling.hit.narrow import NeckWidths
 from detnas_d2.modeling.searchable_layers import PartLayers
 
 
@@ -32,6 +33,7 @@ class HitPAFPN(Backbone):
         layers: 2 x len(in_features) searchable layers.
         channels: channels of every output.
         top_block: makes coarser levels from the last N (``LastLevelMaxPool``, ``LastLevelP6P7``).
+        widths: fewer channels that a supernet's paths have; None: all have ``channels``.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class HitPAFPN(Backbone):
         *,
         channels: int,
         top_block: LastLevelMaxPool | LastLevelP6P7 | None = None,
+        widths: NeckWidths | None = None,
     ) -> None:
         super().__init__()
         self.bottom_up = bottom_up
+        self.widths = widths
         self.in_features = list(in_features)
         if len(layers) != 2 * len(self.in_features):
             raise ValueError(

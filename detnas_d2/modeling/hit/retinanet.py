@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from detnas_d2.layers import get_norm
 from detnas_d2.modeling.hit.backbone import init_convolutions
-from detnas_d2.modeling.hit.build import part_layers
+from detnas_d2.modeling.hit.build import hit_network, neck_widths, part_layers
+from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.modeling.searchable_layers import BuildOperation, PartLayers, operation_builder
 from detnas_d2.search_space import LayerSpec
-from detnas_d2.search_space.hit_network import get_hit_network
 
 
 class TwinOperation(nn.Module):
@@ -97,6 +97,8 @@ class HitRetinaNet(RetinaNet):
         plain.defrost()
         plain.MODEL.RETINANET.NORM = ""  # Detectron2's own head, replaced below, fails with GN
         arguments = super().from_config(plain)
+        if isinstance(arguments["backbone"], HitPAFPN):
+            arguments["backbone"].widths = neck_widths(cfg)
         shape = arguments["backbone"].output_shape()
         shapes = [shape[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
         arguments["head"] = HitRetinaNetHead(
@@ -119,7 +121,7 @@ def head_layers(cfg: CfgNode, strides: tuple[int, ...]) -> PartLayers:
     norm = cfg.MODEL.RETINANET.NORM
     if norm != "GN":
         raise ValueError(f"MODEL.RETINANET.NORM {norm!r}: a searchable head expects 'GN'")
-    network = get_hit_network(cfg.MODEL.HIT.NETWORK)
+    network = hit_network(cfg)
     return part_layers(
         cfg,
         "head",

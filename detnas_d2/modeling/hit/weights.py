@@ -2,7 +2,8 @@
 
 Keys differ in two things: where the backbone sits (``backbone.`` in a classifier,
 ``backbone.bottom_up.`` under a neck), and that a relaxed part keeps the candidates of a layer side
-by side (``layers.blocks.3.candidates.skip...``) where a decoded part has one.
+by side (``layers.blocks.3.candidates.skip...``) where a decoded part has one. Weights of a wider
+neck are narrowed to the model's, see :mod:`detnas_d2.modeling.hit.narrow`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from detnas_d2.modeling.hit.backbone import HitBackbone
+from detnas_d2.modeling.hit.narrow import narrowed_state
+from detnas_d2.modeling.hit.neck import HitPAFPN
 from detnas_d2.modeling.searchable_layers import FixedLayers, PartLayers
 from detnas_d2.modeling.weights_fit import WeightsError
 
@@ -35,6 +38,10 @@ def adapt_hit_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[
                 continue
             adapted = {k: v for k, v in adapted.items() if not k.startswith(prefix)}
             adapted.update({prefix + k: v for k, v in _reduced(own, layers).items()})
+    for name, module in model.named_modules():
+        if isinstance(module, HitPAFPN):
+            key = f"{name}.bottom_up_convs.0.bias" if name else "bottom_up_convs.0.bias"
+            adapted = narrowed_state(adapted, model.state_dict(), key)
     return adapted
 
 
