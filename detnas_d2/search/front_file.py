@@ -19,7 +19,8 @@ FRONT_FILE = "front.yaml"
 _HEAD = """\
 # The front of a search, the cheapest by the first cost first: no candidate that was evaluated is at
 # least as good as a member in all objectives, and better in one. front/NUMBER.yaml is a member with
-# the supernet's weights; to train it from others, set MODEL.DETNAS.PATH of best.yaml to its path.
+# the supernet's weights; to train it from others, copy its MODEL.DETNAS.PATH, or MODEL.HIT, into
+# best.yaml.
 """
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.hit_space import GenotypeSpace, HitSpace
+from detnas_d2.search_space.operations import get_operation
 from detnas_d2.search_space.space import SKIP, LayerSpec, Path, PathError
 from detnas_d2.utils.errors import InputError
 
@@ -25,9 +26,9 @@ class ElasticHitSpace(GenotypeSpace):
         neck_channels: two or more, rising.
 
     Raises:
-        InputError: a layer of the neck may be skipped that has other channels at its input and
-            output at some of the numbers only, where it is a convolution. At the others it has no
-            weights.
+        InputError: an operation's groups do not divide a number; or a layer of the neck may be
+            skipped that has other channels at its input and output at some of the numbers only,
+            where it is a convolution. At the others it has no weights.
     """
 
     widest: HitSpace
@@ -43,6 +44,9 @@ class ElasticHitSpace(GenotypeSpace):
                 f"neck_channels {channels}: the widest space has "
                 f"{self.widest.network.neck_channels}"
             )
+        for part, layers in self.widest.parts:
+            if part != "backbone":
+                _check_groups(part, layers, channels)
         for layer in dict(self.widest.parts).get("neck", ()):
             if layer.stage == 0 and layer.in_channels in channels and SKIP in layer.ops:
                 raise InputError(
@@ -109,6 +113,18 @@ class ElasticHitSpace(GenotypeSpace):
 
     def _others(self, path: Path) -> tuple[int, ...]:
         return path.choices[: self.gene] + path.choices[self.gene + 1 :]
+
+
+def _check_groups(part: str, layers: Sequence[LayerSpec], channels: Sequence[int]) -> None:
+    for op in dict.fromkeys(op for layer in layers for op in layer.ops):
+        groups = get_operation(op).groups
+        uneven = [number for number in channels if number % groups]
+        if uneven:
+            raise InputError(
+                f"MODEL.HIT.NECK_CHANNELS {list(channels)}: {op!r} of MODEL.HIT.OPS.{part.upper()} "
+                f"has {groups} groups, which do not divide {uneven[0]}; expected multiples of "
+                f"{groups}"
+            )
 
 
 def _narrowed(part: str, layers: Sequence[LayerSpec], channels: int) -> tuple[LayerSpec, ...]:

@@ -102,6 +102,9 @@ def test_wrong_channels() -> None:
     with pytest.raises(InputError, match=r"\[24, 32\]: 24 are .* layer 1 of the neck"):
         ElasticHitSpace(skipped, (24, 32))
     ElasticHitSpace(space().widest, (24, 32))  # nothing is skipped there
+    grouped = HitSpace.of_network(NETWORK, [("head", ("conv_k1", "ir_k3_e1_g2"))])
+    with pytest.raises(InputError, match=r"'ir_k3_e1_g2' of MODEL.HIT.OPS.HEAD .* divide 13"):
+        ElasticHitSpace(grouped, (12, 13, 32))
 
 
 @pytest.mark.parametrize("gene", [0, 1, 3, -1])

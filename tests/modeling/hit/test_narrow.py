@@ -106,6 +106,17 @@ def test_a_path_is_its_network(kind: str) -> None:
         assert all(vars(module)[key] is value for key, value in own.items())
 
 
+def test_a_path_is_its_network_in_half_precision() -> None:
+    model, networks = supernet_and_networks("faster")
+    batch = training_batch(sizes=((64, 96),))
+    for path, network in networks[:2]:
+        with torch.autocast("cpu", torch.bfloat16):
+            with activate(model.eval(), path):
+                found = outputs(model, batch)
+            expected = outputs(network.eval(), batch)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), str(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_update_is_that_of_the_network(kind: str) -> None:
     """Gradients and running statistics: of the corner those of the network, else none."""
