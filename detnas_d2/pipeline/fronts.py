@@ -27,9 +27,12 @@ from detnas_d2.pipeline.status import stage_state
 from detnas_d2.search.front_file import read_objectives
 from detnas_d2.search.history import History
 from detnas_d2.search.objectives import FrontSoFar, Objectives
+from detnas_d2.utils.errors import InputError
 
 Values = dict[int, list[float]]
 """Seed -> hypervolume of the run with it, as a list of one."""
+FRONTS_FILE = "fronts.json"
+"""In the output folder: the comparison."""
 BY_HAND = "hand-made networks"
 _OF_NETWORKS = ("macs", "params")
 _METRICS = ("bbox/AP", "bbox/AP50", "classification/top1")
@@ -69,27 +72,63 @@ class FrontComparison:
     tested: tuple[Hypervolumes, ...]
     missing: int = 0
 
-    def text(self) -> str:
-        """The table in Markdown, and the differences as a list."""
+    def table(self) -> list[list[str]]:
+        """Rows of texts, the first one the head: a column for each search, for hand-made networks
+        where they were tested, and for each difference.
+        """
         first, *others = self.searches
-        names = list(
-            dict.fromkeys([*self.searches, *(n for row in self.tested for n in row.values)])
-        )
-        head = ["hypervolume", *names, *(f"{first} less {other}" for other in others)]
-        lines = [head, ["---"] * len(head)]
+        tested = (name for row in self.tested for name in row.values)
+        names = list(dict.fromkeys([*self.searches, *tested]))
+        lines = [["hypervolume", *names, *(f"{first} less {other}" for other in others)]]
         for row in (*self.curve, *self.tested):
             cells = [_mean(row.values.get(name, {})) for name in names]
             told = {found.other: _interval(found) for found in row.differences}
             lines.append([row.where, *cells, *(told.get(other, "") for other in others)])
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return lines
+
+    def sentences(self) -> list[str]:
+        """The differences at the end, in words."""
         last = [*self.curve[-1:], *self.tested]
-        told_last = [f"- {found}" for row in last for found in row.differences]
-        if self.missing:
-            told_last.append(f"- {self.missing} more seeds are not done yet")
-        return "\n".join([table, "", *told_last])
+        told = [str(found) for row in last for found in row.differences]
+        return [*told, *([f"{self.missing} more seeds are not done yet"] * bool(self.missing))]
+
+    def text(self) -> str:
+        """The table in Markdown, and the sentences as a list."""
+        head, *rows = self.table()
+        lines = [head, ["---"] * len(head), *rows]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n".join([table, "", *(f"- {sentence}" for sentence in self.sentences())])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> FrontComparison:
+        """Of the value that :meth:`as_dict` gave, read from JSON.
+
+        Raises:
+            InputError: it is another one.
+        """
+        try:
+            return cls(
+                searches=tuple(value["searches"]),
+                objectives=Objectives(**{k: tuple(v) for k, v in value["objectives"].items()}),
+                evaluations=tuple(value["evaluations"]),
+                curve=tuple(map(_hypervolumes, value["curve"])),
+                tested=tuple(map(_hypervolumes, value["tested"])),
+                missing=int(value["missing"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"no comparison of fronts ({error!r})") from error
+
+
+def _hypervolumes(value: Any) -> Hypervolumes:
+    values = {
+        name: {int(seed): list(found) for seed, found in of_search.items()}
+        for name, of_search in value["values"].items()
+    }
+    told = (Difference(**{**d, "seeds": tuple(d["seeds"])}) for d in value["differences"])
+    return Hypervolumes(value["where"], values, tuple(told))
 
 
 def compare_fronts(pipelines: Sequence[Pipeline]) -> FrontComparison | None:

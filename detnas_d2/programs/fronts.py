@@ -74,6 +74,7 @@ def fronts(args: argparse.Namespace) -> None:
     found = compare_fronts(read_experiment(file, opts).runs_of_stages)
     if found is None:
         raise InputError(f"{args.output}: no seed is done, nothing to compare")
+    try_report(args.output)  # which shows it
     if plot:
         draw_fronts(found, plot)
     if record and done:

@@ -24,6 +24,7 @@ from detnas_d2.report import facts
 from detnas_d2.report.architecture import drawings_of
 from detnas_d2.report.family import family_part
 from detnas_d2.report.found import Found, FoundStage, read_folder
+from detnas_d2.report.fronts import fronts_part
 from detnas_d2.report.late import lateness_of
 from detnas_d2.report.networks import (
     Row,
@@ -114,6 +115,7 @@ def page_of(found: Found) -> str:
         "other": other,
         "search": search and sections.make("Search", lambda: search_part(found, search)),
         "family": search and sections.make("Family", lambda: family_part(found, search)),
+        "fronts": sections.make("Fronts", lambda: fronts_part(found)),
         "gradient": sections.make("Search by gradient", lambda: gradient_part(found, seed)),
         "supernet": sections.make("Supernet", lambda: supernet_part(found, stage)),
         "tested": tested,

@@ -12,6 +12,7 @@ from scipy import stats
 
 from detnas_d2.pipeline import front_scores
 from detnas_d2.pipeline.definition import read_pipeline
+from detnas_d2.pipeline.fronts import FrontComparison
 from detnas_d2.pipeline.stages import PipelineError
 from detnas_d2.programs.diagnose import main
 from detnas_d2.search import History
@@ -95,6 +96,22 @@ def _check_by_hand(root: Path, tested: dict[str, Any], least: float, most: float
         (value,) = tested["values"]["hand-made networks"][str(seed)]
         # Beyond the limit of the search it adds nothing, else up to its score.
         assert 0 <= value <= score + 1e-9
+
+
+def test_the_page_shows_the_comparison(compared: Path) -> None:
+    told = json.loads((compared / "record.json").read_text())
+    page = (compared / "fronts" / "report.html").read_text()
+    section = page[page.index('<h2 id="fronts">') :]
+    (found,) = told["tested"][0]["differences"]
+    assert f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})" in section
+    assert section.index("after 12 evaluations") < section.index("by bbox/AP on test images")
+    assert "hypervolume after 12 evaluations" in section and "paired by 2 seeds" in section
+    assert 'href="#fronts"' in page and "Hypervolume of the front so far over" in section
+    read = FrontComparison.from_dict(told)
+    assert FrontComparison.from_dict(json.loads(json.dumps(read.as_dict()))) == read
+    for damaged in ({}, [], {**told, "curve": [{}]}, {**told, "missing": None}):
+        with pytest.raises(InputError, match="no comparison of fronts"):
+            FrontComparison.from_dict(damaged)
 
 
 def test_what_both_ask_for_is_evaluated_once(compared: Path) -> None:
