@@ -20,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.record import read_record
-    from detnas_d2.recipe.session import carry_on
-    from detnas_d2.report import try_report
 
     record = read_record(os.path.abspath(os.path.expanduser(args.run)))
     if record is None:
@@ -30,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "start one by detnas search --data FOLDER --output DIR, or go on with a pipeline by "
             "run_pipeline.py --config-file FILE"
         )
-    return carry_on(record, num_gpus=args.num_gpus, verbose=args.verbose, after_stage=try_report)
+    return search.finished(record, args)
 
 
 text = search.text

@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from detnas_d2.cli.detectors import find_detector
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.screen import duration
 
@@ -64,13 +65,18 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-gpus", type=int, default=1, metavar="N", help="GPUs, or without any processes"
     )
     parser.add_argument("--verbose", action="store_true", help="show all that is logged")
+    parser.add_argument(
+        "--export",
+        choices=("onnx", "torchscript"),
+        default="",
+        help="export the detector at the end, and measure it here in every runtime that is "
+        "installed, against a --budget of milliseconds",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.amounts import read_budget, read_seconds
     from detnas_d2.recipe.record import read_record
-    from detnas_d2.recipe.session import carry_on
-    from detnas_d2.report import try_report
 
     start = time.monotonic()
     budget = read_budget(args.budget) if args.budget else None
@@ -100,7 +106,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         record = begin(asked, output, args.num_gpus, start)
     else:
         record.check_asked(asked)
-    return carry_on(record, num_gpus=args.num_gpus, verbose=args.verbose, after_stage=try_report)
+    return finished(record, args)
+
+
+def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
+    """Runs what is missing of a run; what came of it, and with --export its detector's file and
+    latency.
+    """
+    from detnas_d2.recipe.amounts import read_budget
+    from detnas_d2.recipe.session import carry_on
+    from detnas_d2.report import try_report
+
+    result = carry_on(record, num_gpus=args.num_gpus, verbose=args.verbose, after_stage=try_report)
+    if not args.export:
+        return result
+    from detnas_d2.programs import delivery
+
+    asked = str(record.asked["budget"])
+    budget = read_budget(asked).milliseconds if asked else None
+    detector, folder = find_detector(result["detector"]), result["output"]
+    place = os.path.join(folder, delivery.EXPORT_FOLDER)
+    delivered = delivery.deliver(detector.config, detector.opts, args.export, place, budget)
+    try_report(folder)  # which shows the latency
+    return {**result, **delivered, "next": [*result["next"], *delivery.lines(delivered)]}
 
 
 def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> Record:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from detnas_d2.cli.main import main
-from detnas_d2.config.tools import load_config
+from detnas_d2.config.tools import load_config, short_yaml
 from detnas_d2.recipe import decide, measuring, refitting, schedule, session
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
@@ -168,3 +168,64 @@ def test_resume_goes_on_with_the_run_of_a_folder(
 def test_resume_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run of detnas search that has begun"):
         main(["resume", str(tmp_path)])
+
+
+def with_test_image(run_folder: Path, photo: Path) -> None:
+    """Lets the detector of a run have a test image."""
+    file = run_folder / "searched" / "config.yaml"
+    classes = [{"id": number, "name": name} for number, name in enumerate("abc", start=1)]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    image = {"id": 1, "file_name": photo.name, "width": 80, "height": 60}
+    annotations = photo.parent / "test.json"
+    told = {"images": [image], "annotations": [box], "categories": classes}
+    annotations.write_text(json.dumps(told))
+    name = photo.parent.name  # datasets of other tests have other names
+    entry = {"NAME": name, "FORMAT": "coco", "IMAGES": str(photo.parent)}
+    cfg = load_config(str(file))
+    cfg.DATASETS.REGISTER = [{**entry, "ANNOTATIONS": str(annotations)}]
+    cfg.DATASETS.TEST = (name,)
+    file.write_text(short_yaml(cfg))
+
+
+@pytest.mark.parametrize("budget", ["10000ms", "0.001ms", "24M"])
+def test_export_ends_in_a_file_and_its_latency(
+    budget: str,
+    run_folder: Path,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_test_image(run_folder, photo)
+    monkeypatch.setattr(
+        session,
+        "carry_on",
+        lambda record, **options: {
+            "next": ["the detector is there"],
+            "detector": str(run_folder / "searched"),
+            "output": str(run_folder),
+        },
+    )
+    record_of(tmp_path, asked={"data": "/i", "budget": budget, "time": 600.0})
+    main(["resume", str(tmp_path), "--export", "onnx", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    file = run_folder / "exported" / "model.onnx"
+    assert told["export"]["file"] == str(file) and file.stat().st_size > 1000
+    found = told["latency"]["runtimes"]
+    assert {"pytorch", "onnxruntime"} <= set(found)
+    threads = told["latency"]["threads"]
+    milliseconds = found["onnxruntime"]["milliseconds"]
+    unit = "thread" if threads == 1 else "threads"
+    version = found["onnxruntime"]["version"]
+    line = f"measured {milliseconds:.1f} ms (ONNX Runtime {version}, {threads} {unit})"
+    text = "\n".join(told["next"])
+    over = budget == "0.001ms"
+    assert told["over_budget"] == (list(found) if over else [])
+    if budget == "24M":  # of multiply-adds: nothing to compare with
+        assert told["budget_ms"] is None and "budget" not in text.lower()
+        assert line in told["next"]
+    else:
+        above = ": ABOVE THE BUDGET by "
+        assert text.count(above) == (len(found) if over else 0)
+        assert f"budget {budget.removesuffix('ms')} ms, {line}{above if over else ''}" in text
+    assert (run_folder / "searched" / "measured_latency.json").exists()  # for the report

@@ -1,0 +1,74 @@
+"""What a search ends with for other programs: its detector exported, and how long that takes here.
+
+A budget in milliseconds is kept by a table while a search runs. Whether the trained detector keeps
+it, as it will run, is measured at the end.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detnas_d2.engine.runtimes import PYTORCH, RUNTIMES
+from detnas_d2.programs import export, latency
+
+FORMATS = ("onnx", "torchscript")
+EXPORT_FOLDER = "exported"
+
+
+def deliver(
+    config: str, opts: Sequence[str], format: str, output: str, budget: float | None = None
+) -> dict[str, Any]:
+    """Exports a detector and measures it with one image, the first test image.
+
+    Args:
+        config, opts: of the detector, KEY, VALUE overrides with its weights.
+        format: one of FORMATS.
+        output: folder of the file.
+        budget: milliseconds; None: nothing was asked for.
+
+    Returns:
+        "export" (see :func:`detnas_d2.programs.export.run`), "latency" (of
+        :func:`detnas_d2.programs.latency.measure`, of the runtimes that run the file, and of
+        PyTorch), "budget_ms", and "over_budget": the runtimes that take longer.
+    """
+    exported = export.run(
+        Namespace(
+            config_file=config,
+            format=format,
+            part="model",
+            sample_image="",
+            run_eval=False,
+            output=output,
+            tolerance=export.TOLERANCE,
+            opts=list(opts),
+        )
+    )
+    runtimes = None if format == "onnx" else (PYTORCH,)
+    (measured,) = latency.measure([(config, opts)], latency.Asked(runtimes))
+    latency.keep(config, measured)
+    over = []
+    if budget is not None:
+        found = measured["runtimes"].items()
+        over = [name for name, told in found if told["milliseconds"] > budget]
+    return {"export": exported, "latency": measured, "budget_ms": budget, "over_budget": over}
+
+
+def lines(delivered: Mapping[str, Any]) -> list[str]:
+    """What :func:`deliver` found, for people."""
+    measured, budget = delivered["latency"], delivered["budget_ms"]
+    threads = measured["threads"]
+    told = [f"exported: {delivered['export']['file']}"]
+    for name, found in measured["runtimes"].items():
+        title = f"{RUNTIMES[name].title} {found['version']}".strip()
+        where = f"{threads} thread{'s' * (threads != 1)}" if found["device"] == "cpu" else "GPU"
+        text = f"measured {found['milliseconds']:.1f} ms ({title}, {where})"
+        if budget is not None:
+            text = f"budget {budget:g} ms, {text}"
+            if name in delivered["over_budget"]:
+                share = found["milliseconds"] / budget - 1
+                text += f": ABOVE THE BUDGET by {share:.0%}"
+        told.append(text)
+    told.append(f"with {latency.conditions_text(measured)}")
+    return told + [f"not measured: {lack}" for lack in measured["not_measured"].values()]
