@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 
 from detnas_d2.engine.architectures import is_relaxed
 from detnas_d2.engine.inference import load_trained
@@ -14,6 +16,7 @@ from detnas_d2.engine.keeping_time import keep_time
 from detnas_d2.engine.scripted import plain_torchscript
 from detnas_d2.engine.supernet_check.ending import conclude
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
+from detnas_d2.engine.trainers.together import check_together, train_together
 from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.utils.errors import InputError
 
@@ -34,6 +37,25 @@ def train(cfg: CfgNode, *, resume: bool) -> Any:
     trainer.resume_or_load(resume=resume)
     results = trainer.train()
     return results if trainer.step.supernet is None else conclude(trainer)
+
+
+def train_several(configs: Sequence[CfgNode]) -> list[Any]:
+    """Trains networks together, or goes on; returns the results of each, see :func:`train`.
+
+    Raises:
+        InputError: see :func:`check_together`; or one of them is no plain network.
+    """
+    check_together(configs)
+    trainers = []
+    for cfg in configs:
+        check_plain_training(cfg)
+        seed_all_rng(cfg.SEED + comm.get_rank())  # as a run of its own begins
+        trainer = Trainer(cfg)
+        if trainer.step.supernet is not None:
+            raise InputError(f"{cfg.MODEL.BACKBONE.NAME}: a supernet is trained alone")
+        trainer.resume_or_load(resume=True)
+        trainers.append(trainer)
+    return train_together(trainers)
 
 
 def check_plain_training(cfg: CfgNode) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
@@ -20,7 +20,7 @@ from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
 from detnas_d2.pipeline.family import titled_families
-from detnas_d2.pipeline.fronts import compare_fronts
+from detnas_d2.pipeline.fronts import FRONTS_FILE, compare_fronts
 from detnas_d2.pipeline.manifest import write_manifest
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
@@ -231,8 +231,8 @@ def _run_missing(
     runs, again = experiment.runs(), True
     while again:  # what other processes ran may be done by now
         again = False
-        for number, run in enumerate(runs, start=1):
-            title = f"[{number}/{len(runs)}] {run.name}"
+        for run in runs:
+            title = _title(run, runs)
             if goes_on and (run.folder in failed or not _is_ready(run)):
                 continue
             state = stage_state(run.pipeline, run.stage)
@@ -241,23 +241,44 @@ def _run_missing(
             if state == DONE:
                 screen.tell_done_before(title, run)
                 continue
+            others = _together_with(run, runs)
             try:
-                late = screen.run(run, title, runs, args)
+                late = screen.run(run, title, runs, args, others)
             except Exception as error:
                 ends.of_stage(run.pipeline)
                 if not goes_on:
                     raise
-                _note_failure(run, title, error, failed)
+                _note_failure(run, title, error, failed, others)
             else:
                 if late is not None:
                     screen.planner.late(run.stage.name, late)
                     return True
-                screen.tell_end(title, run)
+                for ended in (run, *others):
+                    screen.tell_end(_title(ended, runs), ended)
                 ends.of_stage(run.pipeline)
                 if screen.planner.done(run.stage.name):
                     return True
                 again = goes_on
     return False
+
+
+def _title(run: Run, runs: Sequence[Run]) -> str:
+    return f"[{runs.index(run) + 1}/{len(runs)}] {run.name}"
+
+
+def _together_with(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """The stages that are trained together with that of a run, and are not done."""
+    if not run.stage.together:
+        return []
+    return [
+        other
+        for other in runs
+        if other is not run
+        and other.pipeline is run.pipeline
+        and other.stage.together
+        and other.stage.row == run.stage.row
+        and _is_ready(other)
+    ]
 
 
 def _run_side_by_side(
@@ -286,11 +307,13 @@ def _run_side_by_side(
     run_side_by_side(experiment.runs(), args, jobs, screen, ready, ended)
 
 
-def _note_failure(run: Run, title: str, error: Exception, failed: set[str]) -> None:
+def _note_failure(
+    run: Run, title: str, error: Exception, failed: set[str], others: Sequence[Run] = ()
+) -> None:
     """Tells of it; what another process runs may be done later on."""
     tell_failure(title, error)
     if not isinstance(error, FolderBusy):
-        failed.add(run.folder)
+        failed.update(each.folder for each in (run, *others))
 
 
 def _is_ready(run: Run) -> bool:
@@ -366,7 +389,7 @@ def _print_tables(experiment: Experiment, *, write: bool, record: str) -> None:
     if fronts is not None:
         texts.append(f"Fronts of {' and '.join(fronts.searches)}\n\n{fronts.text()}")
         if write:
-            file = os.path.join(experiment.output_dir, "fronts.json")
+            file = os.path.join(experiment.output_dir, FRONTS_FILE)
             write_text(file, json.dumps(fronts.as_dict(), indent=1))
     if lines := supernet_lines(experiment):
         texts.append("\n".join(lines))

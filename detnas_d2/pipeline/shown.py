@@ -39,12 +39,22 @@ class Screen:
     _start: float = field(default_factory=time.monotonic)
 
     def run(
-        self, run: Run, title: str, runs: Sequence[Run], args: argparse.Namespace
+        self,
+        run: Run,
+        title: str,
+        runs: Sequence[Run],
+        args: argparse.Namespace,
+        others: Sequence[Run] = (),
     ) -> Late | None:
-        """Starts or resumes one of ``runs``; see :func:`run_stage`."""
+        """Starts or resumes one of ``runs``; see :func:`run_stage`.
+
+        Args:
+            others: those that are trained together with it.
+        """
         self._tell_beginning(run, title)
         outlook = outlook_of(runs, run, self.planner.estimates())
-        told = Told(title, outlook, self.shown, self.planner.allowance(run.stage.name))
+        allowance, stages = self.planner.allowance(run.stage.name), tuple(o.stage for o in others)
+        told = Told(title, outlook, self.shown, allowance, others=stages)
         try:
             return run_stage(run.pipeline, run.stage, args, told)
         finally:

@@ -19,6 +19,9 @@ found, in even steps from the cheapest to the last, the recommended one among th
 WEIGHTS is the same search for the member's own weights; with it an evaluation without REPEAT tests
 every member of the front, whose scores are in its ``members.json`` (no row of a table).
 LIKE ``front SEARCH`` next to PATH random makes network k of n like member k of n.
+TOGETHER: true, of a training with REPEAT of several networks: they are trained in one process, each
+batch is loaded once, and every network takes its update on it; results are those of trainings apart
+(:mod:`detnas_d2.engine.trainers.together`).
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
 stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it
@@ -75,6 +78,7 @@ class Stage:
     """(number, count) where PATH or LIKE is one of ``count`` members of the front of a search."""
     whole: bool = False
     """PATH is every member of the front of a search."""
+    together: bool = False
     number: int = 0
     """Of a repeated stage, from 0: so many steps lie between its seed and the config's."""
 
@@ -168,7 +172,7 @@ def _member(text: str, known: Collection[str]) -> tuple[str, tuple[int, int] | N
 
 def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
     required = {"NAME", "KIND", "CONFIG"}
-    optional = ("WEIGHTS", "PATH", "LIKE", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER")
+    optional = ("WEIGHTS", "PATH", "LIKE", "ROW", "OPTS", "MERGE", "RANDOM", "FOLDER", "TOGETHER")
     if not isinstance(entry, dict) or not required <= set(entry) <= required.union(optional):
         raise PipelineError(
             f"{file}: stage {repr(entry)[:200]}: expected NAME, KIND, CONFIG and optionally "
@@ -211,6 +215,11 @@ def _stage(file: str, entry: Any, number: int, before: list[Stage]) -> Stage:
         raise PipelineError(f"{where}: MERGE {wrong}, expected earlier screen or gradient stages")
     if stage.random is not None and [kinds[n] for n in stage.merge].count("gradient") != 1:
         raise PipelineError(f"{where}: RANDOM needs one gradient stage in MERGE")
+    if stage.together and (stage.kind != "train" or not stage.path or number):
+        raise PipelineError(
+            f"{where}: TOGETHER: expected a training (KIND train) of several networks, REPEAT with "
+            "PATH random or a member of a front"
+        )
     if any(stage.name == other.name for other in before):
         raise PipelineError(f"{where}: NAME is used twice")
     for other in before:
@@ -275,6 +284,8 @@ def entry_problem(entry: Mapping[str, Any]) -> str:
     seed = entry.get("RANDOM")
     if "RANDOM" in entry and (type(seed) is not int or seed < 0):
         return f"RANDOM is {seed!r}: expected a seed, 0 or more"
+    if type(entry.get("TOGETHER", False)) is not bool:
+        return f"TOGETHER is {entry['TOGETHER']!r}: expected true or false"
     return _folder_problem(entry["FOLDER"]) if "FOLDER" in entry else ""
 
 

@@ -27,7 +27,7 @@ COMMON = {"CONFIG": "retrain.yaml", "REPEAT": 2}
 ONE_STEP = {"KIND": "train", "OPTS": ["SOLVER.MAX_ITER", 1]}
 MEMBERS = {**COMMON, "PATH": "front search"}
 INHERITED = {"NAME": "inherited", "KIND": "evaluate", **MEMBERS, "WEIGHTS": "search"}
-TUNED = {"NAME": "tuned", **ONE_STEP, **MEMBERS, "WEIGHTS": "search"}
+TUNED = {"NAME": "tuned", **ONE_STEP, **MEMBERS, "WEIGHTS": "search", "TOGETHER": True}
 TRAINED = {"NAME": "trained", **ONE_STEP, **MEMBERS}
 EQUAL = {
     "NAME": "equal",
@@ -70,8 +70,12 @@ def test_members_next_to_other_networks(
         assert weights == (["", ""] if name == "trained" else own)
         assert len({cfg.SEED for cfg in configs}) == 1  # other networks, not other trainings
     _check_equal_cost(pipeline, ends)
+    logs = [(runs / f"tuned_{n}" / "log.txt").read_text() for n in (1, 2)]
+    assert "Stage tuned_1 is done" in logs[0] and "Stage tuned_2 is done" in logs[0]
+    assert "is done" not in logs[1]  # it was trained with the first
 
     text = capsys.readouterr().out
+    assert "[6/11] tuned_2: finished in" in text and "tuned_2: train" not in text
     assert "The front of search: bbox/AP on test images" in text
     ((name, family),) = families(pipeline)
     assert name == "search" and text.strip().endswith(family.text()) or family.text() in text
@@ -139,6 +143,12 @@ def _check_family(family: Family, pipeline: Pipeline, ends: list[Any], size: int
             "expected NUMBER/COUNT, e.g. 2/3",
         ),
         ([{**TUNED, "WEIGHTS": "search", "PATH": "random"}], "expected PATH 'search' or 'front se"),
+        ([{**TUNED, "TOGETHER": "yes"}], "TOGETHER is 'yes': expected true or false"),
+        (
+            [{**INHERITED, "TOGETHER": True}],
+            "TOGETHER: expected a training .KIND train. of several",
+        ),
+        ([{**TUNED, "PATH": "search"}], "TOGETHER: expected a training"),
         ([INHERITED, TUNED], "TABLE has members of a front .inherited. and nothing to compare"),
     ],
 )

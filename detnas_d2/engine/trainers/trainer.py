@@ -142,6 +142,11 @@ class Trainer(DefaultTrainer):
             self.checkpointer.save_final(self.start_iter - 1)
             if any(isinstance(hook, hooks.EvalHook) for hook in self._hooks):
                 self._last_eval_results = self.test(self.cfg, self.model)
+        return self.results
+
+    @property
+    def results(self) -> Any:
+        """Those of the last evaluation, None before there is one."""
         return getattr(self, "_last_eval_results", None)
 
     def batches(self, start_iter: int) -> Any:
