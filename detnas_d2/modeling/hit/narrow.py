@@ -45,7 +45,7 @@ class NeckWidths:
 
     Args:
         channels: rising; the supernet is built with the last.
-        build: makes the supernet's model with another of them, on the meta device.
+        build: makes the supernet's model with one of them, on the meta device.
     """
 
     def __init__(self, channels: tuple[int, ...], build: Callable[[int], nn.Module]) -> None:
@@ -72,10 +72,10 @@ class NeckWidths:
         if channels == self.channels[-1]:
             yield
             return
-        if channels not in self._differences:
-            # Both afresh: the model itself may have changed, its numbers by training too.
-            pair = self._build(channels), self._build(self.channels[-1])
-            self._differences[channels] = _differences(*pair)
+        if not self._differences:
+            *fewer, most = self.channels
+            wide = self._build(most)  # afresh: training has changed numbers of the model itself
+            self._differences = {c: _differences(self._build(c), wide) for c in fewer}
         undo: list[tuple[dict[str, object], str, object]] = []
         try:
             for difference in self._differences[channels]:

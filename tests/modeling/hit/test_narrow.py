@@ -106,6 +106,19 @@ def test_a_path_is_its_network(kind: str) -> None:
         assert all(vars(module)[key] is value for key, value in own.items())
 
 
+def test_a_detector_inside_another_model() -> None:
+    cfg = elastic()
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    owner, x = nn.ModuleDict({"detector": model}), torch.rand(1, 3, 64, 64)
+    path = searched_space(cfg).first_path()
+    found = []
+    for whole in (owner, model):
+        with activate(whole, path), torch.no_grad():
+            found.append(model.backbone(x)["p3"])
+    assert found[0].shape[1] == CHANNELS[0] and torch.equal(*found)
+
+
 def test_a_path_is_its_network_in_half_precision() -> None:
     model, networks = supernet_and_networks("faster")
     batch = training_batch(sizes=((64, 96),))
