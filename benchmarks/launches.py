@@ -11,6 +11,7 @@ and allocations, for lists (``_foreach_*``) as many as torch's limit of tensors 
 library may launch more for one operator, so that those figures are lower bounds.
 
     recalibration   batch statistics, without gradients
+    recalibration of 10 batches   in one forward, each with its own statistics
     training        the forward pass of a training step, running statistics included
     evaluation      BatchNorms folded into the weights
 
@@ -40,6 +41,7 @@ from tests.ops.fuzz import load  # noqa: E402  (of the repository)
 from tests.ops.sanitized import EMULATED, run_checked  # noqa: E402
 
 ALLOCATE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+BATCHES = 10
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
@@ -129,17 +131,26 @@ def forwards(library: ctypes.CDLL, size: str) -> dict[str, Counter]:
     from backbone import build
 
     from detnas_d2.layers.batch_norm_mode import use_batch_statistics
+    from detnas_d2.layers.fused_shuffle import fused_forward
 
     net = build("cpu")["ours"]
     x = torch.rand(1, 3, *map(int, size.split("x")))
+    batches = x.repeat(BATCHES, 1, 1, 1)
+    stages = {i for i, layer in enumerate(net.space.layers) if layer.stride == 2} - {0}
 
     def without_gradient() -> None:
         with torch.no_grad():
             net(x)
 
+    def of_batches() -> None:
+        wanted = {*stages, len(net.blocks)}  # as without_gradient
+        with torch.no_grad():
+            fused_forward(net.stem, net.blocks, None, batches, wanted, batches=BATCHES)
+
     found = {}
     with use_batch_statistics(net):
         found["recalibration"] = counted(library, without_gradient)
+        found[f"recalibration of {BATCHES} batches"] = counted(library, of_batches)
     net.train()
     found["training"] = counted(library, lambda: net(x))
     net.eval()

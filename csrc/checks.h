@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include <ostream>
+#include <utility>
 
 #include "common.h"
 
@@ -60,17 +61,31 @@ inline void check_vector(const OptTensor& t, const Tensor& x, int64_t size, Name
   TORCH_CHECK(t->is_floating_point(), name, ": expected a floating point tensor, got ", t->scalar_type());
 }
 
-inline void check_affine(const OptTensor& scale, const OptTensor& shift, const Tensor& x,
-                         Name scale_name = "scale", Name shift_name = "shift") {
-  TORCH_CHECK(scale.has_value() == shift.has_value(), scale_name, " and ", shift_name,
-              ": expected both or neither");
-  check_vector(scale, x, x.size(1), scale_name);
-  check_vector(shift, x, x.size(1), shift_name);
+// The images of x as so many batches of one size.
+inline void check_batches(int64_t batches, const Tensor& x) {
+  TORCH_CHECK(batches >= 1 && x.size(0) % batches == 0, "batches: expected a divisor of ", x.size(0),
+              " images, got ", batches);
 }
 
-inline void check_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift) {
+// A map for each batch of x.
+inline void check_affine(const OptTensor& scale, const OptTensor& shift, const Tensor& x,
+                         Name scale_name = "scale", Name shift_name = "shift", int64_t batches = 1) {
+  check_batches(batches, x);
+  TORCH_CHECK(scale.has_value() == shift.has_value(), scale_name, " and ", shift_name,
+              ": expected both or neither");
+  for (const auto& [vector, name] : {std::pair(&scale, scale_name), std::pair(&shift, shift_name)}) {
+    if (batches == 1 || !*vector) {
+      check_vector(*vector, x, x.size(1), name);
+    } else {
+      check_shape(**vector, {batches, x.size(1)}, name);
+      check_vector((*vector)->select(0, 0), x, x.size(1), name);
+    }
+  }
+}
+
+inline void check_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, int64_t batches = 1) {
   check_map(x, "x");
-  check_affine(scale, shift, x);
+  check_affine(scale, shift, x, "scale", "shift", batches);
 }
 
 // At least one map, all like the first but for the batch and the size.
@@ -124,14 +139,14 @@ inline void check_fold_backward(const Tensor& grad_scale, const Tensor& grad_shi
 
 inline void check_shuffle(const Tensor& left, const Tensor& right, const OptTensor& left_scale,
                           const OptTensor& left_shift, const OptTensor& right_scale,
-                          const OptTensor& right_shift, int64_t method, bool split) {
+                          const OptTensor& right_shift, int64_t method, bool split, int64_t batches = 1) {
   check_map(left, "left");
   check_map(right, "right");
   check_like(right, left, "right", "left");
   TORCH_CHECK(left.size(0) == right.size(0) && left.size(2) == right.size(2) && left.size(3) == right.size(3),
               "right: expected the batch and size of left, ", left.sizes(), ", got ", right.sizes());
-  check_affine(left_scale, left_shift, left, "left_scale", "left_shift");
-  check_affine(right_scale, right_shift, right, "right_scale", "right_shift");
+  check_affine(left_scale, left_shift, left, "left_scale", "left_shift", batches);
+  check_affine(right_scale, right_shift, right, "right_scale", "right_shift", batches);
   TORCH_CHECK(method >= 0 && method <= 2, "method: expected 0, 1 or 2, got ", method);
   TORCH_CHECK((!split && method == 0) || (left.size(1) + right.size(1)) % 2 == 0,
               "left, right: expected an even number of channels together, got ", left.size(1), " and ",

@@ -3,6 +3,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
+#include "batches.h"
 #include "checks.h"
 #include "handles.h"
 
@@ -21,9 +22,14 @@ std::tuple<Tensor, Tensor> fold(const Tensor& count, const Tensor& mean, const T
 }
 
 Norm bn_stats_fold(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu,
-                   const OptTensor& gamma, const OptTensor& beta, double eps) {
-  check_stats(x, scale, shift);
+                   const OptTensor& gamma, const OptTensor& beta, double eps, int64_t batches) {
+  check_stats(x, scale, shift, batches);
   check_norm(gamma, beta, x, x.size(1));
+  if (batches > 1)
+    return by_batch(batches, [&](int64_t i) {
+      return bn_stats_fold(batch_of(x, batches, i), vector_of(scale, i), vector_of(shift, i), relu, gamma, beta,
+                           eps, 1);
+    });
   const at::AutoDispatchBelowAutograd guard;
   static const auto op = handle<Stats(const Tensor&, const OptTensor&, const OptTensor&, bool)>(
       "detnas_d2::bn_stats");
@@ -34,7 +40,14 @@ Norm bn_stats_fold(const Tensor& x, const OptTensor& scale, const OptTensor& shi
 
 ConvNorm pointwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                            const OptTensor& shift, bool relu, const OptTensor& bias, int64_t groups,
-                           const OptTensor& gamma, const OptTensor& beta, double eps) {
+                           const OptTensor& gamma, const OptTensor& beta, double eps, int64_t batches) {
+  if (batches != 1) {
+    check_stats(x, scale, shift, batches);
+    return by_batch(batches, [&](int64_t i) {
+      return pointwise_conv_bn(batch_of(x, batches, i), weight, vector_of(scale, i), vector_of(shift, i), relu,
+                               bias, groups, gamma, beta, eps, 1);
+    });
+  }
   const at::AutoDispatchBelowAutograd guard;
   static const auto op = handle<Conv(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
                                      const OptTensor&, bool, bool, int64_t)>("detnas_d2::pointwise_conv");
@@ -46,7 +59,15 @@ ConvNorm pointwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTenso
 
 ConvNorm depthwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                            const OptTensor& shift, bool relu, const OptTensor& bias, int64_t stride,
-                           int64_t dilation, const OptTensor& gamma, const OptTensor& beta, double eps) {
+                           int64_t dilation, const OptTensor& gamma, const OptTensor& beta, double eps,
+                           int64_t batches) {
+  if (batches != 1) {
+    check_stats(x, scale, shift, batches);
+    return by_batch(batches, [&](int64_t i) {
+      return depthwise_conv_bn(batch_of(x, batches, i), weight, vector_of(scale, i), vector_of(shift, i), relu,
+                               bias, stride, dilation, gamma, beta, eps, 1);
+    });
+  }
   const at::AutoDispatchBelowAutograd guard;
   static const auto op =
       handle<Conv(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool, const OptTensor&,

@@ -6,7 +6,7 @@ namespace detnas {
 
 inline void check_pointwise(const Tensor& x, const Tensor& w, const OptTensor& scale,
                             const OptTensor& shift, const OptTensor& bias, bool out_relu,
-                            bool want_stats, int64_t groups) {
+                            bool want_stats, int64_t groups, int64_t batches = 1) {
   check_map(x, "x");
   check_like(w, x, "weight", "x");
   TORCH_CHECK(groups >= 1 && x.size(1) % groups == 0, "groups: expected a divisor of ", x.size(1),
@@ -15,7 +15,7 @@ inline void check_pointwise(const Tensor& x, const Tensor& w, const OptTensor& s
                   w.size(0) % groups == 0,
               "weight: expected shape (out_channels, ", x.size(1) / groups,
               ", 1, 1) with out_channels divisible by ", groups, ", got ", w.sizes());
-  check_affine(scale, shift, x);
+  check_affine(scale, shift, x, "scale", "shift", batches);
   check_vector(bias, x, w.size(0), "bias");
   TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
 }
@@ -32,7 +32,7 @@ inline void check_conv3x3(const Tensor& x, const Tensor& w, const OptTensor& bia
 
 inline void check_depthwise(const Tensor& x, const Tensor& w, const OptTensor& scale,
                             const OptTensor& shift, const OptTensor& bias, bool out_relu,
-                            bool want_stats, int64_t stride, int64_t dilation) {
+                            bool want_stats, int64_t stride, int64_t dilation, int64_t batches = 1) {
   check_map(x, "x");
   check_like(w, x, "weight", "x");
   const int64_t k = w.dim() == 4 ? w.size(2) : 0;
@@ -40,7 +40,7 @@ inline void check_depthwise(const Tensor& x, const Tensor& w, const OptTensor& s
               "weight: expected shape (", x.size(1), ", 1, k, k) with k 3, 5 or 7, got ", w.sizes());
   TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
   TORCH_CHECK(dilation >= 1 && dilation <= 3, "dilation: expected 1, 2 or 3, got ", dilation);
-  check_affine(scale, shift, x);
+  check_affine(scale, shift, x, "scale", "shift", batches);
   check_vector(bias, x, x.size(1), "bias");
   TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
 }
@@ -157,14 +157,14 @@ inline void check_block(const Tensor& x, at::TensorList weights, at::TensorList 
 inline void check_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,
                               const OptTensor& shift, bool relu, at::TensorList weights,
                               at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
-                              int64_t kernel, int64_t stride, int64_t out_method) {
+                              int64_t kernel, int64_t stride, int64_t out_method, int64_t batches) {
   check_map(left, "left");
   check_block_options(kernel, stride);
   TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
   TORCH_CHECK(right.has_value() == (stride == 1), "right: expected at stride 1, and only there");
   TORCH_CHECK(stride == 2 || !(scale || shift || relu),
               "scale, shift, relu: expected nothing pending on left at stride 1");
-  check_affine(scale, shift, left);
+  check_affine(scale, shift, left, "scale", "shift", batches);
   if (right) {  // of another dtype under autocast
     check_map(*right, "right");
     check_shape(*right, {left.size(0), right->size(1), left.size(2), left.size(3)}, "right");

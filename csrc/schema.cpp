@@ -1,7 +1,8 @@
 // Schemas of all operators. Their meaning: detnas_d2/ops/<op>.py.
 //
 // x: (N, C, H, W). scale, shift: the affine map pending on x, (C). mean, m2: (C), count: scalar;
-// without want_stats the statistics are empty. Outputs are channels_last.
+// without want_stats the statistics are empty. Outputs are channels_last. batches: of how many batches of
+// one size the N images are; where there are several, each has vectors of its own, (batches, C).
 #include <torch/library.h>
 
 TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
@@ -14,7 +15,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("bn_fold(Tensor count, Tensor mean, Tensor m2, Tensor? gamma, Tensor? beta, float eps)"
         " -> (Tensor scale, Tensor shift)");
   m.def("bn_stats_fold(Tensor x, Tensor? scale, Tensor? shift, bool relu, Tensor? gamma, Tensor? beta,"
-        " float eps) -> (Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
+        " float eps, int batches=1)"
+        " -> (Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
   m.def("bn_fold_backward(Tensor grad_scale, Tensor grad_shift, Tensor count, Tensor mean,"
         " Tensor m2, Tensor? gamma, float eps)"
         " -> (Tensor grad_mean, Tensor grad_m2, Tensor grad_gamma, Tensor grad_beta)");
@@ -23,7 +25,7 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor? bias, bool out_relu, bool want_stats, int groups)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2)");
   m.def("pointwise_conv_bn(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, bool relu,"
-        " Tensor? bias, int groups, Tensor? gamma, Tensor? beta, float eps)"
+        " Tensor? bias, int groups, Tensor? gamma, Tensor? beta, float eps, int batches=1)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
   m.def("pointwise_conv_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_m2, Tensor x,"
         " Tensor weight, Tensor? scale, Tensor? shift, bool relu, Tensor? y, Tensor? mean,"
@@ -35,7 +37,7 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor? bias, bool out_relu, bool want_stats, int stride, int dilation)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2)");
   m.def("depthwise_conv_bn(Tensor x, Tensor weight, Tensor? scale, Tensor? shift, bool relu,"
-        " Tensor? bias, int stride, int dilation, Tensor? gamma, Tensor? beta, float eps)"
+        " Tensor? bias, int stride, int dilation, Tensor? gamma, Tensor? beta, float eps, int batches=1)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2, Tensor out_scale, Tensor out_shift)");
   m.def("depthwise_conv_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_m2, Tensor x,"
         " Tensor weight, Tensor? scale, Tensor? shift, bool relu, Tensor? y, Tensor? mean,"
@@ -54,7 +56,7 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
 
   m.def("shuffle_concat(Tensor left, Tensor right, Tensor? left_scale, Tensor? left_shift,"
         " Tensor? right_scale, Tensor? right_shift, bool left_relu, bool right_relu, int method,"
-        " bool split) -> (Tensor out_left, Tensor out_right)");
+        " bool split, int batches=1) -> (Tensor out_left, Tensor out_right)");
   m.def("shuffle_concat_backward(Tensor grad_left, Tensor grad_right, Tensor left, Tensor right,"
         " Tensor? left_scale, Tensor? left_shift, Tensor? right_scale, Tensor? right_shift,"
         " bool left_relu, bool right_relu, int method, bool split)"
@@ -72,6 +74,6 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " int method) -> Tensor");
   m.def("shuffle_block_stats(Tensor left, Tensor? right, Tensor? scale, Tensor? shift, bool relu,"
         " Tensor[] weights, Tensor[] gammas, Tensor[] betas, float[] eps, int kernel, int stride,"
-        " int out_method) -> (Tensor out_left, Tensor out_right, Tensor[] count, Tensor[] mean,"
-        " Tensor[] m2)");
+        " int out_method, int batches=1) -> (Tensor out_left, Tensor out_right, Tensor[] count,"
+        " Tensor[] mean, Tensor[] m2)");
 }

@@ -16,12 +16,13 @@ namespace {
 using Block = std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>>;
 
 using Pointwise = ConvNorm(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
-                           const OptTensor&, int64_t, const OptTensor&, const OptTensor&, double);
+                           const OptTensor&, int64_t, const OptTensor&, const OptTensor&, double, int64_t);
 using Depthwise = ConvNorm(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
-                           const OptTensor&, int64_t, int64_t, const OptTensor&, const OptTensor&, double);
+                           const OptTensor&, int64_t, int64_t, const OptTensor&, const OptTensor&, double,
+                           int64_t);
 using Shuffle = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptTensor&,
                                            const OptTensor&, const OptTensor&, const OptTensor&, bool,
-                                           bool, int64_t, bool);
+                                           bool, int64_t, bool, int64_t);
 
 // A map and what its reader applies to it.
 struct Pending {
@@ -33,6 +34,7 @@ struct Pending {
 struct Layers {
   at::TensorList weights, gammas, betas;
   at::ArrayRef<double> eps;
+  int64_t batches;
   std::vector<Tensor> counts, means, m2s;
 
   // Layers [first, last), the first depthwise convolution with `stride`.
@@ -43,8 +45,8 @@ struct Layers {
       const Tensor& w = weights[i];
       const bool spatial = w.size(2) > 1;
       auto [y, count, mean, m2, scale, shift] = spatial
-          ? depthwise.call(p.x, w, p.scale, p.shift, p.relu, {}, stride, 1, gammas[i], betas[i], eps[i])
-          : pointwise.call(p.x, w, p.scale, p.shift, p.relu, {}, 1, gammas[i], betas[i], eps[i]);
+          ? depthwise.call(p.x, w, p.scale, p.shift, p.relu, {}, stride, 1, gammas[i], betas[i], eps[i], batches)
+          : pointwise.call(p.x, w, p.scale, p.shift, p.relu, {}, 1, gammas[i], betas[i], eps[i], batches);
       if (spatial) stride = 1;
       p = {std::move(y), std::move(scale), std::move(shift), !spatial};
       counts[i] = std::move(count);
@@ -58,14 +60,15 @@ struct Layers {
 Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,
                           const OptTensor& shift, bool relu, at::TensorList weights,
                           at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
-                          int64_t kernel, int64_t stride, int64_t out_method) {
-  check_block_stats(left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method);
+                          int64_t kernel, int64_t stride, int64_t out_method, int64_t batches) {
+  check_block_stats(left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method,
+                    batches);
   const size_t main = main_layers(kernel), count = block_layers(kernel, stride);
 
   // The inner calls are neither differentiated nor, under autocast, cast again.
   const at::AutoDispatchBelowAutograd guard;
   static const auto shuffle = handle<Shuffle>("detnas_d2::shuffle_concat");
-  Layers layers{weights, gammas, betas, eps, std::vector<Tensor>(count), std::vector<Tensor>(count),
+  Layers layers{weights, gammas, betas, eps, batches, std::vector<Tensor>(count), std::vector<Tensor>(count),
                 std::vector<Tensor>(count)};
   Pending l{left, scale, shift, relu};
   Pending r = layers.run(stride == 1 ? Pending{*right, {}, {}, false} : l, 0, main, stride);
@@ -76,7 +79,7 @@ Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptT
     r.x = r.x.to(type);
   }
   auto [a, b] = shuffle.call(l.x, r.x, l.scale, l.shift, r.scale, r.shift, l.relu, r.relu, out_method,
-                             out_method != 0);
+                             out_method != 0, batches);
   return {a, b, std::move(layers.counts), std::move(layers.means), std::move(layers.m2s)};
 }
 

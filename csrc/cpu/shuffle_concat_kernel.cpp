@@ -1,6 +1,7 @@
 // shuffle_concat and its backward on the CPU.
 #include <torch/library.h>
 
+#include "../batches.h"
 #include "common.h"
 
 namespace detnas {
@@ -70,11 +71,19 @@ Pair forward(const Halves& h) {
 Pair shuffle_concat(const Tensor& left, const Tensor& right, const OptTensor& left_scale,
                     const OptTensor& left_shift, const OptTensor& right_scale,
                     const OptTensor& right_shift, bool left_relu, bool right_relu, int64_t method,
-                    bool split) {
-  check_shuffle(left, right, left_scale, left_shift, right_scale, right_shift, method, split);
+                    bool split, int64_t batches) {
+  check_shuffle(left, right, left_scale, left_shift, right_scale, right_shift, method, split, batches);
+  if (batches > 1) {
+    auto [a, b] = by_batch(batches, [&](int64_t i) {
+      return shuffle_concat(batch_of(left, batches, i), batch_of(right, batches, i), vector_of(left_scale, i),
+                            vector_of(left_shift, i), vector_of(right_scale, i), vector_of(right_shift, i),
+                            left_relu, right_relu, method, split, 1);
+    });
+    return {a, split ? b : b.flatten()};
+  }
   if (is_reduced(left)) {
     auto [a, b] = shuffle_concat(left.to(at::kFloat), right.to(at::kFloat), left_scale, left_shift,
-                                 right_scale, right_shift, left_relu, right_relu, method, split);
+                                 right_scale, right_shift, left_relu, right_relu, method, split, 1);
     return {a.to(left.scalar_type()), b.to(left.scalar_type())};
   }
   return dispatch(left, "shuffle_concat", [&](auto zero) {

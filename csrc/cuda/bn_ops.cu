@@ -28,11 +28,17 @@ Stats bn_stats_list(at::TensorList x, const OptTensor& scale, const OptTensor& s
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bn_stats_fold(const Tensor& x, const OptTensor& scale,
                                                                  const OptTensor& shift, bool relu,
                                                                  const OptTensor& gamma,
-                                                                 const OptTensor& beta, double eps) {
-  check_stats(x, scale, shift);
+                                                                 const OptTensor& beta, double eps,
+                                                                 int64_t batches) {
+  check_stats(x, scale, shift, batches);
   check_norm(gamma, beta, x, x.size(1));
+  if (batches > 1 && x.numel() == 0)
+    return by_batch(batches, [&](int64_t i) {
+      return bn_stats_fold(batch_of(x, batches, i), vector_of(scale, i), vector_of(shift, i), relu, gamma, beta,
+                           eps, 1);
+    });
   const c10::cuda::CUDAGuard guard(x.device());
-  Statistics found(x.size(1), x, gamma, beta, eps);
+  Statistics found(x.size(1), x, gamma, beta, eps, batches);
   stats_of(x, vector(scale), vector(shift), relu, found);
   return {found.count, found.mean, found.m2, found.scale, found.shift};
 }

@@ -36,13 +36,13 @@ struct StatsMaps {
 };
 
 // Partial moments of all launches of some statistics: mean [rows][channels], m2 [rows][channels], count
-// [slabs][rows]; null where the only row is the result.
+// [slabs][rows]; null where the only row is the result. Those of a further batch follow.
 struct PartialMoments {
   float* data;
   int64_t rows, first;  // first: of the launch
   unsigned* tickets;    // one for each slab, or null: another launch follows
 };
-inline int64_t moments_size(int64_t rows, int64_t channels, int64_t slabs) {
+__host__ __device__ inline int64_t moments_size(int64_t rows, int64_t channels, int64_t slabs) {
   return rows * (2 * channels + slabs);
 }
 
@@ -119,6 +119,8 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, PartialMoments partia
   x.scale = a.scale;
   x.shift = a.shift;
   x.relu = a.relu;
+  x.data += blockIdx.z * pixels * x.ld;
+  out = skip(out, static_cast<int64_t>(blockIdx.z) * channels);
   constexpr int U = kStatsInFlight;
   const int c = (blockIdx.x * blockDim.x + threadIdx.x) * V, rows = blockDim.y;
   const int64_t begin = chunk * a.per_chunk;
@@ -127,7 +129,7 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, PartialMoments partia
 #pragma unroll
   for (int i = 0; i < V; ++i) ref[i] = sum[i] = sq[i] = 0.f;
   if (c < channels) {
-    const Reader<S, V> reader(x, c);
+    const Reader<S, V> reader(x, c, static_cast<int>(blockIdx.z) * channels);
     for (int64_t p = begin + threadIdx.y; p < end; p += U * rows) {
       Pack<S, V> raw[U];
 #pragma unroll
@@ -160,7 +162,7 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, PartialMoments partia
     });
     return;
   }
-  float* means = partial.data;
+  float* means = partial.data + blockIdx.z * moments_size(partial.rows, channels, gridDim.x);
   float* squares = means + partial.rows * channels;
   float* counts = squares + partial.rows * channels + blockIdx.x * partial.rows;
   const int64_t row = partial.first + blockIdx.y;
@@ -169,7 +171,7 @@ __global__ void stats_kernel(StatsMaps<S> a, int channels, PartialMoments partia
     squares[row * channels + channel] = m2;
   });
   if (threadIdx.x == 0 && threadIdx.y == 0) counts[row] = static_cast<float>(end - begin);
-  if (!partial.tickets || !last_block(partial.tickets + blockIdx.x, gridDim.y)) return;
+  if (!partial.tickets || !last_block(partial.tickets + blockIdx.z * gridDim.x + blockIdx.x, gridDim.y)) return;
   DETNAS_SHARED(double, shared);
   const int slab = blockDim.x * V, begin_c = blockIdx.x * slab;
   const int end_c = begin_c + slab < channels ? begin_c + slab : channels;
@@ -191,7 +193,7 @@ struct StatsPlan {
   int64_t chunks;
 };
 
-// maps: at least one, none empty, with the same vectors pending.
+// maps: at least one, none empty, with the same vectors pending; a batch of each.
 template <typename S>
 StatsPlan plan_stats(const std::vector<StatsInput<S>>& maps, int channels) {
   StatsPlan plan{{}, true, 0};
@@ -205,11 +207,11 @@ StatsPlan plan_stats(const std::vector<StatsInput<S>>& maps, int channels) {
   return plan;
 }
 
-// partial: moments_size(plan.chunks, channels, plan.tiling.slabs) floats, and plan.tiling.slabs tickets;
-// unused if there is one chunk.
+// Of every batch: partial: moments_size(plan.chunks, channels, plan.tiling.slabs) floats, and
+// plan.tiling.slabs tickets; unused if there is one chunk.
 template <typename S>
 void launch_stats(const std::vector<StatsInput<S>>& maps, const StatsPlan& plan, int channels,
-                  float* partial, unsigned* tickets, const StatsOut& out, Stream stream) {
+                  int64_t batches, float* partial, unsigned* tickets, const StatsOut& out, Stream stream) {
   auto kernel = plan.vector ? &stats_kernel<S, 16 / sizeof(S)> : &stats_kernel<S, 1>;
   const int64_t v = plan.vector ? 16 / sizeof(S) : 1, threads = plan.tiling.threads();
   const int64_t own = 2 * v * threads * static_cast<int64_t>(sizeof(float));
@@ -230,7 +232,7 @@ void launch_stats(const std::vector<StatsInput<S>>& maps, const StatsPlan& plan,
     a.shift = maps[0].map.shift;
     a.relu = maps[0].map.relu;
     if (begin + kMaxMaps >= maps.size()) rows.tickets = tickets;
-    DETNAS_LAUNCH(kernel, dim3(plan.tiling.slabs, chunks), plan.tiling.block(), shared, stream, a, channels,
+    DETNAS_LAUNCH(kernel, dim3(plan.tiling.slabs, chunks, batches), plan.tiling.block(), shared, stream, a, channels,
                   rows, out);
     rows.first += chunks;
   }

@@ -17,6 +17,7 @@
 #define DETNAS_DEVICE CUDA
 #endif
 
+#include "../batches.h"
 #include "../checks.h"
 #include "bn_stats.cuh"
 #include "pending.cuh"
@@ -75,14 +76,17 @@ inline Tensor empty_count(const Tensor& x) {
 std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, const Tensor& m2,
                                    const OptTensor& gamma, const OptTensor& beta, double eps);
 
-// Statistics that a launch makes, and, where a BatchNorm follows, its affine map.
+// Statistics that a launch makes, and, where a BatchNorm follows, its affine map; of each batch where there
+// are several.
 struct Statistics {
   Tensor count, mean, m2, scale, shift;
+  int64_t batches;
 
-  Statistics(int64_t channels, const Tensor& like) : Statistics(channels, like, false) {}
+  Statistics(int64_t channels, const Tensor& like) : Statistics(channels, like, false, 1) {}
   // gamma, beta: null, or of `channels` channels.
-  Statistics(int64_t channels, const Tensor& like, const OptTensor& gamma, const OptTensor& beta, double eps)
-      : Statistics(channels, like, true) {
+  Statistics(int64_t channels, const Tensor& like, const OptTensor& gamma, const OptTensor& beta, double eps,
+             int64_t batches_)
+      : Statistics(channels, like, true, batches_) {
     gamma_ = vector(gamma), beta_ = vector(beta), eps_ = eps;
   }
 
@@ -90,7 +94,7 @@ struct Statistics {
     const auto to = [](const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; };
     return {to(mean), to(m2), count.data_ptr<double>(), pointer(gamma_), pointer(beta_), eps_, to(scale), to(shift)};
   }
-  // Those of no values, without a kernel that makes them.
+  // Those of no values, without a kernel that makes them; of one batch.
   void of_nothing() {
     count.zero_(), mean.zero_(), m2.zero_();
     if (scale.defined()) std::tie(scale, shift) = bn_fold(count, mean, m2, gamma_, beta_, eps_);
@@ -100,13 +104,19 @@ struct Statistics {
  private:
   OptTensor gamma_, beta_;
   double eps_ = 0;
-  Statistics(int64_t channels, const Tensor& like, bool fold)
-      : count(empty_count(like)), mean(floats(channels, like)), m2(floats(channels, like)) {
-    if (fold) scale = floats(channels, like), shift = floats(channels, like);
+  Statistics(int64_t channels, const Tensor& like, bool fold, int64_t batches_)
+      : count(empty_count(like)), batches(batches_) {
+    const auto vectors = [&] {
+      const Tensor all = floats(batches * channels, like);
+      return batches == 1 ? all : all.view({batches, channels});
+    };
+    mean = vectors(), m2 = vectors();
+    if (fold) scale = vectors(), shift = vectors();
   }
 };
 
-// Of maps with the same channels together; empty ones count nothing.
+// Of maps with the same channels together; empty ones count nothing. Several batches are those of one map,
+// which is not empty.
 inline void stats_of(at::TensorList maps, const OptTensor& scale, const OptTensor& shift, bool relu,
                      Statistics& statistics) {
   const Tensor& first = maps[0];
@@ -124,13 +134,13 @@ inline void stats_of(at::TensorList maps, const OptTensor& scale, const OptTenso
   DETNAS_DISPATCH(first, "bn_stats", [&] {
     std::vector<StatsInput<scalar_t>> inputs;
     for (const Tensor& x : held)
-      inputs.push_back({source<scalar_t>(x, scale, shift, relu), pixel_count(x)});
+      inputs.push_back({source<scalar_t>(x, scale, shift, relu), pixel_count(x) / statistics.batches});
     const StatsPlan plan = plan_stats(inputs, static_cast<int>(channels));
-    const int64_t slabs = plan.tiling.slabs;
+    const int64_t slabs = plan.tiling.slabs, batches = statistics.batches;
     const bool several = plan.chunks > 1;
-    const Tensor partial = floats(several ? moments_size(plan.chunks, channels, slabs) : 0, first);
-    launch_stats(inputs, plan, static_cast<int>(channels), partial.data_ptr<float>(),
-                 several ? tickets(slabs, first) : nullptr, statistics.out(), stream());
+    const Tensor partial = floats(several ? batches * moments_size(plan.chunks, channels, slabs) : 0, first);
+    launch_stats(inputs, plan, static_cast<int>(channels), batches, partial.data_ptr<float>(),
+                 several ? tickets(batches * slabs, first) : nullptr, statistics.out(), stream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -157,7 +157,7 @@ struct Sink {
       to[0] = grad_scale;
       to[a.channels] = grad_shift;
     } else {
-      float* to = a.partial + row * row_size(a, false);
+      float* to = a.partial + (static_cast<int64_t>(blockIdx.z) * a.rows + row) * row_size(a, false);
       for (int w = 1; w < kRows; ++w)
         moments.merge(shared[w * kLanes + threadIdx.x], shared[kPlane + w * kLanes + threadIdx.x],
                       shared[2 * kPlane + w * kLanes + threadIdx.x]);
@@ -203,11 +203,12 @@ __device__ void convolve_block(const Depthwise<S>& a, int block) {
   const int slab = block % a.slabs, row = block / a.slabs;
   by_tile<K, Grad>(a, [&](auto type) { convolve<decltype(type), Grad>(a, slab, row, tile); });
   if constexpr (!Grad) {
-    if (!a.partial || !last_block(a.tickets + slab, a.rows)) return;
-    const int64_t ld = row_size(a, false);
-    const float* counts = a.partial + 2 * a.channels + slab;
-    merge_rows({a.partial, a.partial + a.channels, ld, a.rows}, [&](int64_t k) { return counts[k * ld]; },
-               slab * kLanes, a.channels, reinterpret_cast<double*>(tile), a.stats);
+    const int64_t batch = blockIdx.z, ld = row_size(a, false);
+    if (!a.partial || !last_block(a.tickets + batch * a.slabs + slab, a.rows)) return;
+    const float* means = a.partial + batch * a.rows * ld;
+    const float* counts = means + 2 * a.channels + slab;
+    merge_rows({means, means + a.channels, ld, a.rows}, [&](int64_t k) { return counts[k * ld]; },
+               slab * kLanes, a.channels, reinterpret_cast<double*>(tile), skip(a.stats, batch * a.channels));
   }
 }
 
@@ -226,19 +227,19 @@ __global__ void __launch_bounds__(kLanes* kRows, 2)
   convolve_block<S, 0, Grad>(a, block);
 }
 
-// Floats that an entry's partial rows take.
+// Floats that an entry's partial rows take, those of one batch.
 template <typename S>
 int64_t partial_size(const Depthwise<S>& a, bool gradient) {
   return a.rows * row_size(a, gradient);
 }
 
 template <typename S, bool Grad>
-void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream) {
+void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream, int64_t batches = 1) {
   const auto floats = [](const Depthwise<S>& a) {
     return tile_floats(a, Grad) + kLanes * a.kernel * a.kernel;
   };
   launch_batch(batch, &depthwise_kernel<S, 3, Grad>, &depthwise_kernel<S, 5, Grad>,
-               &depthwise_kernel<S, 7, Grad>, &mixed_depthwise_kernel<S, Grad>, floats, stream);
+               &depthwise_kernel<S, 7, Grad>, &mixed_depthwise_kernel<S, Grad>, floats, stream, batches);
 }
 
 }  // namespace cuda

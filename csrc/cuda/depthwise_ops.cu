@@ -37,16 +37,17 @@ struct Call {
     a.bias = pointer(bias);
     a.out_relu = out_relu;
     a.out = y.data_ptr<S>();
-    plan(a, x.size(0), x.size(2), x.size(3), static_cast<int>(stride), static_cast<int>(dilation),
-         false, kConvolveBlocks);
+    plan(a, x.size(0) / statistics.batches, x.size(2), x.size(3), static_cast<int>(stride),
+         static_cast<int>(dilation), false, kConvolveBlocks);
   }
 };
 
-// Up to kMaxMixed convolutions that are not empty.
+// Up to kMaxMixed convolutions that are not empty, or one of several batches.
 template <typename S>
 void launch(const Call* const* calls, int count, bool relu, bool out_relu, bool want_stats) {
   DepthwiseBatch<S> batch;
   int64_t size = 0, slabs = 0;
+  const int64_t batches = calls[0]->statistics.batches;
   batch.count = count;
   for (int i = 0; i < count; ++i) {
     calls[i]->fill(batch.entry[i], relu, out_relu);
@@ -54,9 +55,9 @@ void launch(const Call* const* calls, int count, bool relu, bool out_relu, bool 
     slabs += batch.entry[i].slabs;
   }
   if (!want_stats) return launch_depthwise<S, false>(batch, stream());
-  const Tensor partial = floats(size, calls[0]->x);
+  const Tensor partial = floats(batches * size, calls[0]->x);
   float* next = partial.data_ptr<float>();
-  unsigned* ticket = tickets(slabs, calls[0]->x);
+  unsigned* ticket = tickets(batches * slabs, calls[0]->x);
   for (int i = 0; i < count; ++i) {
     Depthwise<S>& a = batch.entry[i];
     a.partial = next;
@@ -65,7 +66,7 @@ void launch(const Call* const* calls, int count, bool relu, bool out_relu, bool 
     next += partial_size(a, false);
     ticket += a.slabs;
   }
-  launch_depthwise<S, false>(batch, stream());
+  launch_depthwise<S, false>(batch, stream(), batches);
 }
 
 void run(const std::vector<Call>& calls, bool relu, bool out_relu, bool want_stats) {
@@ -99,12 +100,18 @@ namespace {
 
 ConvNormResult depthwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                                  const OptTensor& shift, bool relu, const OptTensor& bias, int64_t stride,
-                                 int64_t dilation, const OptTensor& gamma, const OptTensor& beta, double eps) {
-  check_depthwise(x, weight, scale, shift, bias, false, true, stride, dilation);
+                                 int64_t dilation, const OptTensor& gamma, const OptTensor& beta, double eps,
+                                 int64_t batches) {
+  check_depthwise(x, weight, scale, shift, bias, false, true, stride, dilation, batches);
   check_norm(gamma, beta, x, x.size(1));
+  if (batches > 1 && x.numel() == 0)
+    return by_batch(batches, [&](int64_t i) {
+      return depthwise_conv_bn(batch_of(x, batches, i), weight, vector_of(scale, i), vector_of(shift, i), relu,
+                               bias, stride, dilation, gamma, beta, eps, 1);
+    });
   const c10::cuda::CUDAGuard guard(x.device());
   const std::vector<Call> calls{{x, weight, scale, shift, bias, stride, dilation, true,
-                                 Statistics(x.size(1), x, gamma, beta, eps)}};
+                                 Statistics(x.size(1), x, gamma, beta, eps, batches)}};
   run(calls, relu, false, true);
   const Statistics& found = calls[0].statistics;
   return {calls[0].y, found.count, found.mean, found.m2, found.scale, found.shift};

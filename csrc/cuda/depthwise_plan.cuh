@@ -42,7 +42,8 @@ struct Depthwise {
   StatsOut stats;
   int channels, kernel, in_height, in_width, out_height, out_width;
   int phases, in_step, in_offset, out_step, out_offset, origin;
-  int tiles_y, tiles_x, tiles, slabs, rows;  // each slab of channels has `rows` blocks
+  int tiles_y, tiles_x, tiles, slabs, rows;  // each slab of channels of a batch has `rows` blocks
+  int images;  // of a batch
   TileMode mode;
   bool out_relu, vector;
 };
@@ -92,7 +93,7 @@ static_assert(LargeTile<7>::floats + 49 * kLanes <= 12288 && DownTile<7>::floats
 static_assert((SmallTile<3>::floats + 9 * kLanes) * sizeof(float) >= 4 * kLanes * kRows * sizeof(double),
               "a tile is too small for merge_rows");
 
-// Fills in how the outputs are cut. Set before: in, other, channels, kernel; sizes are x's. At most
+// Fills in how the outputs of a batch are cut. Set before: in, other, channels, kernel; sizes are x's. At most
 // `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there
 // would be less than kFill large ones.
 template <typename S>
@@ -115,6 +116,7 @@ void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int st
   } else {  // odd pixels, the second phase, have no taps
     a.phases = 2, a.in_step = 1, a.in_offset = kNowhere, a.out_step = 2, a.out_offset = 1;
   }
+  a.images = static_cast<int>(images);
   a.slabs = static_cast<int>(ceil_div(a.channels, kLanes));
   const int64_t rows = ceil_div(a.out_height, a.out_step) - a.origin;
   const int64_t cols = ceil_div(a.out_width, a.out_step) - a.origin;
@@ -172,12 +174,13 @@ __device__ int find_entry(const DepthwiseBatch<S>& batch, int& block) {
   return e;
 }
 
-// One launch for all entries; floats(entry): its shared memory. A kernel that knows the size of its
-// taps for an entry alone, `mixed` for several.
+// One launch for all entries, or for the batches of one; floats(entry): its shared memory. A kernel that
+// knows the size of its taps for an entry alone, `mixed` for several.
 template <typename S, typename F>
 void launch_batch(const DepthwiseBatch<S>& batch, void (*k3)(const Depthwise<S>),
                   void (*k5)(const Depthwise<S>), void (*k7)(const Depthwise<S>),
-                  void (*mixed)(const DepthwiseBatch<S>), const F& floats, Stream stream) {
+                  void (*mixed)(const DepthwiseBatch<S>), const F& floats, Stream stream,
+                  int64_t batches = 1) {
   int64_t blocks = 0, shared = 0;
   for (int e = 0; e < batch.count; ++e) {
     const int64_t needed = floats(batch.entry[e]) * sizeof(float);
@@ -187,7 +190,7 @@ void launch_batch(const DepthwiseBatch<S>& batch, void (*k3)(const Depthwise<S>)
   if (batch.count == 1) {
     const Depthwise<S>& a = batch.entry[0];
     auto kernel = a.kernel == 3 ? k3 : a.kernel == 5 ? k5 : k7;
-    DETNAS_LAUNCH(kernel, dim3(blocks), dim3(kLanes, kRows), shared, stream, a);
+    DETNAS_LAUNCH(kernel, dim3(blocks, 1, batches), dim3(kLanes, kRows), shared, stream, a);
   } else {
     DETNAS_LAUNCH(mixed, dim3(blocks), dim3(kLanes, kRows), shared, stream, batch);
   }

@@ -20,7 +20,7 @@ __device__ Place place(const Depthwise<S>& a, int tile) {
   const int j = tile % a.tiles_x * T::cols + a.origin;
   const int i = tile / a.tiles_x % a.tiles_y * T::rows + a.origin;
   Place at;
-  at.image = tile / a.tiles_x / a.tiles_y;
+  at.image = static_cast<int>(blockIdx.z) * a.images + tile / a.tiles_x / a.tiles_y;
   at.out_y = i * a.out_step + py * a.out_offset;
   at.out_x = j * a.out_step + px * a.out_offset;
   at.in_y = (i * T::Down / T::Up - T::halo) * a.in_step + py * a.in_offset;
@@ -92,8 +92,10 @@ __device__ void load_tile(const Depthwise<S>& a, const Place& at, int slab, floa
     for (int i = 0; i < V; ++i) add[i] *= a.in.add_factor, mul[i] *= a.in.mul_factor;
   }
   if (live && !Grad && a.in.scale) {
-    load_vector<V>(a.in.scale + c, mul);
-    load_vector<V>(a.in.shift + c, add);
+    int batch = blockIdx.z;
+    opaque(batch);
+    load_vector<V>(a.in.scale + batch * a.channels + c, mul);
+    load_vector<V>(a.in.shift + batch * a.channels + c, add);
   }
   const int64_t first = at.image * a.in_height * a.in_width;
   const int ld = static_cast<int>(a.in.ld), ld_y = static_cast<int>(a.in.ld_y);

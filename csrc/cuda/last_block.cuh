@@ -34,6 +34,14 @@ struct StatsOut {
   }
 };
 
+// Of later batches: they have one weight, bias and count.
+__device__ inline StatsOut skip(StatsOut of, int64_t vectors) {
+  of.mean += vectors, of.m2 += vectors;
+  if (vectors > 0) of.count = nullptr;
+  if (of.scale) of.scale += vectors, of.shift += vectors;
+  return of;
+}
+
 // Whether this is the last of `blocks` blocks to come here with this ticket, which is zero before and after
 // a launch. The last one sees all that the others wrote before they came. All threads call it.
 __device__ inline bool last_block(unsigned* ticket, unsigned blocks) {

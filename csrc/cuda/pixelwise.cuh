@@ -69,7 +69,7 @@ __device__ inline void store(S* p, const float (&v)[V]) {
   store<S, V>(p, pack<S, V>(v));
 }
 
-// A source at V channels from c, with the affine map and ReLU pending on it.
+// A source at V channels from c, with the affine map and ReLU pending on it, so many vectors on.
 template <typename S, int V>
 struct Reader {
   const S* data;
@@ -77,7 +77,7 @@ struct Reader {
   float scale[V], shift[V];
   bool relu;
 
-  __device__ Reader(const Source<S>& s, int c) : data(s.data), ld(s.ld), relu(s.relu) {
+  __device__ Reader(const Source<S>& s, int c, int vectors = 0) : data(s.data), ld(s.ld), relu(s.relu) {
     if (data) data += c;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
@@ -85,8 +85,8 @@ struct Reader {
       shift[i] = 0.f;
     }
     if (!s.scale) return;
-    load_vector<V>(s.scale + c, scale);
-    load_vector<V>(s.shift + c, shift);
+    load_vector<V>(s.scale + vectors + c, scale);
+    load_vector<V>(s.shift + vectors + c, shift);
   }
   __device__ Pack<S, V> load(int64_t pixel) const { return cuda::load<S, V>(data + pixel * ld); }
   __device__ void values(const Pack<S, V>& raw, float (&out)[V]) const {

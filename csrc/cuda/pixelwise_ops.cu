@@ -12,8 +12,9 @@ struct Halves {
   Tensor left, right;
   OptTensor ls, lb, rs, rb;
   Halves(const Tensor& l, const Tensor& r, const OptTensor& left_scale, const OptTensor& left_shift,
-         const OptTensor& right_scale, const OptTensor& right_shift, int64_t method, bool split) {
-    check_shuffle(l, r, left_scale, left_shift, right_scale, right_shift, method, split);
+         const OptTensor& right_scale, const OptTensor& right_shift, int64_t method, bool split,
+         int64_t batches = 1) {
+    check_shuffle(l, r, left_scale, left_shift, right_scale, right_shift, method, split, batches);
     left = as_source(l);
     right = as_source(r);
     ls = vector(left_scale);
@@ -26,8 +27,9 @@ struct Halves {
 std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& right,
                                           const OptTensor& left_scale, const OptTensor& left_shift,
                                           const OptTensor& right_scale, const OptTensor& right_shift,
-                                          bool left_relu, bool right_relu, int64_t method, bool split) {
-  const Halves h(left, right, left_scale, left_shift, right_scale, right_shift, method, split);
+                                          bool left_relu, bool right_relu, int64_t method, bool split,
+                                          int64_t batches) {
+  const Halves h(left, right, left_scale, left_shift, right_scale, right_shift, method, split, batches);
   const c10::cuda::CUDAGuard guard(left.device());
   const int64_t n = left.size(0), height = left.size(2), width = left.size(3);
   const int64_t channels = left.size(1) + right.size(1), half = channels / 2;
@@ -41,7 +43,7 @@ std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& righ
                         static_cast<int>(left.size(1)), static_cast<int>(right.size(1)),
                         static_cast<int>(method), static_cast<int>(a.size(1)), a.data_ptr<scalar_t>(),
                         split ? b.data_ptr<scalar_t>() : nullptr, a.size(1), channels - half};
-    launch_shuffle(s, pixel_count(left), stream());
+    launch_shuffle(s, pixel_count(left) / batches, stream(), batches);
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {a, b};

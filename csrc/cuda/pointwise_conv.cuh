@@ -76,6 +76,7 @@ struct Gemm {
   float *mean, *m2;  // partial moments [row tiles][channels], or null
   unsigned* tickets; // one for each tile of columns
   StatsOut stats;
+  int in_channels;  // of what is pending on a: those of all groups
   // grad_x: the map pending on x; partial sums [row tiles][2][channels] of grad * x and grad, or null
   Source<S> x;
   float* sums;
@@ -116,14 +117,15 @@ struct Tile {
       if (at(i, major, minor)) raw[i] = m.template fetch<V>(major0 + major, static_cast<int>(minor0) + minor);
     }
   }
-  __device__ void store(const Source<S>& m, S* shared) const {
+  // vectors: what is pending begins so many channels on.
+  __device__ void store(const Source<S>& m, S* shared, int vectors = 0) const {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       int major, minor;
       float v[V];
 #pragma unroll
       for (int k = 0; k < V; ++k) v[k] = 0.f;
-      if (at(i, major, minor)) m.template apply<V>(raw[i], static_cast<int>(minor0) + minor, v);
+      if (at(i, major, minor)) m.template apply<V>(raw[i], vectors + static_cast<int>(minor0) + minor, v);
       if (static_cast<int>(threadIdx.x) + i * kGemmThreads >= kVectors) continue;
       Pack<S, V> pack;
 #pragma unroll
@@ -200,6 +202,9 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
     const int col_tiles = (g.cols + kGemmCols - 1) / kGemmCols;
     const int64_t row_tile = blockIdx.x / col_tiles, row0 = row_tile * BM;
     const int col0 = static_cast<int>(blockIdx.x % col_tiles) * kGemmCols;
+    // Of the batch: pixels and vectors of those before it.
+    const int64_t first_row = P == Product::kForward ? blockIdx.y * g.rows : 0;
+    const int vectors = P == Product::kForward ? static_cast<int>(blockIdx.y) * g.in_channels : 0;
     const int64_t begin = blockIdx.z * g.depth_per_split;
     const int64_t end = begin + g.depth_per_split < g.depth ? begin + g.depth_per_split : g.depth;
     const int warp = threadIdx.x / 32, down = warp / 2 * (BM / 4), aside = warp % 2 * (kGemmCols / 2);
@@ -211,18 +216,18 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
       for (int j = 0; j < kAside; ++j) wmma::fill_fragment(sums[i][j], 0.f);
     TileA a;
     TileB b;
-    a.place(row0, g.rows, begin, end);
+    a.place(first_row + row0, first_row + g.rows, begin, end);
     b.place(col0, g.cols, begin, end);
     a.fetch(g.a);
     b.fetch(g.b);
-    a.store(g.a, shared);
+    a.store(g.a, shared, vectors);
     b.store(g.b, shared + TileA::kSize);
     __syncthreads();
     int stage = 0;
     for (int64_t d = begin; d < end; d += kDepth, stage ^= 1) {
       const bool more = d + kDepth < end;
       if (more) {  // in flight during the products
-        a.place(row0, g.rows, d + kDepth, end);
+        a.place(first_row + row0, first_row + g.rows, d + kDepth, end);
         b.place(col0, g.cols, d + kDepth, end);
         a.fetch(g.a);
         b.fetch(g.b);
@@ -249,7 +254,7 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
       }
       if (more) {  // the other stage: all have left it
         S* next = shared + (stage ^ 1) * (TileA::kSize + TileB::kSize);
-        a.store(g.a, next);
+        a.store(g.a, next, vectors);
         b.store(g.b, next + TileA::kSize);
       }
       __syncthreads();
@@ -295,29 +300,31 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(Gemm<S> g) {
       Pack<S, kWide> pack;
 #pragma unroll
       for (int l = 0; l < kWide; ++l) pack.lane[l] = static_cast<S>(out[r * ld + k + l]);
-      *reinterpret_cast<Pack<S, kWide>*>(g.out + (row0 + r) * g.ld_out + col0 + k) = pack;
+      *reinterpret_cast<Pack<S, kWide>*>(g.out + (first_row + row0 + r) * g.ld_out + col0 + k) = pack;
     }
     if constexpr (P == Product::kForward) {
       if (!g.mean) return;
+      const int64_t row_tiles = gridDim.x / col_tiles, batch = blockIdx.y;
+      const int64_t partial = batch * 2 * row_tiles * g.channels;
       if (threadIdx.x < cols) {
         Moments m = part[threadIdx.x];
         for (int i = 1; i < Form::kParts; ++i) {
           const Moments other = part[threadIdx.x + i * kGemmCols];
           m.merge(other.n, other.mean, other.m2);
         }
-        const int64_t at = row_tile * g.channels + col0 + threadIdx.x;
+        const int64_t at = partial + row_tile * g.channels + col0 + threadIdx.x;
         g.mean[at] = m.mean;
         g.m2[at] = m.m2;
       }
-      const int64_t row_tiles = gridDim.x / col_tiles;
-      if (!last_block(g.tickets + blockIdx.x % col_tiles, static_cast<unsigned>(row_tiles))) return;
+      unsigned* ticket = g.tickets + batch * col_tiles + blockIdx.x % col_tiles;
+      if (!last_block(ticket, static_cast<unsigned>(row_tiles))) return;
       const auto count = [&](int64_t tile) {
         const int64_t rest = g.rows - tile * BM;
         return static_cast<float>(rest < BM ? rest : BM);
       };
       for (int c0 = col0; c0 < col0 + cols; c0 += kLanes)
-        merge_rows({g.mean, g.m2, g.channels, row_tiles}, count, c0, col0 + cols,
-                   reinterpret_cast<double*>(shared), g.stats);
+        merge_rows({g.mean + partial, g.m2 + partial, g.channels, row_tiles}, count, c0, col0 + cols,
+                   reinterpret_cast<double*>(shared), skip(g.stats, batch * g.channels));
     } else {
       if (threadIdx.x >= cols || !g.sums) return;
       Moments m = part[threadIdx.x];
@@ -348,16 +355,16 @@ inline int64_t gemm_splits(int64_t rows, int64_t cols, int64_t pixels) {
 }
 
 template <typename S, int V, Product P, int BM>
-void launch_gemm_form(const Gemm<S>& g, int64_t splits, Stream stream) {
+void launch_gemm_form(const Gemm<S>& g, int64_t splits, int64_t batches, Stream stream) {
   auto kernel = &gemm_kernel<S, V, P, BM>;
   static_assert(Shape<S, V, P, BM>::kShared <= 48 * 1024, "more shared memory than is free to take");
-  DETNAS_LAUNCH(kernel, dim3(ceil_div(g.rows, BM) * ceil_div(g.cols, kGemmCols), 1, splits),
+  DETNAS_LAUNCH(kernel, dim3(ceil_div(g.rows, BM) * ceil_div(g.cols, kGemmCols), batches, splits),
                 dim3(kGemmThreads), (Shape<S, V, P, BM>::kShared), stream, g);
 }
 
-// rows, cols, depth > 0. Reads 16 bytes at a time where everything allows it.
+// rows, cols, depth > 0, of a batch. Reads 16 bytes at a time where everything allows it.
 template <Product P, typename S>
-void launch_gemm(Gemm<S> g, int64_t splits, Stream stream) {
+void launch_gemm(Gemm<S> g, int64_t splits, Stream stream, int64_t batches = 1) {
   constexpr int V = 16 / sizeof(S);
   constexpr bool kForward = P == Product::kForward, kWeight = P == Product::kGradWeight;
   g.depth_per_split = ceil_div(g.depth, splits);
@@ -365,11 +372,11 @@ void launch_gemm(Gemm<S> g, int64_t splits, Stream stream) {
   const bool wide = vectorizable(g.a, a_minor) && vectorizable(g.b, b_minor) &&
                     (kWeight || vectorizable<S>(g.out, g.ld_out, g.cols));
   if (kWeight || gemm_rows(g.rows, g.cols) == 64) {
-    if (wide) launch_gemm_form<S, V, P, 64>(g, splits, stream);
-    else launch_gemm_form<S, 1, P, 64>(g, splits, stream);
+    if (wide) launch_gemm_form<S, V, P, 64>(g, splits, batches, stream);
+    else launch_gemm_form<S, 1, P, 64>(g, splits, batches, stream);
   } else if constexpr (!kWeight) {
-    if (wide) launch_gemm_form<S, V, P, 128>(g, splits, stream);
-    else launch_gemm_form<S, 1, P, 128>(g, splits, stream);
+    if (wide) launch_gemm_form<S, V, P, 128>(g, splits, batches, stream);
+    else launch_gemm_form<S, 1, P, 128>(g, splits, batches, stream);
   }
 }
 

@@ -64,12 +64,13 @@ Source<S> weights_of(const Tensor& weight, int64_t group, int64_t out_channels) 
 }
 
 // y = x * weight + bias on tensor cores, written to channels `offset` and on of the map y. statistics: of y,
-// or null.
+// or null; of several batches only where there are some pixels and channels.
 void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, const OptTensor& shift,
              bool relu, const OptTensor& bias, bool out_relu, int64_t groups, const Tensor& y, int64_t offset,
              Statistics* statistics) {
   const Tensor weight = weight_in.contiguous();
-  const int64_t rows = pixel_count(x), n = weight.size(0), ng = n / groups, kg = weight.size(1);
+  const int64_t batches = statistics ? statistics->batches : 1, rows = pixel_count(x) / batches;
+  const int64_t n = weight.size(0), ng = n / groups, kg = weight.size(1);
   if (rows == 0 || n == 0) {
     if (!statistics) return;
     statistics->of_nothing();
@@ -79,7 +80,7 @@ void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, c
   DETNAS_DISPATCH(x, "pointwise_conv", [&] {
     const int64_t tiles = gemm_row_tiles(rows, ng);
     Tensor partial;
-    if (statistics) partial = floats(2 * tiles * n, x);
+    if (statistics) partial = floats(batches * 2 * tiles * n, x);
     for (int64_t i = 0; i < groups; ++i) {
       Gemm<scalar_t> g{};
       g.a = at_channel(source<scalar_t>(x, scale, shift, relu), i * kg);
@@ -92,23 +93,27 @@ void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, c
       g.bias = bias ? pointer(bias) + i * ng : nullptr;
       g.out_relu = out_relu;
       g.channels = n;
+      g.in_channels = static_cast<int>(x.size(1));
       if (statistics) {
         g.mean = partial.data_ptr<float>() + i * ng;
         g.m2 = g.mean + tiles * n;
-        g.tickets = tickets(ceil_div(ng, kGemmCols), x);
+        g.tickets = tickets(batches * ceil_div(ng, kGemmCols), x);
         g.stats = statistics->out().at(i * ng);
       }
-      launch_gemm<Product::kForward>(g, 1, stream());
+      launch_gemm<Product::kForward>(g, 1, stream(), batches);
     }
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+// Whether the convolution runs on tensor cores, with what is fused with it.
+bool fuses(const Tensor& x, const Tensor& weight) { return weight.size(1) > 0 && on_tensor_cores(x); }
+
 // The convolution; its arguments are checked.
 Tensor convolve(const Tensor& x_in, const Tensor& weight, const OptTensor& scale, const OptTensor& shift,
                 bool relu, const OptTensor& bias, bool out_relu, int64_t groups, Statistics* statistics) {
   const Tensor x = as_map(x_in);
-  const bool fused = (scale || relu || out_relu || statistics) && weight.size(1) > 0 && on_tensor_cores(x);
+  const bool fused = (scale || relu || out_relu || statistics) && fuses(x, weight);
   if (fused || pixel_count(x) == 0) {  // the library refuses empty maps
     Tensor y = empty_map({x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
     product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu, groups, y, 0, statistics);
@@ -138,7 +143,7 @@ void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bi
                          int64_t offset) {
   const int64_t n = weight.size(0);
   check_pointwise(x, weight, {}, {}, bias, true, false, 1);
-  if (weight.size(1) > 0 && on_tensor_cores(x)) {
+  if (fuses(x, weight)) {
     product(x, weight, {}, {}, false, vector(bias), true, 1, y, offset, nullptr);
   } else {
     const Tensor z = at::conv2d(x, weight, bias.to(x.scalar_type())).relu_();
@@ -150,11 +155,17 @@ namespace {
 
 ConvNormResult pointwise_conv_bn(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                                  const OptTensor& shift, bool relu, const OptTensor& bias, int64_t groups,
-                                 const OptTensor& gamma, const OptTensor& beta, double eps) {
-  check_pointwise(x, weight, scale, shift, bias, false, true, groups);
+                                 const OptTensor& gamma, const OptTensor& beta, double eps, int64_t batches) {
+  check_pointwise(x, weight, scale, shift, bias, false, true, groups, batches);
   check_norm(gamma, beta, x, weight.size(0));
   const c10::cuda::CUDAGuard guard(x.device());
-  Statistics found(weight.size(0), x, gamma, beta, eps);
+  // The library's products need not be the same in a larger batch.
+  if (batches > 1 && (x.numel() == 0 || weight.numel() == 0 || !fuses(x, weight)))
+    return by_batch(batches, [&](int64_t i) {
+      return pointwise_conv_bn(batch_of(x, batches, i), weight, vector_of(scale, i), vector_of(shift, i), relu,
+                               bias, groups, gamma, beta, eps, 1);
+    });
+  Statistics found(weight.size(0), x, gamma, beta, eps, batches);
   const Tensor y = convolve(x, weight, scale, shift, relu, bias, false, groups, &found);
   return {y, found.count, found.mean, found.m2, found.scale, found.shift};
 }

@@ -68,9 +68,12 @@ __device__ inline Source<S> side(const Source<S>& left, const Source<S>& right, 
   s.relu = is_left ? left.relu : right.relu;
   return s;
 }
+// batch: whose vectors are pending.
 template <typename S, int V, typename A>
-__device__ inline Reader<S, V> reader_at(const A& a, int q) {
-  return Reader<S, V>(side(a.left, a.right, q < a.c_left), q < a.c_left ? q : q - a.c_left);
+__device__ inline Reader<S, V> reader_at(const A& a, int q, int batch = 0) {
+  const bool left = q < a.c_left;
+  return Reader<S, V>(side(a.left, a.right, left), left ? q : q - a.c_left,
+                      batch * (left ? a.c_left : a.c_right));
 }
 
 template <typename S, int V>
@@ -78,7 +81,8 @@ __global__ void shuffle_kernel(Shuffle<S> a, int64_t pixels, int64_t per_chunk) 
   constexpr int U = 2;  // pixels in flight
   const PairAt at = pair_at<V>(a.method, a.c_left + a.c_right);
   if (!at.inside[0]) return;
-  const Reader<S, V> first = reader_at<S, V>(a, at.q[0]), second = reader_at<S, V>(a, at.q[1]);
+  const int batch = blockIdx.z;
+  const Reader<S, V> first = reader_at<S, V>(a, at.q[0], batch), second = reader_at<S, V>(a, at.q[1], batch);
   S* out[2];
   int64_t ld[2];
 #pragma unroll
@@ -87,8 +91,8 @@ __global__ void shuffle_kernel(Shuffle<S> a, int64_t pixels, int64_t per_chunk) 
     out[s] = left ? a.out_left + at.j[s] : a.out_right + (at.j[s] - a.c_out_left);
     ld[s] = left ? a.ld_out_left : a.ld_out_right;
   }
-  const int64_t begin = blockIdx.y * per_chunk, rows = blockDim.y;
-  const int64_t end = begin + per_chunk < pixels ? begin + per_chunk : pixels;
+  const int64_t begin = blockIdx.z * pixels + blockIdx.y * per_chunk, rows = blockDim.y;
+  const int64_t last = (blockIdx.z + 1) * pixels, end = begin + per_chunk < last ? begin + per_chunk : last;
   for (int64_t p = begin + threadIdx.y; p < end; p += U * rows) {
     Pack<S, V> raw[U][2];
 #pragma unroll
@@ -124,21 +128,22 @@ bool whole_vectors(const A& a) {
 inline int64_t pair_count(int channels, int v) { return ceil_div(channels, 2 * v); }
 
 template <typename S, int V>
-void launch_shuffle_v(const Shuffle<S>& a, int64_t pixels, Stream stream) {
+void launch_shuffle_v(const Shuffle<S>& a, int64_t pixels, int64_t batches, Stream stream) {
   auto kernel = &shuffle_kernel<S, V>;
   const Tiling t = tiling(pixels, pair_count(a.c_left + a.c_right, V), 2, 4096);
-  DETNAS_LAUNCH(kernel, t.grid(), t.block(), 0, stream, a, pixels, t.per_chunk);
+  const dim3 grid(t.slabs, t.chunks, batches);
+  DETNAS_LAUNCH(kernel, grid, t.block(), 0, stream, a, pixels, t.per_chunk);
 }
 
-// pixels > 0; some channels.
+// pixels > 0, of a batch; some channels.
 template <typename S>
-void launch_shuffle(const Shuffle<S>& a, int64_t pixels, Stream stream) {
+void launch_shuffle(const Shuffle<S>& a, int64_t pixels, Stream stream, int64_t batches = 1) {
   const int64_t rest = a.c_left + a.c_right - a.c_out_left;
   if (whole_vectors<S>(a) && vectorizable<S>(a.out_left, a.ld_out_left, a.c_out_left) &&
       (rest == 0 || vectorizable<S>(a.out_right, a.ld_out_right, rest)))
-    launch_shuffle_v<S, 16 / sizeof(S)>(a, pixels, stream);
+    launch_shuffle_v<S, 16 / sizeof(S)>(a, pixels, batches, stream);
   else
-    launch_shuffle_v<S, 1>(a, pixels, stream);
+    launch_shuffle_v<S, 1>(a, pixels, batches, stream);
 }
 
 }  // namespace cuda

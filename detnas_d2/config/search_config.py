@@ -118,3 +118,7 @@ def _add_evaluation(node: CN) -> None:
     node.CALIBRATION.BATCH_SIZE = 8
     # Chooses the images; the same ones for every candidate.
     node.CALIBRATION.SEED = 0
+    # Batches of one size, in a row, that a DetNAS backbone takes in one forward pass at most, with
+    # the statistics of batch by batch, to the bit. 0: on a GPU as many as have 2**23 pixels (2 GiB
+    # of activations), on a CPU one. 1: batch by batch.
+    node.CALIBRATION.TOGETHER = 0

@@ -75,6 +75,7 @@ def _population(
         seed=settings.calibration.seed,
         chunk=settings.chunk,
         calibration_key=key,
+        together=settings.calibration.together,
     )
 
 

@@ -5,8 +5,9 @@ of their paths) and inference (each candidate with its own). Per batch the paths
 of a depth-first walk of the trie, see :class:`detnas_d2.modeling.PrefixWalk`; images are decoded,
 moved and normalised once for all of them.
 
-Memory besides the model and one forward pass: one activation of the backbone per layer at most (of
-the layers after which paths of the chunk part), the statistics of all nodes seen (16 bytes per
+Memory besides the model and one forward pass, which on a GPU may be that of several small
+calibration batches: one activation of the backbone per layer at most (of the layers after which
+paths of the chunk part), the statistics of all nodes seen (16 bytes per
 channel of a BatchNorm), and 24 bytes per detection of the chunk.
 """
 
@@ -31,9 +32,9 @@ from detnas_d2.evaluation.prefix_statistics import (
     StatisticsMemory,
     agree_on_failures,
     attempt,
-    on_device,
     recalibrate_population,
     shared_preprocessing,
+    to_device,
 )
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.recalibration import BNOverride, BNStatistics, NumberedBatches
@@ -67,6 +68,8 @@ class PopulationEvaluator:
         chunk: candidates evaluated together.
         seed: seed of the model's random choices during calibration.
         calibration_key: names what ``calibration`` yields, see :class:`StatisticsMemory`.
+        together: calibration batches that run together at most, see
+            :func:`recalibrate_population`.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class PopulationEvaluator:
         chunk: int,
         seed: int = 0,
         calibration_key: str = "",
+        together: int = 0,
     ) -> None:
         if chunk < 1:
             raise ValueError(f"SEARCH.CHUNK must be positive, got {chunk}")
@@ -91,6 +95,7 @@ class PopulationEvaluator:
         self.chunk = chunk
         self.seed = seed
         self.calibration_key = calibration_key
+        self.together = together
         self.memory = StatisticsMemory()
         self.on_pass: OnPass = log_pass
 
@@ -149,7 +154,12 @@ class PopulationEvaluator:
             yield from zip(self.calibration.batch_ids, batches, strict=True)
 
         return recalibrate_population(
-            self.model, paths, numbered(), seed=self.seed, known=self.memory.nodes
+            self.model,
+            paths,
+            numbered(),
+            seed=self.seed,
+            known=self.memory.nodes,
+            together=self.together,
         )
 
     def _watched(self, batches: Iterable[T], stage: str, candidates: int) -> Iterator[T]:
@@ -249,7 +259,7 @@ class Chunk:
             finite_features(model),
         ):
             for inputs in batches if walk.paths else ():
-                inputs = on_device(inputs, model)
+                inputs = to_device(inputs, model)
                 walk.clear()
                 for path in walk.paths:
                     if path in failures:

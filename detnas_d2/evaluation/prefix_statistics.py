@@ -11,19 +11,20 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 from torch import nn
 
+from detnas_d2.evaluation.calibration_steps import CalibrationStep, CalibrationSteps
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.recalibration import (
     BNStatistics,
     calibrating,
-    calibration_forward,
-    seed_batch,
+    calibration_part,
 )
 from detnas_d2.layers.batch_norm_mode import batch_norms
 from detnas_d2.modeling import PrefixWalk, activate, find_supernet, walking
@@ -83,6 +84,7 @@ def recalibrate_population(
     *,
     seed: int = 0,
     known: Nodes | None = None,
+    together: int = 0,
 ) -> dict[Path, BNStatistics | CandidateFailed]:
     """Statistics of every path, as recalibrating it alone gives them.
 
@@ -92,6 +94,8 @@ def recalibrate_population(
     Args:
         batches: this rank's share, see :func:`recalibrate`.
         known: nodes of earlier passes, not measured again; completed in place.
+        together: batches that run together at most, with the same results; 0: what fits the
+            device, see :class:`~detnas_d2.evaluation.calibration_steps.CalibrationSteps`.
 
     Raises:
         ValueError: no batch on any rank.
@@ -105,7 +109,7 @@ def recalibrate_population(
     failures: dict[Path, CandidateFailed] = {}
     if missing:
         with all_or_none():
-            failures = _run(model, missing, batches, collector, seed)
+            failures = _run(model, missing, batches, collector, seed, together)
         failures = agree_on_failures(failures)
         known.update(_merged(collector.nodes_of(path for path in missing if path not in failures)))
         if len(failures) < len(missing) and not known:
@@ -125,44 +129,57 @@ def _run(
     batches: Iterable[tuple[int, list[dict[str, Any]]]],
     collector: _NodeCollector,
     seed: int,
+    together: int,
 ) -> dict[Path, CandidateFailed]:
-    forward, training = calibration_forward(model)
     walk = PrefixWalk(paths)
+    on_device = ((number, to_device(batch, model)) for number, batch in batches)
+    steps = CalibrationSteps(model, on_device, together)
     failures: dict[Path, CandidateFailed] = {}
     with (
         walking(model, walk),
         shared_preprocessing(model),
-        calibrating(model, collector.add, training=training),
+        calibrating(model, collector.add, training=calibration_part(model) is None),
     ):
-        for number, batch in batches:
-            batch = on_device(batch, model)
-            walk.clear()
-            collector.begin_batch()
+        for step in steps:
+            begin = partial(walk.clear, len(step.numbers))
+            begin()
+            collector.begin_step()
             for path in walk.paths:
                 if path in failures:
                     continue
 
-                def step(path: Path = path, number: int = number, batch: Any = batch) -> None:
+                def run(path: Path = path, step: CalibrationStep = step) -> None:
                     collector.enter(path)
-                    seed_batch(seed, number)
                     with activate(model, path):
-                        forward(batch)
+                        step.run(seed)
                     collector.commit()
 
-                failure = attempt(step, walk)
+                def run_one_by_one(path: Path = path, step: CalibrationStep = step) -> None:
+                    steps.most = 1  # of the steps that follow
+                    collector.enter(path)
+                    with activate(model, path):
+                        step.run_one_by_one(seed, walk.clear)
+                    collector.commit()
+
+                failure = attempt(run, walk, run_one_by_one)
+                if walk.batches != len(step.numbers):
+                    begin()
                 if failure is not None:
                     failures[path] = failure
     return failures
 
 
-def attempt(step: Callable[[], None], walk: PrefixWalk) -> CandidateFailed | None:
-    """Runs one candidate on one batch; returns why it failed.
+def attempt(
+    step: Callable[[], None], walk: PrefixWalk, again: Callable[[], None] | None = None
+) -> CandidateFailed | None:
+    """Runs one candidate on one input; returns why it failed.
 
-    What the walk holds may be what memory was short of: then the candidate runs alone.
+    What the walk holds may be what memory was short of: then the candidate runs alone, by ``again``
+    if it is given.
     """
     for last in (False, True):
         try:
-            step()
+            (again or step)() if last else step()
             return None
         except CANDIDATE_FAILURES as error:
             failure = CandidateFailed.because(error)
@@ -191,7 +208,7 @@ class _NodeCollector:
         self._pending: list[tuple[tuple[Choices, str], BNStats]] = []
         self._committed: set[Choices] = set()
 
-    def begin_batch(self) -> None:
+    def begin_step(self) -> None:
         self._committed.clear()
 
     def enter(self, path: Path) -> None:
@@ -276,7 +293,7 @@ def agree_on_failures(failures: dict[Path, CandidateFailed]) -> dict[Path, Candi
     return merged
 
 
-def on_device(batch: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+def to_device(batch: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
     """The batch with images and targets on the model's device, moved once for all candidates."""
     device = next(model.parameters()).device
     return [

@@ -117,6 +117,27 @@ def override_bn_stats(model: nn.Module, statistics: BNStatistics) -> Iterator[No
         yield
 
 
+def calibration_part(model: nn.Module) -> nn.Module | None:
+    """The smallest part of a model that has all its BatchNorms and needs nothing but images: the
+    backbone, or what is below its neck; None where the whole model has to run."""
+    names = list(batch_norms(model))
+    backbone: nn.Module | None = getattr(model, "backbone", None)
+    if backbone is None or not all(name.startswith("backbone.") for name in names):
+        return None
+    bottom_up: nn.Module | None = getattr(backbone, "bottom_up", None)
+    if bottom_up is not None and all(n.startswith("backbone.bottom_up.") for n in names):
+        return bottom_up
+    return backbone
+
+
+def images_of(model: nn.Module, batch: list[dict[str, Any]]) -> Tensor:
+    """A batch (list of Detectron2 dicts) as its backbone takes it, (N, 3, H, W)."""
+    preprocess_image: Any = model.preprocess_image  # may be shared within a block
+    images = preprocess_image(batch)
+    tensor: Tensor = getattr(images, "tensor", images)
+    return tensor
+
+
 def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict[str, Any]]], object], bool]:
     """The smallest part of a model whose forward reaches every BatchNorm.
 
@@ -124,21 +145,10 @@ def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict[str, Any]
         a function of a batch (list of Detectron2 dicts), and whether it needs training mode with
         ground truth (neck and head with BatchNorm: the whole model runs) or images only.
     """
-    names = list(batch_norms(model))
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None and all(name.startswith("backbone.") for name in names):
-        part: nn.Module = backbone
-        bottom_up = getattr(backbone, "bottom_up", None)
-        if bottom_up is not None and all(n.startswith("backbone.bottom_up.") for n in names):
-            part = bottom_up
-
-        def images_only(batch: list[dict[str, Any]]) -> object:
-            preprocess_image: Any = model.preprocess_image  # may be shared within a block
-            images = preprocess_image(batch)
-            return part(getattr(images, "tensor", images))
-
-        return images_only, False
-    return model, True
+    part = calibration_part(model)
+    if part is None:
+        return model, True
+    return lambda batch: part(images_of(model, batch)), False
 
 
 @torch.no_grad()

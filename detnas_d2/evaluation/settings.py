@@ -29,12 +29,14 @@ class CalibrationSettings:
         images: their number.
         batch_size: over all processes.
         seed: chooses them, and is that of the model's random choices.
+        together: batches that run together at most, with the same results; 0: what fits the device.
     """
 
     dataset: str
     images: int
     batch_size: int
     seed: int
+    together: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class EvaluationSettings:
                 images=search.CALIBRATION.IMAGES,
                 batch_size=search.CALIBRATION.BATCH_SIZE,
                 seed=search.CALIBRATION.SEED,
+                together=search.CALIBRATION.TOGETHER,
             ),
             named_metric=search.METRIC,
             masks=cfg.MODEL.MASK_ON,

@@ -29,9 +29,14 @@ class BatchNorms:
 
     Their running statistics follow all at once, when it is over (:meth:`update`): a few operators
     for all of them instead of six for each.
+
+    Args:
+        batches: of the pass, each normalised by itself; running statistics follow one after the
+            other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batches: int = 1) -> None:
+        self.batches = batches
         self._seen: dict[_BatchNorm, _Seen] = {}
 
     def affine(self, norm: _BatchNorm, stats: BNStats, count: int) -> tuple[Tensor, Tensor]:
@@ -48,21 +53,26 @@ class BatchNorms:
         return ops.bn_fold(stats, norm.weight, norm.bias, norm.eps)
 
     def consume(self, norm: _BatchNorm, stats: BNStats, count: int | Tensor) -> None:
-        """Hands a batch's statistics to the stats hook, or keeps them for :meth:`update`.
+        """Hands each batch's statistics to the stats hook, or keeps them for :meth:`update`.
+
+        Args:
+            count: of values of a batch.
 
         Raises:
             ValueError: a count of 1, which has no variance; a count on a GPU is not looked at.
         """
         hook = stats_hook(norm)
         if hook is not None:
-            hook.report(stats)
+            for one in of_each_batch(stats):
+                hook.report(one)
             return
         if isinstance(count, Tensor) and not count.is_cuda:
             count = int(count.item())
         if isinstance(count, int) and count == 1:
             raise ValueError("Expected more than 1 value per channel when training")
         if norm.track_running_stats:
-            self.keep(norm, stats, count)
+            for one in of_each_batch(stats):
+                self.keep(norm, one, count)
 
     def keep(self, norm: _BatchNorm, stats: BNStats, count: int | Tensor) -> None:
         """Keeps a batch's statistics for :meth:`update`."""
@@ -96,6 +106,14 @@ class BatchNorms:
                 new.append(target if target.dtype == buffer.dtype else target.to(buffer.dtype))
         for momentum, (running, new) in moves.items():
             torch._foreach_lerp_(running, new, momentum)
+
+
+def of_each_batch(stats: BNStats) -> list[BNStats]:
+    """The statistics (C) of each batch, from those of one, (C), or of several, (batches, C)."""
+    if stats.mean.dim() == 1:
+        return [stats]
+    rows = zip(stats.mean.unbind(), stats.m2.unbind(), strict=True)
+    return [BNStats(stats.count, mean, m2) for mean, m2 in rows]
 
 
 def _buffer(norm: _BatchNorm, name: str) -> Tensor:

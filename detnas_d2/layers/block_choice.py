@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from detnas_d2.layers.folded_norm import conv_norm_acts
+from detnas_d2.layers.fused_ops import by_batch
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
 from detnas_d2.ops.self_check import Verdict, compare
 
-Run = Callable[[Sequence[ShuffleBlock], Tensor], Tensor]
-"""Runs blocks one after the other through the operators."""
+Run = Callable[..., Tensor]
+"""Runs blocks one after the other through the operators: run(blocks, x), for statistics also with
+the number of ``batches`` that x has."""
 
+_BATCHES = 2  # of recalibration, which may run several together, in a check
 _CHECKED_PIXELS = 1024  # fewer leave little but rounding in 16 bits; more take memory in float64
 
 
@@ -96,7 +99,8 @@ def _trial(block: ShuffleBlock, like: Tensor, device: torch.device, mode: str, r
         return torch.randn(shape, generator=generator).to(device, like.dtype)
 
     pixels = like.shape[2] * like.shape[3]
-    checked, x = drawn(max(2, -(-_CHECKED_PIXELS // pixels))), drawn(like.shape[0])
+    images = _BATCHES * -(-_CHECKED_PIXELS // (_BATCHES * pixels))
+    checked, x = drawn(images), drawn(like.shape[0])
     # Each way gets the layout that it has in a network: on GPUs modules mostly see NCHW.
     ours = x.contiguous(memory_format=torch.channels_last)
     theirs = ours if device.type == "cpu" else x
@@ -143,10 +147,12 @@ def _check(blocks: list[ShuffleBlock], x: Tensor, mode: str, run: Run) -> Verdic
     chain = copy.deepcopy(blocks)
     modules = nn.Sequential(*copy.deepcopy(blocks))
     exact = copy.deepcopy(modules).double()
-    found = _results(partial(run, chain), nn.Sequential(*chain), x, mode)
-    trusted = _results(modules, modules, x, mode)
+    batches = _BATCHES if mode == "statistics" else 1
+    options = {"batches": batches} if batches > 1 else {}
+    found = _results(partial(run, chain, **options), nn.Sequential(*chain), x, mode)
+    trusted = _results(partial(by_batch, modules, batches=batches), modules, x, mode)
     with torch.autocast(x.device.type, enabled=False):
-        truth = _results(exact, exact, x, mode, torch.float64)
+        truth = _results(partial(by_batch, exact, batches=batches), exact, x, mode, torch.float64)
     return compare(found, trusted, truth, trusted["output"].dtype)
 
 

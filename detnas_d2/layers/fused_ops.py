@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -77,17 +78,27 @@ def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:
     if over_ranks(norm):  # statistics are merged before they make an affine map
         return with_norm(layer, *_with_stats(conv, p), norms)
     args = (p.x, conv.weight, p.scale, p.shift, p.relu, conv.bias)
-    own = (norm.weight, norm.bias, norm.eps)
+    own = (norm.weight, norm.bias, norm.eps, norms.batches)
     if conv.kernel_size == (1, 1):
         y, stats, scale, shift = ops.pointwise_conv_bn(*args, conv.groups, *own)
     elif conv.groups == conv.in_channels > 1:
         stride, dilation = conv.stride[0], conv.dilation[0]
         y, stats, scale, shift = ops.depthwise_conv_bn(*args, stride, dilation, *own)
     else:
-        y = _stem(conv, p.x)
+        x = p.x.contiguous(memory_format=torch.channels_last)
+        y = by_batch(partial(_stem, conv), x, norms.batches)
         stats, scale, shift = ops.bn_stats_fold(y, None, None, False, *own)
-    norms.consume(norm, stats, _pixels(y))
+    norms.consume(norm, stats, _pixels(y) // norms.batches)
     return Pending(y, scale, shift, layer.relu)
+
+
+def by_batch(module: Callable[[Tensor], Tensor], x: Tensor, batches: int) -> Tensor:
+    """The module's outputs for ``batches`` of one size, which ``x`` has one after the other.
+
+    Not all at once: a convolution of PyTorch's may round otherwise in a larger batch, and a
+    BatchNorm would normalise all images alike.
+    """
+    return module(x) if batches == 1 else torch.cat([module(part) for part in x.chunk(batches)])
 
 
 def _with_stats(conv: nn.Conv2d, p: Pending) -> tuple[Tensor, ops.BNStats]:

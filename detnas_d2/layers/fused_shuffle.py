@@ -31,7 +31,7 @@ from detnas_d2.layers.folded_norm import (
     kernel_of,
     norm_of,
 )
-from detnas_d2.layers.fused_ops import Pending, can_fuse_layers, conv_norm, hooked
+from detnas_d2.layers.fused_ops import Pending, by_batch, can_fuse_layers, conv_norm, hooked
 from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
@@ -64,11 +64,13 @@ class _Split(torch.autograd.Function):
         return grad, None
 
 
-def join(left: Pending, right: Pending, method: int, split: bool) -> tuple[Tensor, Tensor] | Tensor:
+def join(
+    left: Pending, right: Pending, method: int, split: bool, batches: int
+) -> tuple[Tensor, Tensor] | Tensor:
     """Both branches concatenated, what is pending applied; see :func:`ops.shuffle_concat`."""
     return ops.shuffle_concat(
         left.x, right.x, left.scale, left.shift, right.scale, right.shift, left.relu, right.relu,
-        method, split,
+        method, split, batches,
     )  # fmt: skip
 
 
@@ -90,12 +92,12 @@ def run_blocks(
     halves: tuple[Tensor, Tensor] | None = None
     for i, block in enumerate(blocks):
         if not fits[i] or not isinstance(block, ShuffleBlock):
-            p = Pending(block(materialise(p)))
+            p = Pending(by_batch(block, materialise(p, norms.batches), norms.batches))
             if i in wanted:
                 outputs[i] = p.x
             continue
         if block.stride == 1 and halves is None:
-            halves = _Split.apply(materialise(p), block.shuffle_method)
+            halves = _Split.apply(materialise(p, norms.batches), block.shuffle_method)
         more = i + 1 < len(blocks) and fits[i + 1] and i not in wanted
         # A following block of stride 1 takes its halves, shuffled its way.
         following = blocks[i + 1] if more else None
@@ -129,7 +131,7 @@ def _block_by_layers(
     else:
         assert halves is not None
         left, right = Pending(halves[0]), chain(block.main, Pending(halves[1]), norms)
-    return join(left, right, method, method != 0)
+    return join(left, right, method, method != 0, norms.batches)
 
 
 def _fits_at_once(layer: ConvNormAct) -> bool:
@@ -165,14 +167,15 @@ def _block_at_once(
         kernel_of(block),
         block.stride,
         method,
+        norms.batches,
     )
     for norm, s in zip(own, stats, strict=True):
         norms.consume(norm, s, s.count)
     return out
 
 
-def _run_alone(blocks: Sequence[ShuffleBlock], x: Tensor) -> Tensor:
-    norms = BatchNorms()
+def _run_alone(blocks: Sequence[ShuffleBlock], x: Tensor, batches: int = 1) -> Tensor:
+    norms = BatchNorms(batches)
     y, _ = run_blocks(Pending(x), blocks, (), norms)
     norms.update()
     return y
@@ -184,16 +187,17 @@ def _evaluate_alone(blocks: Sequence[ShuffleBlock], x: Tensor) -> Tensor:
     return x
 
 
-def materialise(p: Pending) -> Tensor:
+def materialise(p: Pending, batches: int = 1) -> Tensor:
     """The map with what is pending on it applied."""
     if p.scale is None and not p.relu:
         return p.x
     x, scale, shift, relu = p
     assert scale is not None and shift is not None
     half = x.shape[1] // 2
-    whole = ops.shuffle_concat(
-        x[:, :half], x[:, half:], scale[:half], shift[:half], scale[half:], shift[half:], relu, relu
+    left, right = (
+        (scale[..., part], shift[..., part]) for part in (slice(half), slice(half, None))
     )
+    whole = ops.shuffle_concat(x[:, :half], x[:, half:], *left, *right, relu, relu, batches=batches)
     assert isinstance(whole, Tensor)
     return whole
 
@@ -207,6 +211,7 @@ def fused_forward(
     first: int = 0,
     extra: Iterable[nn.Module] = (),
     autotune: AutotuneCache | None = None,
+    batches: int = 1,
 ) -> tuple[dict[int, Tensor], Tensor | None] | None:
     """Outputs ``wanted``, by depth, and that of ``last`` if it is given.
 
@@ -217,6 +222,9 @@ def fused_forward(
         extra: modules around the blocks, whose hooks count too.
         autotune: run by operators only the blocks that they are right and faster for here; in
             training ``stem`` and ``last``, which are not tried, run as modules.
+        batches: of one size that ``x`` has one after the other. Under recalibration's
+            :func:`~detnas_d2.layers.batch_norm_mode.use_batch_statistics` each is normalised by
+            itself, and everything is that of one by one, to the bit.
 
     Returns:
         None where the modules have to run themselves: see :func:`can_fuse_layers`; in evaluation
@@ -245,12 +253,11 @@ def fused_forward(
     if modes == {True}:
         if autotune is not None and any(over_ranks(norm_of(layer)) for layer in layers):
             return None
-        run = _with_batch_statistics
+        found, y = _with_batch_statistics(stem, chain, last, x, needed, autotune, batches)
     elif not torch.is_grad_enabled():
-        run = _with_running_statistics
+        found, y = _with_running_statistics(stem, chain, last, x, needed, autotune)
     else:
         return None
-    found, y = run(stem, chain, last, x, needed, autotune)
     return {depth: found[positions[depth]] for depth in wanted if depth in positions}, y
 
 
@@ -287,23 +294,29 @@ def _with_batch_statistics(
     x: Tensor,
     wanted: Collection[int],
     autotune: AutotuneCache | None,
+    batches: int,
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     """The same in training and recalibration."""
     outputs: dict[int, Tensor] = {}
-    norms = BatchNorms()
+    norms = BatchNorms(batches)
     p = Pending(x)
     if stem is not None:
-        p = conv_norm(stem, p, norms) if autotune is None else Pending(stem(x))
+        alone = autotune is not None
+        p = Pending(by_batch(stem, x, batches)) if alone else conv_norm(stem, p, norms)
     if 0 in wanted:
-        p = Pending(materialise(p))
+        p = Pending(materialise(p, batches))
         outputs[0] = p.x
     mode = "training" if torch.is_grad_enabled() else "statistics"
-    fits = None if autotune is None else choose(autotune, blocks, p.x, mode, _run_alone)
+    fits = None
+    if autotune is not None:  # as for a batch alone
+        fits = choose(autotune, blocks, p.x[: len(p.x) // batches], mode, _run_alone)
     x, found = run_blocks(p, blocks, {position - 1 for position in wanted}, norms, fits)
     outputs |= {index + 1: output for index, output in found.items()}
     if last is None:
         y = None
+    elif autotune is None:
+        y = materialise(conv_norm(last, Pending(x), norms), batches)
     else:
-        y = last(x) if autotune is not None else materialise(conv_norm(last, Pending(x), norms))
+        y = by_batch(last, x, batches)
     norms.update()
     return outputs, y

@@ -16,27 +16,32 @@ from detnas_d2.search_space import Choices, Path
 
 
 class PrefixWalk:
-    """Outputs that the supernet keeps of one batch between the paths of a population.
+    """Outputs that the supernet keeps of one batch between the paths of a population, or of several
+    batches that it runs together.
 
     An output is kept while a later path will continue from it: at most one activation per layer,
     and of the layers after which no two paths part only the features. A walk serves one supernet
-    and one batch at a time; call :meth:`clear` before another batch. Inputs must not require
-    gradients.
+    and one input at a time; call :meth:`clear` before another. Inputs must not require gradients.
 
     Args:
         paths: of one space; :attr:`paths` has them without duplicates, in the order to run in.
+
+    Attributes:
+        batches: that the input has one after the other, of one size, see ``fused_forward``.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = sorted(set(paths), key=lambda path: path.choices)
         self._kept_depths = _depths_to_keep([path.choices for path in self.paths])
         self.outputs: dict[int, Tensor] = {}
+        self.batches = 1
         self._previous: Choices = ()
         self._reused: frozenset[int] = frozenset()
 
-    def clear(self) -> None:
-        """Forgets the batch."""
+    def clear(self, batches: int = 1) -> None:
+        """Forgets the input; the next one has so many batches."""
         self.outputs.clear()
+        self.batches = batches
         self._previous, self._reused = (), frozenset()
 
     def enter(self, path: Path) -> dict[int, Tensor]:

@@ -27,7 +27,7 @@ from detnas_d2.ops.registration import (
     register_fake,
     takes,
     undefined,
-    wide,
+    vectors,
 )
 
 
@@ -39,12 +39,17 @@ def bn_stats_fold(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    batches: int = 1,
 ) -> tuple[BNStats, Tensor, Tensor]:
     """The statistics of a map, and the affine map of a BatchNorm with them.
 
     Args:
         x, scale, shift, relu: as for :func:`bn_stats`, a single map.
         gamma, beta: weight and bias (C) of the BatchNorm, or None.
+        batches: of how many batches of one size the N images are, one after the other. Each is
+            normalised by itself, with the results of a call of its own, to the bit: where there
+            are several, scale, shift, mean, m2 are (batches, C); count is that of one. On CUDA all
+            are one launch. Gradients of several are the reference's.
 
     Returns:
         :func:`bn_stats`; scale and shift (C) of :func:`bn_fold`.
@@ -52,7 +57,7 @@ def bn_stats_fold(
     Raises:
         RuntimeError: an argument has another shape, dtype or device than it should.
     """
-    args = (x, scale, shift, relu, gamma, beta, eps)
+    args = (x, scale, shift, relu, gamma, beta, eps, batches)
     if not takes(x):
         return by_reference("bn_stats_fold", reference.bn_stats_fold, *args)
     count, mean, m2, *affine = _CALLS["bn_stats_fold"](*args)
@@ -70,12 +75,14 @@ def pointwise_conv_bn(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    batches: int = 1,
 ) -> tuple[Tensor, BNStats, Tensor, Tensor]:
     """A 1x1 convolution, the statistics of its output, and the affine map of a BatchNorm with them.
 
     Args:
         x, weight, scale, shift, relu, bias, groups: as for :func:`pointwise_conv`.
         gamma, beta: weight and bias (out_channels) of the BatchNorm, or None.
+        batches: as for :func:`bn_stats_fold`.
 
     Returns:
         :func:`pointwise_conv` with ``want_stats``; scale and shift (out_channels) of
@@ -84,7 +91,7 @@ def pointwise_conv_bn(
     Raises:
         RuntimeError: an argument has another shape, dtype or device than it should.
     """
-    args = (x, weight, scale, shift, relu, bias, groups, gamma, beta, eps)
+    args = (x, weight, scale, shift, relu, bias, groups, gamma, beta, eps, batches)
     if not takes(x):
         return by_reference("pointwise_conv_bn", reference.pointwise_conv_bn, *args)
     y, count, mean, m2, *affine = _CALLS["pointwise_conv_bn"](*args)
@@ -103,6 +110,7 @@ def depthwise_conv_bn(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    batches: int = 1,
 ) -> tuple[Tensor, BNStats, Tensor, Tensor]:
     """The same of a depthwise convolution.
 
@@ -110,27 +118,32 @@ def depthwise_conv_bn(
         x, weight, scale, shift, relu, bias, stride, dilation: as for :func:`depthwise_conv`.
         others: as for :func:`pointwise_conv_bn`.
     """
-    args = (x, weight, scale, shift, relu, bias, stride, dilation, gamma, beta, eps)
+    args = (x, weight, scale, shift, relu, bias, stride, dilation, gamma, beta, eps, batches)
     if not takes(x):
         return by_reference("depthwise_conv_bn", reference.depthwise_conv_bn, *args)
     y, count, mean, m2, *affine = _CALLS["depthwise_conv_bn"](*args)
     return y, BNStats(count, mean, m2), *affine
 
 
-def _stats_fake(x, scale, shift, relu, gamma, beta, eps):
-    return *fake_stats(x, True, x.shape[1]), wide(x, x.shape[1]), wide(x, x.shape[1])
+def _norm_fake(x, channels, batches):
+    return *fake_stats(x, True, channels, batches), *(vectors(x, channels, batches) for _ in "ab")
 
 
-def _pointwise_fake(x, weight, scale, shift, relu, bias, groups, gamma, beta, eps):
+def _stats_fake(x, scale, shift, relu, gamma, beta, eps, batches=1):
+    return _norm_fake(x, x.shape[1], batches)
+
+
+def _pointwise_fake(x, weight, scale, shift, relu, bias, groups, gamma, beta, eps, batches=1):
     c = weight.shape[0]
-    y = channels_last(x, x.shape[0], c, *x.shape[2:])
-    return y, *fake_stats(x, True, c), wide(x, c), wide(x, c)
+    return channels_last(x, x.shape[0], c, *x.shape[2:]), *_norm_fake(x, c, batches)
 
 
-def _depthwise_fake(x, weight, scale, shift, relu, bias, stride, dilation, gamma, beta, eps):
+def _depthwise_fake(
+    x, weight, scale, shift, relu, bias, stride, dilation, gamma, beta, eps, batches=1
+):
     n, c, h, w = x.shape
     y = channels_last(x, n, c, out_size(h, stride), out_size(w, stride))
-    return y, *fake_stats(x, True, c), wide(x, c), wide(x, c)
+    return y, *_norm_fake(x, c, batches)
 
 
 def _through_fold(ctx, stats, gamma, beta, grad_mean, grad_m2, grad_scale, grad_shift):
@@ -154,7 +167,7 @@ def _through_fold(ctx, stats, gamma, beta, grad_mean, grad_m2, grad_scale, grad_
 
 
 def _stats_setup(ctx, inputs, output):
-    x, scale, shift, relu, gamma, beta, eps = inputs
+    x, scale, shift, relu, gamma, beta, eps, ctx.batches = inputs
     ctx.mark_non_differentiable(output[0])
     ctx.save_for_backward(x, scale, shift, gamma, beta, *output[:3])
     ctx.relu, ctx.eps = relu, eps
@@ -164,9 +177,9 @@ def _stats_setup(ctx, inputs, output):
 def _stats_backward(ctx, _, *grads):
     x, scale, shift, gamma, beta, *stats = ctx.saved_tensors
     if all(grad is None for grad in grads):
-        return (None,) * 7
-    if torch.is_grad_enabled():
-        args = (x, scale, shift, ctx.relu, gamma, beta, ctx.eps)
+        return (None,) * 8
+    if torch.is_grad_enabled() or ctx.batches > 1:
+        args = (x, scale, shift, ctx.relu, gamma, beta, ctx.eps, ctx.batches)
         return tuple(recorded_gradients(reference.bn_stats_fold, args, (None, *grads)))
     stats = BNStats(*stats)
     grad_mean, grad_m2, d_gamma, d_beta = _through_fold(ctx, stats, gamma, beta, *grads)
@@ -176,11 +189,11 @@ def _stats_backward(ctx, _, *grads):
         zero if grad_m2 is None else grad_m2,
         x, stats.mean, scale, shift, ctx.relu,
     )  # fmt: skip
-    return dx, undefined(da), undefined(db), None, d_gamma, d_beta, None
+    return dx, undefined(da), undefined(db), None, d_gamma, d_beta, None, None
 
 
 def _conv_setup(ctx, inputs, output):
-    x, weight, scale, shift, relu, bias, *geometry, gamma, beta, eps = inputs
+    x, weight, scale, shift, relu, bias, *geometry, gamma, beta, eps, ctx.batches = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, weight, scale, shift, bias, gamma, beta, *output[:4])
     ctx.relu, ctx.geometry, ctx.eps = relu, geometry, eps
@@ -194,9 +207,10 @@ def _make_backward(op: str) -> Callable:
         x, weight, scale, shift, bias, gamma, beta, y, *stats = ctx.saved_tensors
         geometry = ctx.geometry
         if grad_y is None and all(grad is None for grad in grads):
-            return (None,) * (9 + len(geometry))
-        if torch.is_grad_enabled():
-            args = (x, weight, scale, shift, ctx.relu, bias, *geometry, gamma, beta, ctx.eps)
+            return (None,) * (10 + len(geometry))
+        if torch.is_grad_enabled() or ctx.batches > 1:
+            norm = (gamma, beta, ctx.eps, ctx.batches)
+            args = (x, weight, scale, shift, ctx.relu, bias, *geometry, *norm)
             of = getattr(reference, f"{op}_bn")
             return tuple(recorded_gradients(of, args, (grad_y, None, *grads)))
         stats = BNStats(*stats)
@@ -205,7 +219,8 @@ def _make_backward(op: str) -> Callable:
             overload, ctx.needs_input_grad, grad_y, grad_mean, grad_m2, x, weight, scale, shift,
             ctx.relu, bias, y, stats.mean, False, geometry,
         )  # fmt: skip
-        return dx, dw, da, db, None, dbias, *(None,) * len(geometry), d_gamma, d_beta, None
+        rest = (None,) * len(geometry)
+        return dx, dw, da, db, None, dbias, *rest, d_gamma, d_beta, None, None
 
     return backward
 

@@ -7,8 +7,8 @@ float32, or float64 for float64 inputs; maps keep the dtype of x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,42 @@ def channels_last(t: Tensor) -> Tensor:
     if in_function_transform():
         return t
     return t.contiguous(memory_format=torch.channels_last)
+
+
+T = TypeVar("T")
+
+
+def by_batch(
+    batches: int,
+    maps: Sequence[Tensor | None],
+    vectors: Sequence[Tensor | None],
+    of: Callable[..., T],
+) -> T:
+    """The results of ``of(*maps, *vectors)`` for every batch, joined as the operators leave them.
+
+    Args:
+        maps: (N, C, H, W), the batches of N / batches images one after the other.
+        vectors: (batches, C).
+    """
+    sizes = [t.shape[0] for t in maps if t is not None]
+    if batches < 1 or sizes[0] % batches:
+        raise RuntimeError(f"batches: expected a divisor of {sizes[0]} images, got {batches}")
+    rows = [
+        [None] * batches if t is None else t.tensor_split(batches) if t.dim() == 4 else t.unbind()
+        for t in (*maps, *vectors)
+    ]
+    return _joined([of(*batch) for batch in zip(*rows, strict=True)])
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Maps as one, vectors as rows; the batches' counts are the same."""
+    first = parts[0]
+    if first is None or isinstance(first, Tensor) and first.dim() == 0:
+        return first
+    if isinstance(first, Tensor):
+        return channels_last(torch.cat(parts)) if first.dim() == 4 else torch.stack(parts)
+    joined = [_joined(list(column)) for column in zip(*parts, strict=True)]
+    return BNStats(*joined) if isinstance(first, BNStats) else type(first)(joined)
 
 
 def bn_stats(
@@ -95,7 +131,15 @@ def bn_stats_fold(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    batches: int = 1,
 ) -> tuple[BNStats, Tensor, Tensor]:
+    if batches != 1:
+        return by_batch(
+            batches,
+            [x],
+            [scale, shift],
+            lambda x, a, b: bn_stats_fold(x, a, b, relu, gamma, beta, eps),
+        )
     stats = bn_stats(x, scale, shift, relu)
     return stats, *bn_fold(stats, gamma, beta, eps)
 
@@ -169,7 +213,13 @@ def pointwise_conv_bn(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    batches: int = 1,
 ) -> tuple[Tensor, BNStats, Tensor, Tensor]:
+    if batches != 1:
+        rest = (relu, bias, groups, gamma, beta, eps)
+        return by_batch(
+            batches, [x], [scale, shift], lambda x, a, b: pointwise_conv_bn(x, weight, a, b, *rest)
+        )
     y, stats = pointwise_conv(x, weight, scale, shift, relu, bias, False, True, groups)
     assert stats is not None
     return y, stats, *bn_fold(stats, gamma, beta, eps)
@@ -187,7 +237,13 @@ def depthwise_conv_bn(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    batches: int = 1,
 ) -> tuple[Tensor, BNStats, Tensor, Tensor]:
+    if batches != 1:
+        rest = (relu, bias, stride, dilation, gamma, beta, eps)
+        return by_batch(
+            batches, [x], [scale, shift], lambda x, a, b: depthwise_conv_bn(x, weight, a, b, *rest)
+        )
     y, stats = depthwise_conv(x, weight, scale, shift, relu, bias, False, True, stride, dilation)
     assert stats is not None
     return y, stats, *bn_fold(stats, gamma, beta, eps)
@@ -241,7 +297,17 @@ def shuffle_concat(
     right_relu: bool = False,
     method: int = 0,
     split: bool = False,
+    batches: int = 1,
 ) -> tuple[Tensor, Tensor] | Tensor:
+    if batches != 1:
+        vectors = [left_scale, left_shift, right_scale, right_shift]
+        rest = (left_relu, right_relu, method, split)
+        return by_batch(
+            batches,
+            [left, right],
+            vectors,
+            lambda x, y, a, b, c, d: shuffle_concat(x, y, a, b, c, d, *rest),
+        )
     a = pending(left, left_scale, left_shift, left_relu)
     b = pending(right, right_scale, right_shift, right_relu)
     y = shuffle(torch.cat((a, b), dim=1), method).to(left.dtype)
@@ -313,7 +379,16 @@ def shuffle_block_stats(
     kernel: int,
     stride: int,
     out_method: int,
+    batches: int = 1,
 ) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
+    if batches != 1:
+        rest = (relu, weights, gammas, betas, eps, kernel, stride, out_method)
+        return by_batch(
+            batches,
+            [left, right],
+            [scale, shift],
+            lambda x, y, a, b: shuffle_block_stats(x, y, a, b, *rest),
+        )
     all_stats: list[BNStats] = []
     layers = list(zip(weights, gammas, betas, eps, strict=True))
     main = 6 if kernel == 0 else 3

@@ -114,10 +114,10 @@ def differentiable(op: str, setup: Callable, backward: Callable) -> Callable:
 def recorded_gradients(
     reference: Callable, args: Sequence[object], grads: Sequence[Tensor | None]
 ) -> list[object]:
-    """Gradients of an operator's arguments that can be differentiated again.
+    """Gradients of an operator's arguments by its reference, which is computed once more.
 
-    The operators' own backward passes cannot: where they run while gradients are recorded
-    (``create_graph=True``), the reference is computed once more and differentiated by PyTorch.
+    The operators' own backward passes cannot be differentiated again, as these can where gradients
+    are recorded (``create_graph=True``), and know one batch only.
 
     Args:
         reference: gives the operator's outputs, or only the first of them, in its order.
@@ -129,7 +129,7 @@ def recorded_gradients(
     """
     # Aliases, or what one argument owes to another would be counted twice.
     alias = lambda a: a.view_as(a) if isinstance(a, Tensor) else a  # noqa: E731
-    device = next(tensors(args)).device.type
+    device, record = next(tensors(args)).device.type, torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(device, enabled=False):
         args = [[alias(t) for t in a] if isinstance(a, (list, tuple)) else alias(a) for a in args]
         outputs = zip(tensors(reference(*args)), grads, strict=False)
@@ -137,7 +137,7 @@ def recorded_gradients(
         wanted = [t for t in tensors(args) if t.requires_grad]
         found = iter(
             torch.autograd.grad(
-                [y for y, _ in pairs], wanted, [g for _, g in pairs], create_graph=True,
+                [y for y, _ in pairs], wanted, [g for _, g in pairs], create_graph=record,
                 allow_unused=True,
             )
         )  # fmt: skip
@@ -172,11 +172,18 @@ def wide(like: Tensor, *shape: int | torch.SymInt) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=like.device)
 
 
-def fake_stats(like: Tensor, want: bool, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def vectors(like: Tensor, channels: int, batches: int) -> Tensor:
+    """A vector of each batch, for fake kernels."""
+    return wide(like, channels) if batches == 1 else wide(like, batches, channels)
+
+
+def fake_stats(
+    like: Tensor, want: bool, channels: int, batches: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and m2 of an output, for fake kernels; empty vectors where none are wanted."""
     c = channels if want else 0
     count = torch.empty((), dtype=torch.float64, device=like.device)
-    return count, wide(like, c), wide(like, c)
+    return count, vectors(like, c, batches), vectors(like, c, batches)
 
 
 _CASTS: dict[str, Callable[..., tuple]] = {}

@@ -68,6 +68,7 @@ def shuffle_block_stats(
     kernel: int,
     stride: int,
     out_method: int,
+    batches: int = 1,
 ) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
     """The same block, every convolution followed by a BatchNorm with the statistics of its batch.
 
@@ -80,6 +81,9 @@ def shuffle_block_stats(
         weights, kernel: see :func:`shuffle_block`. gammas, betas, eps: of the BatchNorms.
         out_method: 0: the output is concatenated; 1, 2: shuffled this way and split, as a
             following block of stride 1 wants it.
+        batches: of how many batches the N images are, each normalised by itself: scale, shift and
+            statistics are (batches, C) where there are several, see
+            :func:`detnas_d2.ops.bn_stats_fold`.
 
     Returns:
         the output (N, C', H', W') channels_last or its halves, and the :class:`BNStats` of every
@@ -91,16 +95,17 @@ def shuffle_block_stats(
     args = (left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride)
     if not compiled(left):
         of = reference.shuffle_block_stats
-        return by_reference("shuffle_block_stats", of, *args, out_method)
-    a, b, *stats = _shuffle_block_stats(*args, out_method)
+        return by_reference("shuffle_block_stats", of, *args, out_method, batches)
+    a, b, *stats = _shuffle_block_stats(*args, out_method, batches)
     return (a, b) if out_method else a, list(map(BNStats, *stats))
 
 
 def _stats_fake(
-    left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method
-):
+    left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method,
+    batches=1,
+):  # fmt: skip
     n, c, h, w = left.shape
-    stats = [fake_stats(left, True, weight.shape[0]) for weight in weights]
+    stats = [fake_stats(left, True, weight.shape[0], batches) for weight in weights]
     channels = c + weights[5 if kernel == 0 else 2].shape[0]
     size = (-(-h // stride), -(-w // stride))
     if out_method:

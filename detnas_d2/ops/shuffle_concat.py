@@ -31,6 +31,7 @@ def shuffle_concat(
     right_relu: bool = False,
     method: int = 0,
     split: bool = False,
+    batches: int = 1,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """Shuffled concatenation of two maps, each read through its pending affine map and ReLU.
 
@@ -39,6 +40,8 @@ def shuffle_concat(
             channel of one are read in place.
         method: 0 none; 1 interleaves the halves (0, C/2, 1, ...); 2 even channels, then odd ones.
         split: return the two halves of the result as maps of their own.
+        batches: of how many batches the N images are, each with affine maps (batches, C) of its
+            own; see :func:`detnas_d2.ops.bn_stats_fold`.
 
     Returns:
         (N, C1 + C2, H, W) channels_last, or its halves.
@@ -51,7 +54,7 @@ def shuffle_concat(
         left, right = left.to(dtype), right.to(dtype)
     args = (
         left, right, left_scale, left_shift, right_scale, right_shift, left_relu, right_relu,
-        method, split,
+        method, split, batches,
     )  # fmt: skip
     if not takes(left):
         return by_reference("shuffle_concat", reference.shuffle_concat, *args)
@@ -59,7 +62,7 @@ def shuffle_concat(
     return (a, b) if split else a
 
 
-def _fake(left, right, ls, lb, rs, rb, left_relu, right_relu, method, split):
+def _fake(left, right, ls, lb, rs, rb, left_relu, right_relu, method, split, batches=1):
     n, c, h, w = left.shape
     c = c + right.shape[1]
     if not split:
@@ -74,16 +77,16 @@ def _backward_fake(ga, gb, left, right, ls, lb, rs, rb, left_relu, right_relu, m
 
 
 def _setup(ctx, inputs, output):
-    left, right, ls, lb, rs, rb, *ctx.rest = inputs
+    left, right, ls, lb, rs, rb, *ctx.rest, ctx.batches = inputs
     ctx.save_for_backward(left, right, ls, lb, rs, rb)
 
 
 def _backward(ctx, grad_a, grad_b):
-    if torch.is_grad_enabled():
-        args = (*ctx.saved_tensors, *ctx.rest)
+    if torch.is_grad_enabled() or ctx.batches > 1:
+        args = (*ctx.saved_tensors, *ctx.rest, ctx.batches)
         return tuple(recorded_gradients(reference.shuffle_concat, args, (grad_a, grad_b)))
     dl, dr, *vectors = _shuffle_concat_backward(grad_a, grad_b, *ctx.saved_tensors, *ctx.rest)
-    return dl, dr, *(undefined(v) for v in vectors), None, None, None, None
+    return dl, dr, *(undefined(v) for v in vectors), *(None,) * 5
 
 
 if has_extension():

@@ -17,6 +17,7 @@ from torch import nn
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
+from detnas_d2.evaluation.calibration_steps import CalibrationStep
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
 from detnas_d2.evaluation.predictions import Predictions
@@ -112,6 +113,31 @@ def test_detections_and_figures_are_those_of_one_by_one(
         found = chunk.infer(evaluator.data_loader)
         for path in paths[:3]:
             assert_identical(found[path], predicted(model, evaluator, path))
+
+
+def test_calibration_batches_that_run_together(
+    configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_one_size = ("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64)
+    calibration = ("SEARCH.CALIBRATION.IMAGES", 6, "SEARCH.CALIBRATION.BATCH_SIZE", 1)
+    cfg, model = setting(configs, "faster", *of_one_size, *calibration)
+    paths, steps = population(5, seed=2), []
+    run = CalibrationStep.run
+
+    def spied(step: CalibrationStep, seed: int) -> None:
+        steps.append(len(step.numbers))
+        run(step, seed)
+
+    monkeypatch.setattr(CalibrationStep, "run", spied)
+    cfg.SEARCH.CALIBRATION.TOGETHER = 4
+    together = all_of(cfg, model, paths, "population")
+    assert max(steps) > 1
+    steps.clear()
+    cfg.SEARCH.CALIBRATION.TOGETHER = 1
+    alone = all_of(cfg, model, paths, "population")
+    assert set(steps) == {1}
+    assert all(same(together[path], alone[path]) for path in paths)
+    assert len({found.fitness for found in together.values()}) > 1
 
 
 def test_classification(configs: Configs) -> None:

@@ -104,7 +104,7 @@ def test_without_gradients_a_block_is_one_operator(method: int, monkeypatch) -> 
     calls: list[int] = []
     original = ops.shuffle_block_stats
     monkeypatch.setattr(
-        ops, "shuffle_block_stats", lambda *args: calls.append(args[-2]) or original(*args)
+        ops, "shuffle_block_stats", lambda *args: calls.append(args[-3]) or original(*args)
     )
     x = torch.rand(2, 3, 64, 96)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detnas_d2 import ops
 from detnas_d2.ops import BNStats, reference
-from tests.ops import cuda_contexts
+from tests.ops import batches, cuda_contexts
 from tests.ops.compare import assert_near, block, channels_last, stored_as, tensors
 
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -217,6 +217,20 @@ def mixed_depthwise(x, weight, scale, shift, relu, want_stats, stride, dilation)
     return [y for y, _ in results], [stats for _, stats in results]
 
 
+def check_batches(shape: tuple, setup: Setup) -> None:
+    """Several batches in one launch are one after the other, to the bit, with and without TF32."""
+    n, c, h, w = shape
+    shape = (n, c + c % 2, h, w)
+    allowed = torch.backends.cudnn.allow_tf32
+    try:
+        for tf32, count in ((False, 2), (True, 3)):
+            torch.backends.cudnn.allow_tf32 = tf32
+            with torch.random.fork_rng(devices=[]):
+                batches.check((count * n, *shape[1:]), count, setup.dtype, setup.place)
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 def check_shuffles(shape: tuple, setup: Setup) -> None:
     n, c, h, w = shape
     for c_right in (c, c + 2, c + 16):
@@ -267,6 +281,7 @@ CHECKS = (
     check_mixed_sums,
     check_blocks,
     check_dense_convolutions,
+    check_batches,
 )
 
 
@@ -284,7 +299,8 @@ def main() -> None:
         cases = []
         for i, shape in enumerate(SMALL if args.small else SMALL + LARGE):
             # Every layout of small shapes; convolutions and blocks convert what they cannot read.
-            light = function not in (check_convolutions, check_norms, check_blocks)
+            heavy = (check_convolutions, check_norms, check_blocks, check_batches)
+            light = function not in heavy
             layouts = LAYOUTS if i < 2 and light and not args.small else LAYOUTS[: 1 + 2 * (i == 1)]
             cases += [partial(function, shape, Setup(args.device, dtype, k)) for k in layouts]
         failures += cuda_contexts.report(f"{function.__name__} {dtype}", cases)

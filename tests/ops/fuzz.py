@@ -187,6 +187,18 @@ def variants() -> Iterator[tuple[str, tuple[torch.dtype, ...], dict[torch.dtype,
         yield name, CPU_DTYPES, TOLERANCE
 
 
+def run_batches(seed: int, number: int, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Several batches of a random shape in one call, by random numbers of their own."""
+    cases = Cases(1000 * seed + number)
+    n, c, h, w = cases.shape(even=True)
+    together, layout = cases.r.choice((2, 3, 4)), cases.r.randrange(5)
+
+    def place(x: Tensor) -> Tensor:
+        return layouts(tuple(x.shape), x.dtype)[layout].copy_(x)
+
+    batches.check((together * n, c, h, w), together, cases.r.choice(dtypes), place)
+
+
 def main() -> None:
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
@@ -206,6 +218,10 @@ def main() -> None:
                     shapes = [getattr(a, "shape", a) for a in getattr(cases, op)(dtype)]
                     raise SystemExit(f"{name} {op} {dtype} case {i} {shapes}: {error}") from error
                 total += 1
+            try:
+                run_batches(seed, i, dtypes)
+            except AssertionError as error:
+                raise SystemExit(f"{name}, batches, case {i}: {error}") from error
     print(f"{total} cases of {len(names)} operators: ok, {time.perf_counter() - start:.0f} s")
 
 
@@ -213,6 +229,7 @@ if __name__ == "__main__":
     load(sys.argv[1])
     from detnas_d2 import ops
     from detnas_d2.ops import reference
+    from tests.ops import batches
     from tests.ops.compare import TOLERANCE, check_gradients, check_values, layouts, tensors
     from tests.ops.test_shuffle import block
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from detnas_d2.layers import ConvNormAct, NormFactory
+from detnas_d2.layers.fused_ops import by_batch
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.modeling.choice_block import ChoiceBlock
 from detnas_d2.modeling.prefix_walk import PrefixWalk
@@ -106,16 +108,22 @@ class ShuffleNetBackbone(Backbone):
             tried = self.fused_ops == "measured" or (self.fused_ops == "auto" and x.is_cuda)
             found = fused_forward(
                 stem, blocks, last, x, wanted, max(start, 0), self.blocks,
-                self.autotune if tried else None,
+                self.autotune if tried else None, self._batches,
             )  # fmt: skip
             if found is not None:
                 outputs.update(found[0])
                 return found[1]
         for depth in range(start + 1, len(self.blocks) + 1):
-            x = self.run_layer(depth - 1, x) if depth else self.stem(x)
+            layer = partial(self.run_layer, depth - 1) if depth else self.stem
+            x = by_batch(layer, x, self._batches)
             if depth in wanted:
                 outputs[depth] = x
-        return None if last is None else last(x)
+        return None if last is None else by_batch(last, x, self._batches)
+
+    @property
+    def _batches(self) -> int:
+        """That an input has one after the other, each to be normalised by itself."""
+        return 1
 
     def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
         """Outputs that there are already, and the depths to keep besides the features."""
@@ -218,6 +226,10 @@ class Supernet(ShuffleNetBackbone):
     def layer_block(self, index: int) -> nn.Module:
         block = self.blocks[index]
         return block.candidates[block.ops[self.active_path.choices[index]]]
+
+    @property
+    def _batches(self) -> int:
+        return 1 if self.walk is None else self.walk.batches
 
     def _walk_step(self) -> tuple[dict[int, Tensor], frozenset[int]]:
         if self.walk is None:
