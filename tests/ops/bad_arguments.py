@@ -76,14 +76,14 @@ def block_stats(kernel: int, stride: int) -> list:
     left, right = maps(half, half) if stride == 1 else (*maps(X), None)
     pending = (None, None, False) if stride == 1 else (*vectors(C, C), True)
     eps = [1e-3] * len(weights)
-    return [left, right, *pending, weights, gammas, betas, eps, kernel, stride, 0]
+    return [left, right, *pending, weights, gammas, betas, eps, kernel, stride, 0, 1]
 
 
 def shuffle(split: bool, backward: bool) -> list:
     left, right = maps(X, X)
     rest = [left, right, *vectors(C, C, C, C), True, False, 2, split]
     if not backward:
-        return rest
+        return [*rest, 1]
     grads = maps(X, X) if split else [*maps((N, 2 * C, H, W)), torch.empty(0)]
     return [*grads, *rest]
 
@@ -106,7 +106,11 @@ CASES: list[Case] = [
         {"x": SIZE},
     ),
     ("bn_fold", lambda: [COUNT, *vectors(C, C, C, C), 1e-5], {}),
-    ("bn_stats_fold", lambda: [*maps(X), *vectors(C, C), True, *vectors(C, C), 1e-5], {"x": SIZE}),
+    (
+        "bn_stats_fold",
+        lambda: [*maps(X), *vectors(C, C), True, *vectors(C, C), 1e-5, 1],
+        {"x": SIZE},
+    ),
     ("bn_fold_backward", lambda: [*vectors(C, C), COUNT, *vectors(C, C, C), 1e-5], {}),
     (
         "pointwise_conv",
@@ -127,7 +131,7 @@ CASES: list[Case] = [
         "pointwise_conv_bn",
         lambda: [
             *(*maps(X, (OUT, 3, 1, 1)), *vectors(C, C), True, *vectors(OUT), 2),
-            *(*vectors(OUT, OUT), 1e-5),
+            *(*vectors(OUT, OUT), 1e-5, 1),
         ],
         {"x": SIZE},
     ),
@@ -135,7 +139,7 @@ CASES: list[Case] = [
         "depthwise_conv_bn",
         lambda: [
             *(*maps(X, (C, 1, 3, 3)), *vectors(C, C), True, *vectors(C), 2, 1),
-            *(*vectors(C, C), 1e-5),
+            *(*vectors(C, C), 1e-5, 1),
         ],
         {"x": SIZE},
     ),
@@ -162,6 +166,27 @@ for _stats in (True, False):
             {"x": (2, 3)},  # by one: the output's size may stay
         ),
     ]
+PENDING = {
+    "bn_stats_fold": (1, 2),
+    "pointwise_conv_bn": (2, 3),
+    "depthwise_conv_bn": (2, 3),
+    "shuffle_concat": (2, 3, 4, 5),
+}
+
+
+def of_batches(op: str, make: Callable[[], list]) -> list:
+    """The arguments with every image as a batch, which has affine maps of its own."""
+    args = make()
+    for i in PENDING[op]:
+        args[i] = torch.rand(N, C) + 0.5
+    return [*args[:-1], N]
+
+
+CASES += [
+    (op, lambda op=op, make=make: of_batches(op, make), {"x": (2, 3)})
+    for op, make, _ in CASES
+    if op in PENDING
+]
 for _kernel in (0, 3, 5, 7):
     for _stride in (1, 2):
         CASES += [

@@ -218,6 +218,8 @@ def main() -> None:
                     shapes = [getattr(a, "shape", a) for a in getattr(cases, op)(dtype)]
                     raise SystemExit(f"{name} {op} {dtype} case {i} {shapes}: {error}") from error
                 total += 1
+            if i % 3:  # every operator twelve times: slow on the emulator
+                continue
             try:
                 run_batches(seed, i, dtypes)
             except AssertionError as error:
