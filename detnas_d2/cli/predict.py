@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from detnas_d2.cli.detectors import ARGUMENT_HELP, find_detector
+from detnas_d2.utils.errors import InputError
 
 HELP = "run a detector on images; write pictures of what it finds"
 EXAMPLE = "detnas predict output/cells 'photos/*.jpg' --output pictures"
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if not 0.0 <= args.score <= 1.0:
+        raise InputError(f"--score {args.score:g}: expected 0 to 1")
     from detnas_d2.programs import demo
 
     detector = find_detector(args.detector)

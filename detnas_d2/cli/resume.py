@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from detnas_d2.recipe.jobs import with_jobs
     from detnas_d2.recipe.record import read_record
 
     record = read_record(os.path.abspath(os.path.expanduser(args.run)))
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "start one by detnas search --data FOLDER --output DIR, or go on with a pipeline by "
             "run_pipeline.py --config-file FILE"
         )
-    return search.finished(record, args)
+    return search.finished(with_jobs(record, args), args)
 
 
 text = search.text

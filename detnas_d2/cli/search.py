@@ -62,7 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that do not alter what is found."""
     parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="GPUs, or without any processes"
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs of a stage, or processes where there are none (default: 1)",
+    )
+    parser.add_argument(
+        "--jobs",
+        default="",
+        metavar="N",
+        help="networks that are trained and tested side by side once the search is done, each with "
+        "--num-gpus GPUs or an equal share of the cores; auto: as many as the machine serves "
+        "(default: auto, or what the run was begun with)",
     )
     parser.add_argument("--verbose", action="store_true", help="show all that is logged")
     parser.add_argument(
@@ -76,6 +88,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.amounts import read_budget, read_seconds
+    from detnas_d2.recipe.jobs import with_jobs
     from detnas_d2.recipe.record import read_record
 
     start = time.monotonic()
@@ -103,9 +116,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record = read_record(output)
     if record is None:
         check_empty(output)
-        record = begin(asked, output, args.num_gpus, start)
+        record = begin(asked, output, args, start)
     else:
         record.check_asked(asked)
+        record = with_jobs(record, args)
     return finished(record, args)
 
 
@@ -131,17 +145,19 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
     return {**result, **delivered, "next": [*result["next"], *delivery.lines(delivered)]}
 
 
-def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> Record:
+def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: float) -> Record:
     """Decides a new run, says what was chosen and how long it will take, and writes its configs."""
     from detnas_d2.data.recognition import recognise
     from detnas_d2.recipe.decide import decide, read_facts
     from detnas_d2.recipe.facts import Machine
     from detnas_d2.recipe.inputs import Data, Settings
+    from detnas_d2.recipe.jobs import jobs_asked
     from detnas_d2.recipe.one_form import in_one_form
     from detnas_d2.recipe.record import FOLDER
     from detnas_d2.recipe.telling import choice_lines, stage_lines, total_line
     from detnas_d2.recipe.weights import Start, starting_weights
 
+    jobs = jobs_asked(args)
     weights = asked["weights"]
     begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
     found = recognise(asked["data"])
@@ -155,9 +171,10 @@ def begin(asked: dict[str, Any], output: str, processes: int, start: float) -> R
         asked,
         data,
         facts,
-        Machine.here(processes),
+        Machine.here(args.num_gpus),
         Settings(output, seed=asked["seed"], start=begun),
         start,
+        jobs,
     )
     _tell("", "Chosen:", *choice_lines(record))
     _tell("", f"Estimate, after {duration(record.used)} of looking and measuring:")

@@ -9,7 +9,7 @@ guess.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +32,13 @@ class Ahead:
     Attributes:
         config: its file.
         work: megapixels, or seconds where they were estimated.
+        beside: whether it may run next to others.
     """
 
     kind: str
     config: str
     work: float
+    beside: bool = False
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Outlook:
     Attributes:
         running: the stage that runs, ``work`` that of the part that its progress is about.
         rest: work of that stage after this part.
+        jobs: stages at a time, of those later ones that may run next to others.
         later: those after it that are not done.
         finished: (stage, seconds that it took) of those that are.
         estimated: work is in seconds.
@@ -56,6 +59,7 @@ class Outlook:
     finished: Sequence[tuple[Ahead, float]] = ()
     estimated: bool = False
     rest: float = 0.0
+    jobs: int = 1
     _own: float | None = field(default=None, repr=False)  # seconds per unit of what runs
 
     def measure(self, eta: float, share: float) -> None:
@@ -70,7 +74,13 @@ class Outlook:
             eta: seconds that the running part still takes.
         """
         found = [self._rate(stage) for stage in self.later]
-        later = sum(stage.work * rate for stage, (rate, _) in zip(self.later, found, strict=True))
+        alone, beside = 0.0, []
+        for stage, (rate, _) in zip(self.later, found, strict=True):
+            if stage.beside:
+                beside.append((stage.work * rate, 0.0))
+            else:
+                alone += stage.work * rate
+        later = alone + side_by_side(beside, self.jobs)
         return self.stage_left(eta) + later, all(sure for _, sure in found)
 
     def stage_left(self, eta: float) -> float:
@@ -97,6 +107,26 @@ class Outlook:
             return ""
         self.measure(eta, share)
         return all_text(*self.seconds_left(eta))
+
+
+def side_by_side(stages: Iterable[tuple[float, float]], jobs: int, start: float = 0.0) -> float:
+    """Seconds until all stages are done, ``jobs`` of them at a time, each begun in order when there
+    is room for it; counted from when the first began, or will.
+
+    Args:
+        stages: (seconds that one takes, seconds of these that it has worked, 0 if it has not
+            begun).
+        start: seconds before any can begin, where several may run at a time.
+    """
+    stages = sorted(stages, key=lambda stage: -stage[1])
+    if not stages:
+        return 0.0
+    now = stages[0][1]
+    ends = [start if jobs > 1 else 0.0] * jobs
+    for seconds, worked in stages:
+        first = ends.index(min(ends))
+        ends[first] = max(ends[first], now) + max(seconds - worked, 0.0)
+    return max(ends)
 
 
 def all_text(seconds: float, measured: bool) -> str:

@@ -12,7 +12,7 @@ import shutil
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import Stage
 from detnas_d2.pipeline.state import read_json, running
-from detnas_d2.pipeline.status import stage_fingerprint
+from detnas_d2.pipeline.status import changes, stage_fingerprint
 from detnas_d2.search.history import change_generations
 from detnas_d2.utils.locks import LOCK_FILE
 
@@ -23,6 +23,14 @@ def is_of_this_config(pipeline: Pipeline, stage: Stage) -> bool:
     """Whether a stage that was begun and is not done was begun with the config that it has now."""
     mark = read_json(pipeline.folder(stage.name), LOCK_FILE).get("fingerprint")
     return bool(mark == stage_fingerprint(pipeline, stage))
+
+
+def has_other_length(pipeline: Pipeline, stage: Stage) -> bool:
+    """Whether a stage was begun with another config than it has now, which differs in how long and
+    by what schedule it learns alone.
+    """
+    keys = changes(pipeline, stage)
+    return bool(keys) and all(key.startswith("SOLVER.") for key in keys)
 
 
 def adopt(pipeline: Pipeline, stage: Stage) -> None:

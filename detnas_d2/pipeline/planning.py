@@ -20,6 +20,14 @@ class Planner:
         """Seconds that a stage is allowed from now on; None: as long as it needs."""
         return None
 
+    def alone(self, stage: str) -> bool:
+        """Whether no other stage runs next to this one, nor before it of those after it."""
+        return False
+
+    def ends_others(self, stage: str) -> bool:
+        """Whether those that run next to a stage have to end too, before it is :meth:`late`."""
+        return False
+
     def late(self, stage: str, late: Late) -> None:
         """Plans anew: a stage was ended because it would have taken longer than it is allowed."""
         raise NotImplementedError(f"{stage} has an allowance")

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
 
 from detnas_d2.command import tracebacks_in
 from detnas_d2.engine import default_argument_parser
@@ -21,34 +20,29 @@ from detnas_d2.pipeline.differences import format_differences
 from detnas_d2.pipeline.experiment import Experiment, Run, read_experiment
 from detnas_d2.pipeline.family import titled_families
 from detnas_d2.pipeline.fronts import FRONTS_FILE, compare_fronts
-from detnas_d2.pipeline.manifest import write_manifest
+from detnas_d2.pipeline.missing import AfterStage, Ends, Missing, write_manifests
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.report import format_table, table_differences, table_rows
-from detnas_d2.pipeline.shown import Screen, tell_failure
-from detnas_d2.pipeline.side_by_side import jobs_of, run_side_by_side
+from detnas_d2.pipeline.shown import Screen
+from detnas_d2.pipeline.side_by_side import jobs_of
 from detnas_d2.pipeline.stage_data import check_data
 from detnas_d2.pipeline.stages import PipelineError
 from detnas_d2.pipeline.state import (
     DONE,
     FAILED,
     FAILED_FILE,
-    NOT_STARTED,
     OUTDATED,
     RUNNING,
-    STOPPED,
     read_json,
 )
-from detnas_d2.pipeline.status import outdated, stage_state
+from detnas_d2.pipeline.status import stage_state
 from detnas_d2.pipeline.supernets import supernet_lines
 from detnas_d2.pipeline.table_plots import draw_tables
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.figures import check_figure
 from detnas_d2.utils.io import write_text
-from detnas_d2.utils.locks import FolderBusy, holder
+from detnas_d2.utils.locks import holder
 from detnas_d2.utils.screen import Line
-
-AfterStage = Callable[[str], object]
-"""Called with an output folder whenever a stage in it has ended, well or not."""
 
 
 def pipeline_main(after_stage: AfterStage | None = None) -> int:
@@ -139,14 +133,9 @@ def _run_pipeline(
     goes_on = bool(experiment.tables or experiment.several) and args.num_machines == 1
     if not dry_run:
         if args.machine_rank == 0:
-            _write_manifests(experiment, args.num_gpus * args.num_machines)
-        ends = _Ends(experiment, after_stage if args.machine_rank == 0 else None)
-        failed: set[str] = set()
-        if jobs > 1:  # what cannot be started is told of below
-            _run_side_by_side(experiment, args, jobs, goes_on, screen, ends, failed)
-        while _run_missing(experiment, args, goes_on, screen, ends, failed):
-            experiment = read_experiment(args.config_file, tuple(args.opts))
-            _write_manifests(experiment, None)
+            write_manifests(experiment, args.num_gpus * args.num_machines)
+        ends = Ends(experiment, after_stage if args.machine_rank == 0 else None)
+        experiment = Missing(experiment, args, jobs, goes_on, screen, ends).run()
         ends.rest()
     if dry_run or goes_on:
         print(list_runs(experiment))
@@ -183,145 +172,6 @@ def _make_folder(experiment: Experiment) -> None:
             f"{experiment.file}: OUTPUT_DIR {experiment.output_dir!r}: {error.strerror}; choose "
             "another"
         ) from error
-
-
-def _write_manifests(experiment: Experiment, processes: int | None) -> None:
-    for folder, pipelines in experiment.folders.items():
-        write_manifest(folder, pipelines, processes)
-
-
-class _Ends:
-    """Calls ``after_stage`` with the folders of an experiment."""
-
-    def __init__(self, experiment: Experiment, after_stage: AfterStage | None) -> None:
-        self.folders = {
-            pipeline.output_dir: folder
-            for folder, pipelines in experiment.folders.items()
-            for pipeline in pipelines
-        }
-        self.after_stage = after_stage
-        self.untold = dict.fromkeys(experiment.folders)
-
-    def of_stage(self, pipeline: Pipeline) -> None:
-        folder = self.folders[pipeline.output_dir]
-        self.untold.pop(folder, None)
-        if self.after_stage is not None:
-            self.after_stage(folder)
-
-    def rest(self) -> None:
-        """Of folders where nothing was left to run."""
-        if self.after_stage is not None:
-            for folder in self.untold:
-                self.after_stage(folder)
-
-
-def _run_missing(
-    experiment: Experiment,
-    args: argparse.Namespace,
-    goes_on: bool,
-    screen: Screen,
-    ends: _Ends,
-    failed: set[str],
-) -> bool:
-    """Runs what is missing, or up to a stage after which there is another plan: then True.
-
-    Args:
-        failed: folders of runs that are not tried again; those that fail are added.
-    """
-    runs, again = experiment.runs(), True
-    while again:  # what other processes ran may be done by now
-        again = False
-        for run in runs:
-            title = _title(run, runs)
-            if goes_on and (run.folder in failed or not _is_ready(run)):
-                continue
-            state = stage_state(run.pipeline, run.stage)
-            if state == OUTDATED:
-                raise outdated(run.pipeline, run.stage)
-            if state == DONE:
-                screen.tell_done_before(title, run)
-                continue
-            others = _together_with(run, runs)
-            try:
-                late = screen.run(run, title, runs, args, others)
-            except Exception as error:
-                ends.of_stage(run.pipeline)
-                if not goes_on:
-                    raise
-                _note_failure(run, title, error, failed, others)
-            else:
-                if late is not None:
-                    screen.planner.late(run.stage.name, late)
-                    return True
-                for ended in (run, *others):
-                    screen.tell_end(_title(ended, runs), ended)
-                ends.of_stage(run.pipeline)
-                if screen.planner.done(run.stage.name):
-                    return True
-                again = goes_on
-    return False
-
-
-def _title(run: Run, runs: Sequence[Run]) -> str:
-    return f"[{runs.index(run) + 1}/{len(runs)}] {run.name}"
-
-
-def _together_with(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The stages that are trained together with that of a run, and are not done."""
-    if not run.stage.together:
-        return []
-    return [
-        other
-        for other in runs
-        if other is not run
-        and other.pipeline is run.pipeline
-        and other.stage.together
-        and other.stage.row == run.stage.row
-        and _is_ready(other)
-    ]
-
-
-def _run_side_by_side(
-    experiment: Experiment,
-    args: argparse.Namespace,
-    jobs: int,
-    goes_on: bool,
-    screen: Screen,
-    ends: _Ends,
-    failed: set[str],
-) -> None:
-    """:func:`_run_missing`, up to ``jobs`` stages at a time; nobody plans anew in between."""
-
-    def ended(run: Run, title: str, error: Exception | None) -> None:
-        if error is None:
-            screen.tell_end(title, run)
-        elif goes_on:
-            _note_failure(run, title, error, failed)
-        ends.of_stage(run.pipeline)
-        if error is not None and not goes_on:
-            raise error
-
-    def ready(run: Run) -> bool:
-        return run.folder not in failed and _is_ready(run)
-
-    run_side_by_side(experiment.runs(), args, jobs, screen, ready, ended)
-
-
-def _note_failure(
-    run: Run, title: str, error: Exception, failed: set[str], others: Sequence[Run] = ()
-) -> None:
-    """Tells of it; what another process runs may be done later on."""
-    tell_failure(title, error)
-    if not isinstance(error, FolderBusy):
-        failed.update(each.folder for each in (run, *others))
-
-
-def _is_ready(run: Run) -> bool:
-    """Whether it is to be started or resumed, and what it starts from is done."""
-    if stage_state(run.pipeline, run.stage) not in (NOT_STARTED, STOPPED, FAILED):
-        return False
-    sources = run.pipeline.sources_of(run.stage)
-    return all(stage_state(run.pipeline, source) == DONE for source in sources)
 
 
 def list_runs(experiment: Experiment) -> str:

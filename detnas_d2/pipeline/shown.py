@@ -45,14 +45,18 @@ class Screen:
         runs: Sequence[Run],
         args: argparse.Namespace,
         others: Sequence[Run] = (),
+        *,
+        jobs: int = 1,
+        alone: Collection[str] = (),
     ) -> Late | None:
-        """Starts or resumes one of ``runs``; see :func:`run_stage`.
+        """Starts or resumes one of ``runs``; see :func:`run_stage`, :func:`outlook_of`.
 
         Args:
             others: those that are trained together with it.
         """
         self._tell_beginning(run, title)
-        outlook = outlook_of(runs, run, self.planner.estimates())
+        estimates = self.planner.estimates()
+        outlook = outlook_of(runs, run, estimates, jobs=jobs, alone=alone)
         allowance, stages = self.planner.allowance(run.stage.name), tuple(o.stage for o in others)
         told = Told(title, outlook, self.shown, allowance, others=stages)
         try:
@@ -68,7 +72,9 @@ class Screen:
         """
         self._tell_beginning(run, title)
         left = [other for other in runs if other is run or other.folder not in running]
-        return Told(title, outlook_of(left, run), self.shown, alone=False)
+        outlook = outlook_of(left, run, self.planner.estimates())
+        allowance = self.planner.allowance(run.stage.name)
+        return Told(title, outlook, self.shown, allowance, alone=False)
 
     def _tell_beginning(self, run: Run, title: str) -> None:
         text = f"{title}: {run.stage.kind} {run.stage.config}"

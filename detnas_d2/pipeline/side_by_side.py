@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from detnas_d2.command import is_expected, log_traceback, text_of
+from detnas_d2.engine.keeping_time import Late
 from detnas_d2.engine.outlook import all_text
 from detnas_d2.engine.telling import PROGRESS_FILE
 from detnas_d2.pipeline.experiment import Run
@@ -71,13 +74,14 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a stage ended: well, if there is no text; else what came of it, and whether that is an
-    error that a person can put right.
+    """How a stage ended: well, or late, if there is no text; else what came of it, and whether that
+    is an error that a person can put right.
     """
 
     text: str = ""
     expected: bool = False
     busy: bool = False
+    late: Late | None = None
 
     def error(self) -> Exception | None:
         if self.busy:
@@ -94,45 +98,49 @@ class _StageWorker:
     Attributes:
         gpus: those of its stages, "" without.
         threads: of each of its processes; 0: as PyTorch chooses.
+        work: the function; None: runs stages.
     """
 
     gpus: str
     threads: int
+    work: Callable[[Any], Any] | None = None
 
-    def __call__(self) -> Callable[[_Job], _Ended]:
+    def __call__(self) -> Callable[[Any], Any]:
         if self.gpus:  # before CUDA is used for the first time
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         if self.threads:
             os.environ["OMP_NUM_THREADS"] = str(self.threads)  # of processes that it starts
             torch.set_num_threads(self.threads)
-        return _run_job
+        return self.work or _run_job
 
 
 def _run_job(job: _Job) -> _Ended:
     try:
-        run_stage(job.run.pipeline, job.run.stage, job.args, job.told)
+        late = run_stage(job.run.pipeline, job.run.stage, job.args, job.told)
     except FolderBusy as error:
         return _Ended(str(error), busy=True)
     except Exception as error:
         log_traceback(error)
         expected = is_expected(error)
         return _Ended(text_of(error) if expected else traceback.format_exc(), expected)
-    return _Ended()
+    return _Ended(late=late)
 
 
-class _Place:
+class Place:
     """Room for one stage at a time; its process starts with the first one."""
 
     def __init__(self, build: _StageWorker) -> None:
         self._build = build
         self._pool: WorkerPool | None = None
 
-    def submit(self, title: str, job: _Job) -> Future[_Ended]:
+    def submit(self, title: str, job: Any) -> Future[Any]:
+        """Has the place's function called; ``title`` names the call in errors."""
         if self._pool is None:
             self._pool = WorkerPool(self._build, 1)
         return self._pool.submit(title, job)
 
     def end(self, *, at_once: bool) -> None:
+        """Ends the process; ``at_once``: whatever it does."""
         if self._pool is None:
             return
         if at_once:
@@ -147,20 +155,20 @@ def run_side_by_side(
     jobs: int,
     screen: Screen,
     ready: Callable[[Run], bool],
-    ended: Callable[[Run, str, Exception | None], None],
+    ended: Callable[[Run, str, Exception | None, Late | None], Sequence[Run] | None],
 ) -> None:
     """Runs those of ``runs`` that are ready, up to ``jobs`` at a time, until none is.
 
     Args:
         ready: whether a run is to be started, and what it starts from is done.
-        ended: told of a run with its title, and its error; what it raises ends the others, which
-            go on where they were when they are started again.
+        ended: told of a run with its title, its error, and why it was ended if it was late. Returns
+            the runs from then on, where there are others. What it raises ends those that run,
+            which go on where they were when they are started again.
     """
-    titles = {run.folder: f"[{n}/{len(runs)}] {run.name}" for n, run in enumerate(runs, start=1)}
-    jobs = min(jobs, len(runs))
-    with _places(jobs, args.num_gpus) as idle:
-        running: dict[Future[_Ended], tuple[Run, _Place]] = {}
+    with places(jobs, args.num_gpus) as idle:
+        running: dict[Future[_Ended], tuple[Run, Place]] = {}
         while True:
+            titles = titles_of(runs)
             busy = {run.folder for run, _ in running.values()}
             for run in runs:
                 if idle and run.folder not in busy and ready(run):
@@ -171,35 +179,74 @@ def run_side_by_side(
             if not running:
                 return
             finished, _ = wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED)
-            screen.show(lambda: _text([run for run, _ in running.values()], len(runs), jobs))
+            screen.show(partial(_text, [run for run, _ in running.values()], len(runs), jobs))
             for future in finished:
                 run, place = running.pop(future)
                 idle.append(place)
                 screen.clear()
-                ended(run, titles[run.folder], _error_of(future))
+                error, late = _outcome(future)
+                runs = ended(run, titles[run.folder], error, late) or runs
+
+
+def alone_among(runs: Sequence[Run]) -> set[str]:
+    """Folders of the runs next to which no other can be: each comes before them or after them."""
+    before = {run.folder: _before(run) for run in runs}
+
+    def is_alone(folder: str) -> bool:
+        others = set(before) - before[folder] - {folder}
+        return all(folder in before[other] for other in others)
+
+    return {folder for folder in before if is_alone(folder)}
+
+
+def _before(run: Run) -> set[str]:
+    """Folders of all that a run starts from, and what that starts from."""
+    found: set[str] = set()
+    stages = run.pipeline.sources_of(run.stage)
+    while stages:
+        stage = stages.pop()
+        found.add(run.pipeline.folder(stage.name))
+        stages += run.pipeline.sources_of(stage)
+    return found
+
+
+def titles_of(runs: Sequence[Run]) -> dict[str, str]:
+    """Folder of a run -> e.g. "[2/5] search"."""
+    return {run.folder: f"[{n}/{len(runs)}] {run.name}" for n, run in enumerate(runs, start=1)}
 
 
 @contextmanager
-def _places(jobs: int, num_gpus: int) -> Iterator[list[_Place]]:
+def places(
+    jobs: int, num_gpus: int, work: Callable[[Any], Any] | None = None
+) -> Iterator[list[Place]]:
+    """Room for so many stages at a time, each with ``num_gpus`` GPUs of its own, or an equal share
+    of the cores; at the end of the block the processes end, by an error at once.
+
+    Args:
+        work: function, of a module, that processes call instead of running stages.
+    """
     gpus, processes = _gpus(), jobs * num_gpus
     chosen = "OMP_NUM_THREADS" in os.environ
     threads = 0 if chosen else max(1, len(usable_cpus()) // processes)
     shares = [gpus[i * num_gpus : (i + 1) * num_gpus] for i in range(jobs)]
-    places = [_Place(_StageWorker(",".join(share), threads)) for share in shares]
+    rooms = [Place(_StageWorker(",".join(share), threads, work)) for share in shares]
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # of what ran alone in this process
     at_once = True
     try:
-        yield list(places)
+        yield list(rooms)
         at_once = False
     finally:
-        for place in places:
-            place.end(at_once=at_once)
+        for room in rooms:
+            room.end(at_once=at_once)
 
 
-def _error_of(future: Future[_Ended]) -> Exception | None:
+def _outcome(future: Future[_Ended]) -> tuple[Exception | None, Late | None]:
     try:
-        return future.result().error()
+        ended = future.result()
     except Exception as error:  # the process died
-        return error
+        return error, None
+    return ended.error(), ended.late
 
 
 def _text(running: Sequence[Run], total: int, jobs: int) -> str:

@@ -17,10 +17,10 @@ from detnas_d2.recipe.choice import choose, sides_up_to, spaces_of
 from detnas_d2.recipe.facts import DataFacts, Machine, facts_of
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import limited
-from detnas_d2.recipe.measuring import measure
+from detnas_d2.recipe.measuring import Beside, measure, measuring_places
 from detnas_d2.recipe.one_form import registered
 from detnas_d2.recipe.record import FOLDER, Record
-from detnas_d2.recipe.schedule import Plan, first, shortest
+from detnas_d2.recipe.schedule import UNKNOWN, Plan, first, shortest
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.screen import duration
 
@@ -43,20 +43,26 @@ def decide(
     machine: Machine,
     settings: Settings,
     start: float,
+    jobs: int = 1,
 ) -> Record:
     """The record of a run, not written yet.
 
     Args:
         asked: the options: ``budget`` and ``time`` (seconds), which may be empty, ``method``.
         start: ``time.monotonic()`` when the command began; what it took since counts.
+        jobs: stages of single networks that may run at a time; as many do as there are of them.
 
     Raises:
         InputError: a budget or a time that cannot be kept.
     """
     budget = read_budget(asked["budget"]) if asked["budget"] else Budget()
     method, space = asked["method"], settings.start.space
+    recipe = choose(facts, machine, method, budget.macs, 0, space)
+    # Of speeds it matters here whether there is a baseline.
+    trained = replace(UNKNOWN, baseline=float(bool(settings.start.resnet)))
+    jobs = min(jobs, Plan(recipe, facts, trained).usual_networks(asked["time"]))
 
-    def measured(side: int) -> tuple[Plan, Settings]:
+    def measured(side: int, beside: Beside | None) -> tuple[Plan, Settings]:
         recipe, own = choose(facts, machine, method, budget.macs, side, space), settings
         if budget.milliseconds is not None:
             names = (space,) if space else spaces_of(machine)
@@ -66,15 +72,18 @@ def decide(
             ]
             folder = os.path.join(settings.output, FOLDER)
             recipe, own = limited(budget.milliseconds, recipes, facts, data, settings, folder)
-        return Plan(recipe, facts, measure(recipe, facts, machine, data, own)), own
+        rates = measure(recipe, facts, machine, data, own, beside)
+        return Plan(recipe, facts, rates, jobs), own
 
     def left() -> float | None:
         return None if asked["time"] is None else asked["time"] - (time.monotonic() - start)
 
-    plan, with_limit = measured(0)
-    side = affordable_side(plan, left())
-    if side < plan.recipe.side:
-        plan, with_limit = measured(side)
+    with measuring_places(jobs, machine.processes) as rooms:
+        beside = Beside(rooms) if jobs > 1 else None
+        plan, with_limit = measured(0, beside)
+        side = affordable_side(plan, left())
+        if side < plan.recipe.side:
+            plan, with_limit = measured(side, beside)
     schedule = first(plan, left())
     used = time.monotonic() - start
     if schedule is None:
@@ -108,12 +117,13 @@ def too_short(plan: Plan, asked: float, used: float) -> str:
 
 def affordable_side(plan: Plan, seconds: float | None) -> int:
     """The largest side, up to the plan's, with which a supernet has enough iterations for its time;
-    the smallest there is if none has. Taken as if all but the start of stages went by pixels.
+    the smallest there is if none has. Taken as if all but starts went by pixels.
     """
     sides = sides_up_to(plan.recipe)
     for side in sides if seconds is not None else ():
         rates = plan.rates.times((side / plan.recipe.side) ** 2)
-        fitted = first(replace(plan, rates=replace(rates, start=plan.rates.start)), seconds)
+        rates = replace(rates, start=plan.rates.start, process=plan.rates.process)
+        fitted = first(replace(plan, rates=rates), seconds)
         if fitted is not None and fitted.supernet >= _ENOUGH:
             return side
     return plan.recipe.side if seconds is None else sides[-1]

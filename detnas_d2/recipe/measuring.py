@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import wait as wait_for
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 
+import torch
 from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import load_config
@@ -17,10 +22,11 @@ from detnas_d2.engine.defaults import LOGGERS, prepare
 from detnas_d2.engine.screen import quiet_command
 from detnas_d2.engine.speed import candidate_seconds, image_seconds, step_seconds
 from detnas_d2.engine.training import trainer_class
+from detnas_d2.pipeline.side_by_side import Place, places
 from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
 from detnas_d2.recipe.facts import DataFacts, Machine
 from detnas_d2.recipe.inputs import Data, Settings
-from detnas_d2.recipe.schedule import Plan, Rates, Schedule
+from detnas_d2.recipe.schedule import UNKNOWN, Plan, Rates, Schedule
 from detnas_d2.recipe.writing import texts_of, write_files
 from detnas_d2.utils.screen import Line
 
@@ -31,22 +37,31 @@ _TRIAL = Schedule(supernet=1000, population=5, generations=2, tuning=200, networ
 _STEPS, _SECONDS = 15, 5.0
 _FILES = 1.0
 """Seconds of a stage for its files: checkpoints, tables."""
-_UNKNOWN = Rates(0.0, 0.0, 0.0, 0.0, 0.0)
+_MOST_WAITING = 30.0
+"""Seconds until those that have come begin to measure."""
 
 
 def measure(
-    recipe: Recipe, facts: DataFacts, machine: Machine, data: Data, settings: Settings
+    recipe: Recipe,
+    facts: DataFacts,
+    machine: Machine,
+    data: Data,
+    settings: Settings,
+    beside: Beside | None = None,
 ) -> Rates:
     """The speeds, in a folder below the run's, which is emptied first.
 
     On several processes one measures its own share of a batch. Nothing is shown meanwhile: the
     stages themselves warn of what there is to warn of.
+
+    Args:
+        beside: where single networks are measured; None: here, alone.
     """
     line = Line()
     line.show(lambda: "measuring a few steps of every stage")
     try:
         with quiet_command(LOGGERS, line):
-            return _measured(recipe, facts, machine, data, settings)
+            return _measured(recipe, facts, machine, data, settings, beside)
     finally:
         line.clear()
 
@@ -57,12 +72,17 @@ def write_trial(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings
     """
     folder = os.path.join(settings.output, FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
-    write_files(folder, texts_of(Plan(recipe, facts, _UNKNOWN), _TRIAL, data, settings))
+    write_files(folder, texts_of(Plan(recipe, facts, UNKNOWN), _TRIAL, data, settings))
     return folder
 
 
 def _measured(
-    recipe: Recipe, facts: DataFacts, machine: Machine, data: Data, settings: Settings
+    recipe: Recipe,
+    facts: DataFacts,
+    machine: Machine,
+    data: Data,
+    settings: Settings,
+    beside: Beside | None,
 ) -> Rates:
     folder = write_trial(recipe, facts, data, settings)
     opts = [
@@ -71,22 +91,22 @@ def _measured(
         "SUPERNET.CHECK.PATHS", 0,
     ]  # fmt: skip
     if recipe.method == "hit":
-        return _of_gradient(folder, opts, machine)
+        return _of_gradient(folder, opts, machine, beside)
     search = _ready(os.path.join(folder, "search.yaml"), opts, machine)
     trainer = trainer_class(search)(search)
     step = step_seconds(trainer, steps=_STEPS, limit=_SECONDS)
     candidate = candidate_seconds(search, trainer.model)
     images = recipe.calibration * candidate.calibration + recipe.scoring * candidate.scoring
     path = str(searched_space(search).uniform_path(HAND_MADE_OP))
-    tune, image, start = _of_network(folder, [*opts, "MODEL.DETNAS.PATH", path], machine)
-    baseline = 0.0
-    if settings.start.resnet:
-        cfg = _ready(os.path.join(folder, "resnet50.yaml"), opts, machine)
-        baseline = step_seconds(trainer_class(cfg)(cfg), warm_up=1, steps=3, limit=_SECONDS)
-    return Rates(step, tune, images / machine.processes, image, start, baseline)
+    del trainer
+    found = [*opts, "MODEL.DETNAS.PATH", path]
+    network = _of_networks(_Asked(folder, found, machine, bool(settings.start.resnet)), beside)
+    return replace(network, step=step, candidate=images / machine.processes)
 
 
-def _of_gradient(folder: str, opts: Sequence[object], machine: Machine) -> Rates:
+def _of_gradient(
+    folder: str, opts: Sequence[object], machine: Machine, beside: Beside | None
+) -> Rates:
     search = _ready(
         os.path.join(folder, "search.yaml"), [*opts, "HIT_SEARCH.ARCH_START_ITER", 0], machine
     )
@@ -94,20 +114,106 @@ def _of_gradient(folder: str, opts: Sequence[object], machine: Machine) -> Rates
     # The architecture learns in the second half of the iterations, which takes twice the time.
     step = 0.75 * step_seconds(trainer, steps=_STEPS, limit=_SECONDS)
     found = decoded_example(search, trainer.model)
-    tune, image, start = _of_network(folder, [*opts, *found], machine)
-    return Rates(step, tune, 0.0, image, start)
+    del trainer
+    return replace(_of_networks(_Asked(folder, [*opts, *found], machine), beside), step=step)
 
 
-def _of_network(
-    folder: str, opts: Sequence[object], machine: Machine
-) -> tuple[float, float, float]:
-    """Seconds of an iteration, of a test image and of the start of a stage."""
+@dataclass(frozen=True)
+class _Asked:
+    """What is measured of single networks: with ``baseline`` also a ResNet-50.
+
+    Attributes:
+        folder: of the configs.
+        opts: KEY, VALUE overrides of them.
+        meeting: folder where those that measure at the same time meet, "" for one alone.
+        number, count: of this one, and how many they are.
+    """
+
+    folder: str
+    opts: Sequence[object]
+    machine: Machine
+    baseline: bool = False
+    meeting: str = ""
+    number: int = 0
+    count: int = 1
+
+
+class Beside:
+    """Processes that single networks are measured in, all of them at a time, as they will run.
+
+    Args:
+        rooms: of :func:`measuring_places`.
+    """
+
+    def __init__(self, rooms: Sequence[Place]) -> None:
+        self._rooms = rooms
+        start = time.perf_counter()
+        wait_for([room.submit("the start of a process", None) for room in rooms])
+        self.process = time.perf_counter() - start
+
+    def measure(self, asked: _Asked) -> list[Rates]:
+        """By every process."""
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # of what was measured in this one
+        with tempfile.TemporaryDirectory(prefix="detnas_d2-") as meeting:
+            count = len(self._rooms)
+            jobs = [
+                replace(asked, meeting=meeting, number=number, count=count)
+                for number in range(count)
+            ]
+            found = [
+                room.submit("measuring a network", job)
+                for room, job in zip(self._rooms, jobs, strict=True)
+            ]
+            return [future.result() for future in found]
+
+
+def measuring_places(jobs: int, processes: int) -> AbstractContextManager[list[Place]]:
+    """Rooms for :class:`Beside`: as many as stages will run at a time."""
+    return places(jobs, processes, _in_a_process)
+
+
+def _of_networks(asked: _Asked, beside: Beside | None) -> Rates:
+    """The slowest, as stages that run side by side are done when that one is."""
+    found = [_of_network(asked)] if beside is None else beside.measure(asked)
+    values = [asdict(rates) for rates in found]
+    slowest = {name: max(rates[name] for rates in values) for name in values[0]}
+    return replace(Rates(**slowest), process=beside.process if beside else 0.0)
+
+
+def _in_a_process(asked: _Asked | None) -> Rates | None:
+    return None if asked is None else _of_network(asked)
+
+
+def _of_network(asked: _Asked) -> Rates:
+    """Seconds of an iteration, of a test image, of the start of a stage, and of an iteration of the
+    baseline; 0 for what networks do not tell.
+    """
     begin = time.perf_counter()
-    cfg = _ready(os.path.join(folder, "finetune.yaml"), opts, machine)
+    own = os.path.join(asked.folder, str(asked.number))  # of its log
+    opts = [*asked.opts, "OUTPUT_DIR", own]
+    cfg = _ready(os.path.join(asked.folder, "finetune.yaml"), opts, asked.machine)
     trainer = trainer_class(cfg)(cfg)
     start = time.perf_counter() - begin + _FILES
+    _meet(asked)
     tune = step_seconds(trainer, steps=_STEPS, limit=_SECONDS)
-    return tune, image_seconds(cfg, trainer.model) / machine.processes, start
+    image = image_seconds(cfg, trainer.model) / asked.machine.processes
+    baseline = 0.0
+    if asked.baseline:
+        cfg = _ready(os.path.join(asked.folder, "resnet50.yaml"), opts, asked.machine)
+        baseline = step_seconds(trainer_class(cfg)(cfg), warm_up=1, steps=3, limit=_SECONDS)
+    return Rates(0.0, tune, 0.0, image, start, baseline)
+
+
+def _meet(asked: _Asked) -> None:
+    """Waits for the others that measure, but for one that does not come."""
+    if not asked.meeting:
+        return
+    with open(os.path.join(asked.meeting, str(asked.number)), "w", encoding="utf-8"):
+        pass
+    end = time.monotonic() + _MOST_WAITING
+    while len(os.listdir(asked.meeting)) < asked.count and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _ready(file: str, opts: Sequence[object], machine: Machine) -> CfgNode:

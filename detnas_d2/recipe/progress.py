@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from detnas_d2.pipeline import stage_time
@@ -18,35 +19,56 @@ class Progress:
 
     Attributes:
         took: stage -> seconds, of those that are done, in order.
-        begun: those that have begun, done or not.
-        working: seconds that those begun and not done have worked.
+        working: stage -> seconds, of those that have begun and are not done.
     """
 
     took: dict[str, float]
-    begun: frozenset[str]
-    working: float
+    working: dict[str, float]
+
+    @property
+    def begun(self) -> frozenset[str]:
+        """Stages that have begun, done or not."""
+        return frozenset({*self.took, *self.working})
+
+    @property
+    def since(self) -> float:
+        """Seconds that the stages which have begun and are not done have worked: the longest, as
+        several do so at the same time.
+        """
+        return max(self.working.values(), default=0.0)
+
+    def without(self, stages: Collection[str]) -> Progress:
+        """As if those had not begun."""
+        took, working = (
+            {name: seconds for name, seconds in own.items() if name not in stages}
+            for own in (self.took, self.working)
+        )
+        return Progress(took, working)
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> Progress:
-        took, begun, working = {}, set(), 0.0
+    def of(cls, pipeline: Pipeline, begun: Collection[str] = ()) -> Progress:
+        """What the folders of a pipeline tell; ``begun``: stages that have, also without a file."""
+        took: dict[str, float] = {}
+        working: dict[str, float] = {}
         for stage in pipeline.stages:
             folder = pipeline.folder(stage.name)
             state = state_of(folder, products(pipeline, stage))
             if state == NOT_STARTED:
+                if stage.name in begun:
+                    working[stage.name] = 0.0
                 continue
-            begun.add(stage.name)
             if state == DONE:
                 took[stage.name] = float(read_json(folder, DONE_FILE).get("seconds", 0.0))
             else:
-                working += stage_time.worked(folder)
-        return cls(took, frozenset(begun), working)
+                working[stage.name] = stage_time.worked(folder)
+        return cls(took, working)
 
 
 class Clock:
     """Seconds that a run has taken: in this process, and in those before it."""
 
     def __init__(self, record: Record, progress: Progress) -> None:
-        self._before = record.used + progress.working
+        self._before = record.used + progress.since
         self._start = time.monotonic()
 
     def used(self) -> float:

@@ -134,14 +134,25 @@ def _record(value: dict[str, Any]) -> Record:
     data |= {key: tuple(data[key]) for key in ("declarations", "classes")}
     settings = value["settings"]
     settings["start"] = Start(**settings["start"])
-    made = Plan(Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"]))
+    jobs = plan.get("jobs", 1)  # of a run that was begun without
+    made = Plan(Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"]), jobs)
     return Record(
         **value
         | {
             "plan": made,
-            "schedule": Schedule(**value["schedule"]),
+            "schedule": _schedule(value["schedule"], made),
             "data": Data(**data),
             "settings": Settings(**settings),
             "changes": tuple(Change(**change) for change in value.get("changes", ())),
         }
     )
+
+
+def _schedule(value: dict[str, Any], plan: Plan) -> Schedule:
+    """Also one that has the number of networks that were not given up."""
+    compared = value.pop("compared", None)
+    value["given_up"] = tuple(value.get("given_up", ()))
+    schedule = Schedule(**value)
+    if compared is None:
+        return schedule
+    return replace(schedule, given_up=tuple(plan.comparisons(schedule)[compared:]))

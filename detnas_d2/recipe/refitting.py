@@ -6,8 +6,10 @@ A stage that has begun keeps its length, unless it is late (:func:`allowance_of`
 - the supernet, or the search by gradient, goes on from its last checkpoint to fewer iterations;
 - the evolution ends after fewer generations;
 - the searched network begins again, with fewer iterations for itself and all that are compared with
-  it, as long as it has not learned for half of them: one schedule for all of them;
-- a network that it is compared with is given up when the run's time is over, and those after it.
+  it, as long as it has not learned for half of them: one schedule for all of them, also those that
+  run next to it or are done;
+- a network that it is compared with is given up when the run's time is over, and those that have
+  not begun.
 
 None becomes shorter than :data:`LEAST`.
 """
@@ -97,7 +99,13 @@ def allowance_of(plan: Plan, schedule: Schedule, stage: str, left: float) -> All
 
 
 def shortened(
-    plan: Plan, schedule: Schedule, stage: str, done: int, took: Mapping[str, float], left: float
+    plan: Plan,
+    schedule: Schedule,
+    stage: str,
+    done: int,
+    took: Mapping[str, float],
+    begun: Collection[str],
+    left: float,
 ) -> Schedule:
     """The schedule without what a late stage has no time for.
 
@@ -105,6 +113,7 @@ def shortened(
         plan: at the speed of that stage.
         done: its iterations or generations.
         took: stage -> seconds, of those that are done.
+        begun: stages that have begun, done or not.
         left: seconds from now on.
     """
     if stage == plan.learns:
@@ -121,7 +130,8 @@ def shortened(
             tuning=min(found.tuning, schedule.tuning),
             networks=min(found.networks, schedule.networks),
         )
-    return replace(schedule, compared=plan.comparisons(schedule).index(stage))
+    waiting = [name for name in plan.comparisons(schedule) if name not in begun]
+    return replace(schedule, given_up=(*schedule.given_up, stage, *waiting))
 
 
 def _learning_less(plan: Plan, schedule: Schedule, done: int, left: float) -> Schedule:
@@ -139,7 +149,12 @@ def _learning_less(plan: Plan, schedule: Schedule, done: int, left: float) -> Sc
 
 
 def rest(
-    plan: Plan, schedule: Schedule, took: Mapping[str, float], begun: Collection[str], left: float
+    plan: Plan,
+    schedule: Schedule,
+    took: Mapping[str, float],
+    begun: Collection[str],
+    left: float,
+    working: Mapping[str, float] | None = None,
 ) -> Schedule:
     """The schedule with the stages that have not begun fitted into the time that is left.
 
@@ -148,18 +163,21 @@ def rest(
         took: stage -> seconds, of those that are done.
         begun: stages that have begun, done or not; their lengths stay.
         left: seconds for all stages that are not done.
+        working: stage -> seconds, of those that have begun and are not done: they are part of
+            ``left``, from when the first of them began.
     """
-    if plan.learns not in took or schedule.compared is not None:
+    if plan.learns not in took or schedule.given_up:
         return schedule
     if SEARCH not in begun:
         search = left * _SEARCH_SHARE_OF_REST - plan.rates.start
-        schedule = replace(schedule, **generations_of(int(search / plan.rates.candidate)))
-    if SEARCHED not in begun:
+        population, generations = generations_of(int(search / plan.rates.candidate))
+        schedule = replace(schedule, population=population, generations=generations)
+    if not {SEARCHED, *plan.comparisons(schedule)}.intersection(begun):
         return _tuned(plan, schedule, took, left)
     drawn = [name for name in begun if name.startswith(f"{RANDOM}_")]
     for networks in range(MOST_NETWORKS, len(drawn), -1):
         longer = replace(schedule, networks=networks)
-        if plan.total(longer, took) <= left:
+        if plan.total(longer, took, working) <= left:
             return longer
     return replace(schedule, networks=len(drawn))
 
@@ -173,7 +191,7 @@ def _tuned(plan: Plan, schedule: Schedule, took: Mapping[str, float], left: floa
     def with_networks(networks: int) -> tuple[int, Schedule]:
         empty = replace(schedule, tuning=0, networks=networks)
         spare = left - plan.total(empty, took)
-        tuning = int(spare / (plan.trained(empty) * plan.rates.tune))
+        tuning = int(spare / (plan.in_a_row(empty) * plan.rates.tune))
         return tuning, replace(empty, tuning=min(max(tuning, LEAST.tuning), most))
 
     for networks in range(schedule.networks, -1, -1):
@@ -200,7 +218,7 @@ def slowness(
     told = [name for name in took if name == plan.learns or name not in (INHERITED, SEARCH)]
     if not told:
         return 1.0
-    last, order = told[-1], plan.stages(replace(schedule, compared=None))
+    last, order = told[-1], plan.stages(replace(schedule, given_up=()))
     if changes and order.index(changes[-1].stage) > order.index(last):
         return 1.0
     expected, seconds, share = plan.expected(last, schedule), took[last], 0.0

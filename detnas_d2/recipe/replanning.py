@@ -15,7 +15,7 @@ from detnas_d2.recipe.refitting import (
     slowness,
     within_reason,
 )
-from detnas_d2.recipe.schedule import SEARCH
+from detnas_d2.recipe.schedule import LEAST, MOST_NETWORKS, SEARCHED, Plan
 
 
 def fitted(record: Record, progress: Progress, used: float) -> Record:
@@ -24,13 +24,14 @@ def fitted(record: Record, progress: Progress, used: float) -> Record:
     Args:
         used: seconds that the run has taken. Without a limit nothing but these change.
     """
-    record = replace(record, used=used - progress.working)
+    record = replace(record, used=used - progress.since)
     if record.seconds is None:
         return record
     schedule, took = record.schedule, progress.took
     plan = record.plan.slower(slowness(record.plan, schedule, took, record.changes))
     left = record.seconds - record.used
-    return replace(record, plan=plan, schedule=rest(plan, schedule, took, progress.begun, left))
+    left_over = rest(plan, schedule, took, progress.begun, left, progress.working)
+    return replace(record, plan=plan, schedule=left_over)
 
 
 def cut(record: Record, stage: str, late: Late, progress: Progress, used: float) -> Record:
@@ -42,10 +43,24 @@ def cut(record: Record, stage: str, late: Late, progress: Progress, used: float)
     """
     assert record.seconds is not None
     before, plan = record.schedule, record.plan.slower(within_reason(late.slowness))
-    schedule = shortened(plan, before, stage, late.done, progress.took, record.seconds - used)
+    again = starting_over(record.plan, stage)
+    others = progress.without(again)
+    left = record.seconds - used
+    schedule = shortened(plan, before, stage, late.done, others.took, others.begun, left)
     planned, now = (length_of(plan, stage, lengths) for lengths in (before, schedule))
-    kept = now == planned or stage in (plan.learns, SEARCH)
-    worked = progress.working if kept else 0.0
+    kept = now == planned or stage in plan.alone
+    worked = progress.working[stage] if kept else 0.0
     change = Change(stage, late.done, planned, now, late.slowness, kept, worked, used)
     changes = (*record.changes, change)
-    return replace(record, plan=plan, schedule=schedule, used=used - worked, changes=changes)
+    lost = () if kept else again or [stage]
+    since = progress.without(lost).since
+    return replace(record, plan=plan, schedule=schedule, used=used - since, changes=changes)
+
+
+def starting_over(plan: Plan, late: str) -> list[str]:
+    """The stages that begin again if a late one does: all that have to be of its length, also those
+    that the run has no time for then.
+    """
+    if late != SEARCHED:
+        return []
+    return [SEARCHED, *plan.comparisons(replace(LEAST, networks=MOST_NETWORKS))]

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from detnas_d2.engine.keeping_time import Expected
-from detnas_d2.recipe.choice import SMALL, Recipe
+from detnas_d2.engine.outlook import side_by_side
+from detnas_d2.recipe.choice import LARGE, SMALL, Recipe
 from detnas_d2.recipe.facts import DataFacts
 
 SUPERNET, SEARCH, INHERITED, SEARCHED, RANDOM = (
@@ -38,7 +39,8 @@ _USUAL_LEAST = {"small": 1200, "large": 4000}
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds on this machine.
+    """Seconds on this machine; those of single networks next to as many others as the plan runs
+    at a time.
 
     Attributes:
         step: of an iteration of the supernet, or of Hit-Detector's relaxed network.
@@ -47,6 +49,7 @@ class Rates:
         image: of one image in testing.
         start: of what a stage does besides.
         baseline: of an iteration of a baseline; 0 without one.
+        process: until the processes of stages that run side by side are there; 0 without any.
     """
 
     step: float
@@ -55,10 +58,15 @@ class Rates:
     image: float
     start: float
     baseline: float = 0.0
+    process: float = 0.0
 
     def times(self, factor: float) -> Rates:
         """Those of a machine that takes ``factor`` times as long."""
         return Rates(**{name: value * factor for name, value in asdict(self).items()})
+
+
+UNKNOWN = Rates(0.0, 0.0, 0.0, 0.0, 0.0)
+"""Before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ class Schedule:
         supernet: iterations; of the gradient search for Hit-Detector.
         population, generations: of the search; 0 for Hit-Detector.
         tuning: iterations of each network.
-        networks: random ones next to the searched and the hand-made.
-        compared: networks of any kind next to the searched one that there was time for; None: all.
+        networks: random ones next to the searched and the hand-made, those given up among them.
+        given_up: stages of networks next to the searched one that there was no time for.
     """
 
     supernet: int
@@ -78,7 +86,7 @@ class Schedule:
     generations: int
     tuning: int
     networks: int
-    compared: int | None = None
+    given_up: tuple[str, ...] = ()
 
     @property
     def candidates(self) -> int:
@@ -91,29 +99,38 @@ LEAST = Schedule(100, 5, 2, 20, 0)
 
 @dataclass(frozen=True)
 class Plan:
-    """What lengths are computed from."""
+    """What lengths are computed from.
+
+    Attributes:
+        jobs: stages of single networks that run at a time.
+    """
 
     recipe: Recipe
     data: DataFacts
     rates: Rates
+    jobs: int = 1
 
     @property
     def learns(self) -> str:
         """Name of the stage in which all networks learn together."""
         return SUPERNET if self.recipe.method == "detnas" else SEARCH
 
+    @property
+    def alone(self) -> list[str]:
+        """Names of the stages that run alone, before those of single networks, in order."""
+        return list(dict.fromkeys((self.learns, SEARCH)))
+
     def stages(self, schedule: Schedule) -> list[str]:
         """Names of the stages of a run, in order."""
-        sampled = self.recipe.method == "detnas"
-        begin = [SUPERNET, SEARCH, INHERITED, SEARCHED] if sampled else [SEARCH, SEARCHED]
-        return begin + self.comparisons(schedule)
+        inherited = [INHERITED] * (self.recipe.method == "detnas")
+        return [*self.alone, *inherited, SEARCHED, *self.comparisons(schedule)]
 
     def comparisons(self, schedule: Schedule) -> list[str]:
         """Names of the stages that train a network to compare the searched one with."""
         by_hand = self.recipe.method == "detnas" or self.recipe.pattern == SMALL
         names = [HAND_MADE[self.recipe.method]] * by_hand + [BASELINE] * bool(self.rates.baseline)
         names += [f"{RANDOM}_{number + 1}" for number in range(schedule.networks)]
-        return names[: schedule.compared]
+        return [name for name in names if name not in schedule.given_up]
 
     def expected(self, stage: str, schedule: Schedule) -> Expected:
         """Estimate for a stage."""
@@ -140,10 +157,28 @@ class Plan:
         fraction = round(min(self.rates.tune / self.rates.baseline, 1.0), 6)
         return max(LEAST.tuning, int(schedule.tuning * fraction))
 
-    def total(self, schedule: Schedule, without: Collection[str] = ()) -> float:
-        """Estimate for all stages but some."""
-        names = [name for name in self.stages(schedule) if name not in without]
-        return sum(self.seconds_of(name, schedule) for name in names)
+    def total(
+        self,
+        schedule: Schedule,
+        without: Collection[str] = (),
+        working: Mapping[str, float] | None = None,
+    ) -> float:
+        """Estimate for all stages but some: those that run alone, then the others, :attr:`jobs` at
+        a time.
+
+        Args:
+            working: stage -> seconds, of those that have begun and are not done. The estimate is
+                from the time on when the first of them began.
+        """
+        seconds = {
+            name: self.seconds_of(name, schedule)
+            for name in self.stages(schedule)
+            if name not in without
+        }
+        begun = working or {}
+        alone = sum(seconds.pop(name, 0.0) for name in self.alone)
+        beside = [(own, begun.get(name, 0.0)) for name, own in seconds.items()]
+        return alone + side_by_side(beside, self.jobs, self.rates.process)
 
     def precise_batches(self) -> int:
         """Batches of a network's statistics: two epochs at most; none where BatchNorms have seen
@@ -157,9 +192,32 @@ class Plan:
         """Number of stages that train one network."""
         return 1 + len(self.comparisons(schedule))
 
+    def usual_networks(self, seconds: float | None) -> int:
+        """Single networks that a run of so many seconds trains, if it has the time; None: any."""
+        return self.trained(replace(LEAST, networks=networks_for(seconds)))
+
+    def in_a_row(self, schedule: Schedule) -> int:
+        """Trainings of one network that follow each other, of all that are trained."""
+        return -(-self.trained(schedule) // self.jobs)
+
+    def filled(self, networks: int) -> int:
+        """Random networks, with those that take no time, as a job would have nothing to do."""
+        spare = -self.trained(replace(LEAST, networks=networks)) % self.jobs
+        return max(networks, min(networks + spare, MOST_NETWORKS))
+
     def slower(self, factor: float) -> Plan:
         """The plan on a machine that takes ``factor`` times as long."""
         return replace(self, rates=self.rates.times(factor))
+
+    def with_jobs(self, jobs: int) -> Plan:
+        """The plan with so many stages at a time, as if cores shared out otherwise did as much work
+        in all; GPUs do, each its own.
+        """
+        factor = 1.0 if self.recipe.pattern == LARGE else jobs / self.jobs
+        shared = {
+            name: factor * getattr(self.rates, name) for name in ("tune", "image", "baseline")
+        }
+        return replace(self, jobs=jobs, rates=replace(self.rates, **shared))
 
 
 def first(plan: Plan, seconds: float | None) -> Schedule | None:
@@ -169,11 +227,11 @@ def first(plan: Plan, seconds: float | None) -> Schedule | None:
         seconds: that the stages may take; None: as many as they usually need.
     """
     recipe = plan.recipe
+    networks = plan.filled(networks_for(seconds))
     if seconds is None:
         supernet = max(_USUAL_LEAST[recipe.pattern], _iterations(plan, _EPOCHS))
-        wanted = _USUAL_CANDIDATES[recipe.pattern]
-        return _schedule(plan, supernet, wanted, _USUAL_NETWORKS)
-    return filling(plan, seconds, _networks_for(seconds))
+        return _schedule(plan, supernet, _USUAL_CANDIDATES[recipe.pattern], networks)
+    return filling(plan, seconds, networks)
 
 
 def filling(plan: Plan, seconds: float, networks: int) -> Schedule | None:
@@ -190,7 +248,7 @@ def _filling(plan: Plan, seconds: float, networks: int) -> Schedule | None:
     wanted = int(seconds * _SEARCH_SHARE / rates.candidate) if rates.candidate else 0
     empty = replace(_schedule(plan, 0, wanted, networks), tuning=0)
     left = seconds - plan.total(empty)
-    unit = rates.step + plan.trained(empty) * rates.tune * _TUNING[method]
+    unit = rates.step + plan.in_a_row(empty) * rates.tune * _TUNING[method]
     supernet = min(int(left / unit), _iterations(plan, _MOST_EPOCHS))
     if supernet < LEAST.supernet or supernet * _TUNING[method] < LEAST.tuning:
         return None
@@ -201,7 +259,7 @@ def _schedule(plan: Plan, supernet: int, candidates: int, networks: int) -> Sche
     tuning = max(int(supernet * _TUNING[plan.recipe.method]), LEAST.tuning)
     if plan.recipe.method == "hit":
         return Schedule(supernet, 0, 0, tuning, networks)
-    return Schedule(supernet, **generations_of(candidates), tuning=tuning, networks=networks)
+    return Schedule(supernet, *generations_of(candidates), tuning, networks)
 
 
 def shortest(plan: Plan) -> Schedule:
@@ -211,14 +269,14 @@ def shortest(plan: Plan) -> Schedule:
     return replace(least, supernet=supernet)
 
 
-def generations_of(candidates: int) -> dict[str, int]:
+def generations_of(candidates: int) -> tuple[int, int]:
     """Population and generations of about so many candidates, as in the demo, in own_data and in
     the paper.
     """
     candidates = min(max(candidates, LEAST.candidates), _MOST_CANDIDATES)
     sizes = ((500, 50), (140, 20), (30, 10))
     population = next((size for least, size in sizes if candidates >= least), LEAST.population)
-    return {"population": population, "generations": candidates // population}
+    return population, candidates // population
 
 
 def _iterations(plan: Plan, epochs: int) -> int:
@@ -226,6 +284,9 @@ def _iterations(plan: Plan, epochs: int) -> int:
     return max(_USUAL_LEAST[plan.recipe.pattern], epochs * learned // plan.recipe.batch)
 
 
-def _networks_for(seconds: float) -> int:
+def networks_for(seconds: float | None) -> int:
+    """Random networks to compare with in a run of so many seconds; None: of any time."""
+    if seconds is None:
+        return _USUAL_NETWORKS
     limits = ((7200, MOST_NETWORKS), (2700, 3), (900, 2))
     return next((networks for least, networks in limits if seconds >= least), 1)

@@ -10,16 +10,17 @@ from typing import Any
 from detectron2.engine import default_argument_parser
 
 from detnas_d2.engine.keeping_time import Allowance, Late
-from detnas_d2.pipeline.adoption import adopt, is_of_this_config, start_over
+from detnas_d2.pipeline.adoption import adopt, has_other_length, is_of_this_config, start_over
 from detnas_d2.pipeline.definition import read_pipeline
+from detnas_d2.pipeline.missing import AfterStage
 from detnas_d2.pipeline.planning import Planner
-from detnas_d2.pipeline.run import AfterStage, run_pipeline
-from detnas_d2.pipeline.state import DONE, NOT_STARTED, state_of
+from detnas_d2.pipeline.run import run_pipeline
+from detnas_d2.pipeline.state import DONE, NOT_STARTED, RUNNING, state_of
 from detnas_d2.pipeline.status import products
 from detnas_d2.recipe.progress import Clock, Progress
 from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.refitting import allowance_of
-from detnas_d2.recipe.replanning import cut, fitted
+from detnas_d2.recipe.replanning import cut, fitted, starting_over
 from detnas_d2.recipe.telling import changed_line, late_line
 from detnas_d2.utils.screen import duration
 
@@ -32,6 +33,7 @@ class Session(Planner):
 
     def __init__(self, record: Record) -> None:
         self.record = settled(record)
+        self._begun: set[str] = set()  # stages, some of which have written nothing yet
         progress = self._progress()
         self._clock = Clock(self.record, progress)
         if progress.took:
@@ -48,9 +50,16 @@ class Session(Planner):
 
     def allowance(self, stage: str) -> Allowance | None:
         record = self.record
+        self._begun.add(stage)
         if record.seconds is None or record.is_edited():
             return None
         return allowance_of(record.plan, record.schedule, stage, record.seconds - self.used)
+
+    def alone(self, stage: str) -> bool:
+        return stage in self.record.plan.alone
+
+    def ends_others(self, stage: str) -> bool:
+        return bool(starting_over(self.record.plan, stage))
 
     def done(self, stage: str) -> bool:
         return self._fit()
@@ -59,7 +68,7 @@ class Session(Planner):
         """Fits what has not begun into the time that is left; whether that has changed anything."""
         before, progress, used = self.record, self._progress(), self.used
         if before.is_edited():
-            self.record = replace(before, used=used - progress.working)
+            self.record = replace(before, used=used - progress.since)
             self.record.save()
             return False
         self.record = fitted(before, progress, used).written()
@@ -67,6 +76,7 @@ class Session(Planner):
 
     def late(self, stage: str, late: Late) -> None:
         before = self.record
+        self._begun -= {stage, *starting_over(before.plan, stage)}
         if before.is_edited():  # since the stage began: it is not asked for an allowance again
             return
         self.record = settled(cut(before, stage, late, self._progress(), self.used).written())
@@ -74,7 +84,7 @@ class Session(Planner):
         self._tell(changed_line(before.schedule, self.record.schedule))
 
     def _progress(self) -> Progress:
-        return Progress.of(read_pipeline(self.record.pipeline_file))
+        return Progress.of(read_pipeline(self.record.pipeline_file), self._begun)
 
     def _tell(self, line: str) -> bool:
         if line:
@@ -91,17 +101,22 @@ def settled(record: Record) -> Record:
         return record
     pipeline = read_pipeline(record.pipeline_file)
     for change in record.changes:
-        stage = pipeline.stage(change.stage)
-        if stage is None:  # given up
-            start_over(os.path.join(record.settings.output, change.stage))
-            continue
-        folder = pipeline.folder(stage.name)
-        if state_of(folder, products(pipeline, stage)) in (NOT_STARTED, DONE):
-            continue
-        if change.kept:
-            adopt(pipeline, stage)
-        elif not is_of_this_config(pipeline, stage):
-            start_over(folder)
+        names = [] if change.kept else starting_over(record.plan, change.stage)
+        for name in names or [change.stage]:
+            stage = pipeline.stage(name)
+            if stage is None:  # given up
+                start_over(os.path.join(record.settings.output, name))
+                continue
+            folder = pipeline.folder(name)
+            state = state_of(folder, products(pipeline, stage))
+            if state == DONE and name != change.stage and has_other_length(pipeline, stage):
+                start_over(folder)
+            if state in (NOT_STARTED, DONE, RUNNING):
+                continue
+            if change.kept:
+                adopt(pipeline, stage)
+            elif not is_of_this_config(pipeline, stage):
+                start_over(folder)
     return record
 
 
@@ -119,7 +134,7 @@ def carry_on(
     session = Session(record)
     words = ["--config-file", session.record.pipeline_file, "--num-gpus", str(num_gpus)]
     args = default_argument_parser().parse_args(words)
-    args.verbose = verbose
+    args.verbose, args.jobs = verbose, session.record.plan.jobs
     run_pipeline(args, planner=session, after_stage=after_stage)
     return result_of(session.record, session.used)
 

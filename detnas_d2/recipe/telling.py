@@ -47,7 +47,10 @@ def stage_lines(plan: Plan, schedule: Schedule) -> list[str]:
         rows.append((RANDOM, f"{len(drawn)} x {schedule.tuning} iterations", whole))
     width = max(len(name) for name, _, _ in rows)
     second = max(len(length) for _, length, _ in rows)
-    return [f"{name:{width}}  {length:{second}}  {duration(took)}" for name, length, took in rows]
+    lines = [f"{name:{width}}  {length:{second}}  {duration(took)}" for name, length, took in rows]
+    if plan.jobs > 1:
+        lines.insert(len(plan.alone), f"then {plan.jobs} at a time:")
+    return lines
 
 
 def _length(plan: Plan, name: str, schedule: Schedule) -> str:

@@ -271,7 +271,7 @@ def _pipeline(plan: Plan, schedule: Schedule, settings: Settings) -> Tree:
         "STAGES": [
             *begin,
             *(_compared(recipe, name, tuned) for name in others),
-            *_drawn(recipe, len(drawn), tuned),
+            *(_drawn(recipe, name, tuned) for name in drawn),
         ],
         "TABLE": rows + [INHERITED] * (recipe.method == "detnas"),
     }
@@ -287,11 +287,9 @@ def _compared(recipe: Recipe, name: str, tuned: Tree) -> Tree:
     return {"NAME": name, **tuned, "OPTS": [word for pair in words for word in pair]}
 
 
-def _drawn(recipe: Recipe, number: int, tuned: Tree) -> list[Tree]:
-    """The stages of random networks."""
+def _drawn(recipe: Recipe, name: str, tuned: Tree) -> Tree:
+    """The stage of a random network, ``random_NUMBER``."""
+    number = int(name.removeprefix(f"{RANDOM}_"))
     if recipe.method == "detnas":
-        return [{"NAME": RANDOM, **tuned, "PATH": "random", "REPEAT": number}] * bool(number)
-    return [
-        {"NAME": f"{RANDOM}_{n}", **tuned, "MERGE": [SEARCH], "RANDOM": n, "ROW": RANDOM}
-        for n in range(1, number + 1)
-    ]
+        return {"NAME": name, **tuned, "PATH": f"random {number}", "ROW": RANDOM}
+    return {"NAME": name, **tuned, "MERGE": [SEARCH], "RANDOM": number, "ROW": RANDOM}

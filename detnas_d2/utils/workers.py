@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext
@@ -107,7 +108,8 @@ class _Worker:
             1, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
         )
         # Starts the process now: a data loader that forks meanwhile would inherit its pipes.
-        self.executor.submit(_prepare, self._build)
+        with _interrupts_held():  # also while it imports what it needs
+            self.executor.submit(_prepare, self._build)
         self.process = context.process
 
     def _restart(self) -> int | None:
@@ -147,6 +149,16 @@ class _Worker:
         """Ends the process for good: it has nothing to save, and its exit would take seconds."""
         self._closing = True
         self.process.kill()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits in the block, and for good in a process that starts there."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # In the worker process.

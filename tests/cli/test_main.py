@@ -50,6 +50,7 @@ def test_help_names_every_command_without_torch() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["serch"], "invalid choice: 'serch'"),
         (["predict", "run"], "the following arguments are required: IMAGE"),
+        (["predict", "run", "a.jpg", "--score", "50"], "--score 50: expected 0 to 1"),
         (["export", "run", "--output", "x", "--format", "tflite"], "invalid choice: 'tflite'"),
         (["export", "run", "--output", "x"], "run: no such folder; expected the --output of"),
     ],

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from detnas_d2.cli.main import main
 from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.pipeline.run import run_pipeline
 from detnas_d2.recipe import decide, measuring, refitting, schedule, session
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
 from detnas_d2.report import try_report
 from detnas_d2.utils.errors import InputError
+from tests.engine.tiny_runs import arguments
 from tests.recipe.values import record_of
 
 
@@ -57,7 +61,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_USUAL_LEAST", {"small": 4})
     monkeypatch.setattr(schedule, "_MOST_EPOCHS", 0)
     monkeypatch.setattr(schedule, "_MOST_CANDIDATES", 2)
-    monkeypatch.setattr(schedule, "_networks_for", lambda seconds: 0)
+    monkeypatch.setattr(schedule, "networks_for", lambda seconds: 0)
     monkeypatch.setattr(schedule, "_TUNING", {"detnas": 0.5})
     monkeypatch.setattr(measuring, "_STEPS", 1)
 
@@ -84,7 +88,7 @@ def test_a_search_ends_in_a_detector(
     record = read_record(str(output))
     assert record is not None and record.schedule == Schedule(4, 2, 1, 2, 0)
     rates = asdict(record.plan.rates)
-    assert rates.pop("baseline") == 0 and min(rates.values()) > 0
+    assert rates.pop("baseline") == rates.pop("process") == 0 and min(rates.values()) > 0
     assert {path.name for path in Path(record.folder).iterdir()} == {
         "dataset.yaml", "supernet.yaml", "search.yaml", "finetune.yaml", "pipeline.yaml",
         "recipe.json", "data",
@@ -107,6 +111,40 @@ def test_a_search_ends_in_a_detector(
     assert record.used < after.used <= result["seconds"]
     with pytest.raises(InputError, match="begun with other options .--seed 0 then, 1 now"):
         main([*words, "--seed", "1"])
+
+
+def test_networks_side_by_side_are_those_of_one_after_the_other(
+    short: None,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(refitting, "MOST_NETWORKS", 1)
+    monkeypatch.setattr(refitting, "_MOST_TUNING", {"detnas": 0.5})
+    output = tmp_path / "out"
+    words = ["search", "--data", str(images), "--output", str(output), "--time", "1h"]
+    main([*words, "--jobs", "2"])
+    told = capsys.readouterr().out
+    assert "then 2 at a time:" in told and told.count(": finished") == 6
+    record = read_record(str(output))
+    assert record is not None and record.plan.jobs == 2 and record.plan.rates.process > 0
+    owners = {
+        name: json.loads((output / name / "running.lock").read_text())["pid"]
+        for name in ("supernet", "search", "searched", "shufflenetv2", "random_1")
+    }
+    assert owners["supernet"] == owners["search"] == os.getpid()
+    assert len({owners[name] for name in ("searched", "shufflenetv2", "random_1")}) == 2
+    other = tmp_path / "other"
+    assert run_pipeline(arguments(record.pipeline_file, "OUTPUT_DIR", str(other)))
+    for name in ("searched", "shufflenetv2", "random_1"):
+        weights = (
+            torch.load(folder / name / "model_final.pth", weights_only=True)["model"]
+            for folder in (output, other)
+        )
+        torch.testing.assert_close(*weights, rtol=0, atol=0)
+    tables = (json.loads((folder / "table.json").read_text()) for folder in (output, other))
+    assert next(tables)["rows"] == next(tables)["rows"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from detnas_d2.engine.outlook import Ahead, Outlook, steps_of, work_of, works_of
@@ -90,3 +92,11 @@ def test_iterations_in_which_the_architecture_learns_count_twice(configs: Config
     cfg.MODEL.HIT.SEARCHABLE_PARTS = ["head"]
     assert [steps_of(cfg, i) for i in (1, 2, 3, 6)] == [1, 2, 4, 10]
     assert works_of(cfg, "gradient") == (pytest.approx(10 * 3 * 2 * 56**2 / 1e6), 0)
+
+
+def test_stages_side_by_side_count_once() -> None:
+    network = replace(NETWORK, beside=True)
+    finished = [(NETWORK, 50.0)]
+    one_by_one = left(Outlook(SUPERNET, (SEARCH, *[NETWORK] * 3), finished), 40.0, 0.2)[0]
+    beside = Outlook(SUPERNET, (SEARCH, *[network] * 3), finished, jobs=2)
+    assert left(beside, 40.0, 0.2)[0] == one_by_one - 50

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from detnas_d2.pipeline import side_by_side
+from detnas_d2.engine.keeping_time import Late
+from detnas_d2.pipeline import missing, side_by_side
 from detnas_d2.pipeline.experiment import Run, read_experiment
 from detnas_d2.pipeline.planning import Planner
 from detnas_d2.pipeline.run import run_pipeline
 from detnas_d2.pipeline.shown import Screen
-from detnas_d2.pipeline.side_by_side import jobs_of, run_side_by_side
+from detnas_d2.pipeline.side_by_side import alone_among, jobs_of, run_side_by_side
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.locks import exclusive
 from tests.campaigns.tiny import detnas_pipeline
@@ -124,7 +125,7 @@ def test_what_waits_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     begun: list[list[str]] = []
     done: set[str] = set()
-    monkeypatch.setattr(side_by_side, "_places", places)
+    monkeypatch.setattr(side_by_side, "places", places)
     monkeypatch.setattr(side_by_side, "wait", wait)
     file = str(detnas_pipeline(tmp_path))
     runs = read_experiment(file).runs()
@@ -137,6 +138,89 @@ def test_what_waits_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         runs, jobs("3"), 3, Screen(Planner()), ready, lambda run, *_: done.add(run.stage.name)
     )
     assert begun == [["supernet", "random_1"], ["random_1", "search"], ["search"], ["searched"]]
+
+
+def tiny(folder: Path) -> dict[str, Run]:
+    runs = read_experiment(str(detnas_pipeline(folder))).runs()
+    return {run.stage.name: run for run in runs}
+
+
+def test_what_runs_alone(tmp_path: Path) -> None:
+    """A stage before or after all others: not one next to random networks from nothing."""
+    runs = tiny(tmp_path)
+    assert list(runs) == ["supernet", "search", "searched", "random_1"]
+    assert alone_among(list(runs.values())) == set()
+    in_a_row = [runs[name] for name in ("supernet", "search", "searched")]
+    assert alone_among(in_a_row) == {run.folder for run in in_a_row}
+    assert alone_among([runs["random_1"]]) == {runs["random_1"].folder}
+
+
+class Planned(Planner):
+    """The search runs alone; a network that is late once ends all, another is left out."""
+
+    def __init__(self) -> None:
+        self.lates: list[tuple[str, Late]] = []
+
+    def alone(self, stage: str) -> bool:
+        return stage in ("supernet", "search")
+
+    def ends_others(self, stage: str) -> bool:
+        return stage == "searched"
+
+    def late(self, stage: str, late: Late) -> None:
+        self.lates.append((stage, late))
+
+
+def test_a_process_tells_that_its_stage_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = side_by_side._Job(argparse.Namespace(pipeline=None, stage=None), jobs(1), None)  # type: ignore[arg-type]
+    for late in (Late(3, 2.0), None):
+        monkeypatch.setattr(side_by_side, "run_stage", lambda *_, late=late: late)
+        future: Future[Any] = Future()
+        future.set_result(side_by_side._run_job(job))
+        assert side_by_side._outcome(future) == (None, late)
+
+
+def test_a_plan_of_what_runs_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the search though it needs nothing of it; what is late ends others, or not."""
+    file, planner, late = str(detnas_pipeline(tmp_path)), Planned(), Late(3, 2.0)
+    done: set[str] = set()
+    told: list[list[str]] = []
+
+    def state(pipeline: Any, stage: Any) -> str:
+        return "done" if stage.name in done else "not started"
+
+    def together(
+        runs: list[Run], args: object, jobs: int, screen: object, ready: Any, ended: Any
+    ) -> None:
+        found = {run.stage.name: run for run in runs if ready(run)}
+        told.append(list(found))
+        if not found:
+            return
+        assert jobs == 2
+        if not planner.lates:
+            assert ended(found["random_1"], "[4/4] random_1", None, late) is not None
+            ended(found["searched"], "[3/4] searched", None, late)
+            pytest.fail("searched ends all")
+        for name, run in found.items():
+            done.add(name)
+            assert ended(run, name, None, None) is None
+
+    def alone(self: Screen, run: Run, *_: object, jobs: int, alone: set[str]) -> None:
+        assert jobs == 2 and {Path(folder).name for folder in alone} == {"supernet", "search"}
+        done.add(run.stage.name)
+        told.append([run.stage.name])
+
+    monkeypatch.setattr(missing, "stage_state", state)
+    monkeypatch.setattr(missing, "run_side_by_side", together)
+    monkeypatch.setattr(missing, "write_manifests", lambda *_: None)
+    monkeypatch.setattr(Screen, "run", alone)
+    experiment, ended = read_experiment(file), []
+    ends = missing.Ends(experiment, ended.append)
+    missing.Missing(experiment, jobs("2", file), 2, False, Screen(planner), ends).run()
+    networks = ["searched", "random_1"]
+    assert told == [[], ["supernet"], [], ["search"], networks, networks]
+    assert planner.lates == [("random_1", late), ("searched", late)]
+    assert len(ended) == 4
 
 
 def test_a_stage_of_another_process_is_left_to_it(tmp_path: Path) -> None:
@@ -210,7 +294,7 @@ def test_each_process_has_gpus_and_threads_of_its_own(
             ended.append(wait)
 
     def use(count: int, gpus: int) -> None:
-        with side_by_side._places(count, gpus) as places:
+        with side_by_side.places(count, gpus) as places:
             assert len(places) == count
             for place in places:
                 place.submit("a", None)  # type: ignore[arg-type]
@@ -223,7 +307,7 @@ def test_each_process_has_gpus_and_threads_of_its_own(
     gpus(2, "")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     use(2, 1)
-    with pytest.raises(InputError), side_by_side._places(1, 1) as places:
+    with pytest.raises(InputError), side_by_side.places(1, 1) as places:
         places[0].submit("a", None)  # type: ignore[arg-type]
         raise InputError("of another stage")
     assert ended == [True] * 4 + [False]

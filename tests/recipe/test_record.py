@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.recipe.inputs import Settings
@@ -37,6 +38,25 @@ def test_changes_read_back_also_those_that_do_not_tell_the_time_of_the_run(tmp_p
     del value["changes"][0]["at"]
     file.write_text(json.dumps(value))
     assert read_record(str(tmp_path)) == replace(written, changes=(replace(change, at=None),))
+
+
+def test_what_was_given_up_reads_back_also_from_a_number(tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, given_up=("shufflenetv2", "random_2"))
+    written = record_of(tmp_path, schedule=schedule, plan=replace(plan(), jobs=2))
+    assert read_record(str(tmp_path)) == written
+    pipeline = yaml.safe_load(Path(written.pipeline_file).read_text())
+    names = [stage["NAME"] for stage in pipeline["STAGES"]]
+    assert names == ["supernet", "search", "inherited", "searched", "random_1"]
+    assert pipeline["TABLE"] == ["searched", "random", "inherited"]
+    file = Path(written.folder, "recipe.json")
+    value = json.loads(file.read_text())
+    del value["schedule"]["given_up"], value["plan"]["jobs"]
+    for compared, given_up in ((1, ("random_1", "random_2")), (None, ())):
+        value["schedule"]["compared"] = compared
+        file.write_text(json.dumps(value))
+        assert read_record(str(tmp_path)) == replace(
+            written, plan=plan(), schedule=replace(SCHEDULE, given_up=given_up)
+        )
 
 
 def test_other_options_are_refused(tmp_path: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
+from detnas_d2.engine.outlook import side_by_side
 from detnas_d2.recipe.decide import affordable_side
 from detnas_d2.recipe.refitting import rest, slowness
-from detnas_d2.recipe.schedule import LEAST, Rates, Schedule, first, shortest
-from tests.recipe.values import GPU, plan
+from detnas_d2.recipe.schedule import (
+    LEAST,
+    MOST_NETWORKS,
+    Rates,
+    Schedule,
+    first,
+    shortest,
+)
+from tests.recipe.values import GPU, RATES, plan
 
 
 def test_seconds_of_stages() -> None:
@@ -119,6 +128,85 @@ def test_networks_learn_at_least_something() -> None:
     took = {"supernet": own.seconds_of("supernet", SCHEDULE), "search": 60.0}
     found = rest(own, SCHEDULE, took, set(took), -50.0)
     assert (found.tuning, found.networks) == (LEAST.tuning, 0)
+
+
+def reference(stages: list[tuple[float, float]], jobs: int) -> float:
+    """:func:`side_by_side` of whole seconds, second by second."""
+    waiting = sorted(stages, key=lambda stage: -stage[1])
+    now = max(worked for _, worked in waiting)
+    left = [max(0.0, seconds - worked) for seconds, worked in waiting]
+    while any(left):
+        busy = [i for i, seconds in enumerate(left) if seconds][:jobs]
+        now += 1
+        for i in busy:
+            left[i] -= 1
+    return now
+
+
+def test_stages_side_by_side_take_the_longest_row() -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        jobs = draw.randint(1, 4)
+        stages = [(float(draw.randint(1, 9)), 0.0) for _ in range(draw.randint(1, 7))]
+        begun = draw.randint(0, min(jobs, len(stages)))
+        stages[:begun] = [(seconds, float(draw.randint(0, 9))) for seconds, _ in stages[:begun]]
+        assert side_by_side(stages, jobs) == reference(stages, jobs)
+    assert side_by_side([], 3, 5.0) == 0.0
+    assert side_by_side([(10.0, 0.0)] * 3, 2, start=4.0) == 24.0
+    assert side_by_side([(10.0, 0.0)] * 3, 1, start=4.0) == 30.0
+
+
+def test_a_run_counts_what_runs_side_by_side_once() -> None:
+    schedule = Schedule(1000, 10, 6, 150, 2)
+    alone = plan()
+    own = replace(alone, jobs=2)
+    before = sum(own.seconds_of(name, schedule) for name in ("supernet", "search"))
+    network, tested = (own.seconds_of(name, schedule) for name in ("searched", "inherited"))
+    # A test and two networks in a row next to two networks.
+    assert own.total(schedule) == pytest.approx(before + tested + 2 * network)
+    took = dict.fromkeys(("supernet", "search", "inherited"), 1.0)
+    working = {"searched": 13.0, "shufflenetv2": 10.0}
+    left = own.total(schedule, took, working)
+    assert left == pytest.approx(13 - 10 + 2 * network)
+    assert alone.total(schedule, took, {"searched": 13.0}) == pytest.approx(4 * network)
+    assert replace(own, rates=replace(own.rates, process=5.0)).total(schedule) == pytest.approx(
+        own.total(schedule) + 5
+    )
+
+
+@pytest.mark.parametrize("method", ["detnas", "hit"])
+@pytest.mark.parametrize("jobs", [2, 3, 4, 7])
+@pytest.mark.parametrize("seconds", [150, 600, 3600])
+def test_a_run_fills_its_time_side_by_side(seconds: int, jobs: int, method: str) -> None:
+    own = replace(plan(method), jobs=jobs)
+    schedule = first(own, seconds)
+    whole = own.total(schedule)
+    limited = schedule.supernet == 300 * (292 - own.recipe.validation) // 4
+    assert whole <= seconds and (whole >= 0.95 * seconds or limited)
+    # No place without work.
+    trained = own.trained(schedule)
+    assert trained % jobs == 0 or schedule.networks == MOST_NETWORKS
+    assert schedule.networks >= {150: 1, 600: 1, 3600: 3}[seconds]
+    took = {own.learns: own.seconds_of(own.learns, schedule)}
+    for share in (0.7, 1.0, 1.4):
+        left = share * own.total(schedule, took)
+        found = rest(own, schedule, took, {own.learns}, left)
+        assert 0.8 * left <= own.total(found, took) <= left
+
+
+def test_networks_with_other_shares_of_the_cores_do_as_much_in_all() -> None:
+    own, on_gpus = plan(), plan(machine=GPU)
+    two = own.with_jobs(2)
+    assert two.rates == replace(RATES, tune=2 * RATES.tune, image=2 * RATES.image)
+    assert two.jobs == 2 and two.with_jobs(1) == own
+    assert on_gpus.with_jobs(4) == replace(on_gpus, jobs=4)
+
+
+def test_a_network_that_has_begun_fixes_the_length_of_all() -> None:
+    own = replace(plan(), jobs=2)
+    took = {"supernet": own.seconds_of("supernet", SCHEDULE), "search": 60.0}
+    begun = {*took, "shufflenetv2"}
+    assert rest(own, SCHEDULE, took, begun, 1.0, {"shufflenetv2": 0.0}).tuning == SCHEDULE.tuning
 
 
 def test_images_get_smaller_where_time_is_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import zipfile
@@ -19,15 +20,17 @@ from detnas_d2.pipeline.adoption import is_of_this_config
 from detnas_d2.pipeline.definition import read_pipeline
 from detnas_d2.pipeline.state import DONE_FILE, NOT_STARTED, STOPPED, running
 from detnas_d2.pipeline.status import products, stage_fingerprint, stage_state
+from detnas_d2.recipe import jobs as jobs_module
 from detnas_d2.recipe import progress
 from detnas_d2.recipe import record as record_module
 from detnas_d2.recipe import session as session_module
+from detnas_d2.recipe.jobs import with_jobs
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.session import Session
 from detnas_d2.search import History
 from detnas_d2.search_space.space import SPACES
 from tests.helpers import candidate_record
-from tests.recipe.values import record_of
+from tests.recipe.values import GPU, plan, record_of
 
 
 class Killed(BaseException):
@@ -300,3 +303,80 @@ def test_edited_configs_are_left_alone(tmp_path: Path) -> None:
     assert session.allowance("supernet") is None
     without = Session(record_of(tmp_path / "other", seconds=None))
     assert without.allowance("supernet") is None
+
+
+def side_by_side(folder: Path, names: tuple[str, ...]) -> Record:
+    """A run in which some networks are trained at the same time, for 100 s by now."""
+    record = record_of(folder, used=20.0, plan=replace(plan(), jobs=2))
+    for name in ("supernet", "search", "inherited"):
+        finish(record, name, record.plan.seconds_of(name, record.schedule))
+    for name in names:
+        begin(record, name)
+    return record
+
+
+def test_time_of_stages_side_by_side_counts_once(tmp_path: Path) -> None:
+    record = side_by_side(tmp_path, ("searched", "shufflenetv2"))
+    for _ in range(2):
+        session = Session(record)
+        assert session.used == pytest.approx(120, abs=0.1)
+        record = session.record
+        assert record.used == pytest.approx(20, abs=0.1)
+
+
+def test_a_late_network_ends_those_next_to_it(tmp_path: Path) -> None:
+    record = side_by_side(tmp_path, ("searched", "shufflenetv2"))
+    finish(record, "random_1", 50.0)  # cheaper than the others
+    pipeline = read_pipeline(record.pipeline_file)
+    cfg = pipeline.config_of(pipeline.known_stage("random_1"))
+    (tmp_path / "random_1" / "config.yaml").write_text(cfg.dump())
+    session = Session(record)
+    planned = session.record.schedule.tuning
+    assert session.alone("search") and not session.alone("inherited")
+    assert session.ends_others("searched") and not session.ends_others("shufflenetv2")
+    session.late("searched", Late(40, 4.0))
+    now = session.record
+    assert 20 <= now.schedule.tuning < planned and now.used == pytest.approx(120, abs=0.1)
+    for name in ("searched", "shufflenetv2", "random_1"):
+        assert not (tmp_path / name).exists()
+    assert state(now, "inherited") == "done"
+    again = Session(now)
+    assert known(again.record) == known(now) and again.used == pytest.approx(120, abs=0.1)
+
+
+def test_a_late_comparison_leaves_those_next_to_it_alone(tmp_path: Path) -> None:
+    record = side_by_side(tmp_path, ("shufflenetv2", "random_1"))
+    finish(record, "searched", record.plan.seconds_of("searched", record.schedule))
+    session = Session(record)
+    session.allowance("random_1")
+    with running(str(tmp_path / "random_1"), "its own"):
+        session.late("shufflenetv2", Late(40, 4.0))
+    now = session.record
+    waiting = [f"random_{number}" for number in range(2, 6)]
+    assert now.schedule.given_up == ("shufflenetv2", *waiting)
+    assert not (tmp_path / "shufflenetv2").exists() and (tmp_path / "random_1").exists()
+    names = [stage["NAME"] for stage in config(now, "pipeline.yaml")["STAGES"]]
+    assert names == ["supernet", "search", "inherited", "searched", "random_1"]
+    assert now.used == pytest.approx(20, abs=0.1)
+
+
+def test_a_stage_has_begun_before_its_process_tells(tmp_path: Path) -> None:
+    record = side_by_side(tmp_path, ())
+    session = Session(record)
+    session.allowance("searched")
+    assert session._progress().working == {"searched": 0.0}
+    assert not session.done("inherited")
+
+
+def test_a_run_goes_on_with_another_number_of_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "jobs_of", lambda args: {"auto": 4}.get(args.jobs, 3))
+    record = record_of(tmp_path, plan=replace(plan(), jobs=2))
+
+    def jobs(asked: str, record: Record = record) -> int:
+        return with_jobs(record, argparse.Namespace(jobs=asked, num_gpus=1)).plan.jobs
+
+    assert (jobs(""), jobs("3"), jobs("auto")) == (2, 3, 3)  # networks of ten minutes
+    on_gpus = record_of(tmp_path / "gpus", plan=replace(plan(machine=GPU), jobs=8), seconds=None)
+    assert (jobs("", on_gpus), jobs("3", on_gpus)) == (4, 3)

@@ -31,7 +31,7 @@ def cells(page: Page) -> list[str]:
 
 def shortened(folder: Path) -> Record:
     """The record of a run whose supernet was late after 120 iterations, two minutes into it."""
-    progress = Progress({}, frozenset({"supernet"}), 100.0)
+    progress = Progress({}, {"supernet": 100.0})
     return cut(record_of(folder), "supernet", Late(120, 3.04), progress, 120.0).written()
 
 

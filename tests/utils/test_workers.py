@@ -112,6 +112,17 @@ def test_workers_that_cannot_start() -> None:
         unable.close(wait=False)
 
 
+def test_interrupts_wait_from_the_first_moment_of_a_worker() -> None:
+    """Not only when it has imported what ignores them."""
+    held = 1 << (signal.SIGINT - 1)
+    hurried = WorkerPool(build, 1)
+    status = Path(f"/proc/{hurried.pids[0]}/status")
+    masks = dict(line.split(":\t") for line in status.read_text().splitlines() if "Sig" in line)
+    hurried.close(wait=False)
+    assert int(masks["SigBlk"], 16) & held
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_closing_without_waiting() -> None:
     hurried = WorkerPool(build, 1)
     hurried.submit("warm", 1).result()
