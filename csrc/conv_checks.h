@@ -111,6 +111,12 @@ inline size_t block_layers(int64_t kernel, int64_t stride) {
   return main_layers(kernel) + (stride == 2 ? 2 : 0);
 }
 
+// Whether layer i is a depthwise convolution; the first of the projection is one.
+inline bool is_depthwise(int64_t kernel, size_t i) {
+  const size_t main = main_layers(kernel);
+  return i >= main ? i == main : kernel == 0 ? i % 2 == 0 : i == 1;
+}
+
 inline void check_block_options(int64_t kernel, int64_t stride) {
   TORCH_CHECK(kernel == 0 || kernel == 3 || kernel == 5 || kernel == 7,
               "kernel: expected 3, 5, 7 or 0 for xception, got ", kernel);
@@ -127,10 +133,9 @@ inline void check_block_weights(at::TensorList weights, const Tensor& x, int64_t
     const Tensor& w = weights[i];
     const Name name("weights", static_cast<int64_t>(i));
     if (i == main) c = channels;
-    const bool spatial = i >= main ? i == main : kernel == 0 ? i % 2 == 0 : i == 1;
     check_map(w, name);
     check_like(w, x, name, "x");
-    if (spatial) {
+    if (is_depthwise(kernel, i)) {
       check_shape(w, {c, 1, k, k}, name);
     } else {
       TORCH_CHECK(w.size(1) == c && w.size(2) == 1 && w.size(3) == 1, name,
@@ -152,6 +157,51 @@ inline void check_block(const Tensor& x, at::TensorList weights, at::TensorList 
   check_block_weights(weights, x, stride == 1 ? x.size(1) / 2 : x.size(1), kernel);
   for (size_t i = 0; i < count; ++i)
     check_vector(biases[i], x, weights[i].size(0), {"biases", static_cast<int64_t>(i)});
+}
+
+inline void check_pack_block(at::TensorList weights, int64_t kernel, int64_t stride) {
+  check_block_options(kernel, stride);
+  TORCH_CHECK(weights.size() == block_layers(kernel, stride), "weights: expected ",
+              block_layers(kernel, stride), " tensors, got ", weights.size());
+  check_map(weights[0], {"weights", 0});
+  check_block_weights(weights, weights[0], weights[0].size(kernel == 0 ? 0 : 1), kernel);
+}
+
+inline void check_packed_block(const Tensor& x, const OptTensor& right, at::TensorList weights,
+                               at::TensorList packed, at::TensorList biases, int64_t kernel,
+                               int64_t stride, int64_t method, int64_t out_method) {
+  check_map(x, "x");
+  check_block_options(kernel, stride);
+  TORCH_CHECK(method == 1 || method == 2, "method: expected 1 or 2, got ", method);
+  TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
+  TORCH_CHECK(stride == 1 || !right, "right: expected at stride 1 only");
+  if (right) {
+    check_map(*right, "right");
+    check_map_like(*right, x, {x.size(0), right->size(1), x.size(2), x.size(3)}, "right", "x");
+  }
+  TORCH_CHECK(stride == 2 || right || x.size(1) % 2 == 0, "x: expected an even number of channels, got ",
+              x.size(1));
+  const size_t count = block_layers(kernel, stride);
+  for (const size_t size : {weights.size(), packed.size(), biases.size()})
+    TORCH_CHECK(size == count, "weights, packed, biases: expected ", count, " tensors each, got ",
+                weights.size(), ", ", packed.size(), " and ", biases.size());
+  check_block_weights(weights, x, stride == 2 ? x.size(1) : right ? right->size(1) : x.size(1) / 2, kernel);
+  for (size_t i = 0; i < count; ++i) {
+    const Tensor &w = weights[i], &p = packed[i];
+    const Name name("packed", static_cast<int64_t>(i));
+    check_vector(biases[i], x, w.size(0), {"biases", static_cast<int64_t>(i)});
+    check_device(p, x, name);
+    TORCH_CHECK(p.scalar_type() == stats_type(x), name, ": expected dtype ", stats_type(x), ", got ",
+                p.scalar_type());
+    const int64_t depth = is_depthwise(kernel, i) ? w.size(2) * w.size(3) : w.size(1);
+    check_shape(p, {(w.size(0) + 15) / 16, depth, 16}, name);
+    TORCH_CHECK(p.is_contiguous(), name, ": expected a contiguous tensor, as pack_shuffle_block makes");
+  }
+  const int64_t main_out = weights[main_layers(kernel) - 1].size(0);
+  const int64_t passing = stride == 2 ? weights[count - 1].size(0) : right ? x.size(1) : x.size(1) / 2;
+  TORCH_CHECK(out_method == 0 || (main_out + passing) % 2 == 0,
+              "out_method: expected 0 for an odd number of output channels, ", main_out + passing, ", got ",
+              out_method);
 }
 
 inline void check_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,

@@ -181,9 +181,11 @@ class Partials {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Pixels per task: whole tiles, at most `tasks` tasks.
-inline int64_t task_rows(int64_t rows, int64_t tasks = 24) {
-  return round_up(std::max<int64_t>(ceil_div(rows, tasks), 1), kGemmTile);
+// Pixels per task, at most `tasks` tasks: enough for sixteen threads and more, and whole register
+// tiles of AVX-512.
+constexpr int64_t kTaskRows = 28;
+inline int64_t task_rows(int64_t rows, int64_t tasks = 64) {
+  return round_up(std::max<int64_t>(ceil_div(rows, tasks), 1), kTaskRows);
 }
 
 // f(task, begin, end) for tasks over `rows` pixels.

@@ -93,7 +93,10 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
   if (mask[0]) {
     grad_x = empty_map(map.n, map.c, map.h, map.w, x);
     Buffer<T> packed(packed_depthwise_size(weight));
-    pack_depthwise<T>(weight, packed.data());
+    // Of stride 1 without dilation it is a convolution with the taps reversed.
+    const bool reversed = stride == 1 && dilation == 1;
+    const auto kernel = reversed ? kernels<T>().depthwise : kernels<T>().depthwise_grad_input;
+    pack_depthwise<T>(weight, packed.data(), reversed);
     args.w = packed.data();
     args.source = grad.source;
     args.sink.out = grad_x.data_ptr<T>();
@@ -112,7 +115,7 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
         DepthwiseArgs<T> mine = args;
         mine.sink.d_scale = partials.first(t);
         mine.sink.d_shift = partials.second(t);
-        kernels<T>().depthwise_grad_input(mine, n, c, r0, r1, workspace<T>(depthwise_workspace(mine)));
+        kernel(mine, n, c, r0, r1, workspace<T>(depthwise_workspace(mine)));
       });
     if (scale) {
       grad_scale = at::empty({map.c}, options);
@@ -218,9 +221,18 @@ Lists mixed_depthwise_backward(at::TensorList grad_y, at::TensorList grad_mean, 
   return out;
 }
 
+// How many tasks the threads share: what bounds the speed-up, told to tests.
+int64_t depthwise_tasks(int64_t images, int64_t channels, int64_t rows) {
+  return band_tasks(images, channels, rows) * ceil_div(channels, kSlab);
+}
+
 }  // namespace
 }  // namespace cpu
 }  // namespace detnas
+
+TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
+  m.def("cpu_depthwise_tasks(int images, int channels, int rows) -> int", &detnas::cpu::depthwise_tasks);
+}
 
 TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) {
   m.impl("depthwise_conv", &detnas::cpu::depthwise_conv);

@@ -99,7 +99,7 @@ struct WinogradArgs {
 constexpr int64_t kTileSize = 4;  // outputs of a tile in each direction
 constexpr int64_t kPoints = 36;   // products of a tile
 
-// Geometry of a depthwise convolution; w packed as [k * k][round_up(channels, 16)].
+// Geometry of a depthwise convolution; w packed as [slab][k * k][kSlab].
 template <typename T>
 struct DepthwiseArgs {
   Source<T> source;
@@ -107,11 +107,8 @@ struct DepthwiseArgs {
   const T* w = nullptr;
   int64_t channels = 0, height = 0, width = 0, out_height = 0, out_width = 0;
   int64_t kernel = 0, stride = 1, dilation = 1;
-  // Where the next call continues below the last: the rows it has read already (ring_size), and
-  // the next one, kFreshRing before the first call.
-  T* ring = nullptr;
-  int64_t* next_row = nullptr;
   int64_t pad() const { return (kernel - 1) / 2 * dilation; }
+  const T* taps(int64_t c) const { return w + c * kernel * kernel; }  // of the slab that begins with c
 };
 
 // Columns of a panel of a packed matrix: [panel][k][kPanel]. A register tile of AVX2 reads whole
@@ -208,13 +205,7 @@ constexpr int64_t kShuffleBlock = 16;  // pixels shuffled at a time
 constexpr int64_t shuffle_workspace(int64_t channels) {
   return kShuffleBlock * (round_up(channels, 16) + 64);
 }
-constexpr int64_t kFreshRing = INT64_MIN;
 constexpr int64_t kRingSlack = 32;   // pixels that the last strip of a row reads beyond it, at most
-template <typename T>
-inline int64_t ring_size(const DepthwiseArgs<T>& a) {
-  const int64_t rows = (a.kernel - 1) * a.dilation + a.stride;
-  return rows * (a.width + 2 * a.pad() + kRingSlack) * kSlab;
-}
 constexpr int64_t kStripSlack = 64;  // pixels a strip may overrun a row by
 template <typename T>
 inline int64_t depthwise_workspace(const DepthwiseArgs<T>& a) {

@@ -55,15 +55,17 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
       args.source.shift = b.get() ? b.get() + g * k : nullptr;
       args.source.relu = relu;
     }
-    for_tasks(rows, per_task, [&](int64_t t, int64_t begin, int64_t end) {
+    if (want_stats)
+      for (int64_t t = 0; t * per_task < rows; ++t)
+        partials.set_count(t, std::min(per_task, rows - t * per_task));
+    for_products(rows, per_task, ng, [&](int64_t t, int64_t begin, int64_t end, int64_t first, int64_t count) {
       GemmArgs<T> mine = args;
       if (want_stats) {
-        partials.set_count(t, end - begin);
         mine.sink.ref = partials.ref(t) + g * ng;
         mine.sink.sum = partials.first(t) + g * ng;
         mine.sink.sum_sq = partials.second(t) + g * ng;
       }
-      kernels<T>().gemm(mine, begin, end, workspace<T>(gemm_workspace(k)));
+      kernels<T>().gemm(of_columns(mine, first, count), begin, end, workspace<T>(gemm_workspace(k)));
     });
   }
   auto [count, mean, m2] = want_stats ? make_stats(partials, x, n, rows) : no_stats(x);
@@ -141,11 +143,11 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
       args.packed = packed;
       args.n = k;
       args.k = ng;
-      for_tasks(rows, per_task, [&](int64_t t, int64_t begin, int64_t end) {
+      for_products(rows, per_task, k, [&](int64_t t, int64_t begin, int64_t end, int64_t first, int64_t count) {
         GemmArgs<T> mine = args;
         mine.sink.d_scale = partials.first(t) + g * k;
         mine.sink.d_shift = partials.second(t) + g * k;
-        kernels<T>().gemm(mine, begin, end, workspace<T>(gemm_workspace(ng)));
+        kernels<T>().gemm(of_columns(mine, first, count), begin, end, workspace<T>(gemm_workspace(ng)));
       });
     }
     if (scale) {
@@ -210,9 +212,19 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
   });
 }
 
+// How many tasks the threads share: what bounds the speed-up, told to tests.
+int64_t product_tasks(int64_t pixels, int64_t columns, int64_t threads) {
+  const int64_t tasks = ceil_div(pixels, task_rows(pixels));
+  return tasks * ceil_div(columns, task_columns(tasks, columns, threads));
+}
+
 }  // namespace
 }  // namespace cpu
 }  // namespace detnas
+
+TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
+  m.def("cpu_product_tasks(int pixels, int columns, int threads) -> int", &detnas::cpu::product_tasks);
+}
 
 TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) {
   m.impl("pointwise_conv", &detnas::cpu::pointwise_conv);

@@ -15,6 +15,7 @@ from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import autocast_dtype, lower, operator
+from detnas_d2.ops.shuffle_block import takes_packed
 
 if has_extension():
     _digest = operator("digest")
@@ -30,9 +31,11 @@ def conv_norm_acts(module: ConvNormAct | ShuffleBlock) -> list[ConvNormAct]:
     """The layers of a block: main branch, then projection; a layer is its own."""
     if isinstance(module, ConvNormAct):
         return [module]
-    layers: list[Any] = list(module.main._modules.values())
-    if module.projection is not None:
-        layers += module.projection._modules.values()
+    parts: Mapping[str, Any] = module._modules  # nn.Module's own lookup of attributes is slow
+    layers = list(parts["main"]._modules.values())
+    projection = parts.get("projection")
+    if projection is not None:
+        layers += projection._modules.values()
     return layers
 
 
@@ -51,6 +54,13 @@ class Folded:
     def __init__(self, weights: list[Tensor], biases: list[Tensor]) -> None:
         self.weights, self.biases = weights, biases
         self._copies: dict[torch.dtype, Folded] = {}
+        self._packed: list[Tensor] | None = None
+
+    def packed(self, kernel: int, stride: int) -> list[Tensor]:
+        """The weights of a block as the CPU's kernels read them, kept."""
+        if self._packed is None:
+            self._packed = ops.pack_shuffle_block(self.weights, kernel, stride)
+        return self._packed
 
     def under_autocast(self, x: Tensor) -> Folded:
         """What autocast makes of them where ``x`` is: copies that are kept, or themselves."""
@@ -127,10 +137,19 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
     return F.relu_(y) if layer.relu else y
 
 
-def eval_block(block: ShuffleBlock, x: Tensor) -> Tensor:
-    """``block(x)`` in evaluation, one operator."""
+def eval_block(
+    block: ShuffleBlock, x: Tensor, right: Tensor | None = None, out_method: int = 0
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``block(x)`` in evaluation, one operator.
+
+    Args:
+        right, out_method: where :func:`takes_packed`, that input and output are halves; see
+            :func:`ops.shuffle_block`.
+    """
     kept = folded(block)
-    weights = kept.under_autocast(x).weights  # biases are added before anything is rounded
-    return ops.shuffle_block(
-        x, weights, kept.biases, kernel_of(block), block.stride, block.shuffle_method
-    )
+    own = kept.under_autocast(x)
+    args = (x, own.weights, kept.biases)  # biases are added before anything is rounded
+    options = (kernel_of(block), block.stride, block.shuffle_method)
+    if takes_packed(x):
+        return ops.shuffle_block(*args, *options, own.packed(*options[:2]), right, out_method)
+    return ops.shuffle_block(*args, *options)

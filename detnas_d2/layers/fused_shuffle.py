@@ -35,6 +35,7 @@ from detnas_d2.layers.fused_ops import Pending, by_batch, can_fuse_layers, conv_
 from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
+from detnas_d2.ops.shuffle_block import takes_packed
 
 
 def chain(layers: nn.Sequential, p: Pending, norms: BatchNorms) -> Pending:
@@ -182,9 +183,8 @@ def _run_alone(blocks: Sequence[ShuffleBlock], x: Tensor, batches: int = 1) -> T
 
 
 def _evaluate_alone(blocks: Sequence[ShuffleBlock], x: Tensor) -> Tensor:
-    for block in blocks:
-        x = eval_block(block, x)
-    return x
+    outputs = _evaluate_blocks(blocks, x, {len(blocks)}, None)
+    return outputs[len(blocks)]
 
 
 def materialise(p: Pending, batches: int = 1) -> Tensor:
@@ -273,18 +273,38 @@ def _with_running_statistics(
     x = x.contiguous(memory_format=torch.channels_last)
     if stem is not None:
         x = eval_layer(stem, x)
-    outputs = {0: x} if 0 in wanted else {}
     fits = None
     if autotune is not None:
         fits = choose(autotune, blocks, x, "evaluation", _evaluate_alone)
+    end = {len(blocks)} if last is not None else set()
+    found = _evaluate_blocks(blocks, x, {*wanted, *end}, fits)
+    y = None if last is None else eval_layer(last, found[len(blocks)])
+    return {i: found[i] for i in wanted}, y
+
+
+def _evaluate_blocks(
+    blocks: Sequence[nn.Module], x: Tensor, wanted: Collection[int], fits: Sequence[bool] | None
+) -> dict[int, Tensor]:
+    """In evaluation: the outputs after the first ``wanted`` of the blocks, of which the operators
+    run those that ``fits`` says, by default every shuffle block."""
+    fits = fits or [isinstance(block, ShuffleBlock) for block in blocks]
+    outputs = {0: x} if 0 in wanted else {}
+    right: Tensor | None = None  # x is the left half of a map
     for i, block in enumerate(blocks):
-        if isinstance(block, ShuffleBlock) and (fits is None or fits[i]):
-            x = eval_block(block, x)
-        else:
+        if not fits[i] or not isinstance(block, ShuffleBlock):
             x = block(x)
+        else:
+            method = 0
+            if takes_packed(x) and i + 1 < len(blocks) and fits[i + 1] and i + 1 not in wanted:
+                following = blocks[i + 1]
+                # A following block of stride 1 takes its halves, shuffled its way.
+                if isinstance(following, ShuffleBlock) and following.stride == 1:
+                    method = following.shuffle_method
+            out = eval_block(block, x, right, method)
+            x, right = (out, None) if isinstance(out, Tensor) else out
         if i + 1 in wanted:
             outputs[i + 1] = x
-    return outputs, None if last is None else eval_layer(last, x)
+    return outputs
 
 
 def _with_batch_statistics(

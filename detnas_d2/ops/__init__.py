@@ -12,7 +12,7 @@ from detnas_d2.ops.conv3x3 import conv3x3
 from detnas_d2.ops.conv_bn import bn_stats_fold, depthwise_conv_bn, pointwise_conv_bn
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.ops.mixed_sum import mixed_sum
-from detnas_d2.ops.shuffle_block import shuffle_block, shuffle_block_stats
+from detnas_d2.ops.shuffle_block import pack_shuffle_block, shuffle_block, shuffle_block_stats
 from detnas_d2.ops.shuffle_concat import shuffle_concat
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "has_extension",
     "mixed_depthwise",
     "mixed_sum",
+    "pack_shuffle_block",
     "pointwise_conv",
     "pointwise_conv_bn",
     "shuffle_block",

@@ -79,6 +79,13 @@ def shuffle_block(
     return block(x, weights, kernel, stride)
 
 
+def shuffle_block_packed(
+    x: Shape, right: object, weights: Sequence[Shape], packed: object, biases: object, kernel: int,
+    stride: int, *args: object, **_: object,
+) -> int:  # fmt: skip
+    return block(x, weights, kernel, stride)
+
+
 def shuffle_block_stats(left: Shape, *args: Any, **_: object) -> int:
     weights, (kernel, stride) = args[4], args[8:10]
     return block(left, weights, kernel, stride)
@@ -99,3 +106,5 @@ if has_extension():
         ("shuffle_block_stats", shuffle_block_stats),
     ):
         register_flop_formula(getattr(torch.ops.detnas_d2, _name))(_formula)
+    if hasattr(torch.ops.detnas_d2, "shuffle_block_packed"):
+        register_flop_formula(torch.ops.detnas_d2.shuffle_block_packed)(shuffle_block_packed)

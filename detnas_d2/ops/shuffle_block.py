@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from detnas_d2.ops import reference
@@ -17,8 +18,17 @@ from detnas_d2.ops.registration import (
     compiled,
     fake_stats,
     lower,
+    operator,
     register_autocast,
     register_fake,
+    wide,
+)
+
+# A library may lack their kernels, as that of CUDA's operators for the host does (tests/emulator).
+_PACKS = (
+    has_extension()
+    and hasattr(torch.ops.detnas_d2, "pack_shuffle_block")
+    and torch._C._dispatch_has_kernel_for_dispatch_key("detnas_d2::pack_shuffle_block", "CPU")
 )
 
 
@@ -29,7 +39,10 @@ def shuffle_block(
     kernel: int,
     stride: int,
     method: int,
-) -> Tensor:
+    packed: Sequence[Tensor] | None = None,
+    right: Tensor | None = None,
+    out_method: int = 0,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The block of :class:`detnas_d2.layers.ShuffleBlock`, convolutions given in order.
 
     Depthwise convolutions are followed by nothing, 1x1 convolutions by ReLU.
@@ -39,20 +52,53 @@ def shuffle_block(
         weights, biases: of the main branch (1x1, depthwise, 1x1; for xception three times
             depthwise, 1x1), then, at stride 2, of the projection (depthwise, 1x1).
         kernel: 3, 5, 7, or 0 for xception. method: channel shuffle at stride 1, 1 or 2.
+        packed: on the CPU, what :func:`pack_shuffle_block` made of the weights, of which only the
+            shapes are read then.
+        right: with ``packed`` at stride 1: ``x`` and this are the halves of the shuffled input.
+        out_method: with ``packed``, 1, 2: the output is shuffled this way and split, as a following
+            block of stride 1 wants it.
 
     Returns:
         stride 1: cat(left half of the shuffled input, main branch of the right half);
-        stride 2: cat(projection, main branch). channels_last.
+        stride 2: cat(projection, main branch). channels_last. With an ``out_method`` its halves.
 
     Raises:
         NotImplementedError: not differentiable, but an input requires grad where gradients are
             recorded, or has a tangent.
         RuntimeError: an argument has another shape, dtype or device than it should.
+        ValueError: ``right`` or ``out_method`` without ``packed``.
     """
+    if packed is not None:
+        lists = list(weights), list(packed), list(biases)
+        a, b = _shuffle_block_packed(x, right, *lists, kernel, stride, method, out_method)
+        return (a, b) if out_method else a
+    if right is not None or out_method:
+        raise ValueError("right, out_method: expected with packed weights alone")
     if not compiled(x):
         args = (x, weights, biases, kernel, stride, method)
         return by_reference("shuffle_block", reference.shuffle_block, *args)
     return _shuffle_block(x, list(weights), list(biases), kernel, stride, method)
+
+
+def takes_packed(x: Tensor) -> bool:
+    """Whether :func:`shuffle_block` takes packed weights: of the CPU, where it is compiled."""
+    return _PACKS and x.is_cpu
+
+
+def pack_shuffle_block(weights: Sequence[Tensor], kernel: int, stride: int) -> list[Tensor]:
+    """The weights of :func:`shuffle_block` as its kernels for the CPU read them.
+
+    Args:
+        weights, kernel, stride: see there; on the CPU.
+
+    Returns:
+        one tensor each, (ceil(N / 16), C or k * k, 16), float64 for float64, else float32. A copy:
+        later writes to the weights do not count.
+
+    Raises:
+        NotImplementedError, RuntimeError: as :func:`shuffle_block`.
+    """
+    return _pack_shuffle_block(list(weights), kernel, stride)
 
 
 def shuffle_block_stats(
@@ -123,6 +169,29 @@ def _fake(x, weights, biases, kernel, stride, method):
     return channels_last(x, n, main + (c // 2 if stride == 1 else c), *size)
 
 
+def _pack_fake(weights, kernel, stride):
+    return [
+        wide(w, (w.shape[0] + 15) // 16, w.shape[1] if w.shape[2] == 1 else w.shape[2] ** 2, 16)
+        for w in weights
+    ]
+
+
+def _packed_fake(x, right, weights, packed, biases, kernel, stride, method, out_method):
+    n, c, h, w = x.shape
+    passing = c if stride == 2 or right is not None else c // 2
+    channels = passing + weights[5 if kernel == 0 else 2].shape[0]
+    size = (-(-h // stride), -(-w // stride))
+    if not out_method:
+        return channels_last(x, n, channels, *size), x.new_empty(0)
+    half = channels // 2
+    return tuple(channels_last(x, n, k, *size) for k in (half, channels - half))
+
+
+def _lower_packed(dtype, x, right, weights, *rest):
+    right = None if right is None else lower(right, dtype)
+    return lower(x, dtype), right, [lower(w, dtype) for w in weights], *rest
+
+
 def _lower_stats(dtype, left, right, scale, shift, relu, weights, *rest):
     if right is None:
         left = lower(left, dtype)
@@ -140,3 +209,9 @@ if has_extension():
     register_fake("shuffle_block", _fake)
     register_fake("shuffle_block_stats", _stats_fake)
     _shuffle_block, _shuffle_block_stats = caller("shuffle_block"), caller("shuffle_block_stats")
+if _PACKS:
+    register_autocast("shuffle_block_packed", _lower_packed)
+    register_fake("shuffle_block_packed", _packed_fake)
+    register_fake("pack_shuffle_block", _pack_fake)
+    _shuffle_block_packed = caller("shuffle_block_packed")
+    _pack_shuffle_block = operator("pack_shuffle_block")

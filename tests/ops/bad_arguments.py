@@ -69,6 +69,14 @@ def block(kernel: int, stride: int) -> list:
     return [maps(X)[0], weights, biases, kernel, stride, 2]
 
 
+def packed_block(kernel: int, stride: int, halves: bool = False) -> list:
+    x, weights, biases, *_ = block(kernel, stride)
+    packed = torch.ops.detnas_d2.pack_shuffle_block(weights, kernel, stride)
+    half = (N, C // 2, H, W)
+    left, right = maps(half, half) if halves else (x, None)
+    return [left, right, weights, packed, biases, kernel, stride, 1, 0]
+
+
 def block_stats(kernel: int, stride: int) -> list:
     weights = block_weights(kernel, stride)
     gammas, betas = (vectors(*(w.shape[0] for w in weights)) for _ in range(2))
@@ -191,14 +199,24 @@ for _kernel in (0, 3, 5, 7):
     for _stride in (1, 2):
         CASES += [
             ("shuffle_block", lambda k=_kernel, s=_stride: block(k, s), {"x": SIZE}),
+            ("shuffle_block_packed", lambda k=_kernel, s=_stride: packed_block(k, s), {"x": SIZE}),
+            (
+                "pack_shuffle_block",
+                lambda k=_kernel, s=_stride: [block_weights(k, s), k, s],
+                {"weights": (0, 1)},
+            ),
             (
                 "shuffle_block_stats",
                 lambda k=_kernel, s=_stride: block_stats(k, s),
                 {"left": SIZE if _stride == 2 else (1,)},
             ),
         ]
+    CASES.append(
+        ("shuffle_block_packed", lambda k=_kernel: packed_block(k, 1, halves=True), {"x": (1,)})
+    )
 
 
+OF_THE_CPU = ("pack_shuffle_block", "shuffle_block_packed")
 ANY_DTYPE = {
     ("bn_stats", "x"),
     ("bn_stats_fold", "x"),
@@ -213,7 +231,7 @@ def wrong(t: Tensor, free: tuple[int, ...], op: str, name: str) -> Iterator[tupl
     yield "meta", t.to("meta")
     # A vector may be of another floating dtype than the map; so may, under autocast, the half of a
     # block that passes.
-    if (t.dim() == 4 and (op, name) not in ANY_DTYPE) or name == "m2":
+    if (t.dim() == 4 and (op, name) not in ANY_DTYPE) or name in ("m2", "packed"):
         yield "float64", t.double()
     if name == "count":
         yield "two values", t.expand(2)
@@ -262,8 +280,12 @@ def perturbed(op: str, make: Callable[[], list], free: dict) -> Iterator[tuple[s
 
 def check() -> int:
     """Calls every operator with every wrong argument; how many calls were refused."""
+    from detnas_d2.ops.shuffle_block import takes_packed  # of the library that was loaded
+
     total = 0
     for op, make, free in CASES:
+        if op in OF_THE_CPU and not takes_packed(torch.ones(1)):  # CUDA's operators for the host
+            continue
         overload = getattr(torch.ops.detnas_d2, op).default
         with torch.no_grad():
             overload(*make())  # these are right

@@ -115,6 +115,13 @@ class Cases:
         weights, biases = [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
         return self.map(shape, dtype), weights, biases, k, stride, self.r.choice((1, 2))
 
+    def packed_block(self, dtype: torch.dtype) -> tuple:
+        x, weights, biases, k, stride, method = self.shuffle_block(dtype)
+        right, half = None, x.shape[1] // 2
+        if stride == 1 and self.r.random() < 0.7:
+            x, right = x[:, :half], self.map((x.shape[0], half, *x.shape[2:]), dtype)
+        return x, right, weights, biases, k, stride, method, self.r.choice((0, 1, 2))
+
     def shuffle_block_stats(self, dtype: torch.dtype) -> tuple:
         # Rounding to few bits between layers, or a division by a tiny variance, would be seen.
         dtype, eps = (dtype if dtype == torch.float64 else torch.float32), 0.1
@@ -137,6 +144,9 @@ WITH_NORM = {"bn_stats_fold": 4, "pointwise_conv_bn": 7, "depthwise_conv_bn": 8}
 
 def run(name: str, cases: Cases, dtype: torch.dtype, tolerance: float) -> None:
     args = getattr(cases, name)(dtype)
+    if name == "packed_block":
+        check_values(packed_call, packed_reference, args, 5 * tolerance)
+        return
     op, ref = getattr(ops, name), getattr(reference, name)
     if name in WITH_NORM:
         check_folded(name, args)
@@ -203,6 +213,8 @@ def main() -> None:
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
     names = [n for n in vars(Cases) if n in ops.__all__]
+    if takes_packed(torch.ones(1)):
+        names.append("packed_block")
     start, total = time.perf_counter(), 0
     for name, dtypes, tolerance in variants():
         cases = Cases(seed)
@@ -231,9 +243,10 @@ if __name__ == "__main__":
     load(sys.argv[1])
     from detnas_d2 import ops
     from detnas_d2.ops import reference
+    from detnas_d2.ops.shuffle_block import takes_packed
     from tests.ops import batches
     from tests.ops.compare import TOLERANCE, check_gradients, check_values, layouts, tensors
-    from tests.ops.test_shuffle import block
+    from tests.ops.test_shuffle import block, packed_call, packed_reference
 
     assert ops.build_info().startswith("detnas_d2 sanitized"), ops.build_info()
     main()

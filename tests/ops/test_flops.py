@@ -50,6 +50,8 @@ def test_blocks(kernel: int, stride: int) -> None:
     x = torch.randn(2, 8, 9, 7)
     args = (x, weights, biases, kernel, stride, 1)
     assert flops(ops.shuffle_block, *args) == flops(reference.shuffle_block, *args) > 0
+    packed = ops.pack_shuffle_block(weights, kernel, stride)
+    assert flops(ops.shuffle_block, *args, packed) == flops(ops.shuffle_block, *args)
     halves = (x, None) if stride == 2 else (x[:, :4], x[:, 4:])
     eps = [1e-3] * len(weights)
     args = (*halves, None, None, False, weights, biases, biases, eps, kernel, stride, 0)

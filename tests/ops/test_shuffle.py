@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.library import opcheck
 
 from detnas_d2 import ops
@@ -123,3 +124,99 @@ def test_shuffle_block_dtypes_errors_and_opcheck() -> None:
         ops.shuffle_block(x, weights[:2], biases[:2], 3, 1, 2)
     with pytest.raises(RuntimeError, match="kernel: expected 3, 5, 7 or 0"):
         ops.shuffle_block(x, weights, biases, 4, 1, 2)
+
+
+def packed_reference(
+    x: Tensor, right: Tensor | None, weights: list, biases: list, *options: int
+) -> Tensor | tuple:
+    """The block between maps that are shuffled and split."""
+    kernel, stride, method, out_method = options
+    if right is not None:  # the shuffle that takes the halves apart, backwards
+        x = reference.shuffle(torch.cat((x, right), 1), 3 - method)
+    y = reference.shuffle_block(x, weights, biases, kernel, stride, method)
+    if not out_method:
+        return y
+    return tuple(channels_last(t) for t in reference.shuffle(y, out_method).chunk(2, 1))
+
+
+def packed_call(
+    x: Tensor, right: Tensor | None, weights: list, biases: list, *options: int
+) -> Tensor | tuple:
+    kernel, stride, method, out_method = options
+    packed = ops.pack_shuffle_block(weights, kernel, stride)
+    args = (kernel, stride, method, packed, right, out_method)
+    return ops.shuffle_block(x, weights, biases, *args)
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("kernel", [3, 5, 7, 0])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 4, 1, 2), (2, 20, 13, 9), (1, 64, 40, 56), (1, 160, 7, 45)])
+def test_packed_blocks_between_halves(name: str, kernel: int, stride: int, shape: tuple) -> None:
+    torch.manual_seed(0)
+    c = shape[1]
+    weights, biases = block(c, kernel, stride)
+    x = torch.randn(shape)
+    halves = [(x, None), (channels_last(x), None)]
+    if stride == 1:
+        left, right = x[:, : c // 2], x[:, c // 2 :]
+        halves += [(left, right), (channels_last(left), channels_last(right))]
+        halves += [(x[:, 0::2], channels_last(x)[:, 1::2])]
+    threads = torch.get_num_threads()
+    with capability(name):
+        try:
+            for method, out_method in ((1, 0), (2, 1), (1, 2)):
+                torch.set_num_threads(1 + out_method)
+                for some in halves:
+                    args = (*some, weights, biases, kernel, stride, method, out_method)
+                    check_values(packed_call, packed_reference, args, 5e-5)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_packed_blocks_have_the_bits_of_whole_maps_and_of_any_number_of_threads(
+    stride: int,
+) -> None:
+    torch.manual_seed(0)
+    weights, biases = block(32, 5, stride)
+    x = channels_last(torch.randn(2, 32, 17, 23))
+    whole = ops.shuffle_block(x, weights, biases, 5, stride, 2)
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 2, 5, 16):
+            torch.set_num_threads(n)
+            assert torch.equal(whole, packed_call(x, None, weights, biases, 5, stride, 2, 0))
+            a, b = packed_call(x, None, weights, biases, 5, stride, 2, 2)
+            assert torch.equal(whole[:, 0::2], a) and torch.equal(whole[:, 1::2], b)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_packed_block_dtypes_nan_errors_and_opcheck() -> None:
+    torch.manual_seed(0)
+    weights, biases = block(8, 3, 1)
+    x = torch.randn(1, 8, 5, 5)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        lower = [w.to(dtype) for w in weights]
+        args = (x[:, :4].to(dtype), x[:, 4:].to(dtype), lower, biases, 3, 1, 2, 2)
+        check_values(packed_call, packed_reference, args, TOLERANCE[dtype] * 2)
+    packed = ops.pack_shuffle_block(weights, 3, 1)
+    op = torch.ops.detnas_d2.shuffle_block_packed
+    opcheck(op, (x, None, weights, packed, biases, 3, 1, 2, 0))
+    opcheck(op, (x[:, :4], x[:, 4:], weights, packed, biases, 3, 1, 2, 1))
+    opcheck(torch.ops.detnas_d2.pack_shuffle_block, (weights, 3, 1))
+    a, b = ops.shuffle_block(x[:0], weights, biases, 3, 1, 2, packed, None, 2)
+    assert a.shape == b.shape == (0, 4, 5, 5)
+    poisoned = x.clone()
+    poisoned[0, 5, 2, 3] = torch.nan
+    check_values(packed_call, packed_reference, (poisoned, None, weights, biases, 3, 1, 2, 2), 1e-5)
+    with pytest.raises(ValueError, match="expected with packed weights alone"):
+        ops.shuffle_block(x, weights, biases, 3, 1, 2, out_method=1)
+    with pytest.raises(RuntimeError, match=r"packed\[0\]: expected a contiguous tensor"):
+        bad = [torch.stack((packed[0], packed[0]), -1)[..., 0], *packed[1:]]
+        ops.shuffle_block(x, weights, biases, 3, 1, 2, bad)
+    with pytest.raises(RuntimeError, match="right: expected at stride 1 only"):
+        strided, more = block(8, 3, 2)
+        bad = ops.pack_shuffle_block(strided, 3, 2)
+        ops.shuffle_block(x, strided, more, 3, 2, 2, bad, x)

@@ -15,6 +15,10 @@ namespace {
 
 #include "winograd.h"
 
+#include "ring.h"
+
+#include "depthwise_pairs.h"
+
 #include "depthwise.h"
 
 #include "pixelwise.h"

@@ -113,55 +113,14 @@ void strip_row(const Segments<T>& segments, int64_t count, int64_t first, int64_
   }
 }
 
-// Rows of a map read through its source, zero-padded, kept while they are needed.
-template <typename T>
-struct Ring {
-  const Source<T>& source;
-  int64_t image, height, width, c_begin, channels, left, right, row_size, rows;
-  T* data;
-  int64_t next = 0;
-  bool started = false;
-
-  // Zeros left and right of a row; `slack` more pixels that hold anything.
-  DETNAS_INLINE Ring(const Source<T>& s, int64_t n, int64_t h, int64_t w, int64_t c, int64_t count,
-                     int64_t left_pad, int64_t right_pad, int64_t slack, int64_t ring_rows, T* memory)
-      : source(s), image(n), height(h), width(w), c_begin(c), channels(count), left(left_pad),
-        right(right_pad), row_size((left_pad + w + right_pad + slack) * kSlab), rows(ring_rows),
-        data(memory) {}
-  DETNAS_INLINE void clear() {
-    for (int64_t r = 0; r < rows; ++r) {
-      T* start = data + r * row_size;
-      for (int64_t i = 0; i < left * kSlab; ++i) start[i] = T(0);
-      for (int64_t i = (left + width) * kSlab; i < (left + width + right) * kSlab; ++i) start[i] = T(0);
-    }
-  }
-  DETNAS_INLINE void resume(int64_t next_row) {
-    next = next_row;
-    started = true;
-  }
-  DETNAS_INLINE bool inside(int64_t y) const { return y >= 0 && y < height; }
-  // Start of row y's pixel -left.
-  DETNAS_INLINE T* row(int64_t y) const { return data + (y % rows) * row_size; }
-  // Loads rows up to and including `last`; rows before `first` will not be asked for again.
-  DETNAS_INLINE void advance(int64_t first, int64_t last) {
-    if (!started || next < first) next = first;
-    started = true;
-    for (; next <= last; ++next)
-      if (inside(next))
-        transform(source, (image * height + next) * width, width, c_begin, channels,
-                  row(next) + left * kSlab, kSlab);
-  }
-};
-
 template <typename T, Mode M>
 void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
                     int64_t row_end, T* workspace) {
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
-  const int64_t pad = a.pad(), cp = round_up(a.channels, kChannelPad), d = a.dilation;
+  const int64_t pad = a.pad(), d = a.dilation;
   Ring<T> ring(a.source, n, a.height, a.width, c, channels, pad, pad, kRingSlack,
-               (a.kernel - 1) * d + a.stride, a.ring ? a.ring : workspace);
-  if (a.next_row && *a.next_row != kFreshRing) ring.resume(*a.next_row);
-  else ring.clear();
+               (a.kernel - 1) * d + a.stride, workspace);
+  ring.clear();
   // Output pixels `phases` apart share their taps: tap kx is `d` inputs on. At stride 2 even and
   // odd kx lie evenly (d == 1), or all do (d == 2), or each is on its own (d == 3).
   const int64_t phases = a.stride == 1 ? d : 1;
@@ -171,12 +130,12 @@ void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row
     for (int64_t phase = 0; phase < phases && phase < a.out_width; ++phase) {
       Segments<T> segments;
       const int64_t apart = a.stride == 1 || d == 2 ? 1 : d == 1 ? 2 : a.kernel;  // of kx
-      segments.w_step = apart * cp;
+      segments.w_step = apart * kSlab;
       for (int64_t ky = 0; ky < a.kernel; ++ky) {
         if (!ring.inside(top + ky * d)) continue;
         for (int64_t kx = 0; kx < apart; ++kx)
           segments.add(ring.row(top + ky * d) + (phase + kx * d) * kSlab,
-                       a.w + (ky * a.kernel + kx) * cp + c,
+                       a.taps(c) + (ky * a.kernel + kx) * kSlab,
                        static_cast<int>((a.kernel - kx + apart - 1) / apart));
       }
       const int64_t first = (n * a.out_height + oy) * a.out_width + phase;
@@ -197,15 +156,33 @@ void depthwise_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row
     if (M == Mode::kStats && (done & (done - 1)) == 0 && oy + 1 < row_end)
       recentre(a.sink.ref + c, a.sink.sum + c, a.sink.sum_sq + c, channels, done * a.out_width);
   }
-  if (a.next_row) *a.next_row = ring.next;
+}
+
+template <typename T, Mode M>
+void depthwise_in_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin,
+                       int64_t row_end, T* workspace) {
+  if (a.dilation == 1) {
+    switch (a.kernel * 2 + a.stride) {
+      case 7: return depthwise_pairs<T, M, 3, 1>(a, n, c, row_begin, row_end, workspace);
+      case 8: return depthwise_pairs<T, M, 3, 2>(a, n, c, row_begin, row_end, workspace);
+      case 11: return depthwise_pairs<T, M, 5, 1>(a, n, c, row_begin, row_end, workspace);
+      case 12: return depthwise_pairs<T, M, 5, 2>(a, n, c, row_begin, row_end, workspace);
+      case 15: return depthwise_pairs<T, M, 7, 1>(a, n, c, row_begin, row_end, workspace);
+      case 16: return depthwise_pairs<T, M, 7, 2>(a, n, c, row_begin, row_end, workspace);
+    }
+  }
+  depthwise_mode<T, M>(a, n, c, row_begin, row_end, workspace);
 }
 
 template <typename T>
 void depthwise(const DepthwiseArgs<T>& a, int64_t n, int64_t c, int64_t row_begin, int64_t row_end,
                T* workspace) {
-  if (mode_of(a.sink) == Mode::kStats)
-    return depthwise_mode<T, Mode::kStats>(a, n, c, row_begin, row_end, workspace);
-  depthwise_mode<T, Mode::kPlain>(a, n, c, row_begin, row_end, workspace);
+  switch (mode_of(a.sink)) {
+    case Mode::kPlain: return depthwise_in_mode<T, Mode::kPlain>(a, n, c, row_begin, row_end, workspace);
+    case Mode::kStats: return depthwise_in_mode<T, Mode::kStats>(a, n, c, row_begin, row_end, workspace);
+    case Mode::kGradient:
+      return depthwise_in_mode<T, Mode::kGradient>(a, n, c, row_begin, row_end, workspace);
+  }
 }
 
 DETNAS_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -217,7 +194,6 @@ void depthwise_grad_input_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, 
                                int64_t row_end, T* workspace) {
   const int64_t channels = a.channels - c < kSlab ? a.channels - c : kSlab;
   const int64_t pad = a.pad(), halo = (a.kernel - 1) * a.dilation, s = a.stride, d = a.dilation;
-  const int64_t cp = round_up(a.channels, kChannelPad);
   Ring<T> ring(a.source, n, a.out_height, a.out_width, c, channels, halo, halo + 1, 3 * kStrip,
                halo / s + 2, workspace);
   ring.clear();
@@ -228,7 +204,7 @@ void depthwise_grad_input_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, 
     ring.advance(floor_div(y + pad - halo + s - 1, s), floor_div(y + pad, s));
     for (int64_t phase = 0; phase < phases && phase < a.width; ++phase) {
       Segments<T> segments;
-      segments.w_step = -apart * cp;
+      segments.w_step = -apart * kSlab;
       for (int64_t ky = 0; ky < a.kernel; ++ky) {
         const int64_t ty = y + pad - ky * d;
         if (floor_div(ty, s) * s != ty || !ring.inside(ty / s)) continue;
@@ -236,7 +212,7 @@ void depthwise_grad_input_mode(const DepthwiseArgs<T>& a, int64_t n, int64_t c, 
           const int64_t taps = (a.kernel - kx + apart - 1) / apart, last = kx + (taps - 1) * apart;
           const int64_t tx = phase + pad - last * d, ox = floor_div(tx, s);
           if (ox * s == tx)
-            segments.add(ring.row(ty / s) + (ox + halo) * kSlab, a.w + (ky * a.kernel + last) * cp + c,
+            segments.add(ring.row(ty / s) + (ox + halo) * kSlab, a.taps(c) + (ky * a.kernel + last) * kSlab,
                          static_cast<int>(taps));
         }
       }

@@ -8,33 +8,33 @@ constexpr int64_t panel_size() {
   return kCols * Vec<T>::size;
 }
 
-// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over kCols vectors.
-template <typename T, int R>
+// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over C vectors.
+template <typename T, int R, int C>
 DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
                                  int64_t b_next, int64_t depth,
-                                 typename Vec<T>::type (&tile)[R][kCols]) {
+                                 typename Vec<T>::type (&tile)[R][C]) {
   using V = typename Vec<T>::type;
-  V c[R][kCols];
+  V c[R][C];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) c[r][j] = V{};
+    for (int j = 0; j < C; ++j) c[r][j] = V{};
   for (int64_t k = 0; k < depth; ++k) {
-    V bv[kCols];
+    V bv[C];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) bv[j] = load(b + k * ldb + j * b_next);
+    for (int j = 0; j < C; ++j) bv[j] = load(b + k * ldb + j * b_next);
     const T* ak = a + k * a_col;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const V av = splat<T>(ak[r * a_row]);
 #pragma GCC unroll 4
-      for (int j = 0; j < kCols; ++j) c[r][j] += av * bv[j];
+      for (int j = 0; j < C; ++j) c[r][j] += av * bv[j];
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) tile[r][j] = c[r][j];
+    for (int j = 0; j < C; ++j) tile[r][j] = c[r][j];
 }
 
 // Calls f(std::integral_constant-like rows) for tiles that cover [0, count).
@@ -113,9 +113,50 @@ void fold_matrix(const T* packed, int64_t n, int64_t k, const T* scale, const T*
   }
 }
 
+// The columns of C vectors, from p on, of the pixels [m0, m0 + rows), read from `a`.
+template <typename T, Mode M, int C>
+DETNAS_INLINE void gemm_columns(const GemmArgs<T>& g, const T* a, int64_t lda, int64_t m0, int64_t rows,
+                                int64_t p, bool first) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::size;
+  SinkLane<T, M> lane0(g.sink, p, g.n - p);
+  SinkLane<T, M> lane1(g.sink, p + (C - 1) * L, g.n - p - (C - 1) * L);  // lane0 once more if C == 1
+  const T* b = g.packed + p / kPanel * kPanel * g.k + p % kPanel;
+  const int64_t b_next = L < kPanel ? L : kPanel * g.k;  // beside the first's, or in the next panel
+  for_tiles(rows, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
+    constexpr int R = decltype(tag)::value;
+    V tile[R][C];
+    register_tile<T, R, C>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile);
+    if (M == Mode::kStats && first && r0 == 0) {
+      lane0.set_reference(tile, 0);
+      if (C == 2) lane1.set_reference(tile, 1);
+    }
+    if (lane0.full && lane1.full) {
+      lane0.seek(m0 + r0);
+      lane1.seek(m0 + r0);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        lane0.put_next(tile[r][0], 1);
+        if (C == 2) lane1.put_next(tile[r][C - 1], 1);
+      }
+      return;
+    }
+    T rest[R][C * L];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int j = 0; j < C; ++j) store(rest[r] + j * L, tile[r][j]);
+    for (int r = 0; r < R; ++r) {
+      lane0.put(load(rest[r]), m0 + r0 + r);
+      if (C == 2) lane1.put(load(rest[r] + L), m0 + r0 + r);
+    }
+  });
+  lane0.flush();
+  if (C == 2) lane1.flush();
+}
+
 template <typename T, Mode M>
 void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
-  using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::size, P = panel_size<T>();
   const bool direct = g.source.plain();
   const int64_t ld_work = round_up(g.k, L) + L;  // + L: rows do not share a cache set
@@ -126,43 +167,8 @@ void gemm_mode(const GemmArgs<T>& g, int64_t begin, int64_t end, T* workspace) {
     const T* a = direct ? g.source.data + m0 * g.source.ld : workspace;
     const int64_t lda = direct ? g.source.ld : ld_work;
     for (int64_t p = 0; p < g.n; p += P) {
-      SinkLane<T, M> lane0(g.sink, p, g.n - p);
-      SinkLane<T, M> lane1(g.sink, p + L < g.n ? p + L : p, g.n - p - L);
-      const bool two = p + L < g.n;
-      const T* b = g.packed + p / kPanel * kPanel * g.k + p % kPanel;
-      // The second vector's columns: beside the first's, in the next panel, or nowhere.
-      const int64_t b_next = L < kPanel ? L : two ? kPanel * g.k : 0;
-      for_tiles(rows, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
-        constexpr int R = decltype(tag)::value;
-        V tile[R][kCols];
-        register_tile<T, R>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile);
-        if (M == Mode::kStats && first && r0 == 0) {
-          lane0.set_reference(tile, 0);
-          if (two) lane1.set_reference(tile, 1);
-        }
-        if (lane0.full && lane1.full) {
-          lane0.seek(m0 + r0);
-          lane1.seek(m0 + r0);
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) {
-            lane0.put_next(tile[r][0], 1);
-            lane1.put_next(tile[r][1], 1);
-          }
-          return;
-        }
-        T rest[R][kCols * L];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          store(rest[r], tile[r][0]);
-          store(rest[r] + L, tile[r][1]);
-        }
-        for (int r = 0; r < R; ++r) {
-          lane0.put(load(rest[r]), m0 + r0 + r);
-          if (two) lane1.put(load(rest[r] + L), m0 + r0 + r);
-        }
-      });
-      lane0.flush();
-      if (two) lane1.flush();
+      if (p + L < g.n) gemm_columns<T, M, kCols>(g, a, lda, m0, rows, p, first);
+      else gemm_columns<T, M, 1>(g, a, lda, m0, rows, p, first);
     }
     if (M == Mode::kStats && first && m0 + rows < end)
       recentre(g.sink.ref, g.sink.sum, g.sink.sum_sq, g.n, rows);
@@ -185,7 +191,7 @@ void gemm_grad_weight(const GemmGradArgs<T>& g, int64_t begin, int64_t end, T* a
   constexpr int64_t L = Vec<T>::size, P = panel_size<T>();
   const int64_t ld_acc = round_up(g.k, 32);
   const int64_t ld_x = ld_acc + L, ld_dy = round_up(g.n, L) + L;
-  const bool direct_x = g.source.plain() && g.k % P == 0, direct_dy = g.grad.plain();
+  const bool direct_x = g.source.plain() && g.k % L == 0, direct_dy = g.grad.plain();
   T* work_x = workspace;
   T* work_dy = workspace + kGemmTile * ld_x;
   if (!direct_x)  // the columns beyond k that the last panel reads
@@ -197,18 +203,24 @@ void gemm_grad_weight(const GemmGradArgs<T>& g, int64_t begin, int64_t end, T* a
     const T* x = direct_x ? g.source.data + m0 * g.source.ld : work_x;
     const T* dy = direct_dy ? g.grad.data + m0 * g.grad.ld : work_dy;
     const int64_t ldx = direct_x ? g.source.ld : ld_x, lddy = direct_dy ? g.grad.ld : ld_dy;
-    for (int64_t p = 0; p < g.k; p += P)
+    auto columns = [&](int64_t p, auto count) __attribute__((always_inline)) {
+      constexpr int C = decltype(count)::value;
       for_tiles(g.n, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
         constexpr int R = decltype(tag)::value;
-        V tile[R][kCols];
-        register_tile<T, R>(dy + r0, 1, lddy, x + p, ldx, L, rows, tile);
+        V tile[R][C];
+        register_tile<T, R, C>(dy + r0, 1, lddy, x + p, ldx, L, rows, tile);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-          for (int j = 0; j < kCols; ++j) {
+          for (int j = 0; j < C; ++j) {
             T* o = acc + (r0 + r) * ld_acc + p + j * L;
             store(o, load(o) + tile[r][j]);
           }
       });
+    };
+    for (int64_t p = 0; p < g.k; p += P) {
+      if (p + L < g.k) columns(p, Rows<kCols>());
+      else columns(p, Rows<1>());
+    }
   }
 }

@@ -154,27 +154,44 @@ DETNAS_INLINE void unshuffle_pixel(int method, const T* left, const T* right, in
   for (int64_t j = c_left; j < channels; ++j) out[shuffled(method, j, channels)] = right[j - c_left];
 }
 
-// Even channels of a source's pixels to `even`, odd ones to `odd`.
+// A vector of a source's channels, from c on, of the pixel at `in`.
+template <typename T>
+DETNAS_INLINE typename Vec<T>::type read(const Source<T>& s, const T* in, int64_t c) {
+  typename Vec<T>::type v = load(in + c);
+  if (s.scale) v = v * load(s.scale + c) + load(s.shift + c);
+  return s.relu ? relu<T>(v) : v;
+}
+
+// Even channels of a source's pixels to `even`, odd ones to `odd`. channels: even, at least two
+// vectors; the last two overlap those before if they must.
 template <typename T>
 DETNAS_INLINE void split_channels(const Source<T>& s, int64_t begin, int64_t end, int64_t channels,
                                   T* even, int64_t ld_even, T* odd, int64_t ld_odd) {
-  using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::size;
-  const V floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
   const T* __restrict in = s.data + begin * s.ld;
   even += begin * ld_even;
   odd += begin * ld_odd;
   for (int64_t p = begin; p < end; ++p, in += s.ld, even += ld_even, odd += ld_odd)
-    for (int64_t c = 0; c < channels; c += 2 * L) {
-      V a = load(in + c), b = load(in + c + L);
-      if (s.scale) {
-        a = a * load(s.scale + c) + load(s.shift + c);
-        b = b * load(s.scale + c + L) + load(s.shift + c + L);
-      }
-      a = a < floor ? floor : a;
-      b = b < floor ? floor : b;
+    for (int64_t j = 0; j < channels; j += 2 * L) {
+      const int64_t c = j + 2 * L <= channels ? j : channels - 2 * L;
+      const auto a = read(s, in, c), b = read(s, in, c + L);
       store(even + c / 2, every_second<T, false>(a, b));
       store(odd + c / 2, every_second<T, true>(a, b));
+    }
+}
+
+// Channels [first, first + count) of two sources in turns, in whole vectors, the last of which
+// overlaps those before if it must.
+template <typename T>
+DETNAS_INLINE void join_channels(const Source<T>& x, const Source<T>& y, int64_t begin, int64_t end,
+                                 int64_t first, int64_t count, T* out, int64_t ld_out) {
+  constexpr int64_t L = Vec<T>::size;
+  for (int64_t p = begin; p < end; ++p)
+    for (int64_t j = 0; j < count; j += L) {
+      const int64_t i = j + L <= count ? j : count - L;
+      const auto a = read(x, x.data + p * x.ld, first + i), b = read(y, y.data + p * y.ld, first + i);
+      store(out + p * ld_out + 2 * i, in_turns<T, false>(a, b));
+      store(out + p * ld_out + 2 * i + L, in_turns<T, true>(a, b));
     }
 }
 
@@ -184,12 +201,19 @@ void shuffle(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
   constexpr int64_t L = Vec<T>::size;
   const bool plain = a.left.order == Order::kPlain && a.right.order == Order::kPlain;
   // The cases of whole vectors, without a copy between.
-  if (a.method == 2 && plain && a.c_left % (2 * L) == 0 && a.c_right % (2 * L) == 0 &&
-      2 * a.c_out_left == channels) {
+  const bool halved = plain && a.c_left % 2 == 0 && a.c_right % 2 == 0 && a.c_left >= 2 * L &&
+                      a.c_right >= 2 * L && 2 * a.c_out_left == channels;
+  if (a.method == 2 && halved) {
     const int64_t h = a.c_left / 2;
     split_channels(a.left, begin, end, a.c_left, a.out_left, a.ld_out_left, a.out_right, a.ld_out_right);
     split_channels(a.right, begin, end, a.c_right, a.out_left + h, a.ld_out_left, a.out_right + h,
                    a.ld_out_right);
+    return;
+  }
+  if (a.method == 1 && halved && a.c_left == a.c_right) {
+    const int64_t h = a.c_left / 2;
+    join_channels(a.left, a.right, begin, end, 0, h, a.out_left, a.ld_out_left);
+    join_channels(a.left, a.right, begin, end, h, h, a.out_right, a.ld_out_right);
     return;
   }
   if (a.method == 0 && a.ld_out_left == a.ld_out_right && a.out_right == a.out_left + a.c_out_left &&

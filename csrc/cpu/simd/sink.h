@@ -43,14 +43,22 @@ struct SinkLane {
     for (int64_t i = 0; i < Vec<T>::size; ++i) s.ref[c + i] = finite_or_zero<T>(v[i]);
     ref = load(s.ref + c);
   }
-  template <int R, int C>
-  DETNAS_INLINE void set_reference(const V (&tile)[R][C], int column) {
+  template <int R>
+  DETNAS_INLINE void set_reference(const V (&values)[R]) {
     if (M != Mode::kStats) return;
     V sum = {};
-    for (int r = 1; r < R; ++r) sum += tile[r][column] - tile[0][column];
-    set_reference(tile[0][column]);
+#pragma GCC unroll 16
+    for (int r = 1; r < R; ++r) sum += values[r] - values[0];
+    set_reference(values[0]);
     for (int64_t i = 0; i < Vec<T>::size; ++i) s.ref[c + i] += finite_or_zero<T>(sum[i] / R);
     ref = load(s.ref + c);
+  }
+  template <int R, int C>
+  DETNAS_INLINE void set_reference(const V (&tile)[R][C], int column) {
+    V values[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) values[r] = tile[r][column];
+    set_reference(values);
   }
 
   DETNAS_INLINE V finish(V v, V in) {

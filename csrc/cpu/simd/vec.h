@@ -108,3 +108,20 @@ DETNAS_INLINE typename Vec<T>::type every_second(typename Vec<T>::type a, typena
                           o + 20, o + 22, o + 24, o + 26, o + 28, o + 30);
   }
 }
+
+// Lanes of a and b in turns: the first half of both, or the second (High).
+template <typename T, bool High>
+DETNAS_INLINE typename Vec<T>::type in_turns(typename Vec<T>::type a, typename Vec<T>::type b) {
+  constexpr int L = Vec<T>::size, o = High ? L / 2 : 0;
+  if constexpr (L == 2) {
+    return DETNAS_SHUFFLE(a, b, o, o + L);
+  } else if constexpr (L == 4) {
+    return DETNAS_SHUFFLE(a, b, o, o + L, o + 1, o + 1 + L);
+  } else if constexpr (L == 8) {
+    return DETNAS_SHUFFLE(a, b, o, o + L, o + 1, o + 1 + L, o + 2, o + 2 + L, o + 3, o + 3 + L);
+  } else {
+    static_assert(L == 16);
+    return DETNAS_SHUFFLE(a, b, o, o + L, o + 1, o + 1 + L, o + 2, o + 2 + L, o + 3, o + 3 + L, o + 4,
+                          o + 4 + L, o + 5, o + 5 + L, o + 6, o + 6 + L, o + 7, o + 7 + L);
+  }
+}
