@@ -17,6 +17,7 @@ from detnas_d2.recipe.weights import Start
 from detnas_d2.recipe.writing import PIPELINE_FILE, texts_of, write_files
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import digest, write_json
+from detnas_d2.utils.screen import duration
 
 FOLDER, FILE = "config", "recipe.json"
 VERSION = 1
@@ -70,14 +71,14 @@ class Record:
     def check_asked(self, asked: Mapping[str, Any]) -> None:
         """Raises InputError if a run is asked for that is another than the one begun."""
         changed = [
-            f"--{key} {self.asked.get(key)!r} then, {value!r} now"
+            f"--{key} {_shown(key, self.asked.get(key))} then, {_shown(key, value)} now"
             for key, value in asked.items()
             if value != self.asked.get(key)
         ]
         if changed:
             raise InputError(
                 f"{self.settings.output}: begun with other options ({'; '.join(changed)}); repeat "
-                "those, or name another --output"
+                "those, as detnas resume does, or name another --output"
             )
 
     def written(self) -> Record:
@@ -100,6 +101,13 @@ class Record:
 
     def save(self) -> None:
         write_json(os.path.join(self.folder, FILE), {"version": VERSION, **asdict(self)}, indent=1)
+
+
+def _shown(option: str, value: Any) -> str:
+    """An option's value as a person would say it."""
+    if value in (None, ""):
+        return "none"
+    return duration(value) if option == "time" else str(value)
 
 
 def read_record(output: str) -> Record | None:

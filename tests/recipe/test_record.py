@@ -64,7 +64,7 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
     written.check_asked({"data": "/i", "budget": "", "time": 600.0})
     with pytest.raises(InputError) as error:
         written.check_asked({"data": "/i", "budget": "24M", "time": None})
-    assert "--budget '' then, '24M' now; --time 600.0 then, None now" in str(error.value)
+    assert "--budget none then, 24M now; --time 10 min then, none now" in str(error.value)
 
 
 def test_a_record_of_something_else_is_one_line(tmp_path: Path) -> None:
