@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/ops/cat.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <tuple>
 #include <utility>
@@ -40,6 +42,8 @@ Results join(const std::vector<Results>& parts, std::index_sequence<I...>) {
 template <typename F>
 auto by_batch(int64_t batches, const F& call) {
   using Results = decltype(call(int64_t{0}));
+  // Autocast, where an operator takes any dtype, would refuse to join some and widen others.
+  const c10::impl::ExcludeDispatchKeyGuard as_they_are(c10::autocast_dispatch_keyset);
   std::vector<Results> parts;
   for (int64_t i = 0; i < batches; ++i) parts.push_back(call(i));
   return join(parts, std::make_index_sequence<std::tuple_size_v<Results>>());

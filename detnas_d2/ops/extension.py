@@ -35,7 +35,9 @@ _OPERATORS = (
     "shuffle_concat",
     "mixed_sum",
     "shuffle_block",
+    "shuffle_block_packed",
     "shuffle_block_stats",
+    "pack_shuffle_block",
     "digest",
 )
 

@@ -103,8 +103,7 @@ if has_extension():
         ("depthwise_conv_backward", conv_backward),
         ("mixed_depthwise_backward", mixed_depthwise_backward),
         ("shuffle_block", shuffle_block),
+        ("shuffle_block_packed", shuffle_block_packed),
         ("shuffle_block_stats", shuffle_block_stats),
     ):
         register_flop_formula(getattr(torch.ops.detnas_d2, _name))(_formula)
-    if hasattr(torch.ops.detnas_d2, "shuffle_block_packed"):
-        register_flop_formula(torch.ops.detnas_d2.shuffle_block_packed)(shuffle_block_packed)
