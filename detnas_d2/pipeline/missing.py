@@ -101,8 +101,9 @@ class Missing:
     def _ended(self, run: Run, title: str) -> Sequence[Run] | None:
         """After a stage that ended well: the runs from now on, if they were planned anew."""
         self._screen.tell_end(title, run)
-        self._ends.of_stage(run.pipeline)
-        return self._read_again() if self._screen.planner.done(run.stage.name) else None
+        anew = self._read_again() if self._screen.planner.done(run.stage.name) else None
+        self._ends.of_stage(run.pipeline)  # what is told then is the new plan
+        return anew
 
     def _failed(self, run: Run, title: str, error: Exception, others: Sequence[Run] = ()) -> None:
         """Tells of it; what another process runs may be done later on.

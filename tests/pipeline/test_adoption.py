@@ -84,6 +84,33 @@ def test_a_late_stage_goes_on_from_its_checkpoint(
     assert manifest["stages"][0]["row"] == "shorter" and len(manifest["starts"]) == 1
 
 
+class Drops(Planner):
+    """Leaves out what comes after a stage that has ended."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def done(self, stage: str) -> bool:
+        tree = yaml.safe_load(self.file.read_text())
+        del tree["STAGES"][1:]
+        self.file.write_text(yaml.safe_dump(tree))
+        return True
+
+
+def test_what_comes_after_a_stage_knows_the_plan_from_then_on(file: str, tmp_path: Path) -> None:
+    tree = yaml.safe_load(Path(file).read_text())
+    tree["STAGES"].append({**tree["STAGES"][0], "NAME": "more"})
+    Path(file).write_text(yaml.safe_dump(tree))
+    told: list[list[str]] = []
+
+    def after_stage(folder: str) -> None:
+        manifest = json.loads((Path(folder) / "pipeline.json").read_text())
+        told.append([stage["name"] for stage in manifest["stages"]])
+
+    assert run_pipeline(arguments(file), planner=Drops(file), after_stage=after_stage)
+    assert told == [["base"]] and not (tmp_path / "runs" / "more").exists()
+
+
 def test_another_length_without_adoption_is_another_config(file: str) -> None:
     with pytest.raises(PipelineError, match="SOLVER.MAX_ITER: 12 -> 7"):
         run_pipeline(arguments(file), planner=Shortens(file, adopts=False))
