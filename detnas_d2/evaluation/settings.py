@@ -88,8 +88,8 @@ class EvaluationSettings:
                 "SEARCH.CALIBRATION.DATASET and DATASETS.TRAIN are empty: nothing to calibrate with"
             )
         model = {k: v for k, v in flatten(cfg.MODEL).items() if k not in ("WEIGHTS", "DEVICE")}
-        if not model["HIT.NECK_CHANNELS"]:  # as before there was this key: such searches go on
-            del model["HIT.NECK_CHANNELS"]
+        if not model.get("HIT.NECK_CHANNELS"):  # as before there was this key: such searches go on
+            model.pop("HIT.NECK_CHANNELS", None)
         return cls(
             validation=search.VAL or cfg.DATASETS.TEST[0],
             calibration=CalibrationSettings(
