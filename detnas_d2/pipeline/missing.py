@@ -79,6 +79,7 @@ class Missing:
     ) -> None:
         self.experiment, self._args, self._jobs = experiment, args, jobs
         self._goes_on, self._screen, self._ends = goes_on, screen, ends
+        self._alone = self._folders_alone()
         self.failed: set[str] = set()
 
     def run(self) -> Experiment:
@@ -92,6 +93,7 @@ class Missing:
     def _read_again(self) -> Sequence[Run]:
         self.experiment = read_experiment(self._args.config_file, tuple(self._args.opts))
         write_manifests(self.experiment, None)
+        self._alone = self._folders_alone()
         return self.experiment.runs()
 
     def _late(self, run: Run, late: Late) -> Sequence[Run]:
@@ -123,7 +125,7 @@ class Missing:
         plan, or what waited for it can run.
         """
         runs, again = self.experiment.runs(), True
-        titles, alone = titles_of(runs), self._alone(runs) if self._jobs > 1 else ()
+        titles = titles_of(runs)
         while again:  # what other processes ran may be done by now
             again = False
             for run in runs:
@@ -139,7 +141,7 @@ class Missing:
                 others = _together_with(run, runs)
                 try:
                     late = self._screen.run(
-                        run, title, runs, self._args, others, jobs=self._jobs, alone=alone
+                        run, title, runs, self._args, others, jobs=self._jobs, alone=self._alone
                     )
                 except Exception as error:
                     self._failed(run, title, error, others)
@@ -172,13 +174,13 @@ class Missing:
         runs = self.experiment.runs()
         jobs = min(self._jobs, len(runs))
         try:
-            run_side_by_side(runs, self._args, jobs, self._screen, self._is_ready, ended)
+            run_side_by_side(runs, self._args, jobs, self._screen, self._may_begin, ended)
         except _AllEnd as ending:
             self._late(ending.run, ending.late)
             return True
         return False
 
-    def _is_ready(self, run: Run) -> bool:
+    def _may_begin(self, run: Run) -> bool:
         """Whether it is to be started next to others."""
         if run.folder in self.failed or not _is_ready(run):
             return False
@@ -189,10 +191,13 @@ class Missing:
             and stage_state(other.pipeline, other.stage) != DONE
             for other in before
         )
-        return not waits and run.folder not in self._alone(runs)
+        return not waits and run.folder not in self._alone
 
-    def _alone(self, runs: Sequence[Run]) -> set[str]:
-        """Folders of those that run alone."""
+    def _folders_alone(self) -> set[str]:
+        """Of those that run alone, where others run side by side."""
+        if self._jobs == 1:
+            return set()
+        runs = self.experiment.runs()
         planned = {run.folder for run in runs if self._screen.planner.alone(run.stage.name)}
         return planned | alone_among(runs)
 

@@ -13,7 +13,6 @@ from typing import Any
 from detnas_d2.engine.runtimes import PYTORCH, RUNTIMES
 from detnas_d2.programs import export, latency
 
-FORMATS = ("onnx", "torchscript")
 EXPORT_FOLDER = "exported"
 
 
@@ -24,7 +23,7 @@ def deliver(
 
     Args:
         config, opts: of the detector, KEY, VALUE overrides with its weights.
-        format: one of FORMATS.
+        format: one of :data:`detnas_d2.engine.export.FORMATS`.
         output: folder of the file.
         budget: milliseconds; None: nothing was asked for.
 

@@ -90,8 +90,7 @@ def _coco(
         size = {"width": record["width"], "height": record["height"]}
         source = {"source_id": record["image_id"]}
         images.append({"id": number, "file_name": name, **size, **source})
-        for values in sorted(map(_values, record["annotations"])):
-            (label, x, y, width, height), crowd = values[:-1], values[-1]
+        for label, x, y, width, height, crowd in sorted(map(_values, record["annotations"])):
             annotations.append(
                 {
                     "id": len(annotations) + 1,

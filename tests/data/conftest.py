@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from detnas_d2.config.data_config import add_data_config
 from detnas_d2.data import register_datasets
-from detnas_d2.data.datasets import catalog
 from detnas_d2.data.recognition import recognise
+from tests.catalogs import own_names
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -27,15 +27,10 @@ CLASSES = ("cat", "dog", "owl")
 @pytest.fixture(autouse=True)
 def clean_catalogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each test has its own data folder, working directory and registered names."""
-    before = dict(DatasetCatalog), dict(MetadataCatalog)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalog, "_ORIGINALS", {})
-    monkeypatch.setattr(catalog, "_DECLARED", set())
-    yield
-    for registry, content in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        registry.clear()
-        registry.update(content)
+    with own_names():
+        yield
 
 
 @pytest.fixture

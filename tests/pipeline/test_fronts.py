@@ -19,7 +19,7 @@ from detnas_d2.search import History
 from detnas_d2.search.front_file import read_front, read_objectives
 from detnas_d2.utils.errors import InputError
 from tests.campaigns.tiny import detnas_pipeline
-from tests.engine.conftest import own_names
+from tests.catalogs import own_names
 
 SEARCHES = ("nsga2", "random_search")
 
