@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.jobs import with_jobs
     from detnas_d2.recipe.record import read_record
 
+    search.check_export(args)
     record = read_record(os.path.abspath(os.path.expanduser(args.run)))
     if record is None:
         raise InputError(

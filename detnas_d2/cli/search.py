@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from detnas_d2.cli.detectors import find_detector
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.screen import duration
+from detnas_d2.utils.screen import Line, duration
 
 if TYPE_CHECKING:
     from detnas_d2.recipe.record import Record
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="300M|15ms",
         help="what a network may cost: multiply-adds of its backbone at 224x224 pixels, or "
-        "milliseconds that the detector takes for an image on this machine",
+        "milliseconds from a decoded image of the data to its boxes on this machine",
     )
     parser.add_argument(
         "--time", default="", metavar="2h|45m", help="time that everything may take (default: open)"
@@ -82,7 +83,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("onnx", "torchscript"),
         default="",
         help="export the detector at the end, and measure it here in every runtime that is "
-        "installed, against a --budget of milliseconds",
+        "installed; a --budget of milliseconds is then one of the file (onnx: in ONNX Runtime)",
     )
 
 
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.record import read_record
 
     start = time.monotonic()
+    check_export(args)
     budget = read_budget(args.budget) if args.budget else None
     seconds = read_seconds(args.time) if args.time else None
     if args.seed < 0:
@@ -127,6 +129,8 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
     """Runs what is missing of a run; what came of it, and with --export its detector's file and
     latency.
     """
+    from detnas_d2.engine.defaults import LOGGERS
+    from detnas_d2.engine.screen import quiet_command
     from detnas_d2.recipe.amounts import read_budget
     from detnas_d2.recipe.session import carry_on
     from detnas_d2.report import try_report
@@ -140,7 +144,15 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
     budget = read_budget(asked).milliseconds if asked else None
     detector, folder = find_detector(result["detector"]), result["output"]
     place = os.path.join(folder, delivery.EXPORT_FOLDER)
-    delivered = delivery.deliver(detector.config, detector.opts, args.export, place, budget)
+    line = Line()
+    line.show(lambda: f"exporting to {os.path.relpath(place)}, and measuring")
+    try:
+        with nullcontext() if args.verbose else quiet_command(LOGGERS, line):
+            delivered = delivery.deliver(
+                detector.config, detector.opts, args.export, place, budget, record.settings.runtime
+            )
+    finally:
+        line.clear()
     try_report(folder)  # which shows the latency
     return {**result, **delivered, "next": [*result["next"], *delivery.lines(delivered)]}
 
@@ -148,6 +160,7 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
 def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: float) -> Record:
     """Decides a new run, says what was chosen and how long it will take, and writes its configs."""
     from detnas_d2.data.recognition import recognise
+    from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH
     from detnas_d2.recipe.decide import decide, read_facts
     from detnas_d2.recipe.facts import Machine
     from detnas_d2.recipe.inputs import Data, Settings
@@ -172,7 +185,12 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
         data,
         facts,
         Machine.here(args.num_gpus),
-        Settings(output, seed=asked["seed"], start=begun),
+        Settings(
+            output,
+            seed=asked["seed"],
+            start=begun,
+            runtime=ONNXRUNTIME if args.export == "onnx" else PYTORCH,
+        ),
         start,
         jobs,
     )
@@ -182,6 +200,15 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
     record = record.written()
     _tell(f"Configs, to be looked at and edited: {os.path.relpath(record.folder)}")
     return record
+
+
+def check_export(args: argparse.Namespace) -> None:
+    """Raises InputError for a format that cannot be written here, before hours are spent."""
+    from detnas_d2.engine.runtimes import ONNXRUNTIME, missing
+
+    lack = missing(ONNXRUNTIME) if args.export == "onnx" else ""
+    if lack:
+        raise InputError(f"--export onnx: {lack}")
 
 
 def check_gradient(args: argparse.Namespace) -> None:

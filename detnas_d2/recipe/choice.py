@@ -27,6 +27,7 @@ _LEAST_OBJECT = 16
 """Pixels that small objects should keep: the finest level has one position in four pixels."""
 _USUAL_SIDE = {SMALL: 128, LARGE: 480}
 """Side of data whose objects would be large enough in smaller images."""
+OF_WEIGHTS = "of the weights"
 HAND_MADE_OP = "3x3"
 """Of every layer of the hand-made network, ShuffleNetV2."""
 _BATCH = {SMALL: 4, LARGE: 8}
@@ -88,6 +89,7 @@ def choose(
     macs: int | None = None,
     side: int = 0,
     space: str = "",
+    why_space: str = OF_WEIGHTS,
 ) -> Recipe:
     """The recipe for some data on a machine.
 
@@ -96,12 +98,13 @@ def choose(
         side: shorter side of resized images; 0: chosen.
         space: that is searched, "" where the budget decides. Without ``macs`` it has no limit of
             multiply-adds but the pattern's, where that is one of its own.
+        why_space: why it is given, in a few words.
 
     Raises:
         InputError: no space has networks on both sides of the budget, naming the ranges.
     """
     pattern = LARGE if machine.gpu else SMALL
-    space, limit, why_space = _space(pattern, method, machine, macs, space)
+    space, limit, why = _space(pattern, method, machine, macs, space, why_space)
     chosen, why_side = (side, "as large as the time allows") if side else _side(data, pattern)
     scale = chosen / data.short
     batch = _batch(pattern, machine)
@@ -124,7 +127,7 @@ def choose(
         validation=validation,
         scoring=validation or data.val,
         calibration=min(64 if pattern == SMALL else 128, data.train - validation),
-        reasons=(("space", why_space), ("side", why_side)),
+        reasons=(("space", why), ("side", why_side)),
     )
 
 
@@ -159,7 +162,7 @@ def spaces_of(machine: Machine) -> tuple[str, ...]:
 
 
 def _space(
-    pattern: str, method: str, machine: Machine, macs: int | None, named: str
+    pattern: str, method: str, machine: Machine, macs: int | None, named: str, why_named: str
 ) -> tuple[str, int, str]:
     """Name, limit of multiply-adds (0: none) and why."""
     where = "on GPUs" if machine.gpu else "on a CPU"
@@ -177,7 +180,7 @@ def _space(
             f"the range of a search space: {ranges}"
         )
     reason = "by --budget" if macs is not None else f"usual {where}"
-    reason = "of the weights" if named else reason
+    reason = why_named if named else reason
     return fitting[0], limit, f"{reason}; its networks have {_range_text(SPACES[fitting[0]])}"
 
 

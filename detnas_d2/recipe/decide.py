@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 
 from detnas_d2.data.loaders.train import load_training_dicts
 from detnas_d2.recipe.amounts import Budget, read_budget
-from detnas_d2.recipe.choice import choose, sides_up_to, spaces_of
+from detnas_d2.recipe.choice import OF_WEIGHTS, choose, sides_up_to, spaces_of
 from detnas_d2.recipe.facts import DataFacts, Machine, facts_of
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import limited
@@ -65,9 +65,9 @@ def decide(
     def measured(side: int, beside: Beside | None) -> tuple[Plan, Settings]:
         recipe, own = choose(facts, machine, method, budget.macs, side, space), settings
         if budget.milliseconds is not None:
-            names = (space,) if space else spaces_of(machine)
+            names, why = ((space,), OF_WEIGHTS) if space else (spaces_of(machine), "by --budget")
             recipes = [
-                replace(choose(facts, machine, method, None, recipe.side, name), max_macs=0)
+                replace(choose(facts, machine, method, None, recipe.side, name, why), max_macs=0)
                 for name in names
             ]
             folder = os.path.join(settings.output, FOLDER)

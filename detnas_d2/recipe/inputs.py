@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from detnas_d2.engine.runtimes import PYTORCH
 from detnas_d2.recipe.weights import Start
 
 
@@ -34,6 +35,7 @@ class Settings:
         output: folder of the run, absolute.
         start: weights to start from.
         max_ms, latency_table: limit of a path by a file of milliseconds; 0 and "" for none.
+        runtime: that milliseconds are of, one of :mod:`detnas_d2.engine.runtimes`.
     """
 
     output: str
@@ -41,3 +43,4 @@ class Settings:
     start: Start = Start()
     max_ms: float = 0.0
     latency_table: str = ""
+    runtime: str = PYTORCH

@@ -1,7 +1,7 @@
 """A budget in milliseconds: measured, as a limit of the search.
 
-The limit is one of the whole detector, by a table of the blocks of the space that is fitted to a
-few detectors.
+The limit is one of the whole detector, from a decoded image of the data to boxes in it, by a table
+of the blocks of the space that is fitted to a few detectors.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from detnas_d2.config.tools import load_config
-from detnas_d2.engine.defaults import fall_back_to_cpu
+from detnas_d2.engine.defaults import LOGGERS, fall_back_to_cpu
 from detnas_d2.engine.latency import Picture
 from detnas_d2.engine.latency_table import Target, detector_table
+from detnas_d2.engine.runtimes import RUNTIMES
+from detnas_d2.engine.screen import quiet_command
 from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data, Settings
@@ -22,6 +24,7 @@ from detnas_d2.search_space.elastic_latency import Latency
 from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
+from detnas_d2.utils.screen import Line
 
 TABLE_FILE = "latency.json"
 _FITTED = 4
@@ -55,16 +58,22 @@ def limited(
         ranges.append(f"{recipe.space} {low:.3g} to {high:.3g} ms")
     raise InputError(
         f"--budget {milliseconds:g}ms: expected a latency within the range that detectors of a "
-        f"search space have here, with images of {recipes[0].side} x {recipes[0].longest} pixels: "
-        f"{', '.join(ranges)}"
+        f"search space have here in {RUNTIMES[settings.runtime].title}, which see an image at "
+        f"{recipes[0].side} x {recipes[0].longest} pixels at most: {', '.join(ranges)}"
     )
 
 
 def measured(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -> Latency:
-    """Of the recipe's detectors, with one image of the size that they see."""
+    """Of the recipe's detectors, with the first test image; the datasets are registered."""
     folder = write_trial(recipe, facts, data, settings)
     path = SPACES[recipe.space].uniform_path(HAND_MADE_OP)
     cfg = load_config(os.path.join(folder, "finetune.yaml"), ["MODEL.DETNAS.PATH", str(path)])
-    fall_back_to_cpu(cfg)
-    picture = Picture.of_config(cfg, size=(recipe.side, recipe.longest))
-    return detector_table(Target(cfg, picture), fitted=_FITTED, checked=0)
+    line = Line()
+    line.show(lambda: f"measuring the blocks of {recipe.space} and a few detectors")
+    try:
+        with quiet_command(LOGGERS, line):
+            fall_back_to_cpu(cfg)
+            target = Target(cfg, Picture.of_config(cfg), settings.runtime)
+            return detector_table(target, fitted=_FITTED, checked=0)
+    finally:
+        line.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detnas_d2.engine.runtimes import RUNTIMES
 from detnas_d2.recipe.amounts import Budget
 from detnas_d2.recipe.choice import SMALL
 from detnas_d2.recipe.record import Record
@@ -16,7 +17,8 @@ def choice_lines(record: Record) -> list[str]:
     reasons = dict(recipe.reasons)
     limit = f"at most {Budget(macs=recipe.max_macs)}" if recipe.max_macs else ""
     if settings.latency_table:
-        limit = f"at most {settings.max_ms:.3g} ms by a table of its blocks"
+        runtime = RUNTIMES[settings.runtime].title
+        limit = f"at most {settings.max_ms:.3g} ms in {runtime}, by a table of its blocks"
     scored = f"{recipe.scoring} images that the supernet does not learn from score candidates"
     halves = "one half of the images for weights, one for the architecture"
     ratios = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)

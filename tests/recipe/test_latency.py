@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from detnas_d2.config.tools import load_config
+from detnas_d2.config.tools import base_config, load_config
+from detnas_d2.data import register_datasets
+from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH, RUNTIMES
 from detnas_d2.recipe import latency
 from detnas_d2.recipe.choice import choose
-from detnas_d2.recipe.inputs import Settings
+from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import limited, measured
 from detnas_d2.recipe.writing import texts_of, write_files
 from detnas_d2.search.build import limits_from_config
 from detnas_d2.search_space import LatencyTable
 from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
+from tests.catalogs import own_names
 from tests.recipe.values import CELLS, CPU, DATA, SCHEDULE, plan
 
 RECIPES = [
@@ -57,10 +63,35 @@ def test_the_limit_is_one_of_the_whole_detector(
     assert read == table("detnas_demo", 0.5)
 
 
-def test_latencies_are_those_of_this_machine(tmp_path: Path) -> None:
+@pytest.fixture
+def cells(tmp_path: Path) -> Iterator[Data]:
+    """A test image as it is decoded, registered."""
+    Image.new("RGB", (640, 480)).save(tmp_path / "cell.png")
+    names = [{"id": i, "name": name} for i, name in enumerate(DATA.classes)]
+    image = {"id": 1, "file_name": "cell.png", "width": 640, "height": 480}
+    content = {"images": [image], "annotations": [], "categories": names}
+    file = tmp_path / "cells.json"
+    file.write_text(json.dumps(content))
+    entries = [
+        {"NAME": name, "FORMAT": "coco", "IMAGES": str(tmp_path), "ANNOTATIONS": str(file)}
+        | {"CLASSES": list(DATA.classes)}
+        for name in (DATA.train, DATA.test)
+    ]
+    data = replace(DATA, declarations=entries)
+    with own_names():
+        cfg = base_config()
+        cfg.DATASETS.REGISTER = entries
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (DATA.test,)
+        register_datasets(cfg)
+        yield data
+
+
+@pytest.mark.parametrize("runtime", [PYTORCH, ONNXRUNTIME])
+def test_latencies_are_those_of_this_machine(runtime: str, cells: Data, tmp_path: Path) -> None:
     recipe = replace(choose(CELLS, CPU, "detnas", side=128), max_macs=0)
-    found = measured(recipe, CELLS, DATA, Settings(str(tmp_path)))
+    found = measured(recipe, CELLS, cells, Settings(str(tmp_path / "run"), runtime=runtime))
     assert 0 < found.cheapest() < found.most_expensive() and found.space == "detnas_demo"
-    # As backbones see an image of 128 x 176 pixels.
-    assert found.input_size == (128, 192) and found.detector["image"] == [128, 176]
-    assert "whole detectors in PyTorch" in found.about and found.about.endswith("not checked")
+    # As backbones see the image, resized to 128 x 171 pixels.
+    assert found.input_size == (128, 192) and found.detector["image"] == [480, 640]
+    title = RUNTIMES[runtime].title
+    assert f"whole detectors in {title}" in found.about and found.about.endswith("not checked")
