@@ -56,7 +56,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
     """Runs of a few iterations, without --jobs one stage after the other."""
     for module in (schedule, refitting):
         monkeypatch.setattr(module, "LEAST", Schedule(2, 2, 1, 2, 0))

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,15 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 CSRC, EMULATOR = ROOT / "csrc", ROOT / "tests" / "emulator"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-# The headers that take long; compiled once for all sources.
+# The headers that take long; compiled once for all sources, into HEADER.
+HEADER = "headers.h"
 HEADERS = ("torch/library.h", "ATen/Parallel.h", "ATen/ops/empty.h", "ATen/ops/zeros.h")
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-Wno-psabi"]
 
 
 @dataclass(frozen=True)
 class Library:
-    """What is compiled into ``build/<name>/_C.so``."""
+    """What is compiled into ``build/<name>/_C.so``, besides what all libraries have."""
 
     name: str
     sources: tuple[Path, ...]
@@ -41,57 +43,76 @@ class Library:
 
     def build(self) -> Path:
         """The library, compiled anew if a source is newer."""
-        build = ROOT / "build" / self.name
-        build.mkdir(parents=True, exist_ok=True)
-        with open(build / "lock", "w") as lock:  # of two test processes one compiles
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            return self._build(build)
-
-    def _build(self, build: Path) -> Path:
-        target = build / "_C.so"
-        newest = max(file.stat().st_mtime for file in [*self.sources, *self.headers])
-        if target.exists() and target.stat().st_mtime > newest:
-            return target
-        folder = build / f"{os.getpid()}.tmp"
-        folder.mkdir()
-        try:
-            self._compile(folder)
-            os.replace(folder / "_C.so", target)
-        finally:
-            shutil.rmtree(folder)
-        return target
+        inputs = *COMMON, *self.sources, *self.headers
+        return _made(self.name, "_C.so", inputs, self._compile) / "_C.so"
 
     def _compile(self, folder: Path) -> None:
-        header = folder / "headers.h"
-        header.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
-        gxx = [compiler(), *common_flags(), *self.flags]
-        subprocess.run([*gxx, "-x", "c++-header", header, "-o", f"{header}.gch"], check=True)
-
-        def run(source: Path) -> Path:
-            kernels = source.name.startswith("simd_")
-            extra = (AVX2 if "avx" in source.name else []) if kernels else ["-include", header]
-            output = folder / f"{source.stem}.o"
-            subprocess.run([*gxx, *extra, "-x", "c++", "-c", source, "-o", output], check=True)
-            return output
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(run, self.sources))
+        common = _made("sanitized_common", HEADER, [*COMMON, *CSRC.glob("*.h")], _compile_common)
+        objects = _compiled(self.sources, folder, common / HEADER, self.flags)
         library = Path(torch.__file__).parent / "lib"
-        link = [*("g++", "-shared", *SANITIZERS, *objects), f"-L{library}", "-lc10", "-ltorch_cpu"]
-        subprocess.run([*link, "-ltorch", "-ltorch_python", "-o", folder / "_C.so"], check=True)
+        link = [*("g++", "-shared", *SANITIZERS, *objects, *common.glob("*.o")), f"-L{library}"]
+        link += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
+        subprocess.run([*link, "-o", folder / "_C.so"], check=True)
 
 
+def _made(name: str, product: str, inputs: Sequence[Path], make: Callable[[Path], None]) -> Path:
+    """The folder ``build/<name>``, made anew if one of ``inputs`` is newer than its ``product``."""
+    target = ROOT / "build" / name
+    target.parent.mkdir(exist_ok=True)
+    with open(f"{target}.lock", "w") as lock:  # of two test processes one compiles
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made, newest = target / product, max(file.stat().st_mtime for file in inputs)
+        if made.exists() and made.stat().st_mtime > newest:
+            return target
+        folder = Path(f"{target}.{os.getpid()}.tmp")
+        folder.mkdir()
+        try:
+            make(folder)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(folder, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def _compile_common(folder: Path) -> None:
+    """The header that takes long, and the sources that no macro of a library alters."""
+    header = folder / HEADER
+    header.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
+    gxx = [compiler(), *common_flags(), "-x", "c++-header", header, "-o", f"{header}.gch"]
+    subprocess.run(gxx, check=True)
+    _compiled(COMMON, folder, header)
+
+
+def _compiled(
+    sources: Sequence[Path], folder: Path, header: Path, flags: Sequence[str] = ()
+) -> list[Path]:
+    """Objects of the sources."""
+
+    def run(source: Path) -> Path:
+        kernels = source.name.startswith("simd_")
+        extra = (AVX2 if "avx" in source.name else []) if kernels else ["-include", header]
+        output = folder / f"{source.stem}.o"
+        gxx = [compiler(), *common_flags(), *flags, *extra, "-x", "c++", "-c", source]
+        subprocess.run([*gxx, "-o", output], check=True)
+        return output
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(run, sources))
+
+
+COMMON = tuple(CSRC.glob("*.cpp"))
 CPU = Library(
     "sanitized",
-    (*CSRC.glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")),
+    tuple((CSRC / "cpu").glob("*.cpp")),
     tuple(CSRC.rglob("*.h")),
-    ("-O0", "-DDETNAS_D2_HAVE_AVX2", "-DDETNAS_D2_HAVE_AVX512", "-DDETNAS_D2_CHECKED"),
+    ("-DDETNAS_D2_HAVE_AVX2", "-DDETNAS_D2_HAVE_AVX512", "-DDETNAS_D2_CHECKED"),
 )
 EMULATED = Library(
     "emulator",
-    (*CSRC.glob("*.cpp"), *(CSRC / "cuda").glob("*.cu")),
+    tuple((CSRC / "cuda").glob("*.cu")),
     (*CSRC.glob("*.h"), *(CSRC / "cuda").glob("*.cuh"), *EMULATOR.glob("*.h")),
-    ("-O0", "-DDETNAS_EMULATE", f"-I{EMULATOR}"),
+    ("-DDETNAS_EMULATE", f"-I{EMULATOR}"),
 )
 
 
@@ -104,7 +125,7 @@ def common_flags() -> list[str]:
     include = Path(torch.__file__).parent / "include"
     python = sysconfig.get_paths()["include"]
     return [
-        *("-std=c++20", "-g1", "-fPIC", "-fopenmp", *SANITIZERS, "-Wno-unknown-pragmas"),
+        *("-std=c++20", "-O0", "-g1", "-fPIC", "-fopenmp", *SANITIZERS, "-Wno-unknown-pragmas"),
         *(f"-I{CSRC}", f"-I{include}", f"-I{python}", '-DDETNAS_D2_VERSION="sanitized"'),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from scipy import stats
 from detnas_d2.pipeline import front_scores
 from detnas_d2.pipeline.definition import read_pipeline
 from detnas_d2.pipeline.fronts import FrontComparison
+from detnas_d2.pipeline.run import run_pipeline
 from detnas_d2.pipeline.stages import PipelineError
+from detnas_d2.programs import fronts
 from detnas_d2.programs.diagnose import main
 from detnas_d2.search import History
 from detnas_d2.search.front_file import read_front, read_objectives
@@ -38,6 +41,14 @@ def mean_best(points: list[tuple[float, float]], least: float, most: float) -> f
 def command(root: Path, *opts: str) -> list[str]:
     output = ["--output", str(root / "fronts")]
     return ["fronts", "--config-file", str(root / "pipeline.yaml"), *output, *opts]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_page() -> Iterator[None]:
+    """Of each run, drawn at its end: none after every stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fronts, "run_pipeline", lambda args, **_: run_pipeline(args))
+        yield
 
 
 @pytest.fixture(scope="module")

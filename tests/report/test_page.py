@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 from detnas_d2.cli import main as command
 from detnas_d2.pipeline.latency_record import keep_latency
 from detnas_d2.pipeline.manifest import MANIFEST_FILE
-from detnas_d2.report import search_figures, try_report, write_report
+from detnas_d2.report import try_report, write_report
 from detnas_d2.report.found import read_folder
 from detnas_d2.report.networks import main_metric, row_differences, rows_of, winner_of
 from detnas_d2.search.history import History
@@ -80,13 +80,6 @@ class Page(HTMLParser):
 
 def page_of(folder: Path) -> Page:
     return Page(write_report(str(folder)))
-
-
-@pytest.fixture
-def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not drawn, which takes most of a page's time."""
-    drawn = Markup('<svg role="img"></svg>')
-    monkeypatch.setattr(search_figures, "svg", lambda *figure: drawn)
 
 
 def test_a_finished_run(run: Path) -> None:

@@ -1,0 +1,55 @@
+"""What makes all tests quick: what is done without, and what is made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+from detectron2.engine import defaults
+from markupsafe import Markup
+
+of_detectron2 = defaults._try_get_key
+
+
+def ask(cfg: Any, *keys: str, default: Any = None) -> Any:
+    """Detectron2's ``_try_get_key``, which writes a whole config as YAML and reads it again for
+    each of the keys that ``default_setup`` asks for: a sixth of a run of seconds.
+    """
+    if isinstance(cfg, CfgNode) and keys[0] in cfg:
+        return cfg[keys[0]]
+    return of_detectron2(cfg, *keys, default=default)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture of their module are of one group, which one of several processes
+    runs: pytest-xdist would have each of them make the fixture.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and _shares(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def _shares(item: pytest.Item) -> bool:
+    info = getattr(item, "_fixtureinfo", None)
+    found = info.name2fixturedefs.values() if info is not None else ()
+    return any(fixture.scope == "module" for fixtures in found for fixture in fixtures)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Files need not outlast a loss of power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defaults, "_try_get_key", ask)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a page are made but not drawn, which takes most of its time."""
+    drawn = Markup('<svg role="img"></svg>')
+    monkeypatch.setattr("detnas_d2.report.search_figures.svg", lambda *figure: drawn)
