@@ -190,6 +190,7 @@ def _write_done(work: _Work, results: dict[str, Any], seconds: float, data: dict
         "processes": comm.get_world_size(),
         **data,
     }
+    stage_time.end(folder)
     write_text(os.path.join(folder, DONE_FILE), json.dumps(done, indent=1))
 
 

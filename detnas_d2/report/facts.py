@@ -12,6 +12,7 @@ from typing import Any
 
 from detnas_d2.command import LOG_FILE
 from detnas_d2.engine.supernet_check.record import failure_text, read_record
+from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline.state import FAILED, FAILED_FILE, RUNNING, STOPPED, read_json
 from detnas_d2.report.found import Found, FoundStage
 from detnas_d2.utils.errors import InputError
@@ -71,6 +72,21 @@ def seconds_of(stage: FoundStage) -> float | None:
         with os.scandir(stage.folder) as entries:
             end = max((entry.stat().st_mtime for entry in entries if entry.is_file()), default=0.0)
     return before + max(0.0, end - begin)
+
+
+def by_the_clock(found: Found) -> float | None:
+    """Seconds in which one stage worked or several; None where a stage that worked does not tell
+    when.
+    """
+    told: list[stage_time.Span] = []
+    for stage in found.stages:
+        if seconds_of(stage) is None:
+            continue
+        spans = stage_time.spans(stage.folder, running=stage.state == RUNNING)
+        if spans is None:
+            return None
+        told += spans
+    return stage_time.covered(told)
 
 
 @dataclass(frozen=True)

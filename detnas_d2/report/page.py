@@ -120,6 +120,7 @@ def page_of(found: Found) -> str:
         "supernet": sections.make("Supernet", lambda: supernet_part(found, stage)),
         "tested": tested,
         "times": sections.make("Times", lambda: facts.times(found)) or [],
+        "clock": sections.make("Time by the clock", lambda: facts.by_the_clock(found)),
         "late": late,
         "environment": sections.make("Machine", lambda: facts.environment(found)) or {},
         "commands": facts.commands(found),

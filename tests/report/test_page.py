@@ -101,6 +101,20 @@ def test_a_finished_run(run: Path) -> None:
     assert "Total" not in text and "6 min in all" in text
 
 
+def test_time_of_stages_side_by_side(run: Path, quick_figures: None) -> None:
+    """Six stages of a minute: worked, and by the clock, as far as all of them tell when."""
+    starts = {"supernet": 0, "search": 100, "searched": 200, "random_1": 200, "random_2": 230}
+    for name, begin in {**starts, "handmade": 300}.items():
+        if name == "handmade":
+            assert "6 min in all." in page_of(run).text
+        times = {"time": 1e9 + begin, "seconds": 0.0, "spans": [], "end": 1e9 + begin + 60}
+        (run / name / "started.json").write_text(json.dumps(times))
+    told = (
+        "6 min in all, and 4 min 30 s by the clock, where stages that ran side by side count once"
+    )
+    assert told in page_of(run).text
+
+
 def test_it_needs_nothing_else_has_each_id_once_and_names_are_no_markup(run: Path) -> None:
     page = page_of(run)
     outside = [link for link in page.links if not link.startswith(("#", "data:"))]
