@@ -159,6 +159,7 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
 
 def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: float) -> Record:
     """Decides a new run, says what was chosen and how long it will take, and writes its configs."""
+    from detnas_d2.data.checks.many_files import reading_once
     from detnas_d2.data.recognition import recognise
     from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH
     from detnas_d2.recipe.decide import decide, read_facts
@@ -173,10 +174,11 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
     jobs = jobs_asked(args)
     weights = asked["weights"]
     begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
-    found = recognise(asked["data"])
-    data = Data(found.declarations, found.train, found.test, found.val, found.classes)
-    data = in_one_form(data, output)
-    facts = read_facts(data, output)
+    with reading_once():  # three looks: the folder, its datasets, and what stages will read
+        found = recognise(asked["data"])
+        data = Data(found.declarations, found.train, found.test, found.val, found.classes)
+        data = in_one_form(data, output)
+        facts = read_facts(data, output)
     counts = f"{facts.train} training, {facts.test} test"
     counts += f", {facts.val} validation" if facts.val else ""
     _tell(f"{found.layout}: {counts} images, {len(found.classes)} classes", *found.notes)

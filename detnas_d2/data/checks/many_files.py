@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from detnas_d2.data.checks.progress import progress
 from detnas_d2.utils.cpus import usable_cpus
@@ -26,14 +27,56 @@ _BLOCK, _PROBE = 1024, 32  # items of which the first tell how fast the others a
 _MANY = 8 * _BLOCK  # items that are read sooner by several processes, their start included
 _THREADS = 4  # for a processor
 
+_kept: dict[Any, Any] | None = None  # (what reads, file, its state) -> what was read
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within it, :func:`read_each` reads no file again that the same function has read, as long as
+    the file is the same, by its size and time. What is read must not be altered.
+    """
+    global _kept
+    before, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = before
+
 
 def read_each(read: Read[T, R], items: Sequence[T], what: str, *, threads: bool = False) -> list[R]:
     """``read`` of each item, in order; of many items in several processes.
 
     Args:
+        items: paths within :func:`reading_once`.
         what: the items in words, for a person who waits.
         threads: whether several gain by ``read`` also where no file has to be waited for.
     """
+    if _kept is None:
+        return _read_each(read, items, what, threads)
+    keys = [(_name_of(read), item, _state_of(item)) for item in items]
+    new = [n for n, key in enumerate(keys) if key[-1] is None or key not in _kept]
+    fresh = dict(zip(new, _read_each(read, [items[n] for n in new], what, threads), strict=True))
+    _kept.update((keys[n], found) for n, found in fresh.items() if keys[n][-1] is not None)
+    return [fresh[n] if n in fresh else _kept[key] for n, key in enumerate(keys)]
+
+
+def _name_of(read: Callable[..., Any]) -> Any:
+    """What tells a function, with the arguments that it is given in advance."""
+    if not isinstance(read, partial):
+        return read
+    return read.func, repr(read.args), repr(sorted(read.keywords.items()))
+
+
+def _state_of(path: Any) -> tuple[int, ...] | None:
+    """None of what is no file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_each(read: Read[T, R], items: Sequence[T], what: str, threads: bool) -> list[R]:
     found: list[R] = []
     blocks = [items[start : start + _BLOCK] for start in range(0, len(items), _BLOCK)]
     with _readers(read, blocks, threads) as readers, progress(what, len(items)) as told:
