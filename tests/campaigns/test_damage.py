@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.campaigns import damage, filesystems
 
 
 @pytest.fixture(scope="module")
@@ -18,21 +17,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reference")
 
 
-def _campaign(name: str, only: str, folder: Path) -> list[str]:
-    """Lines of a campaign that ends well."""
-    program = Path(__file__).with_name(f"{name}.py")
-    command = [sys.executable, str(program), "--only", only, "--folder", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout.splitlines()
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def test_damage_is_mended_or_refused(folder: Path) -> None:
-    lines = _campaign("damage", "supernet", folder)
+def _campaign(
+    program: ModuleType,
+    only: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> list[str]:
+    """Lines of a campaign that ends well; its runs are forked from this process."""
+    monkeypatch.setattr(sys, "argv", ["campaign", "--only", only, "--folder", str(folder)])
+    status = program.main()
+    out = capsys.readouterr().out
+    assert status == 0, out
+    return out.splitlines()
+
+
+def test_damage_is_mended_or_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = _campaign(damage, "supernet", folder, monkeypatch, capsys)
     assert sum(line.startswith("ok ") for line in lines) == 3
     assert lines[-1] == "1 refused, 2 same"
 
 
-def test_run_on_a_file_system_without_links(folder: Path) -> None:
-    assert _campaign("filesystems", "symlink", folder)[-1] == "1 same"
+def test_run_on_a_file_system_without_links(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _campaign(filesystems, "symlink", folder, monkeypatch, capsys)[-1] == "1 same"
