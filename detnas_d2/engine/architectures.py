@@ -43,15 +43,19 @@ def is_relaxed(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.HIT.SEARCHABLE_PARTS) and cfg.MODEL.HIT.STRATEGY == "gradient"
 
 
+def is_sampled(cfg: CfgNode) -> bool:
+    """Whether the config describes a Hit-Detector of which one path runs at a time."""
+    return bool(cfg.MODEL.HIT.SEARCHABLE_PARTS) and cfg.MODEL.HIT.STRATEGY == "sampling"
+
+
 def searched_space(cfg: CfgNode) -> PathSpace:
     """The sub-spaces of ``MODEL.HIT.SEARCHABLE_PARTS`` where they are sampled, with the channels of
     ``MODEL.HIT.NECK_CHANNELS`` where there are several; else DetNAS's.
     """
     channels = searched_channels(cfg)
-    node = cfg.MODEL.HIT
-    if not node.SEARCHABLE_PARTS or node.STRATEGY != "sampling":
+    if not is_sampled(cfg):
         return space_of(cfg)
-    parts = [part for part in PARTS if part in node.SEARCHABLE_PARTS]
+    parts = [part for part in PARTS if part in cfg.MODEL.HIT.SEARCHABLE_PARTS]
     specs = part_specs(cfg)
     space = HitSpace(hit_network(cfg), tuple((part, specs[part]) for part in parts))
     return ElasticHitSpace(space, channels) if channels else space
@@ -120,6 +124,12 @@ def searchable_backbone(cfg: CfgNode) -> str:
     return next((name for name in names if name in DECODED_BACKBONES), "")
 
 
+def has_detnas_backbone(cfg: CfgNode) -> bool:
+    """Whether ``cfg`` names a backbone of DetNAS, a searched one or a decoded one."""
+    names = {*DECODED_BACKBONES, *DECODED_BACKBONES.values()}
+    return bool(names & {cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HIT.BOTTOM_UP})
+
+
 def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
     """Makes ``cfg`` the config of the network of one path, and of its images, in place."""
     if not isinstance(space, GenotypeSpace):
@@ -129,6 +139,8 @@ def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
         cfg.MODEL.DETNAS.PATH = str(path.at(None))
         return
     genotype = space.genotype(space.path(text))
+    # The frame belongs to it: operations alone would fit another frame of the same depths too.
+    cfg.MODEL.HIT.NETWORK = genotype.network.name
     cfg.MODEL.HIT.SEARCHABLE_PARTS = []
     if genotype.neck_channels:
         cfg.MODEL.HIT.NECK_CHANNELS = [genotype.neck_channels]
@@ -203,7 +215,6 @@ def _relaxed_detnas(model: nn.Module) -> RelaxedShuffleNet | None:
 
 
 def _decoded_keys(cfg: CfgNode, genotype: Genotype, path: str) -> dict[str, Any]:
-    # The frame belongs to it: operations alone would fit another frame of the same depths too.
     keys: dict[str, Any] = {
         "MODEL.HIT.NETWORK": cfg.MODEL.HIT.NETWORK,
         **({"MODEL.HIT.NECK_CHANNELS": [channels]} if (channels := genotype.neck_channels) else {}),

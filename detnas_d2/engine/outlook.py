@@ -16,7 +16,12 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from detnas_d2.config.resolutions import resolutions_of
-from detnas_d2.engine.architectures import is_relaxed, searchable_backbone, searched_space
+from detnas_d2.engine.architectures import (
+    is_relaxed,
+    is_sampled,
+    searchable_backbone,
+    searched_space,
+)
 from detnas_d2.engine.supernet_check.plan import equal_updates, is_checked
 from detnas_d2.engine.trainers.path_sampling import build_path_sampler
 from detnas_d2.search.build import SearcherSettings
@@ -177,9 +182,7 @@ def steps_of(cfg: CfgNode, iterations: int) -> int:
 
 def _supernet_steps(cfg: CfgNode) -> tuple[int, int]:
     """Paths of an update of the model, and updates of the path that is trained alone."""
-    node = cfg.MODEL.HIT
-    sampled = bool(node.SEARCHABLE_PARTS) and node.STRATEGY == "sampling"
-    if is_relaxed(cfg) or not (sampled or searchable_backbone(cfg)):
+    if is_relaxed(cfg) or not (is_sampled(cfg) or searchable_backbone(cfg)):
         return 1, 0
     space = searched_space(cfg)
     paths = len(build_path_sampler(cfg, space)(0))

@@ -31,10 +31,12 @@ from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.modeling import find_supernet, is_supernet
 from detnas_d2.modeling.detnas.backbone import DecodedBackbone
 from detnas_d2.modeling.hit.build import candidate_ops
+from detnas_d2.modeling.searchable_layers import FixedLayers
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stage_data import read_classes
 from detnas_d2.pipeline.stages import FRAGMENTS, PipelineError, Stage
-from detnas_d2.search_space import space_of
+from detnas_d2.search_space.hit_space import GenotypeSpace
+from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class _Plan:
         self.models = Models()
         self.needs: dict[str, Need] = {}
         self._configs: dict[str, CfgNode] = {}
+        self._spaces: dict[str, PathSpace] = {}
         self._classes: dict[str, ClassList | None] = {}
 
     def check(self, stage: Stage, *, finished: bool) -> None:
@@ -116,20 +119,34 @@ class _Plan:
         standins: list[Any] = []
         for name in stage.merge:
             source = self.pipeline.known_stage(name)
-            fragment = os.path.join(self.pipeline.folder(name), FRAGMENTS[source.kind])
-            if os.path.isfile(fragment):
+            if fragment := self._fragment_of(source):
                 fragments.append(fragment)
             else:
                 standins += self._result_of(source)
         place = "OPTS or command line"
         cfg = self.pipeline.merged(stage, fragments, standins, place=place)
-        if stage.like or self.pipeline.stage(stage.path) is not None:
-            space = space_of(cfg)
-            cfg.MODEL.DETNAS.PATH = str(space.first_path())
-        elif stage.path:
-            fix_path(cfg, space_of(cfg), str(self.pipeline.path_of(stage, cfg)))
+        if stage.path:
+            self._fix_path(stage, cfg)
         self._configs[stage.name] = cfg
         return cfg
+
+    def _fix_path(self, stage: Stage, cfg: CfgNode) -> None:
+        """As :func:`fix_path` does, with an example of a path that is not known yet."""
+        pipeline, search = self.pipeline, self.pipeline.search_for(stage)
+        space = pipeline.space_of(stage, cfg, None if search is None else self.config_of(search))
+        known = not stage.like and pipeline.stage(stage.path) is None
+        if known and all(self._fragment_of(source) for source in pipeline.sources_of(stage)):
+            path = pipeline.path_of(stage, cfg)
+        else:
+            path = space.first_path()
+        fix_path(cfg, space, str(path))
+        self._spaces[stage.name] = space
+
+    def _fragment_of(self, source: Stage) -> str:
+        """File of what a source found, for the configs of stages after it; "" if it is missing."""
+        folder = self.pipeline.folder(source.name)
+        file = os.path.join(folder, FRAGMENTS.get(source.kind, ""))
+        return file if os.path.isfile(file) or source.kind not in FRAGMENTS else ""
 
     def _result_of(self, source: Stage) -> list[Any]:
         """KEY, VALUE that a screening or gradient search might find."""
@@ -141,12 +158,23 @@ class _Plan:
         return [f"MODEL.HIT.OPS.{part.upper()}", kept]
 
     def _check_path(self, stage: Stage, cfg: CfgNode, model: nn.Module) -> None:
-        if stage.path and not any(isinstance(m, DecodedBackbone) for m in model.modules()):
+        if not stage.path:
+            return
+        where = f"{self.pipeline.file}: stage {stage.name!r}: PATH {stage.path!r}, but "
+        space = self._spaces[stage.name]
+        if isinstance(space, GenotypeSpace):
+            parts = {m.part for m in model.modules() if isinstance(m, FixedLayers)}
+            missing = [part for part in space.split(space.first_path()) if part not in parts]
+            if missing:
+                raise PipelineError(
+                    f"{where}{stage.config} has no {' and no '.join(missing)} of a Hit-Detector; "
+                    f"expected the model of the search, whose space is {space.name!r}"
+                )
+        elif not any(isinstance(m, DecodedBackbone) for m in model.modules()):
             kind = "a supernet" if find_supernet(model) is not None else "a backbone without path"
             raise PipelineError(
-                f"{self.pipeline.file}: stage {stage.name!r}: PATH {stage.path!r}, but "
-                f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is {kind}; expected a searched "
-                "backbone, e.g. build_detnas_fpn_backbone"
+                f"{where}MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is {kind}; expected a "
+                "searched backbone, e.g. build_detnas_fpn_backbone"
             )
 
     def _compare_classes(self, stage: Stage) -> None:

@@ -21,9 +21,10 @@ def check_config(pipeline: Pipeline, stage: Stage) -> None:
     name = pipeline.file_of(stage)
     try:
         cfg = pipeline.begin_of(stage)
-        if stage.like:  # the path is drawn when the search is done
+        screened = any(source.kind == "screen" for source in pipeline.sources_of(stage))
+        if stage.like and not screened:  # the path is drawn when the search is done
             pipeline.random_proposals(stage, cfg)
-        elif stage.path and pipeline.stage(stage.path) is None:
+        elif stage.path and pipeline.stage(stage.path) is None and not screened:
             pipeline.path_of(stage, cfg)
         if stage.member or stage.whole:
             _check_front(pipeline, stage)

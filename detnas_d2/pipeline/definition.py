@@ -30,8 +30,16 @@ from detectron2.config import CfgNode
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
-from detnas_d2.engine.architectures import fix_path, genotype_of, random_genotype
+from detnas_d2.engine.architectures import (
+    fix_path,
+    genotype_of,
+    has_detnas_backbone,
+    is_sampled,
+    random_genotype,
+    searched_space,
+)
 from detnas_d2.engine.checkpoint import FINAL
+from detnas_d2.engine.checks.data import take_class_number
 from detnas_d2.engine.inherited import INHERITED_FILE, member_file
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.evaluation import CandidateRecord
@@ -50,6 +58,8 @@ from detnas_d2.pipeline.stages import (
 from detnas_d2.search.front_file import FRONT_FILE, best_of, read_front
 from detnas_d2.search.history import RECORDS_FILE, History
 from detnas_d2.search_space import Path, space_of
+from detnas_d2.search_space.hit_space import GenotypeSpace
+from detnas_d2.search_space.space import PathSpace
 
 RESULTS = {
     **{kind: (file,) for kind, file in FRAGMENTS.items()},
@@ -81,6 +91,9 @@ class Pipeline:
     _resolved: dict[str, tuple[Any, CfgNode]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _spaces: dict[str, tuple[Any, PathSpace]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def known_stage(self, name: str) -> Stage:
         """The stage of a name that was checked when the pipeline was read."""
@@ -107,7 +120,17 @@ class Pipeline:
     def sources_of(self, stage: Stage) -> list[Stage]:
         """The stages whose results a stage starts from."""
         names = dict.fromkeys((stage.weights, stage.path, stage.like, *stage.merge))
+        if (search := self._search_of_space(stage)) is not None:
+            names |= dict.fromkeys(search.merge)  # which its space is made of
         return [source for name in names if (source := self.stage(name)) is not None]
+
+    def search_for(self, stage: Stage) -> Stage | None:
+        """The search that a stage's path is of, drawn like or limited by: that of PATH or LIKE, or
+        the first one.
+        """
+        named = (self.stage(name) for name in (stage.path, stage.like))
+        searches = (other for other in self.stages if other.kind == "search")
+        return next(filter(None, (*named, *searches)), None)
 
     def other_searches(self, search: Stage) -> list[Stage]:
         """Searches besides one stage, of whatever supernet."""
@@ -154,7 +177,8 @@ class Pipeline:
         if stage.weights:
             cfg.MODEL.WEIGHTS = self._weights_of(stage)
         if stage.path:
-            fix_path(cfg, space_of(cfg), str(self.path_of(stage, cfg)))
+            path = self.path_of(stage, cfg)
+            fix_path(cfg, path.space, str(path))
         return cfg
 
     def _weights_of(self, stage: Stage) -> str:
@@ -204,11 +228,40 @@ class Pipeline:
     def limits_for(self, cfg: CfgNode) -> CfgNode:
         """The config whose SEARCH node limits and counts costs: the first search's, or ``cfg``."""
         searching = next((stage for stage in self.stages if stage.kind == "search"), None)
-        return self.config_of(searching) if searching else cfg
+        return self.counted(searching) if searching else cfg
+
+    def space_of(self, stage: Stage, cfg: CfgNode, search_cfg: CfgNode | None = None) -> PathSpace:
+        """The space of a stage's path: that of the config, or of the Hit-Detectors of the search
+        that the path is of. One that is written out, or random and like no search's, is of
+        the config's if that has a backbone of DetNAS.
+
+        Args:
+            search_cfg: of :meth:`search_for`; default: as it is on disk.
+        """
+        search = self._search_of_space(stage)
+        if search is None:
+            return space_of(cfg)
+        space = self._space_of_search(search) if search_cfg is None else searched_space(search_cfg)
+        return space if isinstance(space, GenotypeSpace) else space_of(cfg)
+
+    def _search_of_space(self, stage: Stage) -> Stage | None:
+        """The search whose space a stage's path may be of, see :meth:`space_of`."""
+        search = self.search_for(stage) if stage.path else None
+        if search is None or search.name in (stage.path, stage.like):
+            return search
+        return None if has_detnas_backbone(self.begin_of(stage)) else search
+
+    def _space_of_search(self, search: Stage) -> PathSpace:
+        """The searched space, made once: the layers of a Hit-Detector are read off its model."""
+        found = self._found()
+        known = self._spaces.get(search.name)
+        if known is None or known[0] != found:
+            known = self._spaces[search.name] = found, searched_space(self.config_of(search))
+        return known[1]
 
     def path_of(self, stage: Stage, cfg: CfgNode) -> Path:
         """The path of a training stage."""
-        space = space_of(cfg)
+        space = self.space_of(stage, cfg)
         source = self.stage(stage.path)
         if source is not None:
             return space.path(self._found_by(source, stage)[0].path)
@@ -223,9 +276,18 @@ class Pipeline:
 
     def random_proposals(self, stage: Stage, cfg: CfgNode) -> Proposals:
         """See :func:`random_proposals`: limits are those of LIKE, or of the first search."""
-        like = self.stage(stage.like)
-        limits = self.limits_for(cfg) if like is None else self.config_of(like)
-        return random_proposals(stage, limits, space_of(cfg))
+        search = self.search_for(stage)
+        limits = cfg if search is None else self.counted(search)
+        return random_proposals(stage, limits, self.space_of(stage, cfg))
+
+    def counted(self, stage: Stage) -> CfgNode:
+        """The config of a stage that costs are counted for. Where they are of whole detectors it
+        has the number of classes that its run has found in the data, as soon as it has begun.
+        """
+        cfg, search = self.config_of(stage), self.search_for(stage)
+        if is_sampled(cfg if search is None else self.begin_of(search)):
+            take_class_number(cfg, self.folder(stage.name))
+        return cfg
 
     def _found_by(self, search: Stage, stage: Stage) -> tuple[CandidateRecord, str]:
         """What of a search a stage takes, the best path or a member of the front, and the file with

@@ -12,6 +12,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from detnas_d2.engine.architectures import genotype_of, searched_space
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.latency_record import read_latency
@@ -23,6 +24,8 @@ from detnas_d2.pipeline.tested_images import ap_interval
 from detnas_d2.search.front_file import Front, has_front, read_front
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost
+from detnas_d2.search_space.hit_space import GenotypeSpace
+from detnas_d2.search_space.space import PathSpace
 
 INHERITED, TUNED, TRAINED = "inherited", "fine-tuned", "trained"
 TREATMENTS = (INHERITED, TUNED, TRAINED)
@@ -44,11 +47,26 @@ class TestedNetwork:
 
     name: str
     kind: str
+    row: str
     origin: str
     folder: str
     cfg: CfgNode
     path: str
     results: dict[str, Any]
+
+    def architecture(self, space: PathSpace) -> tuple[str, ...]:
+        """What it shares with networks of the same architecture that were treated otherwise.
+
+        Args:
+            space: of a search beside it. What a genotype of Hit-Detectors leaves open is told by
+                the row alone, and so is what has neither path nor genotype.
+        """
+        told = self.path
+        if isinstance(space, GenotypeSpace) and self.origin == GIVEN:
+            parts = space.split(space.first_path())
+            told = told if set(parts) <= set(genotype_of(self.cfg).parts) else ""
+        model = self.cfg.MODEL
+        return model.DETNAS.SPACE, model.HIT.NETWORK, told or self.row
 
 
 @dataclass(frozen=True)
@@ -152,16 +170,16 @@ def family_of(
     scored = (set(network.results).intersection(_METRICS) for network in networks)
     known = set.intersection(*scored) if networks else set()
     metric = next((name for name in _METRICS if name in known), "")
-    groups: dict[tuple[str, str], list[TestedNetwork]] = {}
+    groups: dict[tuple[str, ...], list[TestedNetwork]] = {}
+    space = searched_space(search_cfg)
     for network in networks if metric else ():
-        member = network.origin == SEARCHED and network.path in numbers
-        if member or network.origin in (RANDOM, GIVEN):
-            space = "" if member else network.cfg.MODEL.DETNAS.SPACE
-            # Without a path it is some other backbone.
-            groups.setdefault((space, network.path or network.name), []).append(network)
+        if network.origin == SEARCHED and network.path in numbers:
+            groups.setdefault((network.path,), []).append(network)
+        elif network.origin in (RANDOM, GIVEN):
+            groups.setdefault(network.architecture(space), []).append(network)
     lines = []
-    for (space, _), group in groups.items():
-        number = None if space else numbers[group[0].path]
+    for key, group in groups.items():
+        number = numbers[group[0].path] if len(key) == 1 else None
         lines.append(_line(front, number, group, search_cfg, folder, metric))
     if len([line for line in lines if line.number is not None]) < 2:
         return None
@@ -230,11 +248,12 @@ def families(pipeline: Pipeline) -> Iterator[tuple[str, Family]]:
     for stage in rows:
         folder = pipeline.folder(stage.name)
         done = read_json(folder, DONE_FILE)
-        cfg = pipeline.config_of(stage)
+        cfg = pipeline.counted(stage)
         networks.append(
             TestedNetwork(
                 stage.name,
                 stage.kind,
+                stage.row or stage.name,
                 origin_of(pipeline, stage),
                 folder,
                 cfg,
@@ -247,7 +266,7 @@ def families(pipeline: Pipeline) -> Iterator[tuple[str, Family]]:
         found = search.kind == "search" and has_front(folder)
         if found and stage_state(pipeline, search) == DONE:
             records = History.read(folder)
-            family = family_of(pipeline.config_of(search), folder, records, networks)
+            family = family_of(pipeline.counted(search), folder, records, networks)
             if family is not None:
                 yield search.name, family
 

@@ -20,7 +20,7 @@ from detnas_d2.evaluation.candidate import finite_or_none
 from detnas_d2.pipeline.state import read_json
 from detnas_d2.search.front_file import read_front
 from detnas_d2.search.history import History
-from detnas_d2.search_space import space_of
+from detnas_d2.search_space.space import PathSpace
 from detnas_d2.utils.io import sha256_of, write_json
 
 MEMBERS_FILE = "members.json"
@@ -37,7 +37,7 @@ class TestedMember:
     results: Mapping[str, float | None]
 
 
-def evaluate_front(cfg: CfgNode, search: str) -> dict[str, Any]:
+def evaluate_front(cfg: CfgNode, search: str, space: PathSpace) -> dict[str, Any]:
     """Evaluates every member of a front on ``DATASETS.TEST`` of a config (collective).
 
     Each has the checkpoint that the search wrote for it. What was evaluated before, with the same
@@ -46,6 +46,7 @@ def evaluate_front(cfg: CfgNode, search: str) -> dict[str, Any]:
     Args:
         cfg: of a network of the search's space.
         search: folder of the finished search.
+        space: of its paths.
 
     Returns:
         {"members": number of them}.
@@ -54,7 +55,7 @@ def evaluate_front(cfg: CfgNode, search: str) -> dict[str, Any]:
         InputError: a damaged front.
     """
     members = read_front(search, History.read(search)).members
-    space, told = space_of(cfg), comm.all_gather(read_json(cfg.OUTPUT_DIR, MEMBERS_FILE))[0]
+    told = comm.all_gather(read_json(cfg.OUTPUT_DIR, MEMBERS_FILE))[0]
     for number, record in enumerate(members, start=1):
         tell("members", number - 1, len(members))
         network = cfg.clone()

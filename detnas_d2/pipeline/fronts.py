@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from detnas_d2.engine.architectures import searched_space, space_costs
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import Difference, difference
@@ -27,6 +28,8 @@ from detnas_d2.pipeline.status import stage_state
 from detnas_d2.search.front_file import read_objectives
 from detnas_d2.search.history import History
 from detnas_d2.search.objectives import FrontSoFar, Objectives
+from detnas_d2.search_space import Cost
+from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.utils.errors import InputError
 
 Values = dict[int, list[float]]
@@ -251,11 +254,25 @@ def _points_of(pipeline: Pipeline, objectives: Objectives) -> dict[str, _Tested]
             ]
         elif _is_by_hand(pipeline, stage) and set(objectives.costs) <= set(_OF_NETWORKS):
             done = read_json(folder, DONE_FILE)
-            cfg = pipeline.config_of(stage)
-            cost = network_cost(cfg, done["path"], pipeline.limits_for(cfg))
-            costs = tuple(getattr(cost, name) for name in objectives.costs)
-            found.setdefault(BY_HAND, []).append((_defined(done["results"]), costs))
+            if cost := _counted(pipeline, stage, done["path"]):
+                costs = tuple(getattr(cost, name) for name in objectives.costs)
+                found.setdefault(BY_HAND, []).append((_defined(done["results"]), costs))
     return found
+
+
+def _counted(pipeline: Pipeline, stage: Stage, path: str) -> Cost | None:
+    """Cost of a network as the first search counts those of its candidates; None where it counts
+    layers that the network does not have.
+    """
+    cfg = pipeline.counted(stage)
+    limits = pipeline.limits_for(cfg)
+    searched, own = searched_space(limits), pipeline.space_of(stage, cfg)
+    if not isinstance(searched, HitSpace):
+        return network_cost(cfg, path, limits)
+    if own != searched:
+        return None
+    found = own.path(path)
+    return space_costs(limits, own, found.resolution).cost(found.choices)
 
 
 def _is_by_hand(pipeline: Pipeline, stage: Stage) -> bool:

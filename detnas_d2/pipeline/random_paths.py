@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.pipeline.stages import PipelineError, Stage
-from detnas_d2.search.cost_draws import CostSampler, in_band
-from detnas_d2.search_space import AdditiveTable, Choices, Path, PathError
+from detnas_d2.search.cost_draws import cost_sampler, in_band
+from detnas_d2.search_space import Choices, Path, PathError
 from detnas_d2.search_space.space import PathSpace
 
 
@@ -51,14 +51,13 @@ def random_path(stage: Stage, proposals: Proposals, seed: int, best: Path | None
     number = stage.path.partition(" ")[2]
     if best is not None:
         macs = proposals.costs_at(best.resolution).macs
-        assert isinstance(macs, AdditiveTable)  # stages have paths of DetNAS's spaces
 
         def fits(choices: Choices) -> bool:
             path = candidates.space.path(choices).at(best.resolution)
             return path != best and constraint(candidates.genes(path))
 
         drawn = in_band(
-            CostSampler(macs),
+            cost_sampler(macs),
             fits,
             count=int(number) + 1,
             middle=macs.total(best.choices),

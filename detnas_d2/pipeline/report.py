@@ -14,13 +14,15 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
+from detnas_d2.analysis.complexity import analyze
 from detnas_d2.config.resolutions import cost_input
-from detnas_d2.engine.architectures import genotype_cost, genotype_of
+from detnas_d2.engine.architectures import genotype_cost, genotype_of, is_sampled
 from detnas_d2.pipeline.differences import Difference, differences
 from detnas_d2.pipeline.stages import SEED_STEP
 from detnas_d2.pipeline.state import DONE_FILE
 from detnas_d2.search.history import History
 from detnas_d2.search_space import Cost, build_cost_table, space_of
+from detnas_d2.search_space.space import resolution_of
 
 if TYPE_CHECKING:
     from detnas_d2.pipeline.definition import Pipeline
@@ -123,18 +125,22 @@ def _effort(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> dict[str,
 
 
 def _cost_of(pipeline: Pipeline, stage: Stage, done: dict[str, Any]) -> Cost:
-    cfg = pipeline.config_of(stage)
+    cfg = pipeline.counted(stage)
     return network_cost(cfg, done["path"], pipeline.limits_for(cfg))
 
 
 def network_cost(cfg: CfgNode, path: str, limits: CfgNode) -> Cost:
-    """Cost of a network: its searchable layers, or the whole backbone if it has none.
+    """Cost of a network: its searchable layers, or the whole backbone if it has none; next to a
+    search of Hit-Detectors by sampling, which may leave no part alike, the whole detector.
 
     Args:
-        path: text of its path in the space of ``cfg``; "" if it has none.
-        limits: config of a search, whose SEARCH.MAX_MACS_INPUT the multiply-adds of a backbone are
-            counted for; at the resolution of the path, if it has one.
+        path: text of its path or genotype; "" if it has none.
+        limits: config of a search, whose SEARCH.MAX_MACS_INPUT the multiply-adds of a backbone or
+            a detector are counted for; at the resolution of the path, if it has one.
     """
+    if is_sampled(limits):
+        size = cost_input(limits, resolution_of(path)[1])
+        return analyze(cfg, input_size=size, proposals=limits.HIT_SEARCH.COST_PROPOSALS)["total"]
     if genotype_of(cfg).parts:
         return genotype_cost(cfg)
     if not path:
@@ -163,7 +169,8 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows as a Markdown table: metrics in percent, cost of what is searched.
 
     That is the backbone body of DetNAS at the search's SEARCH.MAX_MACS_INPUT, the searchable layers
-    of a Hit-Detector at HIT_SEARCH.COST_INPUT, and the whole backbone of any other network.
+    of a Hit-Detector at HIT_SEARCH.COST_INPUT, and the whole backbone of any other network; where
+    Hit-Detectors were searched by sampling, the whole detector of all.
     """
     keys = list(dict.fromkeys(key for row in rows.values() for key in row["metrics"]))
     lines = [

@@ -167,7 +167,7 @@ def _results(work: _Work) -> dict[str, Any]:
     if stage.kind == "gradient":
         return {"genotype": str(gradient_search(cfg, resume=True, **retrain))}
     if stage.whole:
-        return evaluate_front(cfg, pipeline.folder(stage.path))
+        return evaluate_front(cfg, pipeline.folder(stage.path), pipeline.space_of(stage, cfg))
     if stage.kind == "evaluate":
         return flatten_results_dict(evaluate(cfg))
     return _trained(train(cfg, resume=True))

@@ -22,6 +22,9 @@ LIKE ``front SEARCH`` next to PATH random makes network k of n like member k of 
 TOGETHER: true, of a training with REPEAT of several networks: they are trained in one process, each
 batch is loaded once, and every network takes its update on it; results are those of trainings apart
 (:mod:`detnas_d2.engine.trainers.together`).
+Where the search is one of Hit-Detectors by sampling (MODEL.HIT.STRATEGY), its path is a genotype:
+it gives the stage's MODEL.HIT operations, frame and channels. A PATH that is written out, uniform
+or random without LIKE is then of the first search's space, unless the config has a DetNAS backbone.
 Stages with the same ROW share a row of the table (mean and spread). FOLDER, relative to OUTPUT_DIR,
 is where a stage works, instead of OUTPUT_DIR/NAME: pipelines that name the same folder for the same
 stage share its result, and the first one to need it runs it. It lies below OUTPUT_DIR or next to it

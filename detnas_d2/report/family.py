@@ -80,6 +80,7 @@ def family_part(found: Found, search: FoundStage) -> FamilyPart | None:
                 TestedNetwork(
                     stage.name,
                     stage.kind,
+                    stage.row,
                     stage.origin,
                     stage.folder,
                     cfg,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterator
 import numpy as np
 
 from detnas_d2.search_space import AdditiveTable, Choices
+from detnas_d2.search_space.candidates import ConditionalTable
 from detnas_d2.utils.errors import InputError
 
 _CELLS = 1000
@@ -50,17 +51,26 @@ class CostSampler:
 
     def draw(self, low: float, high: float, rng: random.Random) -> Choices | None:
         """A path with a cost of ``low`` to ``high``; None if none was found in many draws."""
-        first = max(0, int((low - self._low) / self._width) - self._slack)
-        last = int((high - self._low) / self._width) + self._slack + 1
-        weights = self._ways[-1][first : last + 1]
-        if not weights.any():
+        first, sums = self.ways(low, high)
+        if not len(sums) or not sums[-1]:
             return None
-        sums = np.cumsum(weights)
         for _ in range(ATTEMPTS):
-            choices = self._path(first + _index(sums, rng), rng)
+            choices = self.path(first, sums, rng)
             if low <= self.table.total(choices) <= high:
                 return choices
         return None
+
+    def ways(self, low: float, high: float) -> tuple[int, np.ndarray]:
+        """Where costs of ``low`` to ``high`` may be among the rounded ones: the first of them, and
+        the running sums of the numbers of paths from there on.
+        """
+        first = max(0, int((low - self._low) / self._width) - self._slack)
+        last = int((high - self._low) / self._width) + self._slack + 1
+        return first, np.cumsum(self._ways[-1][first : max(last + 1, 0)])
+
+    def path(self, first: int, sums: np.ndarray, rng: random.Random) -> Choices:
+        """A path drawn uniformly among those that :meth:`ways` counts."""
+        return self._path(first + _index(sums, rng), rng)
 
     def _path(self, cell: int, rng: random.Random) -> Choices:
         """A path whose rounded costs add up to ``cell``."""
@@ -71,6 +81,35 @@ class CostSampler:
             choices.append(choice)
             cell -= row[choice]
         return tuple(reversed(choices))
+
+
+class ConditionalSampler:
+    """:class:`CostSampler` of costs that are additive once one gene is given, uniform likewise."""
+
+    def __init__(self, table: ConditionalTable[int]) -> None:
+        self.table = table
+        self._samplers = [CostSampler(own) for own in table.tables]
+
+    def draw(self, low: float, high: float, rng: random.Random) -> Choices | None:
+        """See :meth:`CostSampler.draw`; the choices are genes."""
+        ways = [sampler.ways(low, high) for sampler in self._samplers]
+        numbers = np.cumsum([sums[-1] if len(sums) else 0.0 for _, sums in ways])
+        if not numbers[-1]:
+            return None
+        for _ in range(ATTEMPTS):
+            value = _index(numbers, rng)
+            genes = self.table.put_in(value, self._samplers[value].path(*ways[value], rng))
+            if low <= self.table.total(genes) <= high:
+                return genes
+        return None
+
+
+Sampler = CostSampler | ConditionalSampler
+
+
+def cost_sampler(table: AdditiveTable[int] | ConditionalTable[int]) -> Sampler:
+    """The sampler of a table of costs."""
+    return CostSampler(table) if isinstance(table, AdditiveTable) else ConditionalSampler(table)
 
 
 def _shifted(ways: np.ndarray, cells: int) -> np.ndarray:
@@ -85,7 +124,7 @@ def _index(sums: np.ndarray, rng: random.Random) -> int:
 
 
 def over_costs(
-    sampler: CostSampler,
+    sampler: Sampler,
     feasible: Callable[[Choices], bool],
     *,
     count: int,
@@ -118,7 +157,7 @@ def over_costs(
 
 
 def in_band(
-    sampler: CostSampler,
+    sampler: Sampler,
     feasible: Callable[[Choices], bool],
     *,
     count: int,
@@ -142,7 +181,7 @@ def in_band(
 
 
 def _new(
-    sampler: CostSampler,
+    sampler: Sampler,
     feasible: Callable[[Choices], bool],
     bounds: tuple[float, float],
     known: Container[Choices],
@@ -154,9 +193,7 @@ def _new(
     )
 
 
-def _draws(
-    sampler: CostSampler, bounds: tuple[float, float], rng: random.Random
-) -> Iterator[Choices]:
+def _draws(sampler: Sampler, bounds: tuple[float, float], rng: random.Random) -> Iterator[Choices]:
     for _ in range(ATTEMPTS):
         path = sampler.draw(*bounds, rng)
         if path is None:

@@ -8,22 +8,34 @@ from collections import Counter
 
 import pytest
 
-from detnas_d2.search.cost_draws import BINS, CostSampler, in_band, over_costs
+from detnas_d2.search.cost_draws import BINS, CostSampler, cost_sampler, in_band, over_costs
 from detnas_d2.search_space import AdditiveTable, build_cost_table, get_space
+from detnas_d2.search_space.candidates import ConditionalTable
 from detnas_d2.utils.errors import InputError
 
 TABLE = AdditiveTable(100, ((0, 7, 30), (5, 1, 90), (2, 2, 40), (11, 60, 3)))
 PATHS = list(itertools.product(range(3), repeat=4))
+CONDITIONAL = ConditionalTable(
+    (AdditiveTable(90, TABLE.entries[:3]), AdditiveTable(120, TABLE.entries[1:])), gene=1
+)
+WITH_GENE = list(itertools.product(range(3), range(2), range(3), range(3)))
 
 
 def anything(_: object) -> bool:
     return True
 
 
-def test_draws_are_uniform_among_the_paths_of_the_interval() -> None:
-    wanted = [path for path in PATHS if 140 <= TABLE.total(path) <= 210]
-    assert len(wanted) == 41
-    sampler, rng = CostSampler(TABLE), random.Random(0)
+@pytest.mark.parametrize(
+    ("table", "paths", "count"),
+    [(TABLE, PATHS, 41), (CONDITIONAL, WITH_GENE, 15)],
+    ids=["additive", "conditional"],
+)
+def test_draws_are_uniform_among_the_paths_of_the_interval(
+    table: AdditiveTable[int] | ConditionalTable[int], paths: list[tuple[int, ...]], count: int
+) -> None:
+    wanted = [path for path in paths if 140 <= table.total(path) <= 210]
+    assert len(wanted) == count
+    sampler, rng = cost_sampler(table), random.Random(0)
     drawn = Counter(sampler.draw(140, 210, rng) for _ in range(200 * len(wanted)))
     assert drawn.keys() == set(wanted)
     # Chi-squared: its mean is the number of degrees of freedom, its deviation sqrt(2 of them).
