@@ -53,6 +53,7 @@ def network_of(title: str, source: Path | Genotype, cost: str | None = None) -> 
     Raises:
         InputError: neither a path nor a genotype, or a genotype without operations.
     """
+    resolution = source.resolution if isinstance(source, Path) else None
     if isinstance(source, Path) and isinstance(source.space, GenotypeSpace):
         source = source.space.genotype(source)
     has_fixed = False
@@ -60,8 +61,6 @@ def network_of(title: str, source: Path | Genotype, cost: str | None = None) -> 
         space = backbone_space(source)
         looks = tuple(look_in(*pair) for pair in zip(space.layers, source.ops, strict=True))
         default = f"{in_words(build_cost_table(space).cost(source.choices))}, backbone at 224x224"
-        if source.resolution is not None:
-            default += f"; for images of shortest side {source.resolution}"
         name = f"network of {space.name}"
     elif isinstance(source, Genotype):
         if not source.parts:
@@ -73,6 +72,8 @@ def network_of(title: str, source: Path | Genotype, cost: str | None = None) -> 
         has_fixed = bool(source.backbone and (source.network.stem_ops or source.network.tail))
     else:
         raise InputError(f"cannot draw {type(source).__name__}: expected a path or a genotype")
+    if resolution is not None:
+        default = "; ".join([*filter(None, [default]), f"for images of shortest side {resolution}"])
     told = default if cost is None else cost
     return Network(source, title, name, str(source), told, looks, has_fixed)
 

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from detnas_d2.analysis.complexity import analyze_model, padded_size
-from detnas_d2.config.resolutions import cost_input, resolutions_of, set_resolution
+from detnas_d2.config.resolutions import cost_input, set_resolution
 from detnas_d2.modeling.detnas.build import DECODED_BACKBONES
 from detnas_d2.modeling.detnas.relaxed import RELAXED_DETNAS, RelaxedShuffleNet
 from detnas_d2.modeling.hit.build import (
@@ -61,29 +61,17 @@ def searched_space(cfg: CfgNode) -> PathSpace:
     return ElasticHitSpace(space, channels) if channels else space
 
 
-def searched_resolutions(cfg: CfgNode, space: PathSpace) -> tuple[int, ...]:
-    """``SEARCH.RESOLUTIONS`` of the candidates in a space; empty: a path is all that is searched.
-
-    Raises:
-        InputError: images cannot be resized to them, naming the key that is in the way.
-    """
-    resolutions = resolutions_of(cfg)
-    if resolutions and not isinstance(space, SearchSpace):
-        raise InputError(
-            f"SEARCH.RESOLUTIONS {list(resolutions)}: expected [], the only value for space "
-            f"{space.name!r}, which is none of DetNAS"
-        )
-    return resolutions
-
-
 def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -> Costs:
-    """Costs of a space's paths at ``SEARCH.MAX_MACS_INPUT``, which follows a resolution.
+    """Costs of a space's paths at ``SEARCH.MAX_MACS_INPUT``, which follows a resolution. Detectors
+    that ``cfg`` describes see it padded as an image is.
 
     Raises:
         InputError: ``cfg`` is not the config of the detectors of a space whose costs are theirs.
     """
     size = cost_input(cfg, resolution)
     if isinstance(space, HitSpace):
+        if is_sampled(cfg):  # else it is of a model without config
+            size = padded_size(_example(cfg, space), size)
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
     if isinstance(space, ElasticHitSpace):
         if searched_channels(cfg) != space.neck_channels:
@@ -91,21 +79,29 @@ def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -
                 f"space {space.name!r}: its costs are of whole detectors; expected the config of "
                 f"one, with MODEL.HIT.NECK_CHANNELS {list(space.neck_channels)}"
             )
-        tables = (_whole_costs(at_neck_channels(cfg, c), space.at(c)) for c in space.neck_channels)
+        tables = (
+            _whole_costs(at_neck_channels(cfg, channels), space.at(channels), size)
+            for channels in space.neck_channels
+        )
         return ConditionalCosts(tuple(tables), space.gene)
     assert isinstance(space, SearchSpace)
     return build_cost_table(space, size)
 
 
-def _whole_costs(cfg: CfgNode, space: HitSpace) -> CostTable:
+def _example(cfg: CfgNode, space: HitSpace) -> nn.Module:
+    """A detector of a space, without memory."""
+    return without_memory(network_config(cfg, space.first_path())).eval()
+
+
+def _whole_costs(cfg: CfgNode, space: HitSpace, size: tuple[int, int]) -> CostTable:
     """Costs of whole detectors, of which the channels of the neck are given.
 
     Besides the searched layers much depends on those: the rest of the neck, the proposal generator,
     the head's fully connected layer.
     """
     path, proposals = space.first_path(), cfg.HIT_SEARCH.COST_PROPOSALS
-    model = without_memory(network_config(cfg, path)).eval()
-    size = padded_size(model, cost_input(cfg))
+    model = _example(cfg, space)
+    size = padded_size(model, size)
     detections = min(proposals, cfg.TEST.DETECTIONS_PER_IMAGE)
     costs = analyze_model(model, input_size=size, proposals=proposals, detections=detections)
     table = space.cost_table(size, proposals, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
@@ -132,13 +128,13 @@ def has_detnas_backbone(cfg: CfgNode) -> bool:
 
 def fix_path(cfg: CfgNode, space: PathSpace, text: str) -> None:
     """Makes ``cfg`` the config of the network of one path, and of its images, in place."""
+    path = space.path(text)
+    if path.resolution is not None:
+        set_resolution(cfg, path.resolution)
     if not isinstance(space, GenotypeSpace):
-        path = space.path(text)
-        if path.resolution is not None:
-            set_resolution(cfg, path.resolution)
         cfg.MODEL.DETNAS.PATH = str(path.at(None))
         return
-    genotype = space.genotype(space.path(text))
+    genotype = space.genotype(path)
     # The frame belongs to it: operations alone would fit another frame of the same depths too.
     cfg.MODEL.HIT.NETWORK = genotype.network.name
     cfg.MODEL.HIT.SEARCHABLE_PARTS = []

@@ -161,7 +161,7 @@ def works_of(cfg: CfgNode, kind: str) -> tuple[float, float]:
         return images * _megapixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]) * _resized(cfg), 0.0
     step = _LEARNING * cfg.SOLVER.IMS_PER_BATCH * _megapixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN)
     paths, alone = _supernet_steps(cfg)
-    sampled = paths * (_resized(cfg) if searchable_backbone(cfg) else 1.0)
+    sampled = paths * (_resized(cfg) if searchable_backbone(cfg) or is_sampled(cfg) else 1.0)
     return step * steps_of(cfg, cfg.SOLVER.MAX_ITER) * sampled, step * alone
 
 

@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import cast
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detnas_d2.engine.architectures import searched_resolutions, searched_space, space_costs
+from detnas_d2.config.resolutions import resolutions_of
+from detnas_d2.engine.architectures import searched_space, space_costs
 from detnas_d2.search.build import SearcherSettings, limits_from_config, with_keys
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
-from detnas_d2.search_space import CostTable, LatencyTable, measure_latency
+from detnas_d2.search_space import LatencyTable, measure_latency
 from detnas_d2.search_space.candidates import Candidates, ConditionalCosts, ConditionalTable, Costs
 from detnas_d2.search_space.elastic_latency import Latency, latency_from_json
 from detnas_d2.search_space.space import PathSpace, SearchSpace
@@ -71,7 +71,7 @@ class Proposals:
             InputError: a key is wrong, or the latency table cannot be read.
         """
         space = searched_space(cfg) if space is None else space
-        resolutions, limits = searched_resolutions(cfg, space), limits_from_config(cfg)
+        resolutions, limits = resolutions_of(cfg), limits_from_config(cfg)
         named, files = cfg.SEARCH.LATENCY_TABLE, _latency_files(cfg, resolutions)
         searcher = SearcherSettings.from_config(cfg)
         if cfg.SEARCH.BUDGETS and len(searcher.objectives) == 1:
@@ -140,11 +140,8 @@ class Proposals:
         if not self.latencies:
             limits = replace(limits, max_latency_ms=None)
         if self.candidates.resolutions:
-            # Of DetNAS's spaces, so each is a sum over layers.
-            costs = cast(tuple[CostTable, ...], self.tables)
-            found = cast(tuple[LatencyTable, ...], self.latencies)
-            latency = ConditionalTable[float](found) if found else None
-            return Constraint(limits, ConditionalCosts(costs), latency)
+            latency = ConditionalTable[float](self.latencies) if self.latencies else None
+            return Constraint(limits, ConditionalCosts(self.tables), latency)
         return Constraint(limits, self.tables[0], next(iter(self.latencies), None))
 
     @cached_property

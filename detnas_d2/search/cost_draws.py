@@ -88,7 +88,10 @@ class ConditionalSampler:
 
     def __init__(self, table: ConditionalTable[int]) -> None:
         self.table = table
-        self._samplers = [CostSampler(own) for own in table.tables]
+        self._samplers = []
+        for own in table.tables:
+            assert isinstance(own, AdditiveTable)  # where images differ too, costs_at tells them
+            self._samplers.append(CostSampler(own))
 
     def draw(self, low: float, high: float, rng: random.Random) -> Choices | None:
         """See :meth:`CostSampler.draw`; the choices are genes."""

@@ -64,11 +64,12 @@ class ConditionalTable(Generic[Number]):
     """A quantity that is additive once one gene is given: an :class:`AdditiveTable` of genes.
 
     Args:
-        tables: one for each value of that gene (a resolution, a number of channels), of the others.
+        tables: one for each value of that gene (a resolution, a number of channels), of the others,
+            of which another gene may have to be given too.
         gene: its place among the genes.
     """
 
-    tables: tuple[AdditiveTable[Number], ...]
+    tables: tuple[AdditiveTable[Number] | ConditionalTable[Number], ...]
     gene: int = -1
 
     def total(self, choices: Iterable[int]) -> Number:
@@ -112,7 +113,7 @@ class ConditionalTable(Generic[Number]):
 class ConditionalCosts:
     """Cost tables by the value of one gene, see :class:`ConditionalTable`, as one of genes."""
 
-    tables: tuple[CostTable, ...]
+    tables: tuple[CostTable | ConditionalCosts, ...]
     gene: int = -1
 
     @cached_property

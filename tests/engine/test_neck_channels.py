@@ -217,12 +217,6 @@ def test_a_search_resumes_and_its_networks_have_their_fitness(
     assert draw_path(path, "t") == draw_genotype(space.genotype(path), "t")
 
 
-def test_resolutions_do_not_go_with_it(tmp_path: Path) -> None:
-    cfg = scenes(tmp_path, "search", "SEARCH.RESOLUTIONS", [32, 64])
-    with pytest.raises(InputError, match=r"SEARCH.RESOLUTIONS \[32, 64\]: expected \[\]"):
-        Proposals.from_config(cfg)
-
-
 def test_costs_need_the_config_of_the_detector(tmp_path: Path) -> None:
     """A search of a model without one (``detnas_d2.engine.library``) cannot count."""
     space = searched_space(scenes(tmp_path, "search"))

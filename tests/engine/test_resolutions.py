@@ -37,9 +37,7 @@ from detnas_d2.programs.diagnose import main as diagnose
 from detnas_d2.search import FingerprintMismatch, History
 from detnas_d2.search_space import SPACES, LatencyTable, PathError, space_of
 from detnas_d2.search_space.candidates import Candidates
-from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.utils.errors import InputError
-from tests.engine.test_path_sampling import NETWORK
 from tests.engine.test_trainer import Interrupt, final, same
 from tests.engine.tiny_runs import Configs, arguments, write_config
 
@@ -340,13 +338,3 @@ def test_work_grows_with_the_pixels(configs: Configs) -> None:
         assert work_of(resized, kind) == pytest.approx(
             work_of(plain, kind) * (1 + (2 / 3) ** 2) / 2
         )
-
-
-def test_spaces_of_hit_detector_are_searched_at_one_size(configs: Configs) -> None:
-    cfg, space = (
-        configs.search(*KEYS),
-        HitSpace.of_network(NETWORK, [("head", ("skip", "conv_k1"))]),
-    )
-    for build in (Proposals.from_config, build_path_sampler):
-        with pytest.raises(InputError, match=r"\[32, 48, 64\]: expected \[\], .* none of DetNAS"):
-            build(cfg, space)

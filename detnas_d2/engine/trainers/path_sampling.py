@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from detectron2.config import CfgNode
 
-from detnas_d2.engine.architectures import searched_resolutions, space_costs
+from detnas_d2.config.resolutions import resolutions_of
+from detnas_d2.engine.architectures import space_costs
 from detnas_d2.search_space import AdditiveTable, LayerSpec, Path, SearchSpace, build_cost_table
 from detnas_d2.search_space.candidates import Table
 from detnas_d2.search_space.elastic_space import ElasticHitSpace
@@ -188,7 +189,7 @@ def build_path_sampler(cfg: CfgNode, space: PathSpace) -> PathSampler:
         raise InputError(
             f"SUPERNET.PATH_SAMPLING {kind!r}: expected one of {', '.join(map(repr, _SAMPLERS))}"
         )
-    paths, resolutions = _SAMPLERS[kind](cfg, space), searched_resolutions(cfg, space)
+    paths, resolutions = _SAMPLERS[kind](cfg, space), resolutions_of(cfg)
     if not resolutions:
         return paths
     if kind == "sandwich" and cfg.SUPERNET.DISTILL_WEIGHT:

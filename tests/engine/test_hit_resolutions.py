@@ -1,0 +1,161 @@
+"""Hit-Detectors by sampling at several resolutions, in one width of the neck and in several."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from detnas_d2.analysis.complexity import analyze
+from detnas_d2.config.resolutions import at_resolution, cost_input
+from detnas_d2.config.tools import load_config
+from detnas_d2.data import build_train_loader
+from detnas_d2.data.loaders.resized import Resizing
+from detnas_d2.drawing.architectures import network_of
+from detnas_d2.engine import Trainer
+from detnas_d2.engine.architectures import architectures_of, network_config, searched_space
+from detnas_d2.engine.evolution_search import load_supernet
+from detnas_d2.engine.outlook import work_of
+from detnas_d2.engine.proposals import Proposals
+from detnas_d2.engine.trainers.path_sampling import ResolutionSampler, SandwichPathSampler
+from detnas_d2.evaluation.build import resized_evaluator, sequential_evaluator
+from detnas_d2.evaluation.settings import EvaluationSettings, resized_settings
+from detnas_d2.search_space import LatencyTable
+from detnas_d2.search_space.space import space_digest
+from tests.engine.test_inherited import evaluated
+from tests.engine.test_neck_channels import KEYS, SANDWICH, scenes, some_paths
+from tests.engine.test_resolutions import run
+from tests.engine.test_trainer import same
+
+SIZES = (32, 64)
+RESOLUTIONS = ("SEARCH.RESOLUTIONS", list(SIZES))
+PLAIN = (*KEYS[2:3], [])
+WIDTHS = pytest.mark.parametrize("opts", [(), PLAIN], ids=["elastic", "plain"])
+
+
+@WIDTHS
+def test_costs_are_those_of_the_networks_at_their_sizes(
+    opts: tuple[Any, ...], tmp_path: Path
+) -> None:
+    sizes = ("SEARCH.MAX_MACS_INPUT", [100, 140], "HIT_SEARCH.COST_PROPOSALS", 7)
+    sizes = (*sizes, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7)
+    cfg = scenes(tmp_path, "search", *RESOLUTIONS, *sizes, *opts)
+    proposals, rest = Proposals.from_config(cfg), set()
+    candidates, constraint = proposals.candidates, proposals.constraint
+    assert cost_input(cfg, 32) == (50, 70)  # padded as the networks pad it
+    paths = some_paths(candidates.space, 1) if not opts else [candidates.space.uniform_path("skip")]
+    paths += [] if not opts else [candidates.space.uniform_path("sep_k3_d1")]
+    for path in paths:
+        for size in SIZES:
+            found = path.at(size)
+            network = network_config(cfg, found)
+            assert size == network.INPUT.MIN_SIZE_TEST and network.SEARCH.RESOLUTIONS == []
+            own = analyze(network, input_size=cost_input(cfg, size), proposals=7)["total"]
+            costs = constraint.costs_of(candidates.genes(found))
+            assert proposals.costs_at(size).cost(path.choices).macs == costs["macs"]
+            rest.add((size, own.macs - costs["macs"], own.params - costs["params"]))
+    # What is not searched is in the costs of whole detectors alone.
+    assert len(rest) == 2 and ({more[1:] for more in rest} == {(0, 0)}) == (not opts)
+    for table in (constraint.tables["macs"], constraint.tables["params"]):
+        assert table.total(table.cheapest_choices()) == table.cheapest() < table.most_expensive()
+        assert table.total(table.most_expensive_choices()) == table.most_expensive()
+    # Both widths and both sizes are among the genes.
+    ends = [constraint.tables["macs"].cheapest_choices()]
+    ends.append(constraint.tables["macs"].most_expensive_choices())
+    assert [candidates.path(genes).resolution for genes in ends] == [32, 64]
+    text = network_of("", paths[0].at(32)).cost
+    assert text.endswith("for images of shortest side 32")
+
+
+def test_a_step_is_that_of_plain_batches(tmp_path: Path) -> None:
+    """The slow way: each path's batch out of the loader of a config at its resolution."""
+    cfg = scenes(tmp_path, "search", *RESOLUTIONS, *SANDWICH)
+    models = []
+    for slow in (False, True):
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        step = Trainer.build_step(cfg, model, Trainer.build_optimizer(cfg, model))
+        sampler = step.path_sampler
+        assert isinstance(sampler, ResolutionSampler)
+        assert isinstance(sampler.paths, SandwichPathSampler)
+        if slow:
+            loaders = {s: build_train_loader(at_resolution(cfg, s), start_iter=0) for s in SIZES}
+            plain = {size: list(islice(loader, 2)) for size, loader in loaders.items()}
+            step.set_data({s: plain[s][number] for s in SIZES} for number in range(2))
+        else:
+            resizing = Resizing({s: at_resolution(cfg, s) for s in SIZES}, sampler.sizes)
+            step.set_data(build_train_loader(cfg, start_iter=0, resizing=resizing))
+        with EventStorage(0) as storage:
+            for iteration in range(2):
+                step.iter = storage.iter = iteration
+                step.run_step()
+        models.append(model.state_dict())
+    assert same(*models)
+    dearest, cheapest, _ = sampler(0)
+    assert (dearest.resolution, cheapest.resolution) == (64, 32)
+    plain_cfg = scenes(tmp_path, "search", *SANDWICH)
+    assert work_of(cfg, "train") == pytest.approx(work_of(plain_cfg, "train") * (1 + 0.25) / 2)
+
+
+@WIDTHS
+def test_a_population_is_scored_as_one_by_one_at_their_resolutions(
+    opts: tuple[Any, ...], tmp_path: Path
+) -> None:
+    cfg = scenes(tmp_path, "search", *RESOLUTIONS, *opts)
+    model, space = load_supernet(cfg), searched_space(cfg)
+    some = some_paths(space, 4) if not opts else [space.uniform_path("conv_k1")]
+    paths = [path.at(size) for path in some for size in SIZES]
+    with resized_evaluator(resized_settings(cfg), model) as evaluator:
+        found = dict(evaluator.evaluate_many(paths))
+        statistics = evaluator.statistics(paths)
+    for path in paths:
+        settings = EvaluationSettings.from_config(at_resolution(cfg, path.resolution))
+        alone = sequential_evaluator(settings, model)
+        expected = alone.evaluate(path.at(None))
+        assert found[path].fitness == expected.fitness
+        assert str(dict(found[path].metrics)) == str(dict(expected.metrics))
+        for name, moments in alone.statistics(path.at(None)).moments.items():
+            assert torch.equal(moments.mean, statistics[path].moments[name].mean), name
+
+
+def test_networks_of_a_search_have_their_images_and_fitness(tmp_path: Path) -> None:
+    few = ("SEARCH.POPULATION", 4, "SEARCH.GENERATIONS", 1)
+    cfg = scenes(tmp_path, "search", *RESOLUTIONS, "SEARCH.OBJECTIVES", ["fitness", "macs"], *few)
+    records, space = run(cfg.clone()), searched_space(cfg)
+    assert {record.resolution for record in records} == set(SIZES)
+    by_path = {record.path: record for record in records}
+    folder = Path(cfg.OUTPUT_DIR)
+    for file in (folder / "best_inherited.yaml", *sorted(folder.glob("front/*.yaml"))[-1:]):
+        network = load_config(str(file))
+        (genotype,), size = architectures_of(network), network.INPUT.MIN_SIZE_TEST
+        (record,) = [
+            known
+            for path, known in by_path.items()
+            if known.resolution == size and space.genotype(space.path(path)) == genotype
+        ]
+        assert (size,) == network.INPUT.MIN_SIZE_TRAIN and network.SEARCH.RESOLUTIONS == []
+        assert evaluated(str(file))["bbox/AP"] == pytest.approx(record.fitness, abs=1e-6)
+
+
+def test_latency_has_a_table_for_each_resolution(tmp_path: Path) -> None:
+    limit = ("SEARCH.MAX_LATENCY_MS", 40.0, "SEARCH.LATENCY_TABLE")
+    file = tmp_path / "ms_{resolution}.json"
+    cfg = scenes(tmp_path, "search", *RESOLUTIONS, *PLAIN, *limit, str(file))
+    space = searched_space(cfg)
+    for size in SIZES:
+        rows = tuple(tuple(size / 20 * (op + 1) for op in range(3)) for _ in space.layers)
+        told = LatencyTable(0.0, rows, space.name, (size, size), 1, "cpu", space_digest(space))
+        Path(str(file).format(resolution=size)).write_text(told.to_json())
+    proposals = Proposals.from_config(cfg).measured()
+    path = space.first_path()
+    costs = [
+        proposals.constraint.costs_of(proposals.candidates.genes(path.at(size)))["latency_ms"]
+        for size in SIZES
+    ]
+    layers = len(path)
+    assert costs == pytest.approx([1.6 * layers, 3.2 * layers])
