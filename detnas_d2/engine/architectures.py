@@ -71,7 +71,8 @@ def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -
     size = cost_input(cfg, resolution)
     if isinstance(space, HitSpace):
         if is_sampled(cfg):  # else it is of a model without config
-            size = padded_size(_example(cfg, space), size)
+            size, region = padded_size(_example(cfg, space), size), region_size(cfg)
+            return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS, region)
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
     if isinstance(space, ElasticHitSpace):
         if searched_channels(cfg) != space.neck_channels:
@@ -104,8 +105,13 @@ def _whole_costs(cfg: CfgNode, space: HitSpace, size: tuple[int, int]) -> CostTa
     size = padded_size(model, size)
     detections = min(proposals, cfg.TEST.DETECTIONS_PER_IMAGE)
     costs = analyze_model(model, input_size=size, proposals=proposals, detections=detections)
-    table = space.cost_table(size, proposals, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION)
+    table = space.cost_table(size, proposals, region_size(cfg))
     return replace(table, base=costs["total"] - table.cost(path.choices))
+
+
+def region_size(cfg: CfgNode) -> int:
+    """Height and width of the regions that the layers of a two-stage head see."""
+    return cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
 
 
 def decode_backbones(cfg: CfgNode) -> None:
@@ -232,7 +238,9 @@ def _part_costs(
     specs, costs = part_specs(cfg), {}
     for part, names in candidates.items():
         layers = [replace(layer, ops=names) for layer in specs[part]]
-        table = part_cost_table(part, layers, input_size=size, proposals=proposals)
+        table = part_cost_table(
+            part, layers, input_size=size, proposals=proposals, region=region_size(cfg)
+        )
         costs[part] = [dict(zip(names, row, strict=True)) for row in table.entries]
     return costs
 

@@ -22,7 +22,12 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from detnas_d2.analysis.rank_statistics import tau_b
-from detnas_d2.engine.architectures import is_relaxed, network_config, searched_space
+from detnas_d2.engine.architectures import (
+    is_relaxed,
+    network_config,
+    region_size,
+    searched_space,
+)
 from detnas_d2.engine.export import export_network, write_onnx
 from detnas_d2.engine.latency import DetectorRun, Picture, exported_run, latencies, pytorch_run
 from detnas_d2.engine.runtimes import PYTORCH, RUNTIMES, load_onnx
@@ -171,6 +176,7 @@ def _blocks(target: Target, space: PathSpace, image: Tensor, folder: str) -> Lat
         repeats=2 * target.repeats,
         shuffle_method=cfg.MODEL.DETNAS.SHUFFLE_METHOD,
         regions=cfg.MODEL.RPN.POST_NMS_TOPK_TEST,
+        region=region_size(cfg),
         prepare=prepare,
     )
 

@@ -91,7 +91,7 @@ class HitNetwork:
         return tuple(specs)
 
     def head_layer_specs(self, ops: tuple[str, ...]) -> tuple[LayerSpec, ...]:
-        """The searchable layers of the head, which see regions of 7x7 (reduction 1)."""
+        """The searchable layers of the head, which see pooled regions (reduction 1)."""
         width = self.neck_channels
         return tuple(LayerSpec(i, 0, width, width, 1, 1, ops) for i in range(self.head_layers))
 

@@ -18,7 +18,7 @@ from detnas_d2.layers.folded_norm import eval_block, eval_layer
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space.additive import AdditiveTable
-from detnas_d2.search_space.hit_costs import is_region_layer, layer_sizes
+from detnas_d2.search_space.hit_costs import ROI_SIZE, is_region_layer, layer_sizes
 from detnas_d2.search_space.hit_network import rules_of
 from detnas_d2.search_space.hit_space import GenotypeSpace, HitSpace
 from detnas_d2.search_space.operations import build_operation
@@ -142,6 +142,7 @@ def measure_latency(
     repeats: int = 20,
     shuffle_method: int = 1,
     regions: int = 1000,
+    region: int = ROI_SIZE,
     prepare: Prepare = in_pytorch,
 ) -> LatencyTable:
     """Measures every candidate block alone, in eval mode, float32.
@@ -151,7 +152,7 @@ def measure_latency(
     it has the searchable layers of all parts, and a base of 0.
 
     Args:
-        regions: that layers of a two-stage head see.
+        regions: that layers of a two-stage head see; region: their height and width.
         prepare: of another runtime than PyTorch.
     """
     norm = partial(get_norm, "BN")
@@ -169,7 +170,7 @@ def measure_latency(
             blocks = [make(op, *channels) for op in layer.ops]
         of_regions = is_region_layer(part, layer)
         batch = regions * batch_size if of_regions else batch_size
-        shapes = layer_sizes(part, layer, input_size)
+        shapes = layer_sizes(part, layer, input_size, region)
         inputs = [torch.rand(batch, layer.in_channels, *shape) for shape in shapes]
         # The subnets of a one-stage head for classes and for boxes are alike.
         copies = 2 if part == "head" and not of_regions else 1

@@ -43,7 +43,7 @@ def test_costs_are_those_of_the_networks_at_their_sizes(
     opts: tuple[Any, ...], tmp_path: Path
 ) -> None:
     sizes = ("SEARCH.MAX_MACS_INPUT", [100, 140], "HIT_SEARCH.COST_PROPOSALS", 7)
-    sizes = (*sizes, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7)
+    sizes = (*sizes, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 3)
     cfg = scenes(tmp_path, "search", *RESOLUTIONS, *sizes, *opts)
     proposals, rest = Proposals.from_config(cfg), set()
     candidates, constraint = proposals.candidates, proposals.constraint

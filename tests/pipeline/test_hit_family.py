@@ -213,6 +213,16 @@ def test_a_winner_and_paths_of_other_kinds(tmp_path: Path) -> None:
     assert done["path"] == best.path
     assert done["results"]["bbox/AP"] == pytest.approx(best.fitness, abs=1e-6)
 
+    # Costs are of whole detectors: those that the search counts, and what it has not searched.
+    search = pipeline.counted(pipeline.known_stage("search"))
+    table, rest = Proposals.from_config(search).costs, set()
+    for stage in pipeline.stages[2:]:
+        cfg = load_config(str(runs / stage.name / "config.yaml"))
+        path = pipeline.path_of(stage, cfg)
+        whole, counted = network_cost(cfg, str(path), search), table.cost(path.choices)
+        rest.add((whole.macs - counted.macs, whole.params - counted.params))
+    assert len(rest) == 1 and min(rest.pop()) > 0
+
 
 def test_spaces_of_screened_operations(tmp_path: Path) -> None:
     """Before the screening its result, and so the space of all paths, is an example."""

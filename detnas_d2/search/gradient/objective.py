@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detnas_d2.modeling.searchable_layers import RelaxedLayers, relaxed_parts
 from detnas_d2.search_space import CostTable
-from detnas_d2.search_space.hit_costs import part_cost_table
+from detnas_d2.search_space.hit_costs import ROI_SIZE, part_cost_table
 
 GIGA = 1e9
 
@@ -59,7 +59,7 @@ class ExpectedCost:
     Args:
         parts: relaxed parts by name.
         input_size: (height, width) of the image that costs are stated for.
-        proposals: regions per image that the head runs on.
+        proposals: regions per image that the head runs on; region: their height and width.
     """
 
     def __init__(
@@ -68,12 +68,15 @@ class ExpectedCost:
         *,
         input_size: tuple[int, int],
         proposals: int,
+        region: int = ROI_SIZE,
     ) -> None:
         self.tables: dict[str, CostTable] = {}
         self._macs: dict[str, Tensor] = {}
         self._parts = dict(parts)
         for name, layers in parts.items():
-            table = part_cost_table(name, layers.layers, input_size=input_size, proposals=proposals)
+            table = part_cost_table(
+                name, layers.layers, input_size=input_size, proposals=proposals, region=region
+            )
             self.tables[name] = table
             rows = zip(layers.layers, table.macs.entries, strict=True)
             costs = [dict(zip(layer.ops, row, strict=True)) for layer, row in rows]

@@ -6,7 +6,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from detnas_d2.analysis.complexity import analyze
 from detnas_d2.config.tools import load_config
+from detnas_d2.engine.architectures import genotype_cost
 from detnas_d2.modeling import WeightsError, adapt_state_dict
 from detnas_d2.modeling.hit import relaxed_parts
 from detnas_d2.modeling.hit.build import part_specs
@@ -54,6 +56,20 @@ def images(count=1, size=64):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator)
     return [{"image": p.float(), "instances": instances} for p in pixels]
+
+
+@pytest.mark.parametrize("side", [4, 7])
+def test_costs_of_the_head_follow_its_regions(side):
+    """Against the counter of whole models: other operations, same difference."""
+    found = []
+    for head in ("skip skip", "ir_k3_e3_d1 sep_k3_d1"):
+        cfg = config()
+        cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = side
+        cfg.MODEL.HIT.GENOTYPE.HEAD = head
+        cfg.HIT_SEARCH.COST_PROPOSALS = 9
+        found.append((genotype_cost(cfg), analyze(cfg, input_size=(64, 96), proposals=9)["total"]))
+    (ours_a, whole_a), (ours_b, whole_b) = found
+    assert ours_b.macs - ours_a.macs == whole_b.macs - whole_a.macs > 0
 
 
 def test_parts_that_share_a_sub_space():

@@ -114,6 +114,15 @@ def test_eq_7_and_its_gradient():
         torch.testing.assert_close(layers.alpha.grad, expected, rtol=1e-4, atol=1e-9)
 
 
+def test_regions_of_another_size():
+    head = relaxed("head", 2)
+    wide, narrow = (
+        ExpectedCost({"head": head}, input_size=(64, 64), proposals=10, region=side)
+        for side in (10, 5)
+    )
+    assert wide().item() == pytest.approx(4 * narrow().item(), rel=1e-6)
+
+
 def test_expected_cost_of_a_certain_choice_is_the_decoded_cost():
     layers = relaxed("head")
     with torch.no_grad():
