@@ -16,7 +16,7 @@ from detnas_d2.config.tools import load_config
 from detnas_d2.engine.checkpoint import has_checkpoints
 from detnas_d2.engine.checks.disk import check_disk, need_of
 from detnas_d2.engine.checks.models import Models, check_names
-from detnas_d2.engine.checks.run import check_run, check_weights
+from detnas_d2.engine.checks.run import check_run, check_weights, weights_warnings
 from detnas_d2.engine.defaults import prepare
 from detnas_d2.engine.evolution_search import search
 from detnas_d2.engine.gradient_search import gradient_search, screen
@@ -56,7 +56,9 @@ def begin(args: argparse.Namespace, kind: str) -> CfgNode:
     model = models.of(cfg)
     resumes = args.resume and kind != "search" and has_checkpoints(cfg.OUTPUT_DIR)
     if cfg.MODEL.WEIGHTS and not resumes:
-        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, model, whole=kind == "search")
+        state = check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, model, whole=kind == "search")
+        for text in weights_warnings(cfg, state):
+            logger.warning("MODEL.WEIGHTS %s: %s", cfg.MODEL.WEIGHTS, text)
     if comm.is_main_process():
         logger.info(check_disk({cfg.OUTPUT_DIR: need_of(kind, cfg, model)}, cfg.OUTPUT_DIR))
     return cfg

@@ -26,7 +26,7 @@ from detnas_d2.engine.checks.data import (
 )
 from detnas_d2.engine.checks.disk import Need, need_of
 from detnas_d2.engine.checks.models import Models, check_names, told
-from detnas_d2.engine.checks.run import check_run, check_weights
+from detnas_d2.engine.checks.run import check_run, check_weights, weights_warnings
 from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.modeling import find_supernet, is_supernet
 from detnas_d2.modeling.detnas.backbone import DecodedBackbone
@@ -210,6 +210,8 @@ class _Plan:
             state = self.models.of(self.config_of(source)).state_dict()
         whole = stage.kind in ("search", "evaluate")
         found = check_weights("WEIGHTS", name, model, whole=whole, state=state)
+        for text in weights_warnings(cfg, found):
+            logger.warning("%s: stage %r: %s", self.pipeline.file, stage.name, text)
         inherits = source is not None and source.kind == "search"
         if stage.kind == "evaluate" and not inherits and is_supernet(found):
             raise InputError(

@@ -29,7 +29,9 @@ from detnas_d2.search_space.space import PathSpace
 
 INHERITED, TUNED, TRAINED = "inherited", "fine-tuned", "trained"
 TREATMENTS = (INHERITED, TUNED, TRAINED)
-"""Of a network: evaluated with the supernet's weights, trained on from them, or from others."""
+"""Of a network: evaluated with the supernet's weights, trained on from them, or from others; or
+made by others and evaluated as it is, which is "trained" too.
+"""
 _METRICS = ("bbox/AP", "bbox/AP50", "classification/top1")
 _BY_HAND = {GIVEN: ", by hand"}
 
@@ -233,12 +235,14 @@ def treatment_of(network: TestedNetwork, search_cfg: CfgNode, folder: str) -> st
     Args:
         search_cfg, folder: of the search that found the members.
     """
-    if network.kind == "evaluate":
+    if network.kind == "evaluate" and network.origin != GIVEN:
         return INHERITED
     weights = os.path.abspath(network.cfg.MODEL.WEIGHTS or os.curdir)
     supernet = os.path.abspath(search_cfg.MODEL.WEIGHTS or os.sep)
     own = weights.startswith(os.path.abspath(folder) + os.sep)
-    return TUNED if own or weights == supernet else TRAINED
+    if own or weights == supernet:
+        return INHERITED if network.kind == "evaluate" else TUNED
+    return TRAINED
 
 
 def families(pipeline: Pipeline) -> Iterator[tuple[str, Family]]:

@@ -25,6 +25,7 @@ from detnas_d2.pipeline.report import by_seed, mean_and_deviation, network_cost,
 from detnas_d2.pipeline.stages import Stage
 from detnas_d2.pipeline.state import DONE, DONE_FILE, read_json
 from detnas_d2.pipeline.status import stage_state
+from detnas_d2.pipeline.truth_source import holds_supernet
 from detnas_d2.search.front_file import read_objectives
 from detnas_d2.search.history import History
 from detnas_d2.search.objectives import FrontSoFar, Objectives
@@ -276,8 +277,13 @@ def _counted(pipeline: Pipeline, stage: Stage, path: str) -> Cost | None:
 
 
 def _is_by_hand(pipeline: Pipeline, stage: Stage) -> bool:
-    """Whether a stage trained a network of one path that a person chose."""
-    return stage.kind == "train" and bool(stage.path) and origin_of(pipeline, stage) == GIVEN
+    """Whether a stage's network was chosen by a person: of one path, or of a row of TABLE."""
+    if stage.kind not in ("train", "evaluate") or origin_of(pipeline, stage) != GIVEN:
+        return False
+    if stage.path:
+        return True
+    listed = (stage.row or stage.name) in pipeline.table
+    return listed and not holds_supernet(pipeline.begin_of(stage))
 
 
 def _defined(results: Any) -> dict[str, float]:

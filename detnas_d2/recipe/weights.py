@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detnas_d2.engine.checkpoint_files import read_checkpoint
+from detnas_d2.modeling.baselines.resnet_names import is_torchvision_resnet, resnet_names
 from detnas_d2.modeling.detnas.released import RELEASES, convert, released_names
 from detnas_d2.modeling.weights import is_supernet
 from detnas_d2.search_space.space import SPACES
@@ -26,17 +27,6 @@ EXPECTED = (
 
 _PREFIXES = ("", "module.", "backbone.body.", "module.backbone.body.")
 _CANDIDATE = re.compile(r"(?:^|\.)blocks\.(\d+)\.candidates\.([^.]+)\.")
-_TORCHVISION = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"^layer1\.", "res2."),
-    (r"^layer2\.", "res3."),
-    (r"^layer3\.", "res4."),
-    (r"^layer4\.", "res5."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-)
 _RESNET_50 = 53
 """Convolutions of a ResNet-50."""
 
@@ -83,9 +73,8 @@ def starting_weights(file: str, folder: str) -> Start:
         text = f"the released weights {name}, converted"
         return Start(supernet=target, space=RELEASES[name].space, text=text)
     convolutions = sum(hasattr(value, "ndim") and value.ndim == 4 for value in state.values())
-    if convolutions == _RESNET_50 and "layer1.0.conv1.weight" in state:
-        renamed = {_renamed(key): value for key, value in state.items() if "fc." not in key}
-        target = _written(folder, {"model": renamed, "matching_heuristics": True})
+    if convolutions == _RESNET_50 and is_torchvision_resnet(state):
+        target = _written(folder, {"model": resnet_names(state), "matching_heuristics": True})
         return Start(resnet=target, text="a ResNet-50 of torchvision, trained as a baseline")
     if convolutions == _RESNET_50 and any("res2.0.conv1.weight" in key for key in state):
         return Start(resnet=file, caffe=True, text="a ResNet-50 of Detectron2, a baseline")
@@ -138,12 +127,6 @@ def _released(file: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
                 )
             return name, convert(inside, name)
     return None
-
-
-def _renamed(key: str) -> str:
-    for pattern, ours in _TORCHVISION:
-        key = re.sub(pattern, ours, key)
-    return key
 
 
 def _written(folder: str, checkpoint: Mapping[str, object]) -> str:

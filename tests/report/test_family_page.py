@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torchvision.models import resnet18
 
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.family import TRAINED, TUNED
@@ -69,6 +71,35 @@ def test_family(run: Path, front: list[CandidateRecord]) -> None:
     assert "family-macs" in page
     # Its search is drawn over both costs that it traded.
     assert "parameters, millions" in page and "multiply-adds, millions" in page
+
+
+def test_detectors_of_others_stand_beside(
+    run: Path, front: list[CandidateRecord], truth: dict[str, Any], tmp_path: Path
+) -> None:
+    """A ResNet that was trained here, and one of a zoo that is tested as it is."""
+    cfg = config(tmp_path / "data")
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS = "build_resnet_fpn_backbone", "resnet18.pth"
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    for name in ("resnet", "zoo"):
+        results = write_test(run / name, tmp_path / "data", truth, 5)
+        write_stage(run / name, cfg, {"results": results})
+    (run / "resnet" / "metrics.json").write_text("")
+    found = read_folder(str(run))
+    (search,) = found.of_kind("search")
+    part = family_part(found, search)
+    assert part is not None
+    lines = {line.name: line for line in part.family.lines}
+    for name, kind in (("resnet", "train"), ("zoo", "evaluate")):
+        assert [stage.kind for stage in found.stages if stage.name == name] == [kind]
+        line = lines[f"{name}, by hand"]
+        assert set(line.cells) == {TRAINED} and line.number is None
+        with torch.device("meta"):
+            theirs = resnet18(weights=None)
+        own = sum(p.numel() for key, p in theirs.named_parameters() if not key.startswith("fc."))
+        assert line.cost.params == own and line.cost.macs > 0
+    assert "resnet, by hand" in page_of(found)
 
 
 def test_latencies_that_were_measured(run: Path, front: list[CandidateRecord]) -> None:

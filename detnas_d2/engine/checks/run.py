@@ -28,6 +28,7 @@ from detnas_d2.engine.inference import check_network
 from detnas_d2.engine.plan import GradientPlan, SearchPlan
 from detnas_d2.engine.training import check_plain_training
 from detnas_d2.modeling import WeightsError, adapt_state_dict, find_supernet
+from detnas_d2.modeling.baselines.resnet_names import is_torchvision_resnet, torchvision_settings
 from detnas_d2.modeling.weights_fit import check_fit
 from detnas_d2.utils.errors import InputError
 
@@ -130,6 +131,16 @@ def check_weights(
             return state
     except WeightsError as error:
         raise WeightsError(f"{key} {name!r}: {error}") from error
+
+
+def weights_warnings(cfg: CfgNode, state: Mapping[str, Tensor]) -> list[str]:
+    """A text where a config does not see images as the weights that it starts from have.
+
+    Args:
+        state: see :func:`check_weights`.
+    """
+    told = torchvision_settings(cfg) if is_torchvision_resnet(state) else []
+    return [f"the weights are a ResNet's of torchvision: {'; '.join(told)}"] if told else []
 
 
 def _local(key: str, name: str) -> str:

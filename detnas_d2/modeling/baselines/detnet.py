@@ -35,6 +35,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from detnas_d2.modeling.baselines.resnet_names import is_torchvision_resnet, resnet_names
 from detnas_d2.modeling.detnas.build import norm_factory
 
 _BLOCKS = (3, 4, 6, 3, 3)
@@ -183,9 +184,15 @@ def _backbone(cfg: CfgNode, out_features: list[str]) -> DetNet:
 
 
 def adapt_resnet_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``state`` of a classifier with the keys of a detector's ResNet or DetNet; others as is."""
+    """``state`` of a classifier, or of torchvision, with the keys of a model's ResNet or DetNet;
+    others as is.
+    """
     source, target = "backbone.", "backbone.bottom_up."
-    body = getattr(getattr(model, "backbone", None), "bottom_up", None)
+    backbone = getattr(model, "backbone", None)
+    body = getattr(backbone, "bottom_up", None)
+    if isinstance(body or backbone, ResNet) and is_torchvision_resnet(state):
+        prefix = target if body is not None else source
+        return {prefix + key: value for key, value in resnet_names(state).items()}
     if not isinstance(body, ResNet) or f"{source}stem.conv1.weight" not in state:
         return dict(state)
     return {
