@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
+from detnas_d2.modeling.hit.build import searched_channels
 from detnas_d2.pipeline.manifest import SEARCHED
 from detnas_d2.report.found import Found
 from detnas_d2.report.networks import Winner
 from detnas_d2.report.tested import Tested
+from detnas_d2.utils.errors import InputError
 
 _NAMES = {"bbox/AP": "AP", "bbox/AP50": "AP50", "classification/top1": "top-1"}
 
@@ -73,7 +76,7 @@ def _costs(winner: Winner) -> list[Tile]:
     if cost is not None:
         macs, params = cost
         unit, number = ("GMACs", macs / 1e9) if macs >= 1e9 else ("MMACs", macs / 1e6)
-        note = f"multiply-adds of what is searched, {params / 1e6:.3g} M parameters"
+        note = f"multiply-adds of {_counted(winner)}, {params / 1e6:.3g} M parameters"
         told.append(Tile("cost", f"{number:.3g} {unit}", note))
     if record is not None and record.resolution is not None:
         told.append(Tile("images", f"{record.resolution} px", "shortest side, searched too"))
@@ -92,6 +95,14 @@ def _costs(winner: Winner) -> list[Tile]:
         note = "by the search's latency table"
         told.append(Tile(name, f"{record.latency_ms:.3g} ms", note))
     return told
+
+
+def _counted(winner: Winner) -> str:
+    """What the costs of a search's candidates are of."""
+    with suppress(InputError):  # a config that cannot be read
+        if winner.search is not None and searched_channels(winner.search.config):
+            return "the whole detector"
+    return "what is searched"
 
 
 def _checkpoint(file: str) -> list[Tile]:
