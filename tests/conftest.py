@@ -1,4 +1,4 @@
-"""What makes all tests quick: what is done without, and what is made once."""
+"""What every test does without, because it takes time and decides nothing."""
 
 from __future__ import annotations
 
@@ -21,22 +21,6 @@ def ask(cfg: Any, *keys: str, default: Any = None) -> Any:
     if isinstance(cfg, CfgNode) and keys[0] in cfg:
         return cfg[keys[0]]
     return of_detectron2(cfg, *keys, default=default)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module are of one group, which one of several processes
-    runs: pytest-xdist would have each of them make the fixture.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and _shares(item):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
-def _shares(item: pytest.Item) -> bool:
-    info = getattr(item, "_fixtureinfo", None)
-    found = info.name2fixturedefs.values() if info is not None else ()
-    return any(fixture.scope == "module" for fixtures in found for fixture in fixtures)
 
 
 @pytest.fixture(scope="session", autouse=True)

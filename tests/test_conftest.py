@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from detnas_d2.config.tools import base_config
 from tests import conftest
-
-
-@pytest.fixture(scope="module")
-def shared() -> str:
-    return "made once"
-
-
-def test_those_that_share_a_fixture_are_of_one_group(
-    shared: str, request: pytest.FixtureRequest
-) -> None:
-    marker = request.node.get_closest_marker("xdist_group")
-    assert marker is not None and marker.args == ("tests/test_conftest.py",)
-
-
-def test_others_are_of_none(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    assert request.node.get_closest_marker("xdist_group") is None
 
 
 def test_keys_are_those_that_detectron2_reads() -> None:

@@ -12,9 +12,6 @@ from tests.experiments import load
 
 # The paper's "800x1200", padded; NAS-FPN's coarsest level needs multiples of 64, and its rows
 # are of 768x1280, the only such size near that has the paper's numbers.
-# One process of several does all of this file, so that a detector is counted once.
-pytestmark = pytest.mark.xdist_group("mmdet_flops")
-
 PADDED, MULTIPLE_OF_64 = (800, 1216), (768, 1280)
 
 

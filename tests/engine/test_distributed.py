@@ -29,9 +29,6 @@ from tests.engine.tiny_runs import Configs, write_config
 ROOT = Path(__file__).resolve().parents[2]
 Results = list[dict[str, Any]]
 
-# One worker of a parallel test run does all of this file, so that processes start once.
-pytestmark = pytest.mark.xdist_group("two_processes")
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Configs:

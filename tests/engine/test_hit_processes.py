@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from detectron2.engine import launch
 
@@ -42,7 +41,6 @@ def test_search_killed_by_sigkill_resumes_to_the_same_result(tmp_path):
     assert texts[0] == texts[1]
 
 
-@pytest.mark.xdist_group("two_processes")
 def test_two_processes_search_what_one_does(tmp_path):
     launch(call_and_leave, 2, dist_url="auto", args=(work.two, str(tmp_path)))
     ranks = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2)]

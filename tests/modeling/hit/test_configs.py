@@ -17,9 +17,6 @@ from detnas_d2.search_space.operations import SCREENED
 from tests.experiments import EXPERIMENTS, frozen, load
 from tests.helpers import classification_batch, training_batch
 
-# One process of several does all of this file, so that a detector is counted once.
-pytestmark = pytest.mark.xdist_group("hit_configs")
-
 NAMES = [n for n in EXPERIMENTS if n.startswith("HitDetector") and "Base" not in n]
 
 
