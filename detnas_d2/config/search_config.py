@@ -101,6 +101,11 @@ def _add_evaluation(node: CN) -> None:
     node.CHUNK = 25
     # Processes per rank that score finished candidates while others infer. 0: in the same process.
     node.SCORING_WORKERS = 2
+    # Candidates on a GPU, where launching their many small kernels can take longer than running
+    # them. "auto": DetNAS backbones are replayed from CUDA graphs for sizes of images that come
+    # again, if on this GPU a replay had the bits of the call and was faster; the choice is kept
+    # with those of MODEL.DETNAS.FUSED_OPS. "off": never. Results are the same to the bit.
+    node.CUDA_GRAPHS = "auto"
     # Decoded and resized images kept in a file in OUTPUT_DIR, GiB at most: a search then decodes
     # each image once. Those beyond are decoded each time. 0: no file. 5,000 images of 800 x 1333
     # take 15 GiB.

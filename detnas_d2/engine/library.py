@@ -31,6 +31,7 @@ from detnas_d2.engine.trainers.path_step import PathTrainer
 from detnas_d2.engine.trainers.trainer import refuse_relaxed
 from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring
+from detnas_d2.evaluation.graphed_supernet import graphed_calls
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.prefix_statistics import weights_digest
 from detnas_d2.modeling import find_supernet
@@ -172,6 +173,7 @@ def search_model(
         metric=metric,
         seed=cfg.SEARCH.CALIBRATION.SEED,
         chunk=cfg.SEARCH.CHUNK,
+        graphs=graphed_calls(model, cfg.SEARCH.CUDA_GRAPHS),
     )
     training = model.training
     model.eval()

@@ -13,6 +13,7 @@ from torch import nn
 from detnas_d2.data import cached_loaders
 from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring, Scoring
 from detnas_d2.evaluation.evaluators import candidate_evaluators
+from detnas_d2.evaluation.graphed_supernet import graphed_calls
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.resized import ResizedEvaluator
 from detnas_d2.evaluation.scoring_workers import ScoringPool, ScoringTask
@@ -76,6 +77,7 @@ def _population(
         chunk=settings.chunk,
         calibration_key=key,
         together=settings.calibration.together,
+        graphs=graphed_calls(model, settings.cuda_graphs),
     )
 
 

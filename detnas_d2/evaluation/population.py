@@ -8,7 +8,8 @@ moved and normalised once for all of them.
 Memory besides the model and one forward pass, which on a GPU may be that of several small
 calibration batches: one activation of the backbone per layer at most (of the layers after which
 paths of the chunk part), the statistics of all nodes seen (16 bytes per
-channel of a BatchNorm), and 24 bytes per detection of the chunk.
+channel of a BatchNorm), and 24 bytes per detection of the chunk. Graphs share the memory of one
+more forward pass, and have an input and results for each size of images.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from torch import nn
 
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.evaluator_scoring import Scoring
+from detnas_d2.evaluation.graphed_supernet import graphed
+from detnas_d2.evaluation.graphs import GraphedCalls
 from detnas_d2.evaluation.passes import OnPass, counted, log_pass
 from detnas_d2.evaluation.predictions import Predictions
 from detnas_d2.evaluation.prefix_statistics import (
@@ -70,6 +73,8 @@ class PopulationEvaluator:
         calibration_key: names what ``calibration`` yields, see :class:`StatisticsMemory`.
         together: calibration batches that run together at most, see
             :func:`recalibrate_population`.
+        graphs: replay the backbone of candidates, to the bit, for sizes of images that come again;
+            None: none is.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class PopulationEvaluator:
         seed: int = 0,
         calibration_key: str = "",
         together: int = 0,
+        graphs: GraphedCalls | None = None,
     ) -> None:
         if chunk < 1:
             raise ValueError(f"SEARCH.CHUNK must be positive, got {chunk}")
@@ -96,6 +102,7 @@ class PopulationEvaluator:
         self.seed = seed
         self.calibration_key = calibration_key
         self.together = together
+        self.graphs = graphs
         self.memory = StatisticsMemory()
         self.on_pass: OnPass = log_pass
 
@@ -129,7 +136,7 @@ class PopulationEvaluator:
             if previous is not None:
                 yield from self._finish(previous)
             seconds = {"recalibration": (calibrated - begin) / len(chunk)}
-            previous = self._infer(Chunk(self.model, self.scoring, chunk, statistics), seconds)
+            previous = self._infer(self._chunk(chunk, statistics), seconds)
         if previous is not None:
             yield from self._finish(previous)
 
@@ -140,7 +147,7 @@ class PopulationEvaluator:
         ordered = PrefixWalk(paths).paths
         for start in range(0, len(ordered), self.chunk):
             part = ordered[start : start + self.chunk]
-            chunk = Chunk(self.model, self.scoring, part, self.statistics(part))
+            chunk = self._chunk(part, self.statistics(part))
             found = chunk.infer(self._watched(self.data_loader, "inference", len(part)))
             yield from self._shared_out(chunk, found)
 
@@ -160,7 +167,13 @@ class PopulationEvaluator:
             seed=self.seed,
             known=self.memory.nodes,
             together=self.together,
+            graphs=self.graphs,
         )
+
+    def _chunk(
+        self, paths: list[Path], statistics: dict[Path, BNStatistics | CandidateFailed]
+    ) -> Chunk:
+        return Chunk(self.model, self.scoring, paths, statistics, self.graphs)
 
     def _watched(self, batches: Iterable[T], stage: str, candidates: int) -> Iterator[T]:
         return counted(batches, lambda done, total: self.on_pass(stage, candidates, done, total))
@@ -215,6 +228,7 @@ class Chunk:
     Args:
         paths: in the order of a walk.
         statistics: of every path, or why it has none.
+        graphs: see :class:`PopulationEvaluator`.
 
     Attributes:
         failures: the candidates that failed so far; the same on every rank.
@@ -227,6 +241,7 @@ class Chunk:
         scoring: Scoring,
         paths: list[Path],
         statistics: dict[Path, BNStatistics | CandidateFailed],
+        graphs: GraphedCalls | None = None,
     ) -> None:
         self.paths = paths
         self.failures: Failures = {
@@ -235,6 +250,7 @@ class Chunk:
         self.active = [path for path in paths if path not in self.failures]
         self._model = model
         self._scoring = scoring
+        self._graphs = graphs
         modules = batch_norms(model)
         self._overrides = {
             path: BNOverride(modules, found)
@@ -257,6 +273,7 @@ class Chunk:
             shared_preprocessing(model),
             inference_context(model),
             finite_features(model),
+            graphed(model, self._graphs, "evaluation"),
         ):
             for inputs in batches if walk.paths else ():
                 inputs = to_device(inputs, model)

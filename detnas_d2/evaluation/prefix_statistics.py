@@ -19,6 +19,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.evaluation.calibration_steps import CalibrationStep, CalibrationSteps
+from detnas_d2.evaluation.graphed_supernet import Reports, graphed
+from detnas_d2.evaluation.graphs import GraphedCalls
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.recalibration import (
@@ -85,6 +87,7 @@ def recalibrate_population(
     seed: int = 0,
     known: Nodes | None = None,
     together: int = 0,
+    graphs: GraphedCalls | None = None,
 ) -> dict[Path, BNStatistics | CandidateFailed]:
     """Statistics of every path, as recalibrating it alone gives them.
 
@@ -96,6 +99,7 @@ def recalibrate_population(
         known: nodes of earlier passes, not measured again; completed in place.
         together: batches that run together at most, with the same results; 0: what fits the
             device, see :class:`~detnas_d2.evaluation.calibration_steps.CalibrationSteps`.
+        graphs: replay paths whose batches have sizes that come again, to the bit; None: none do.
 
     Raises:
         ValueError: no batch on any rank.
@@ -109,7 +113,7 @@ def recalibrate_population(
     failures: dict[Path, CandidateFailed] = {}
     if missing:
         with all_or_none():
-            failures = _run(model, missing, batches, collector, seed, together)
+            failures = _run(model, missing, batches, collector, seed, together, graphs)
         failures = agree_on_failures(failures)
         known.update(_merged(collector.nodes_of(path for path in missing if path not in failures)))
         if len(failures) < len(missing) and not known:
@@ -130,15 +134,18 @@ def _run(
     collector: _NodeCollector,
     seed: int,
     together: int,
+    graphs: GraphedCalls | None,
 ) -> dict[Path, CandidateFailed]:
     walk = PrefixWalk(paths)
     on_device = ((number, to_device(batch, model)) for number, batch in batches)
     steps = CalibrationSteps(model, on_device, together)
     failures: dict[Path, CandidateFailed] = {}
+    reports = Reports(collector.add)
     with (
         walking(model, walk),
         shared_preprocessing(model),
-        calibrating(model, collector.add, training=calibration_part(model) is None),
+        calibrating(model, reports, training=calibration_part(model) is None),
+        graphed(model, graphs, "recalibration", reports),
     ):
         for step in steps:
             begin = partial(walk.clear, len(step.numbers))

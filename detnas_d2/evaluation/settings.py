@@ -52,6 +52,7 @@ class EvaluationSettings:
         sigmas: of COCO's keypoint similarity; None without keypoints, empty for COCO's own.
         chunk: candidates evaluated together.
         scoring_workers: processes per rank.
+        cuda_graphs: see the config key ``SEARCH.CUDA_GRAPHS``.
         image_cache_gib: of decoded images at most, in ``cache_file`` in ``output_dir``.
         described: what else decides a candidate's fitness: splits, test-time input, model.
         open_images, open_calibration, register: make the loaders, ready the datasets.
@@ -65,6 +66,7 @@ class EvaluationSettings:
     sigmas: tuple[float, ...] | None
     chunk: int
     scoring_workers: int
+    cuda_graphs: str
     image_cache_gib: float
     output_dir: str
     described: Mapping[str, Any]
@@ -105,6 +107,7 @@ class EvaluationSettings:
             sigmas=keypoint_sigmas(cfg),
             chunk=search.CHUNK,
             scoring_workers=search.SCORING_WORKERS,
+            cuda_graphs=search.CUDA_GRAPHS,
             image_cache_gib=search.IMAGE_CACHE_GIB,
             output_dir=cfg.OUTPUT_DIR,
             described={

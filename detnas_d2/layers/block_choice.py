@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detnas_d2.layers.folded_norm import conv_norm_acts
 from detnas_d2.layers.fused_ops import by_batch
 from detnas_d2.layers.shuffle_block import ShuffleBlock
-from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
+from detnas_d2.ops.autotune import AutotuneCache, Trial, device_text, size_class
 from detnas_d2.ops.self_check import Verdict, compare
 
 Run = Callable[..., Tensor]
@@ -55,7 +55,7 @@ def choose(
             channels = conv_norm_acts(block)[0].conv.in_channels * (2 if block.stride == 1 else 1)
             key = (
                 f"{mode} {_name(block)} stride {block.stride}, {channels} channels, "
-                f"{pixels} pixels, {x.dtype}, {_device(x.device)}"
+                f"{pixels} pixels, {x.dtype}, {device_text(x.device)}"
             )
             like = torch.empty((n, channels, h, w), dtype=x.dtype, device="meta")
             trial = partial(_trial, block, like, x.device, mode, run)
@@ -67,13 +67,6 @@ def choose(
 
 def _name(block: ShuffleBlock) -> str:
     return block.op if block.expansion == 1 else f"{block.op}_e{block.expansion}"
-
-
-def _device(device: torch.device) -> str:
-    """What a choice holds for."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{torch.get_num_threads()} threads"
 
 
 def _trial(block: ShuffleBlock, like: Tensor, device: torch.device, mode: str, run: Run) -> Trial:

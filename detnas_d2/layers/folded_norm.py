@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2 import ops
@@ -100,6 +100,11 @@ def folded(module: ConvNormAct | ShuffleBlock) -> Folded:
     if key is not None:  # the tensors are held too: none of their ids can be given to another
         module.__dict__["_folded"] = (key, found, parts)
     return found
+
+
+def kept_folds(modules: Iterable[nn.Module]) -> list[object]:
+    """What :func:`folded` keeps with these modules: while it is held, so are the tensors in it."""
+    return [kept for module in modules if (kept := module.__dict__.get("_folded")) is not None]
 
 
 def _parts(layer: ConvNormAct) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from detnas_d2.modeling.detnas.relaxed import RelaxedShuffleNet
 from detnas_d2.modeling.detnas.rpn_head import DetNASRPNHead
 from detnas_d2.modeling.hit import HitBackbone, HitBoxHead, HitPAFPN
 from detnas_d2.modeling.prefix_walk import PrefixWalk
-from detnas_d2.modeling.supernet import activate, find_supernet, walking
+from detnas_d2.modeling.supernet import activate, find_supernet, running_through, walking
 from detnas_d2.modeling.weights import adapt_state_dict, is_supernet
 from detnas_d2.modeling.weights_fit import WeightsError
 
@@ -46,6 +46,7 @@ __all__ = [
     "is_supernet",
     "norm_factory",
     "decoded_backbone",
+    "running_through",
     "supernet_backbone",
     "use_operators",
     "walking",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from detnas_d2.modeling.detnas.backbone import Supernet
+from detnas_d2.modeling.detnas.backbone import Around, Supernet
 from detnas_d2.modeling.hit.supernet import HitSupernet
 from detnas_d2.modeling.prefix_walk import PrefixWalk
 from detnas_d2.modeling.searchable_layers import ChoiceLayers
@@ -59,3 +59,13 @@ def walking(model: nn.Module, walk: PrefixWalk) -> Iterator[None]:
     finally:
         supernet.walk = None
         walk.clear()
+
+
+@contextmanager
+def running_through(supernet: Supernet, around: Around) -> Iterator[None]:
+    """Within the block ``around`` runs the layers of the supernet's active path."""
+    before, supernet.around = supernet.around, around
+    try:
+        yield
+    finally:
+        supernet.around = before

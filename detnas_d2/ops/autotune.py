@@ -26,8 +26,37 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class _Ways:
+    """What two ways are called.
+
+    Attributes:
+        first, second: in the file of choices.
+        key: the config key that has the first way tried.
+        tried, instead: the first way, and what is done without it, in a sentence.
+    """
+
+    first: str
+    second: str
+    key: str
+    tried: str
+    instead: str
+
+
+_OPERATORS = _Ways(
+    "ops", "modules", "FUSED_OPS", "the operators",
+    "The modules do their work, and results are right; please report this line, so that the "
+    "operators become so.",
+)  # fmt: skip
+_GRAPHS = _Ways(
+    "graph", "calls", "SEARCH.CUDA_GRAPHS", "replayed graphs",
+    "Calls do their work, and results are right; please report this line.",
+)  # fmt: skip
+_GRAPH = "graph of "  # begins the keys of the latter
+
+
+@dataclass(frozen=True)
 class Trial:
-    """Operators and modules for one class of work.
+    """Two ways for one class of work: operators and modules, or a replayed graph and calls.
 
     Attributes:
         operators, modules: do it once.
@@ -41,13 +70,21 @@ class Trial:
     device: str = "cpu"
 
 
+def device_text(device: torch.device) -> str:
+    """What a choice holds for."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads"
+
+
 def size_class(count: int) -> int:
     """The power of two next to ``count``: sizes of one class share a measurement."""
     return 2 ** round(math.log2(max(count, 1)))
 
 
 class AutotuneCache:
-    """What was found for every class of work: "ops" or "modules" in ``use``, and why.
+    """What was found for every class of work: "ops" or "modules" in ``use``, and why; of what a
+    graph may replay "graph" or "calls".
 
     Operators that do not agree with the modules, or fail, are not used; of those that agree the
     faster way is. Both ways agree up to rounding only, so that a choice is part of a run: it is
@@ -78,6 +115,13 @@ class AutotuneCache:
         Args:
             trial: makes what is to be tried; called at most once.
         """
+        return self._use_first(key, trial)
+
+    def use_graph(self, work: str, trial: Callable[[], Trial]) -> bool:
+        """Whether graphs are to be replayed for a class of ``work``; as :meth:`use_ops`."""
+        return self._use_first(_GRAPH + work, trial)
+
+    def _use_first(self, key: str, trial: Callable[[], Trial]) -> bool:
         if key not in self.entries:
             with self._alone():
                 self._read()
@@ -85,17 +129,18 @@ class AutotuneCache:
                     self.entries[key] = _tried(key, trial())
                     if self.path is not None:
                         write_json(self.path, self.entries, indent=2)
-        return self.entries[key]["use"] == "ops"
+        return self.entries[key]["use"] == _ways(key).first
 
     def _read(self) -> None:
         if self.path is None or not self.path.exists():
             return
         self.entries = json.loads(self.path.read_text(encoding="utf-8"))
         for key, entry in self.entries.items():
-            use = entry.get("use")
-            if use not in ("ops", "modules"):
+            use, ways = entry.get("use"), _ways(key)
+            if use not in (ways.first, ways.second):
                 raise ValueError(
-                    f'{self.path}: {key}: use: expected "ops" or "modules", got {use!r}'
+                    f'{self.path}: {key}: use: expected "{ways.first}" or "{ways.second}", '
+                    f"got {use!r}"
                 )
 
     @contextmanager
@@ -113,43 +158,43 @@ class AutotuneCache:
             lock.release()
 
 
+def _ways(key: str) -> _Ways:
+    return _GRAPHS if key.startswith(_GRAPH) else _OPERATORS
+
+
 def _tried(key: str, trial: Trial) -> dict[str, Any]:
     """The entry of a class."""
+    ways = _ways(key)
     try:
         verdict = trial.check()
         if verdict.agrees:
-            return _measured(trial)
+            return _measured(ways, trial)
     except torch.cuda.OutOfMemoryError:
-        return {"use": "modules", "why": "not enough memory to try the operators"}
+        return {"use": ways.second, "why": f"not enough memory to try {ways.tried}"}
     except RuntimeError as error:
-        why = f"the operators failed: {str(error).splitlines()[0]}"
+        why = f"{ways.tried} failed: {str(error).splitlines()[0]}"
     else:
         if not verdict.tensor:
-            return {"use": "modules", "why": "rounding hides whether the operators are right"}
+            return {"use": ways.second, "why": f"rounding hides whether {ways.tried} are right"}
         why = (
-            f"the operators are wrong: relative error {verdict.error:.2g} of {verdict.tensor}, "
+            f"{ways.tried} are wrong: relative error {verdict.error:.2g} of {verdict.tensor}, "
             f"expected at most {verdict.bound:.2g}"
         )
-    logger.warning(
-        "FUSED_OPS: %s: %s. The modules do their work, and results are right; please report this "
-        "line, so that the operators become so.",
-        key,
-        why,
-    )
-    return {"use": "modules", "why": why}
+    logger.warning("%s: %s: %s. %s", ways.key, key, why, ways.instead)
+    return {"use": ways.second, "why": why}
 
 
-def _measured(trial: Trial) -> dict[str, Any]:
+def _measured(ways: _Ways, trial: Trial) -> dict[str, Any]:
     def repeated(function: Callable[[], object]) -> float:
         calls = _CALLS.get(trial.device, 1)
         return milliseconds(lambda: [function() for _ in range(calls)], trial.device) / calls
 
-    ways = (trial.operators, trial.modules)
-    for way in ways:
+    both = (trial.operators, trial.modules)
+    for way in both:
         way()  # warms up
-    ops_ms, modules_ms = map(min, in_turns(repeated, ways, REPETITIONS))
+    first, second = map(min, in_turns(repeated, both, REPETITIONS))
     return {
-        "use": "ops" if ops_ms <= modules_ms else "modules",
-        "ops_ms": round(ops_ms, 4),
-        "modules_ms": round(modules_ms, 4),
+        "use": ways.first if first <= second else ways.second,
+        f"{ways.first}_ms": round(first, 4),
+        f"{ways.second}_ms": round(second, 4),
     }

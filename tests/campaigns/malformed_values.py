@@ -120,6 +120,7 @@ for k, v in [
     ("CHUNK", -1),
     ("SCORING_WORKERS", -1),
     ("SCORING_WORKERS", "x"),
+    ("CUDA_GRAPHS", "on"),
     ("IMAGE_CACHE_GIB", -1.0),
     ("IMAGE_CACHE_GIB", 1e-9),
     ("VAL", "nope"),

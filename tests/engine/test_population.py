@@ -19,6 +19,7 @@ from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.evaluation.build import candidate_evaluator, sequential_evaluator
 from detnas_d2.evaluation.calibration_steps import CalibrationStep
 from detnas_d2.evaluation.candidate import Evaluation
+from detnas_d2.evaluation.graphs import GraphedCalls
 from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
 from detnas_d2.evaluation.predictions import Predictions
 from detnas_d2.evaluation.recalibration import override_bn_stats, recalibrate
@@ -27,6 +28,7 @@ from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search_space import SPACES, Path
 from detnas_d2.utils.errors import CandidateFailed
 from tests.engine.tiny_runs import Configs
+from tests.evaluation.graph_tape import Prefers, TapeGraphs
 from tests.helpers import changed, snapshot
 
 TINY = SPACES["detnas_tiny"]
@@ -138,6 +140,23 @@ def test_calibration_batches_that_run_together(
     assert set(steps) == {1}
     assert all(same(together[path], alone[path]) for path in paths)
     assert len({found.fitness for found in together.values()}) > 1
+
+
+def test_candidates_replayed_from_graphs(configs: Configs) -> None:
+    of_one_size = ("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64)
+    calibration = ("SEARCH.CALIBRATION.IMAGES", 6, "SEARCH.CALIBRATION.BATCH_SIZE", 1)
+    cfg, model = setting(configs, "faster", "SEARCH.CHUNK", 3, *of_one_size, *calibration)
+    paths, settings = population(5, seed=6), EvaluationSettings.from_config(cfg)
+    expected = all_of(cfg, model, paths, "population")
+    graphs = GraphedCalls(TapeGraphs(), Prefers(), after=1)
+    with candidate_evaluator(settings, model) as evaluator:
+        assert evaluator.graphs is None  # there is no GPU
+        evaluator.graphs = graphs
+        evaluator.statistics(paths)
+        replays = graphs.replays
+        found = dict(evaluator.evaluate_many(paths))
+    assert all(same(found[path], expected[path]) for path in paths)
+    assert 0 < replays < graphs.replays
 
 
 def test_classification(configs: Configs) -> None:

@@ -22,6 +22,12 @@ from detnas_d2.search_space.shuffle_ops import build_block
 INITS = ("imagenet", "default")
 FUSED_OPS = ("off", "on", "auto", "measured")
 
+Layers = Callable[[Tensor], list[Tensor]]
+"""Some layers of a path: from the input of the first to the outputs that are asked for."""
+Around = Callable[[int, tuple[int, ...], Layers, Tensor], list[Tensor]]
+"""around(start, depths, layers, x) gives ``layers(x)``: from the output at depth ``start`` (-1: the
+images) those at ``depths``, and of the last convolution if it is a feature."""
+
 
 class ShuffleNetBackbone(Backbone):
     """Base of supernet and decoded backbone.
@@ -179,6 +185,8 @@ class Supernet(ShuffleNetBackbone):
 
     Attributes:
         walk: what the paths of a population share, see :func:`detnas_d2.modeling.supernet.walking`.
+        around: runs the layers of the active path, see
+            :func:`detnas_d2.modeling.supernet.running_through`.
     """
 
     def __init__(
@@ -198,6 +206,7 @@ class Supernet(ShuffleNetBackbone):
         super().__init__(space, build, norm=norm, **options)
         self._active: Path | None = None
         self.walk: PrefixWalk | None = None
+        self.around: Around | None = None
 
     @property
     def active_path(self) -> Path:
@@ -226,6 +235,31 @@ class Supernet(ShuffleNetBackbone):
     def layer_block(self, index: int) -> nn.Module:
         block = self.blocks[index]
         return block.candidates[block.ops[self.active_path.choices[index]]]
+
+    def path_modules(self, start: int) -> list[nn.Module]:
+        """What the active path runs from the output at depth ``start`` on (-1: from the images)."""
+        blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
+        last = self.last if "last" in self._out_features else None
+        ends = (self.stem if start < 0 else None, last)
+        return [*blocks, *(module for module in ends if module is not None)]
+
+    def _run(
+        self, images: Tensor, outputs: dict[int, Tensor], wanted: Collection[int]
+    ) -> Tensor | None:
+        if self.around is None:
+            return super()._run(images, outputs, wanted)
+        start = max(outputs, default=-1)
+        depths = tuple(sorted(depth for depth in wanted if depth > start))
+        run = super()._run
+
+        def layers(x: Tensor) -> list[Tensor]:
+            found = {} if start < 0 else {start: x}
+            last = run(x, found, wanted)
+            return [found[depth] for depth in depths] + ([] if last is None else [last])
+
+        found = self.around(start, depths, layers, outputs.get(start, images))
+        outputs.update(zip(depths, found, strict=False))
+        return found[-1] if len(found) > len(depths) else None
 
     @property
     def _batches(self) -> int:
