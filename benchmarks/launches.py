@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import traffic
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,8 +41,8 @@ sys.path.insert(0, str(ROOT))
 from tests.ops.fuzz import load  # noqa: E402  (of the repository)
 from tests.ops.sanitized import EMULATED, run_checked  # noqa: E402
 
-ALLOCATE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 BATCHES = 10
+SIZE = "320x480"
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
@@ -51,6 +52,7 @@ class Counter(TorchDispatchMode):
     Attributes:
         calls: of every operator that launches something, or calls one that does.
         launches: of every operator itself, not of those it calls.
+        nodes: what they read, write and multiply, in their order.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -59,6 +61,7 @@ class Counter(TorchDispatchMode):
         self._inner = 0  # launches of operators called by the one that runs
         self.calls: defaultdict[str, int] = defaultdict(int)
         self.launches: defaultdict[str, int] = defaultdict(int)
+        self.nodes: list[traffic.Node] = []
 
     @property
     def total(self) -> int:
@@ -72,11 +75,18 @@ class Counter(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         name = func._schema.name.split("::")[1]
-        count = of_torch(func, name, args)
+        count = traffic.of_torch(func, name, args)
+        result = func(*args, **kwargs)
         if count:
             self.calls[f"aten::{name}"] += 1
             self.launches[f"aten::{name}"] += count
-        return func(*args, **kwargs)
+            self._keep(func, name, count, args, kwargs, result)
+        return result
+
+    def _keep(self, func, name: str, count: int, args: tuple, kwargs: dict, result) -> None:
+        adds = traffic.multiply_adds(func, args, kwargs, result)
+        inputs, outputs = traffic.tensors((args, kwargs)), traffic.tensors(result)
+        self.nodes.append(traffic.node_of(name, count, inputs, outputs, adds))
 
     def _ours(self, func, args: tuple, kwargs: dict) -> object:
         before, outer = self._library.detnas_launches(), self._inner
@@ -88,24 +98,9 @@ class Counter(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         self.calls[name] += 1
         self.launches[name] += own
+        if own:
+            self._keep(func, name, own, args, kwargs, result)
         return result
-
-
-def of_torch(func: torch._ops.OpOverload, name: str, args: tuple) -> int:
-    """Launches of one of torch's operators on CUDA."""
-    returns = func._schema.returns
-    view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-    if view or name in ALLOCATE:
-        return 0
-    if not name.startswith("_foreach_"):
-        return 1
-    # ATen/native/cuda/MultiTensorApply.cuh, for tensors of one chunk: of lists that a launch reads
-    # and writes, the most tensors; fewer where every tensor has a number of its own.
-    lists = sum(isinstance(a, (list, tuple)) and isinstance(a[0], Tensor) for a in args)
-    lists += not name.endswith("_")
-    numbers = any(isinstance(a, (list, tuple)) and not isinstance(a[0], Tensor) for a in args)
-    most = ((96, 64, 48, 36) if numbers else (110, 64, 48, 36))[lists - 1]
-    return -(-len(args[0]) // most)
 
 
 @contextmanager
@@ -156,6 +151,44 @@ def forwards(library: ctypes.CDLL, size: str) -> dict[str, Counter]:
     net.eval()
     found["evaluation"] = counted(library, without_gradient)
     return found
+
+
+def stock(size: str) -> dict[str, list[traffic.Node]]:
+    """What the modules of the 300M backbone launch, without operators and autocast."""
+    from backbone import build
+
+    net = build("cpu")["eager channels_last"]
+    x = torch.rand(1, 3, *map(int, size.split("x"))).contiguous(memory_format=torch.channels_last)
+    found = {}
+    for name, training, recorded in (
+        ("recalibration", True, False),
+        ("training", True, True),
+        ("evaluation", False, False),
+    ):
+        net.train(training)
+        with torch.set_grad_enabled(recorded), traffic.Trace() as trace:
+            net(x)
+        found[name] = trace.nodes
+    return found
+
+
+def traffic_of(library: ctypes.CDLL | None, size: str) -> dict[str, dict[str, list]]:
+    """Launches of forwards as functions of pixels, for ``benchmarks/device_model.py``: by way and
+    forward. Without a library only of those ways that need none."""
+    h, w = map(int, size.split("x"))
+    both, pixels = (size, f"{2 * h}x{w}"), (h * w, 2 * h * w)
+    eager = [stock(size) for size in both]
+    ways: dict[str, list[dict]] = {
+        "eager": eager,
+        "torch.compile": [{k: traffic.fused(v) for k, v in found.items()} for found in eager],
+    }
+    if library is not None:
+        counted_at = (forwards(library, size) for size in both)
+        ways["ours"] = [{k: v.nodes for k, v in found.items()} for found in counted_at]
+    return {
+        way: {name: traffic.lines(first[name], second[name], pixels) for name in eager[0]}
+        for way, (first, second) in ways.items()
+    }
 
 
 def operators(library: ctypes.CDLL) -> dict[str, int]:
@@ -211,7 +244,7 @@ def operators(library: ctypes.CDLL) -> dict[str, int]:
         with torch.no_grad():
             found[name] = counted(library, run).total
         with only_counting(library):
-            outputs = [t for t in flat(run()) if t.requires_grad]
+            outputs = [t for t in traffic.tensors(run()) if t.requires_grad]
             grads = [torch.randn_like(t) for t in outputs]
             inputs = leaves(outputs)
             with Counter(library) as counter:
@@ -249,12 +282,6 @@ def blocks(library: ctypes.CDLL) -> dict[str, int]:
     return found
 
 
-def flat(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for v in value for t in flat(v)] if isinstance(value, (list, tuple)) else []
-
-
 def leaves(outputs: list[Tensor]) -> list[Tensor]:
     """What the outputs are differentiated by."""
     found, seen, todo = [], set(), [t.grad_fn for t in outputs]
@@ -276,6 +303,7 @@ def count(path: str, size: str) -> dict:
     nets = forwards(library, size)
     result: dict = {name: counter.total for name, counter in nets.items()}
     result["ops"] = operators(library)
+    result["kernels"] = traffic_of(library, size)
     result["by operator"] = {
         name: {
             op: [counter.calls[op], launches] for op, launches in sorted(counter.launches.items())
@@ -295,20 +323,25 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
+def found(size: str = SIZE) -> dict:
+    """The figures, by a process of their own."""
+    done = run_checked(__file__, "--library", str(EMULATED.build()), "--size", size)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--size", default="320x480", help="of the images, one in the batch")
+    parser.add_argument("--size", default=SIZE, help="of the images, one in the batch")
     parser.add_argument("--library", help=argparse.SUPPRESS)  # the process that counts
     args = parser.parse_args()
     if args.library:
         print(json.dumps(count(args.library, args.size)))
         return
-    done = run_checked(__file__, "--library", str(EMULATED.build()), "--size", args.size)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(found) if args.json else table(found))
+    counts = found(args.size)
+    print(json.dumps(counts) if args.json else table(counts))
 
 
 if __name__ == "__main__":
