@@ -1,19 +1,23 @@
 """The 300M backbone through the operators against its modules, one JSON object per line.
 
-    python benchmarks/backbone.py [--quick] [--threads 1 2] [--device cuda] [--compile]
+    python benchmarks/backbone.py [--quick] [--threads 1 2] [--device cuda] [--compile] [--graph]
+        [--batches 1 2 16]
 
 Recalibration (batch statistics, no gradient), evaluation, a training step (forward and backward),
-and the memory that a training step keeps between forward and backward.
+and the memory that a training step keeps between forward and backward. "--graph", on a GPU:
+forwards once more, each replayed from a CUDA graph of its launches, autocast's casts among them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import measure
 import torch
+from device_model import device_ms
+from model import WAYS, kernels_of
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -26,6 +30,8 @@ from detnas_d2.search_space import SPACES
 PATH = "7x7 5x5 7x7 3x3 / 7x7 5x5 5x5 7x7 / xception xception 5x5 xception 3x3 3x3 xception 5x5 / "
 PATH += "xception 5x5 xception 7x7"
 SIZES = {"320x480": [1], "800x1216": [1, 2]}
+
+Ways = dict[str, Callable[[], object]]
 
 
 def build(device: str) -> dict[str, nn.Module]:
@@ -85,6 +91,52 @@ def without_gradient(f: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
+def replayed(f: Callable[[], object]) -> Callable[[], object]:
+    """The same from a CUDA graph. Autocast keeps no casts, which would not be made again."""
+
+    def run() -> object:
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            return f()
+
+    return measure.graphed(run)
+
+
+def expected(report: measure.Report, forward: str, x: Tensor, names: Iterable[str]) -> dict:
+    """Milliseconds on the device by the model, of ours and of the ways among ``names``."""
+    if report.device is None or report.counts is None:
+        return {}
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    found = {}
+    for name in ("ours", *names):
+        kind = next((w for w in WAYS if name in (w, f"{w} NCHW", f"{w} channels_last")), None)
+        kind = "torch.compile" if name == "torch.compile eager" else kind
+        if kind is not None:
+            kernels = kernels_of(report.counts["kernels"], kind, forward)
+            found[name] = device_ms(kernels, report.device, pixels)
+    return found
+
+
+def forwards(
+    report: measure.Report, forward: str, x: Tensor, batch: str, threads: int, ours: Callable,
+    others: Ways, repetitions: int,
+) -> None:  # fmt: skip
+    """Compares a forward pass, and asked to its graphs."""
+    case = f"{forward} forward, {batch}"
+    model = expected(report, forward, x, others)
+    report.compare(case, threads, ours, others, repetitions, model)
+    if not report.args.graph:
+        return
+    graphs: Ways = {}
+    for name, f in {"ours": ours, **others}.items():
+        try:
+            graphs[name] = replayed(f)
+        except RuntimeError as error:
+            report.failed(f"{case}, graphs, {name}", error)
+    if "ours" in graphs and len(graphs) > 1:
+        mine = graphs.pop("ours")
+        report.compare(f"{case}, graphs", threads, mine, graphs, repetitions, model)
+
+
 def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args) -> None:
     nets = build(args.device)
     xs = {"NCHW": x, "channels_last": x.contiguous(memory_format=torch.channels_last)}
@@ -111,8 +163,8 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
         net.train(not any(isinstance(m, nn.Identity) for m in net.modules()))
     ours = nets["ours"]
     with use_batch_statistics(ours):
-        report.compare(
-            f"recalibration forward, {batch}", threads, without_gradient(lambda: ours(x)),
+        forwards(
+            report, "recalibration", x, batch, threads, without_gradient(lambda: ours(x)),
             runs(("eager",), forward), repetitions,
         )  # fmt: skip
     if x.shape[0] == 1 and size == "320x480":
@@ -133,23 +185,28 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
         )
     for net in nets.values():
         net.eval()
-    report.compare(
-        f"evaluation forward, {batch}", threads, without_gradient(lambda: ours(x)),
+    forwards(
+        report, "evaluation", x, batch, threads, without_gradient(lambda: ours(x)),
         runs(("eager", "folded BN"), forward), repetitions,
     )  # fmt: skip
 
 
 def main() -> None:
-    args = measure.parser(__doc__.splitlines()[0]).parse_args()
+    parser = measure.parser(__doc__.splitlines()[0])
+    parser.add_argument("--graph", action="store_true", help="CUDA graphs of forwards, too")
+    parser.add_argument("--batches", type=int, nargs="+", help="images, of every size")
+    args = parser.parse_args()
+    if args.graph and args.device != "cuda":
+        parser.error("--graph needs --device cuda")
     measure.keep_memory(args.device == "cpu" and not args.page_faults)
     report = measure.Report("backbone", args)
     for threads in args.threads if args.device == "cpu" else [1]:
         torch.set_num_threads(threads)
-        report.write(measure.roofline(args.device, threads))
+        report.roofline(threads)
         for size, batches in SIZES.items():
             if args.quick and size != "320x480":
                 continue
-            for batch in batches:
+            for batch in args.batches or batches:
                 h, w = map(int, size.split("x"))
                 x = torch.rand(batch, 3, h, w, device=args.device)
                 if args.device == "cuda":

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds, tests and measures the CUDA operators on a machine with a GPU, in one command and about
-# ten minutes. Results: benchmarks/results/<gpu>.json. Ends with an error if a check failed, but
-# measures nevertheless. Environment: PYTHON (default python3); BUDGET, seconds for all of it
-# (default 590); CUDA_HOME.
+# ten minutes. Results: benchmarks/results/<gpu>.json, and a page about them, <gpu>.md. Ends with an
+# error if a check failed, but measures nevertheless. Environment: PYTHON (default python3); BUDGET,
+# seconds for all of it (default 590); CUDA_HOME; COUNTS, what `benchmarks/launches.py --json` printed
+# elsewhere (by default it is counted here if there is time, which the model needs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
@@ -15,6 +16,8 @@ export PYTHONPATH=$PWD
 failures=()
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
+# note STEP WHY: a record of the results, for the page.
+note() { printf '{"step": "%s", "failed": "%s"}\n' "$1" "$2" >>"$out"; }
 # run WHAT LIMIT COMMAND...: what fails or takes longer than LIMIT seconds is noted, no more.
 run() {
   local what=$1 limit=$2 status=0
@@ -27,8 +30,11 @@ run() {
   timeout -k 5 "$limit" "$@" || status=$?
   case $status in
     0) say "$what: done" ;;
-    124 | 137) say "$what: stopped after $limit s" ;;
-    *) say "$what: FAILED ($status)" && failures+=("$what") ;;
+    124 | 137) say "$what: stopped after $limit s" && note "$what" "stopped after $limit s" ;;
+    *)
+      say "$what: FAILED ($status)" && failures+=("$what")
+      note "$what" "exit status $status"
+      ;;
   esac
 }
 
@@ -40,18 +46,31 @@ if ! FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch timeout -k 5 "$budget" \
   exit 1
 fi
 say "built for $arch"
-run "kernels against their references" 180 $python tests/ops/cuda_checks.py
-
 rm -f "$out"
-run "operators" 240 $python benchmarks/ops.py --device cuda --quick --compile --output "$out"
-run "operators at 320x480 and 800x1216" 90 $python benchmarks/ops.py --device cuda --output "$out"
-if $python -c 'import detectron2' 2>/dev/null; then
-  run "backbone" 90 $python benchmarks/backbone.py --device cuda --output "$out"
-  run "backbone, torch.compile" 150 $python benchmarks/backbone.py --device cuda --quick --compile \
-    --output "$out"
-else
-  say "backbone: left out, it needs Detectron2"
+run "kernels against their references" 120 $python tests/ops/cuda_checks.py
+
+counts=${COUNTS:-build/launches.json}
+count() { $python benchmarks/launches.py --json >"$counts.part" && mv "$counts.part" "$counts"; }
+if [[ ! -s $counts ]] && command -v g++ >/dev/null; then
+  export -f count && export python counts
+  run "launches, for the model" 120 bash -c count
 fi
+model=()
+[[ -s $counts ]] && model=(--counts "$counts")
+
+if $python -c 'import detectron2' 2>/dev/null; then
+  backbone=($python benchmarks/backbone.py --device cuda --graph --batches 1 2 16 "${model[@]}" \
+    --output "$out")
+  run "self-check" 60 $python benchmarks/self_check.py --device cuda --output "$out"
+  run "backbone, with and without graphs" 90 "${backbone[@]}"
+  run "backbone, torch.compile" 150 "${backbone[@]}" --quick --compile
+else
+  say "self-check, backbone: left out, they need Detectron2"
+fi
+run "operators" 150 $python benchmarks/ops.py --device cuda --quick --compile "${model[@]}" \
+  --output "$out"
+run "operators at 320x480 and 800x1216" 90 $python benchmarks/ops.py --device cuda "${model[@]}" \
+  --output "$out"
 say "measured: $out"
 
 if command -v compute-sanitizer >/dev/null; then
@@ -62,6 +81,7 @@ if command -v compute-sanitizer >/dev/null; then
 else
   say "compute-sanitizer: left out, it is not on PATH"
 fi
+[[ -s $out ]] && $python benchmarks/verdict.py "$out"
 if ((${#failures[@]})); then
   say "FAILED: ${failures[*]}"
   exit 1

@@ -6,6 +6,8 @@ the allocator (see ``keep_memory``): mapping them again would cost page faults t
 
 On a GPU there are two numbers. "ms" is what a call takes from an idle device, Python and launches
 included. "device_ms" is its work on the device alone: the device spins while the call is queued.
+Beside it "model_ms" is what ``benchmarks/device_model.py`` expects by the bandwidth, the rate and
+the time of a launch that were measured before: a model, not a measurement.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import device_model
 import torch
 
 from detnas_d2 import ops
 from detnas_d2.ops import build_info
+from detnas_d2.utils.cuda_graphs import CudaGraphs
 from detnas_d2.utils.timing import in_turns, milliseconds
 
 # glibc: take memory from the heap and never give it back.
@@ -43,6 +47,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     p.add_argument("--page-faults", action="store_true", help="glibc's default allocator")
     p.add_argument("--compile", action="store_true", help="torch.compile as a baseline, too")
+    p.add_argument("--counts", type=Path, help="of launches.py --json: on a GPU, for the model")
     p.add_argument("--output", type=Path, help="append the JSON lines to this file, too")
     return p
 
@@ -72,6 +77,9 @@ class Report:
 
     def __init__(self, bench: str, args: argparse.Namespace) -> None:
         self.bench, self.args = bench, args
+        path = getattr(args, "counts", None) if args.device == "cuda" else None
+        self.counts = json.loads(path.read_text(encoding="utf-8")) if path else None
+        self.device: device_model.Device | None = None
         command = " ".join([Path(sys.argv[0]).name, *map(_without_path, sys.argv[1:])])
         self.write({"machine": machine(args.device), "command": f"benchmarks/{command}"})
 
@@ -82,6 +90,18 @@ class Report:
             with self.args.output.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
+    def roofline(self, threads: int) -> dict[str, float]:
+        """What the machine can do, written as a record; on a GPU the model's device, too."""
+        limits = roofline(self.args.device, threads)
+        self.write(limits)
+        if self.args.device == "cuda":
+            self.device = device_model.measured(torch.cuda.get_device_name(), limits)
+        return limits
+
+    def failed(self, case: str, error: Exception) -> None:
+        """Writes that a case could not be measured."""
+        self.write({"bench": self.bench, "case": case, "failed": str(error).splitlines()[0]})
+
     def compare(
         self,
         case: str,
@@ -89,11 +109,13 @@ class Report:
         ours: Callable[[], object],
         baselines: dict[str, Callable[[], object]],
         repetitions: int,
+        model: Mapping[str, float] | None = None,
         **extra: object,
     ) -> None:
         """One line per baseline, and one for the best of them.
 
         Args:
+            model: expected milliseconds on the device, of "ours" and of some baselines.
             extra: further fields. copy_ms: what a copy of as many bytes takes; the field is the
                 share of the copy's bandwidth that ``ours`` reaches.
         """
@@ -125,6 +147,9 @@ class Report:
                     "ours_device_ms": round(device[0], 4),
                     "baseline_device_ms": round(device[i], 4),
                 }
+            for field, way in (("ours_model_ms", "ours"), ("baseline_model_ms", name)):
+                if model is not None and way in model:
+                    record[field] = round(model[way], 4)
             self.write(record)
 
 
@@ -218,7 +243,35 @@ def roofline(device: str, threads: int) -> dict[str, float]:
     if device == "cuda":  # of tensor cores, which 1x1 convolutions run on
         rate = multiply_add_rate(device, torch.bfloat16)
         limits["bfloat16_multiply_adds_g_per_s"] = round(rate / 1e6, 1)
+        limits |= launch_microseconds()
     return limits
+
+
+def launch_microseconds(launches: int = 200) -> dict[str, float]:
+    """Of a kernel with nothing to do that waits for the one before: called, and in a graph."""
+    x = torch.zeros(1, device="cuda")
+
+    def chain() -> None:
+        for _ in range(launches):
+            x.add_(1)
+
+    ways = {"launch_us": chain, "graph_launch_us": graphed(chain)}
+    times = in_turns(lambda f: milliseconds(f, "cuda"), list(ways.values()), 10)
+    return {
+        name: round(min(row) * 1e3 / launches, 3) for name, row in zip(ways, times, strict=True)
+    }
+
+
+_GRAPHS = CudaGraphs()
+
+
+def graphed(function: Callable[[], object]) -> Callable[[], object]:
+    """A function that replays what the function does on the GPU, from a CUDA graph."""
+
+    def run() -> None:
+        function()
+
+    return _GRAPHS.capture(run, torch.device("cuda", torch.cuda.current_device()))
 
 
 def copy_bandwidth(device: str) -> float:

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import device_model
 import measure
 import torch
 import torch._functorch.config as functorch_config
 import torch.nn.functional as F
+import traffic
+from device_model import Kernel
 from torch import Tensor
 
 from detnas_d2 import ops
@@ -245,8 +248,7 @@ def main() -> None:
     failures: list[str] = []
     for threads in args.threads if args.device == "cpu" else [1]:
         torch.set_num_threads(threads)
-        limits = measure.roofline(args.device, threads)
-        report.write(limits)
+        limits = report.roofline(threads)
         for size in sizes:
             for stage in STAGES[size][::2] if args.quick else STAGES[size]:
                 shape = (BATCHES[args.device][size], *stage)
@@ -256,6 +258,7 @@ def main() -> None:
                             if args.only in case[0]:
                                 compare(report, threads, shape, case, limits, repetitions)
                         except RuntimeError as error:  # the other cases are worth measuring
+                            report.failed(f"{case[0]}, {shape}", error)
                             failures.append(f"{case[0]}, {shape}: {error}")
         for shape in DENSE if args.device == "cpu" else []:
             with torch.no_grad():
@@ -274,10 +277,53 @@ def compare(
         rate = limits.get("bfloat16_multiply_adds_g_per_s", rate)
     copy_ms = size_in_bytes / limits["copy_gb_per_s"] / 1e6
     batch = "" if shape[0] == 1 else f"{shape[0]}x"
+    dtype = torch.bfloat16 if report.args.device == "cuda" else torch.float32
+    model = expected(report, case, dtype)
     report.compare(
         f"{name}, {batch}{shape[1]}x{shape[2]}x{shape[3]}", threads, ours, baselines, repetitions,
-        copy_ms=copy_ms, ideal_ms=round(max(copy_ms, multiply_adds / rate / 1e6), 4),
+        model, copy_ms=copy_ms, ideal_ms=round(max(copy_ms, multiply_adds / rate / 1e6), 4),
     )  # fmt: skip
+
+
+# Cases of launches.py, of cases here.
+COUNTED = {
+    "bn_stats": "bn_stats",
+    "shuffle_concat": "shuffle_concat",
+    "mixed_sum of 8": "mixed_sum of 8",
+    "pointwise_conv with affine, ReLU, statistics": "pointwise_conv with statistics",
+    **{
+        f"depthwise_conv {k} with affine, ReLU, statistics": "depthwise_conv with statistics"
+        for k in (3, 5, 7)
+    },
+    "shuffle_concat backward": "shuffle_concat, its gradient",
+    "mixed_sum of 8, backward": "mixed_sum of 8, its gradient",
+}
+
+
+def expected(report: measure.Report, case: Case, dtype: torch.dtype) -> dict[str, float]:
+    """Milliseconds on the device by the model: of ours, where launches of such a call were counted,
+    of eager code, as traced here, and of torch.compile, fused at best."""
+    if report.device is None:
+        return {}
+    name, _, baselines, size_in_bytes, multiply_adds = case
+    found = {}
+    if report.counts is not None and name in COUNTED:
+        launches = report.counts["ops"][COUNTED[name]]
+        ms = device_model.operator_ms(report.device, launches, size_in_bytes, multiply_adds)
+        found["ours"] = ms
+    for way, f in baselines.items():
+        if not way.startswith("eager"):
+            continue
+        with traffic.Trace() as trace:
+            f()
+        nodes = {way: trace.nodes}
+        if way == "eager channels_last":
+            nodes["torch.compile channels_last"] = traffic.fused(trace.nodes)
+        for label, own in nodes.items():
+            if own:  # a backward pass runs on a thread of its own, which is not traced
+                kernels = [Kernel(n.launches, 0, n.elements, n.multiply_adds) for n in own]
+                found[label] = device_model.device_ms(kernels, report.device, 1, dtype.itemsize)
+    return found
 
 
 if __name__ == "__main__":
