@@ -42,7 +42,7 @@ from tests.ops.fuzz import load  # noqa: E402  (of the repository)
 from tests.ops.sanitized import EMULATED, run_checked  # noqa: E402
 
 BATCHES = 10
-SIZE = "320x480"
+SIZE, SMALL = "320x480", "64x96"  # all strides divide both: maps grow as images do
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
@@ -84,6 +84,12 @@ class Counter(TorchDispatchMode):
         return result
 
     def _keep(self, func, name: str, count: int, args: tuple, kwargs: dict, result) -> None:
+        if name == "shuffle_block":  # several launches, and maps between them
+            inside = traffic.block_launches(*args[:5])
+            if len(inside) != count:
+                raise RuntimeError(f"shuffle_block: {count} launches, {len(inside)} are known")
+            self.nodes += inside
+            return
         adds = traffic.multiply_adds(func, args, kwargs, result)
         inputs, outputs = traffic.tensors((args, kwargs)), traffic.tensors(result)
         self.nodes.append(traffic.node_of(name, count, inputs, outputs, adds))
@@ -172,7 +178,7 @@ def stock(size: str) -> dict[str, list[traffic.Node]]:
     return found
 
 
-def traffic_of(library: ctypes.CDLL | None, size: str) -> dict[str, dict[str, list]]:
+def traffic_of(library: ctypes.CDLL | None, size: str = SMALL) -> dict[str, dict[str, list]]:
     """Launches of forwards as functions of pixels, for ``benchmarks/device_model.py``: by way and
     forward. Without a library only of those ways that need none."""
     h, w = map(int, size.split("x"))
@@ -303,7 +309,7 @@ def count(path: str, size: str) -> dict:
     nets = forwards(library, size)
     result: dict = {name: counter.total for name, counter in nets.items()}
     result["ops"] = operators(library)
-    result["kernels"] = traffic_of(library, size)
+    result["kernels"] = traffic_of(library)
     result["by operator"] = {
         name: {
             op: [counter.calls[op], launches] for op, launches in sorted(counter.launches.items())

@@ -123,6 +123,30 @@ def node_of(
     return Node(name, launches, _by_memory(inputs), _by_memory(outputs), count, name in LIBRARY)
 
 
+def block_launches(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], kernel: int, stride: int
+) -> list[Node]:
+    """Launches of a shuffle block in evaluation, which are inside one operator
+    (csrc/cuda/shuffle_block_ops.cu): at stride 1 the halves of the input, then every convolution,
+    the last of a branch into the block's output."""
+    n, c, h, w = x.shape
+    main = 6 if kernel == 0 else 3
+    within, outside = n * h * w, n * -(-h // stride) * -(-w // stride)
+    found = []
+    if stride == 1:
+        found.append(Node("halves", 1, {0: x.numel()}, {1: x.numel()}))
+        c -= c // 2
+    for branch in (slice(main), slice(main, None)):
+        pixels, size = within, c * within
+        for weight, bias in zip(weights[branch], biases[branch], strict=True):
+            if weight.shape[-1] > 1:  # the first of them has the stride
+                pixels = outside
+            reads = size + weight.numel() + bias.numel()
+            size = weight.shape[0] * pixels
+            found.append(Node("convolution", 1, {0: reads}, {1: size}, weight.numel() * pixels))
+    return found
+
+
 def _by_memory(found: Iterable[Tensor]) -> dict[int, int]:
     sizes: Counter[int] = Counter()
     for t in {id(t): t for t in found}.values():

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detnas_d2.ops import flops
+from tests.ops.compare import block
+
 C, P = 8, 6 * 10
 
 
@@ -77,6 +80,28 @@ def test_in_place_and_expanded(traffic) -> None:
     (node,) = traced(traffic, lambda: x.add_(row.expand(4, 5)))
     assert (sum(node.reads.values()), sum(node.writes.values())) == (25, 20)
     assert traced(traffic, lambda: x.view(20)[:3]) == []
+
+
+@pytest.mark.parametrize("kernel", [0, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_launches_inside_a_block(traffic, kernel: int, stride: int) -> None:
+    weights, biases = block(2 * C, kernel, stride)
+    x = torch.randn(2, 2 * C, 6, 10)
+    found = traffic.block_launches(x, weights, biases, kernel, stride)
+    # As ``tests/emulator`` counts them.
+    assert len(found) == {(5, 1): 4, (5, 2): 5, (0, 1): 7, (0, 2): 8}[kernel, stride]
+    expected = flops.block(x.shape, [w.shape for w in weights], kernel, stride) // 2
+    assert len(weights) == len(found) - (stride == 1)
+    assert sum(node.multiply_adds for node in found) == expected
+    if (kernel, stride) == (5, 1):
+        half = 2 * C * P
+        maps = [4 * half] + [2 * half] * 3
+        others = [0, *(w.numel() + b.numel() for w, b in zip(weights, biases, strict=True))]
+        assert [n.elements for n in found] == [m + o for m, o in zip(maps, others, strict=True)]
+    if (kernel, stride) == (5, 2):  # the projection's depthwise convolution reads the whole input
+        taps = found[3]
+        assert taps.reads[0] == x.numel() + weights[3].numel() + biases[3].numel()
+        assert taps.writes[1] == 2 * weights[3].shape[0] * 3 * 5
 
 
 def test_lines(traffic, benchmark_module) -> None:

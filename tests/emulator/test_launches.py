@@ -60,3 +60,16 @@ def test_forwards_of_the_300m_backbone(found: dict) -> None:
 
 def test_calls(found: dict) -> None:
     assert {name: found["ops"][name] for name in OPS} == OPS
+
+
+def test_kernels_of_the_model(found: dict) -> None:
+    """What ``benchmarks/device_model.py`` is given: the same launches, and what the backbone moves
+    and multiplies (benchmarks/results/operators.md)."""
+    pixels = 320 * 480
+    for name in ("recalibration", "training", "evaluation"):
+        kernels = found["kernels"]["ours"][name]
+        launches, fixed, elements, adds = (sum(column) for column in zip(*kernels, strict=True))
+        assert launches == FORWARDS[name]
+        assert adds * pixels == pytest.approx(0.88e9, rel=0.01)
+        assert elements * pixels * 4 == pytest.approx(157 * 2**20, rel=0.1)
+        assert 1e6 < fixed < 1e7  # weights

@@ -1,0 +1,78 @@
+"""What the model expects, beside the rows of the benchmarks, on a device that is made up."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+OURS = [[100, 0, 10, 0], [5, 1000, 1, 100]]
+EAGER = [[300, 0, 30, 0], [5, 1000, 1, 100]]
+COUNTS = {
+    "kernels": {
+        way: {"evaluation": rows, "recalibration": rows}
+        for way, rows in (("ours", OURS), ("eager", EAGER), ("torch.compile", EAGER))
+    },
+    "ops": {"shuffle_concat": 1, "bn_stats": 1},
+}
+
+
+@pytest.fixture
+def measure(benchmark_module):
+    return benchmark_module("measure")
+
+
+def report(measure, benchmark_module, tmp_path: Path):
+    args = Namespace(device="cpu", output=tmp_path / "rows.json", counts=None, graph=False)
+    made = measure.Report("made up", args)
+    model = benchmark_module("device_model")
+    made.device, made.counts = model.Device("made up", 1e12, 1e14, 2.0, 5.0, "nobody"), COUNTS
+    return made
+
+
+def test_rows_of_operators(measure, benchmark_module, tmp_path: Path) -> None:
+    ops, made = benchmark_module("ops"), report(measure, benchmark_module, tmp_path)
+    shape = (2, 8, 6, 10)
+    maps = 2 * 8 * 6 * 10
+    with torch.no_grad():
+        cases = {case[0]: case for case in ops.forward_cases(shape, "cpu", torch.float32)}
+        found = ops.expected(made, cases["shuffle_concat"], torch.float32)
+        # Ours: a launch of four maps. Eager: a product, a sum, ReLU, two maps joined, two copies.
+        assert found["ours"] == pytest.approx(2e-3 + 4 * 4 * maps / 1e9)
+        moved = 4 * ((2 + 2 + 2 + 4 + 4) * maps + 2 * 8) / 1e9
+        assert found["eager channels_last"] == pytest.approx(6 * 2e-3 + moved)
+        assert found["torch.compile channels_last"] < found["eager channels_last"]
+        other = ops.expected(made, cases["bn_stats"], torch.float32)
+        assert other.keys() >= {"eager NCHW", "eager channels_last", "torch.compile channels_last"}
+        made.device = None
+        assert ops.expected(made, cases["shuffle_concat"], torch.float32) == {}
+
+
+def test_rows_of_the_backbone(measure, benchmark_module, tmp_path: Path) -> None:
+    backbone, made = benchmark_module("backbone"), report(measure, benchmark_module, tmp_path)
+    model, x = benchmark_module("device_model"), torch.empty(2, 3, 64, 96)
+    names = ["eager NCHW", "folded BN channels_last", "torch.compile folded BN"]
+    found = backbone.expected(made, "evaluation", x, [*names, "torch.compile eager"])
+    assert found.keys() == {"ours", "eager NCHW", "torch.compile eager"}
+    kernels = [model.Kernel(*row) for row in OURS]
+    assert found["ours"] == model.device_ms(kernels, made.device, 2 * 64 * 96)
+    made.counts = None
+    assert backbone.expected(made, "evaluation", x, names) == {}
+
+
+def test_rows_have_what_is_expected(measure, benchmark_module, tmp_path: Path) -> None:
+    made = report(measure, benchmark_module, tmp_path)
+    ways = {"eager": lambda: None, "other": lambda: None}
+    made.compare("a case", 1, lambda: None, ways, 3, {"ours": 0.25, "eager": 0.5})
+    made.failed("another", RuntimeError("no\nmore"))
+    records = [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()]
+    first, second = records[1:3]
+    assert (first["ours_model_ms"], first["baseline_model_ms"]) == (0.25, 0.5)
+    assert second["ours_model_ms"] == 0.25 and "baseline_model_ms" not in second
+    assert records[-1] == {"bench": "made up", "case": "another", "failed": "no"}
+    (tmp_path / "rows.json").unlink()
+    made.compare("a case", 1, lambda: None, ways, 3)
+    assert "ours_model_ms" not in (tmp_path / "rows.json").read_text()
