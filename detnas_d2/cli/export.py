@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.programs import export
 
     detector = find_detector(args.detector)
+    export.show_log()
     return export.run(
         argparse.Namespace(
             config_file=detector.config,

@@ -35,7 +35,14 @@ TOLERANCE = 1e-4
 
 
 def main(argv: list[str] | None = None) -> None:
+    show_log()
     print(text(run(build_parser().parse_args(argv))))
+
+
+def show_log() -> None:
+    """Has what is logged shown: the progress of an evaluation."""
+    for name in ("detectron2", "fvcore", "detnas_d2"):
+        setup_logger(name=name)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,8 +51,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.run_eval and args.part != "model":
         raise InputError("--run-eval needs --part model: a backbone has nothing to evaluate")
-    for name in ("detectron2", "fvcore", "detnas_d2"):
-        setup_logger(name=name)
     cfg = load_config(args.config_file, args.opts)
     fall_back_to_cpu(cfg)
     if args.run_eval or not args.sample_image:
