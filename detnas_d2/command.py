@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.screen import Line
 
-FAILED, INTERRUPTED = 1, 130
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 TRACEBACK = "DETNAS_D2_TRACEBACK"
 """Environment variable: if it is set, tracebacks are printed for every error."""
 
@@ -34,8 +35,8 @@ def run_command(main: Callable[[], Any], goes_on: str | None = None) -> None:
     An :class:`InputError`, a failed system call and other errors that :func:`is_expected` become
     one line on stderr and status 1; the traceback is in the run's log file, if it has one, which
     the line names unless the text of an InputError says all. Ctrl-C becomes one line, with the
-    command that goes on, and status 130, and the processes that were started end too. Any other
-    error is a mistake of the program: its traceback is shown.
+    command that goes on, and status 130, SIGTERM the same with status 143, and the processes that
+    were started end too. Any other error is a mistake of the program: its traceback is shown.
 
     Args:
         main: what it returns is the status, None for 0; it may raise SystemExit.
@@ -43,9 +44,11 @@ def run_command(main: Callable[[], Any], goes_on: str | None = None) -> None:
             None: it does not.
     """
     try:
-        status = main()
-    except KeyboardInterrupt:
-        _leave_interrupted("" if goes_on is None else command_again(goes_on))
+        with _sigterm_interrupts():
+            status = main()
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, _Terminated)
+        _leave_interrupted("" if goes_on is None else command_again(goes_on), terminated)
     except Exception as error:
         if not is_expected(error) or os.environ.get(TRACEBACK):
             raise
@@ -147,8 +150,41 @@ def command_again(option: str = "") -> str:
     return shlex.join([*program, *arguments])
 
 
-def _leave_interrupted(again: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems and container engines end a process with."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Within the block SIGTERM ends what runs as Ctrl-C does, in this process alone; unless it is
+    ignored, or somebody else answers it.
+    """
+    own = os.getpid()
+
+    def answer(number: int, frame: object) -> None:
+        if os.getpid() == own:
+            raise _Terminated
+        # Forked, and not a program of its own.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        or "LOCAL_RANK" in os.environ  # torchrun ends ranks, which may wait for each other in C
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, answer)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave_interrupted(again: str, terminated: bool) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import active_children
 
@@ -157,5 +193,6 @@ def _leave_interrupted(again: str) -> None:
     sys.stdout.flush()
     Line().clear()
     how = f"; to go on: {again}" if again else ""
-    print(f"interrupted{how}", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)  # what would be taken down holds nothing that is not on disk
+    print(f"{'terminated' if terminated else 'interrupted'}{how}", file=sys.stderr, flush=True)
+    # What would be taken down holds nothing that is not on disk.
+    os._exit(TERMINATED if terminated else INTERRUPTED)

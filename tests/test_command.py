@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -147,17 +148,19 @@ def test_command_that_goes_on(
     assert command_again(option) == again
 
 
-@pytest.mark.parametrize("when", ["importing", "running", "with_a_way_on"])
-def test_ctrl_c_is_one_line(tmp_path: Path, when: str) -> None:
-    mark, script = tmp_path / "running", tmp_path / "program.py"
-    goes_on = "--resume" if when == "with_a_way_on" else None
+@pytest.mark.parametrize("when", ["importing", "running", "with_a_way_on", "terminated"])
+def test_ctrl_c_and_sigterm_are_one_line(tmp_path: Path, when: str) -> None:
+    mark, child, script = (tmp_path / name for name in ("running", "child", "program.py"))
+    goes_on = "--resume" if when in ("with_a_way_on", "terminated") else None
     lines = [
         "import time, pathlib, multiprocessing",
         "from detnas_d2.command import run_command",
         "def main():",
-        f"    pathlib.Path({str(mark)!r}).touch()",
+        f"    pathlib.Path({str(mark)!r}).write_text('x')",
         "    import torch" if when == "importing" else "    pass",
-        "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
+        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))",
+        "    child.start()",
+        f"    pathlib.Path({str(child)!r}).write_text(str(child.pid))",
         "    time.sleep(60)",
         f"run_command(main, {goes_on!r})",
     ]
@@ -171,11 +174,29 @@ def test_ctrl_c_is_one_line(tmp_path: Path, when: str) -> None:
         # A suite that a shell started in the background ignores SIGINT, and so would the program.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    written = mark if when == "importing" else child
     end = time.monotonic() + 30
-    while not mark.exists() and time.monotonic() < end:
+    while not (written.exists() and written.read_text()) and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    word, number, status = "interrupted", signal.SIGINT, 130
+    if when == "terminated":
+        word, number, status = "terminated", signal.SIGTERM, 143
+    process.send_signal(number)
     way = f"; to go on: {shlex.join([*words[:2], '--resume', *words[2:]])}" if goes_on else ""
-    assert process.communicate(timeout=20)[1] == f"interrupted{way}\n"
-    assert process.returncode == 130
+    # To the end of stderr, which the child has too.
+    assert process.communicate(timeout=20)[1] == f"{word}{way}\n"
+    assert process.returncode == status
+
+
+def test_a_forked_process_ends_by_sigterm_as_any_other(capfd: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(20)
+        assert child.exitcode == -signal.SIGTERM
+
+    run_command(main, "--resume")
+    assert capfd.readouterr().err == ""
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
