@@ -110,6 +110,43 @@ def test_near_misses(tmp_path, write_image):
     assert "x: VOC's XML, but no image of the same name" in refusal(data, tmp_path)
 
 
+def test_a_data_yaml_that_cannot_be_used_is_told_first(tmp_path, write_image):
+    data = tmp_path / "data"
+    write_yolo(data / "images" / "train", 3, write_image)
+    hint = f"{os.path.join('labels', 'train', '*.txt')} look like YOLO's, without a data.yaml"
+    assert f"no labelled images recognised: {hint}" in refusal(data, tmp_path)
+    for text, reason in (
+        ("train: images/train\nnc: 2\n", "data.yaml: a data.yaml of YOLO needs 'names', the list"),
+        ("names: [cat, dog]\n", "data.yaml: a data.yaml of YOLO needs 'train'"),
+        ("train: [a\nnames: {\n", f"[broken_annotation_file] {data / 'data.yaml'}: while parsing"),
+    ):
+        (data / "data.yaml").write_text(text)
+        refused = refusal(data, tmp_path)
+        assert f"no labelled images recognised: {reason}" in refused and hint not in refused
+    flat = tmp_path / "flat"
+    for file in images(flat, 3, write_image):
+        (flat / file).with_suffix(".txt").write_text(yolo_lines())
+    assert "recognised: *.txt look like YOLO's" in refusal(flat, tmp_path)
+
+
+def test_a_file_that_holds_no_annotations(tmp_path, write_image):
+    data = tmp_path / "data"
+    write_yolo(data / "images", 3, write_image)
+    (data / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    (data / "notes.txt").write_text("mine")
+    refused = refusal(data / "notes.txt", tmp_path)
+    assert f"{data / 'notes.txt'}: not recognised as annotations: expected COCO" in refused
+
+
+def test_too_few_images_for_a_test_set(tmp_path, write_image, seen):
+    names = images(tmp_path / "data", 3, write_image)
+    write_json(tmp_path / "data" / "a.json", coco_data(names[:2]))
+    refused = refusal(tmp_path / "data", tmp_path)
+    assert "data: 2 images that can be used, and no test set; expected 3 or more" in refused
+    write_json(tmp_path / "data" / "a.json", coco_data(names))
+    assert sorted(seen(tmp_path / "data").splits.values()) == [1, 2]
+
+
 def test_no_box_is_left(tmp_path, write_image):
     names = images(tmp_path / "data", 2, write_image)
     content = coco_data(names)
@@ -117,6 +154,7 @@ def test_no_box_is_left(tmp_path, write_image):
         annotation["bbox"] = [0, 0, 0, 0]
     write_json(tmp_path / "data" / "a.json", content)
     refused = refusal(tmp_path / "data", tmp_path)
+    assert refused.startswith(str(tmp_path / "data" / "a.json"))
     assert "no box to learn from; 4 entries cannot be used, the first: [empty_box]" in refused
 
 

@@ -76,7 +76,11 @@ def _described(layout: Layout) -> str:
 
 
 def _nothing(tree: Tree, expected: Iterable[str], reasons: list[str]) -> str:
-    """One line: what was looked for, what was found."""
+    """One line: what nearly was a dataset and why it is none, what was looked for and found."""
+    why = "".join(f"{re.sub(chr(10), ' ', reason)}; " for reason in reasons[:_NAMED])
+    if tree.only:
+        place = os.path.join(tree.root, tree.only)
+        return f"{place}: not recognised as annotations: {why}expected {', '.join(expected)}"
     counts: dict[str, int] = {}
     for names in tree.folders.values():
         for name in names:
@@ -84,11 +88,9 @@ def _nothing(tree: Tree, expected: Iterable[str], reasons: list[str]) -> str:
             counts[kind] = counts.get(kind, 0) + 1
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:8]
     found = ", ".join(f"{number} {kind}" for kind, number in most) or "no file at all"
-    why = "".join(f"; {re.sub(chr(10), ' ', reason)}" for reason in reasons[:_NAMED])
-    place = os.path.join(tree.root, tree.only)
     return (
-        f"{place}: no labelled images recognised. Looked for {', '.join(expected)}; found {found}, "
-        f"of them {len(tree.images)} images that can be read{why}"
+        f"{tree.root}: no labelled images recognised{': ' if why else ''}{why[:-2]}. Looked for "
+        f"{', '.join(expected)}; found {found}, of them {len(tree.images)} images that can be read"
     )
 
 

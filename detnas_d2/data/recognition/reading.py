@@ -33,6 +33,8 @@ from detnas_d2.utils.io import file_name_of, write_text
 
 TEST_SHARE = 0.2
 """Of the images, where a folder has no test set."""
+FEWEST = 3
+"""Images of which such a share is one image at least."""
 
 _INSPECTORS: dict[type[BoxSource], Callable[..., Inspection]] = {
     CocoSource: inspect_coco,
@@ -70,7 +72,7 @@ def read_layout(
         if any(entry.boxes for entry in read.entries):
             reads[role] = read
         elif role == TRAIN:
-            raise DatasetError(_nothing_left(read))
+            raise DatasetError(_nothing_left(tree, read))
         else:
             notes.append(f"{found.place} is left out: it has no box that can be used")
     leave_out_same(reads, notes)
@@ -84,13 +86,13 @@ def _read(found: Found) -> Read:
     return Read(found, inspection, list(inspection.entries()))
 
 
-def _nothing_left(read: Read) -> str:
-    problems = read.inspection.problems
+def _nothing_left(tree: Tree, read: Read) -> str:
+    place, problems = os.path.normpath(tree.path(read.found.place)), read.inspection.problems
     if not problems:
-        return f"{read.found.place}: no box to learn from"
+        return f"{place}: no box to learn from"
     return (
-        f"{read.found.place}: no box to learn from; {len(problems)} entries cannot be used, the "
-        f"first: {problems[0]}"
+        f"{place}: no box to learn from; {len(problems)} entries cannot be used, the first: "
+        f"{problems[0]}"
     )
 
 
@@ -112,6 +114,11 @@ def _recognised(
         parts.append(_part(name, role, read, classes, folder))
     splits = {}
     if TEST not in reads:
+        if len(reads[TRAIN].entries) < FEWEST:
+            raise DatasetError(
+                f"{tree.root}: {len(reads[TRAIN].entries)} images that can be used, and no test "
+                f"set; expected {FEWEST} or more, of which a fifth becomes one, or a test set"
+            )
         shares = {names[TRAIN]: 1 - TEST_SHARE, names[TEST]: TEST_SHARE}
         declarations[0]["SPLITS"] = shares
         cut = Shares(tuple(shares.items())).cut(whole, [e.key for e in reads[TRAIN].entries])

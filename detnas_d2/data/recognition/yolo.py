@@ -25,14 +25,20 @@ _USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 def find_yolo(tree: Tree, reasons: list[str]) -> Layout | None:
     """``reasons`` gets a line for every file that nearly is one."""
-    files = {}
+    files, before = {}, len(reasons)
     for path in tree.annotation_files(".yaml", ".yml"):
+        named = os.path.basename(path).lower() in _USUAL or path == tree.only
         try:
             data = read_yaml(tree.path(path))
-        except DatasetError:  # a YAML of any other kind
+        except DatasetError as error:  # a YAML of any other kind
+            reasons += [str(error)] * named
             continue
-        if "names" in data and any(key in data for key in _KEYS):
+        parts = [key for key in _KEYS if key in data]
+        if "names" in data and parts:
             files[path] = data
+        elif named:
+            missing = "'train'" if "names" in data else "'names', the list of classes"
+            reasons.append(f"{path}: a data.yaml of YOLO needs {missing}; write it")
     usual = [path for path in files if os.path.basename(path).lower() in _USUAL]
     layouts = []
     for path in usual or files:
@@ -40,7 +46,7 @@ def find_yolo(tree: Tree, reasons: list[str]) -> Layout | None:
         if layout is not None:
             layouts.append((path, layout))
     if not layouts:
-        return _with_names_alone(tree, reasons)
+        return _with_names_alone(tree, reasons, hint=len(reasons) == before)
     (best, found), *others = sorted(layouts, key=lambda item: (item[0].count(os.sep), item[0]))
     if others:
         left = ", ".join(path for path, _ in others)
@@ -48,8 +54,8 @@ def find_yolo(tree: Tree, reasons: list[str]) -> Layout | None:
     return found
 
 
-def _with_names_alone(tree: Tree, reasons: list[str]) -> Layout | None:
-    """A folder without a data.yaml."""
+def _with_names_alone(tree: Tree, reasons: list[str], *, hint: bool) -> Layout | None:
+    """A folder without a data.yaml; ``hint``: a line may tell that one is missing."""
     layout = Layout("yolo", "YOLO without data.yaml", {})
     for path in sorted(tree.annotation_files(*NAMES_ALONE), key=lambda p: (p.count(os.sep), p)):
         if os.path.basename(path) not in NAMES_ALONE:
@@ -65,7 +71,7 @@ def _with_names_alone(tree: Tree, reasons: list[str]) -> Layout | None:
             named = {role or r: f for r, f in found.roles.items()}  # one list in each part's folder
             layout.roles = {**named, **layout.roles}
     if not layout.roles:
-        reasons += _labels_alone(tree)
+        reasons += _labels_alone(tree) if hint else []
         return None
     return layout
 
@@ -98,11 +104,20 @@ def _layout(tree: Tree, path: str, data: dict, reasons: list[str]) -> Layout | N
 
 
 def _labels_alone(tree: Tree) -> list[str]:
-    """A line about label files without the names of their classes."""
-    folders = [f for f in tree.folders if os.path.basename(f) == "labels"]
-    if not any(name.endswith(".txt") for folder in folders for name in tree.folders[folder]):
+    """A line about label files, beside images or in "labels", without names of classes."""
+    texts = (path for path in tree.with_extension(".txt") if _is_label(tree, path))
+    path = "" if tree.only else next(texts, "")
+    if not path:
         return []
     return [
-        f"{folders[0]}/*.txt look like YOLO's, without a data.yaml or classes.txt that names the "
-        "classes; write a data.yaml: {train: images, names: [...]}"
+        f"{os.path.join(os.path.dirname(path), '*.txt')} look like YOLO's, without a data.yaml or "
+        "classes.txt that names the classes; write a data.yaml: {train: images, names: [...]}"
     ]
+
+
+def _is_label(tree: Tree, path: str) -> bool:
+    if "labels" in os.path.dirname(path).split(os.sep):
+        return True
+    stem = os.path.splitext(path)[0]
+    same = tree.images_by_stem.get(os.path.basename(stem), ())
+    return any(os.path.splitext(image)[0] == stem for image in same)
