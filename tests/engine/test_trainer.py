@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from detnas_d2.data import build_train_loader
 from detnas_d2.engine import PathTrainer, Trainer, evaluate, prepare, train
 from detnas_d2.engine.architectures import decode_backbones
+from detnas_d2.engine.trainers import precise_bn
 from detnas_d2.engine.trainers.iteration import iteration_seed, loss_normalizers
 from detnas_d2.modeling import WeightsError, find_supernet
 from detnas_d2.search_space import SPACES
@@ -242,7 +243,11 @@ class Normalizers(HookBase):
         self.found.append(loss_normalizers(self.trainer.model))
 
 
-def test_precise_statistics_in_a_new_process(configs: Configs, tmp_path: Path) -> None:
+def test_precise_statistics_in_a_new_process(
+    configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, float, float]] = []
+    monkeypatch.setattr(precise_bn, "tell_part", lambda *part: told.append(part))
     keys = ("TEST.EVAL_PERIOD", 2, "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 3)
     cfg = searched(configs("retinanet", *keys))
     cfg.OUTPUT_DIR = str(tmp_path / "whole")
@@ -264,6 +269,7 @@ def test_precise_statistics_in_a_new_process(configs: Configs, tmp_path: Path) -
     sampled = iter(build_train_loader(cfg, start_iter=2))
     following = [[d["image_id"] for d in next(sampled)] for _ in range(7)]
     assert batches == [*following[0:3], *following[2:5], *following[4:7]]
+    assert told == [("BatchNorm statistics", done, 3) for _ in range(3) for done in range(3)]
     # The hook between them runs the model but leaves what its losses are divided by.
     assert before.found == after.found and len(before.found) == 6
     again = resumed(cfg, "DetNAS/train_net.py", tmp_path / "torn", "model_0000003.pth")
