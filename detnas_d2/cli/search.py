@@ -89,8 +89,6 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.amounts import read_budget, read_seconds
-    from detnas_d2.recipe.jobs import with_jobs
-    from detnas_d2.recipe.record import read_record
 
     start = time.monotonic()
     check_export(args)
@@ -115,6 +113,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "weights": _path(args.weights) if args.weights else "",
         "seed": args.seed,
     }
+    from detnas_d2.recipe.jobs import with_jobs
+    from detnas_d2.recipe.record import read_record
+
     record = read_record(output)
     if record is None:
         check_empty(output)

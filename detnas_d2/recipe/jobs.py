@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from detnas_d2.engine.launching import check_launch
 from detnas_d2.pipeline.side_by_side import AUTO, jobs_of
 from detnas_d2.recipe.choice import LARGE
 from detnas_d2.recipe.record import Record
@@ -17,10 +18,12 @@ def jobs_asked(args: argparse.Namespace) -> int:
         args: ``jobs``, "" for no number, and ``num_gpus``.
 
     Raises:
-        InputError: see :func:`jobs_of`.
+        InputError: see :func:`check_launch`, :func:`jobs_of`.
     """
-    jobs = args.jobs or AUTO
-    return jobs_of(argparse.Namespace(jobs=jobs, num_gpus=args.num_gpus, num_machines=1))
+    alone = {"num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    asked = argparse.Namespace(jobs=args.jobs or AUTO, num_gpus=args.num_gpus, **alone)
+    check_launch(asked)
+    return jobs_of(asked)
 
 
 def with_jobs(record: Record, args: argparse.Namespace) -> Record:

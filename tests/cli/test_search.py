@@ -158,6 +158,10 @@ def test_networks_side_by_side_are_those_of_one_after_the_other(
         (["--data", "{tmp}", "--budget", "300"], "--budget 300: expected multiply-adds"),
         (["--data", "{tmp}", "--time", "2"], "--time 2: expected hours, minutes or seconds"),
         (["--data", "{tmp}", "--seed", "-1"], "--seed -1: expected 0 or more"),
+        (
+            ["--data", "{tmp}", "--num-gpus", "0", "--output", "{tmp}/o"],
+            "--num-gpus 0: expected 1 or more",
+        ),
         (["--data", "{tmp}", "--output", "{tmp}"], "holds files of something else .empty."),
         (
             ["--data", "{tmp}", "--weights", "{tmp}/w.pth"],
