@@ -109,3 +109,14 @@ def test_version_is_the_same_everywhere() -> None:
     latest = re.search(r"^## \[(\d[^\]]*)\] - (\S+)$", changelog, flags=re.MULTILINE)
     assert latest is not None
     assert latest.groups() == (detnas_d2.__version__, citation["date-released"])
+
+
+def test_notices_that_users_cannot_act_on_are_not_shown() -> None:
+    code = (
+        "import warnings, detnas_d2\n"
+        "warnings.warn('torch.meshgrid: in an upcoming release, it will be required')\n"
+        "warnings.warn('`torch.jit.script` is deprecated', FutureWarning)\n"
+        "warnings.warn('a disk is full')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "a disk is full" in done.stderr and done.stderr.count("Warning") == 1, done.stderr
