@@ -9,6 +9,8 @@ from detnas_d2.pipeline.fronts import FrontComparison
 from detnas_d2.utils.figures import new_figure, save_figure
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red")
+# Of a legend, where no curve and no bar is.
+_ABOVE: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "frameon": False}
 
 
 def draw_fronts(found: FrontComparison, file: str) -> None:
@@ -25,7 +27,7 @@ def draw_fronts(found: FrontComparison, file: str) -> None:
         means = [sum(v[0] for v in run.values()) / len(run) for run in runs]
         left.plot(counts, means, "o-", color=colour, ms=4, label=name)
     left.set(xlabel="evaluations", ylabel="hypervolume by fitness")
-    left.legend()
+    left.legend(**_ABOVE)
     for number, other in enumerate(found.searches[1:], start=1):
         told = [next(d for d in row.differences if d.other == other) for row in found.curve]
         values = [d.value for d in told]
@@ -34,7 +36,7 @@ def draw_fronts(found: FrontComparison, file: str) -> None:
         right.errorbar(counts, values, _bars(told), fmt="o-", color=colour, ms=4, label=label)
     right.axhline(0, color="tab:gray", lw=0.8)
     right.set(xlabel="evaluations", ylabel="difference, paired by seed")
-    right.legend()
+    right.legend(**_ABOVE)
     save_figure(figure, file)
 
 
