@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from detnas_d2.drawing.architectures import Network, drawn, network_of
 from detnas_d2.drawing.legend import draw_legend
-from detnas_d2.drawing.svg import add_text, document, fitted, number
+from detnas_d2.drawing.svg import add_text, document, fitted, number, wrapped
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.search_space.space import Path
 from detnas_d2.utils.errors import InputError
@@ -73,8 +73,9 @@ def _heading(network: Network, width: float) -> tuple[Element, float]:
         add_text(group, 0, y, text, 14, bold=True)
         y += 6
     for line in filter(None, network.cost.split("\n")):
-        y += 12
-        add_text(group, 0, y, fitted(line, 11, width), 11, tone="faint")
-        y += 3
+        for text in wrapped(line, 11, width):
+            y += 12
+            add_text(group, 0, y, text, 11, tone="faint")
+            y += 3
     y += 5 if network.cost else 0
     return group, y

@@ -46,6 +46,18 @@ def fitted(text: str, size: float, width: float) -> str:
     return text if len(text) <= room else text[: room - 1].rstrip() + "…"
 
 
+def wrapped(text: str, size: float, width: float) -> list[str]:
+    """Lines of about ``width`` at most, broken after commas; a part that is longer is cut."""
+    lines: list[str] = []
+    for part in text.split(", "):
+        longer = f"{lines[-1]}, {part}" if lines else part
+        if lines and width_of(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines = [*lines[:-1], f"{lines[-1]},", part] if lines else [part]
+    return [fitted(line, size, width) for line in lines]
+
+
 def add_text(
     parent: Element,
     x: float,

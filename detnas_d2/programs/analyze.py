@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.config_file and not args.network:
         raise InputError("nothing to analyze: give --config-file or --network")
+    if args.picture and not args.picture.lower().endswith(".svg"):
+        raise InputError(f"--picture {args.picture}: expected a name that ends with .svg")
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     run(args)
 

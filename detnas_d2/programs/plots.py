@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detnas_d2.evaluation import CandidateRecord
+from detnas_d2.report.search_figures import COST_NAMES
 from detnas_d2.utils.figures import new_figure, save_figure
 
 
@@ -18,6 +19,8 @@ def draw_history(
     file: str,
 ) -> None:
     """Fitness over the generations, and over the cost with the front as a line."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (left, right) = new_figure(2)
     told = [(number, values) for number, values in generations.items() if values]
     numbers = [number for number, _ in told]
@@ -28,13 +31,14 @@ def draw_history(
     left.set(xlabel="generation", ylabel="fitness")
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
+    name, unit = COST_NAMES[cost]
     alive = [record for record in records if record.fitness is not None]
-    costs, colors = [getattr(r, cost) for r in alive], [r.generation for r in alive]
+    costs, colors = [getattr(r, cost) * unit for r in alive], [r.generation for r in alive]
     points = right.scatter(costs, [r.fitness for r in alive], s=8, c=colors)
-    steps = [getattr(r, cost) for r in front], [r.fitness for r in front]
+    steps = [getattr(r, cost) * unit for r in front], [r.fitness for r in front]
     right.step(*steps, where="post", color="tab:red")
-    right.set(xlabel=cost, ylabel="fitness")
-    figure.colorbar(points, label="generation")
+    right.set(xlabel=name, ylabel="fitness")
+    figure.colorbar(points, label="generation", ticks=MaxNLocator(integer=True))
     save_figure(figure, file)
 
 

@@ -238,3 +238,18 @@ def test_nothing_to_draw() -> None:
         draw_genotype(Genotype(HIT.network))
     with pytest.raises(InputError, match="cannot draw str: expected a path or a genotype"):
         draw_path("3x3 3x3")  # type: ignore[arg-type]
+
+
+def test_costs_are_never_cut() -> None:
+    lines = [
+        "44.0M multiply-adds, 0.12M parameters, backbone at 224x224",
+        "2.03G multiply-adds, 0.17M parameters, whole detector at 800x1200",
+    ]
+    path = get_space("detnas_demo").uniform_path("3x3")  # narrower than these
+    drawn = [text for text in texts(draw_side_by_side([("a", path, "\n".join(lines))])) if text]
+    told = " ".join(text for text in drawn if "ultiply" in text or "param" in text or "at " in text)
+    assert told == " ".join(lines) and "…" not in told
+    width = float(parsed(draw_side_by_side([("a", path)])).get("viewBox", "").split()[2])
+    assert all(width_of(text, 11) <= width for text in drawn)
+    released = texts(draw_side_by_side([("a", RELEASED, lines[1])]))
+    assert lines[1] in released  # one line where there is room

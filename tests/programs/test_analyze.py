@@ -130,6 +130,10 @@ def test_genotype(tmp_path: Path, capsys) -> None:
         (["--config-file", SEARCH], "search.yaml: a supernet has the costs of no single network"),
         (["--config-file", HIT_SEARCH], "search.yaml: a supernet has the costs of no single"),
         (["--config-file", SEARCH, "--picture", "x.svg"], "neither a path .* nor a genotype"),
+        (
+            ["--config-file", SEARCH, "--network", "3x3", "--picture", "x.png"],
+            "--picture x.png: expected a name that ends with .svg",
+        ),
         (["--config-file", SEARCH, "--network", "3x3 9x9"], "as a path: .* has 20 layers"),
         (["--config-file", SEARCH, "--network", "9x9"], "9x9.*expected one of 3x3, 5x5"),
         (["--config-file", HIT, "--network", "neck: sep_k3_d1"], "has 8 layers"),
