@@ -12,7 +12,6 @@ from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.report.figures import (
     GOOD,
     INK,
-    LINE,
     SERIES,
     bars_height,
     color,
@@ -51,7 +50,9 @@ def generations_figure(runs: Mapping[str, Sequence[CandidateRecord]], metric: st
                 best.append(so_far)
             if not number:
                 for generation, values in generations.items():
-                    axis.scatter([generation] * len(values), values, s=12, color=LINE, zorder=2)
+                    axis.scatter(
+                        [generation] * len(values), values, s=14, color=INK, alpha=0.35, zorder=2
+                    )
                 means = [statistics.fmean(values) for values in generations.values()]
                 axis.plot(list(generations), means, "--", color=SERIES[1], label="mean")
             label = "best so far" if len(runs) == 1 else shown(title, 24)
@@ -167,13 +168,14 @@ def lines_figure(
 
 
 def dots_figure(groups: Mapping[str, Sequence[float]], metric: str) -> Markup:
-    """Each network as a dot, a row for each name; means as bars."""
+    """Each network as a dot, a row for each name; means of several as bars."""
     with style():
         figure, (axis,) = new_axes(height=bars_height(len(groups), 1.8))
         for place, values in enumerate(groups.values()):
             axis.scatter(values, [place] * len(values), s=26, color=color(place), alpha=0.65)
-            mean = statistics.fmean(values)
-            axis.plot([mean, mean], [place - 0.3, place + 0.3], color=INK, linewidth=2)
+            if len(values) > 1:  # a mean of one would hide it
+                mean = statistics.fmean(values)
+                axis.plot([mean, mean], [place - 0.3, place + 0.3], color=INK, linewidth=2)
         axis.set_yticks(range(len(groups)), [shown(name, 18) for name in groups])
         axis.set_ylim(len(groups) - 0.5, -0.5)
         axis.set(xlabel=f"{shown(metric)}, %")

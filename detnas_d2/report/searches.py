@@ -266,7 +266,7 @@ def supernet_part(found: Found, winner: FoundStage | None) -> SupernetPart | Non
                 )
             )
     losses = {shown(s.title, 24): smooth(*last_values(s.metrics, "total_loss")) for s in nets}
-    losses = {name: values for name, values in losses.items() if values[0]}
+    losses = {name: values for name, values in losses.items() if len(values[0]) > 1}
     if losses:
         text = "Loss of the supernet over its training."
         figure = lines_figure("supernet-loss", losses, x="iteration", y="loss", description=text)
@@ -289,7 +289,7 @@ def supernet_part(found: Found, winner: FoundStage | None) -> SupernetPart | Non
         part.figures.append((figure, text))
     if winner is not None and winner.kind == "train":
         values = smooth(*last_values(winner.metrics, "total_loss"))
-        if values[0]:
+        if len(values[0]) > 1:
             text = f"Loss of {winner.title} over its training."
             series = {shown(winner.title): values}
             figure = lines_figure("winner-loss", series, x="iteration", y="loss", description=text)

@@ -17,6 +17,7 @@ from markupsafe import escape
 from detnas_d2.cli import main as command
 from detnas_d2.pipeline.latency_record import keep_latency
 from detnas_d2.pipeline.manifest import MANIFEST_FILE
+from detnas_d2.report import page as page_module
 from detnas_d2.report import try_report, write_report
 from detnas_d2.report.found import read_folder
 from detnas_d2.report.networks import main_metric, row_differences, rows_of, winner_of
@@ -342,3 +343,11 @@ def test_metric_of_classifiers(tmp_path: Path, quick_figures: None) -> None:
     write_stage(tmp_path / "net", config(tmp_path), done)
     assert main_metric(read_folder(str(tmp_path))) == "classification/top1"
     assert "top-1 71.5" in page_of(tmp_path).text
+
+
+def test_what_runs_is_a_sentence_of_its_own(
+    run: Path, quick_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"counts": {"running": 2}, "total": 2, "running": ["search", "a"], "missing": []}
+    monkeypatch.setattr(page_module, "_state", lambda found: state)
+    assert "Running: search, a. Written " in page_of(run).source
