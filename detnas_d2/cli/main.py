@@ -1,8 +1,9 @@
 """The command ``detnas``: finds the module of a subcommand, runs it, prints what it returns.
 
 A subcommand is a module of this package with ``HELP`` (one line), ``EXAMPLE`` (one command),
-``add_arguments(parser)``, ``run(args) -> dict`` and ``text(result) -> str``. Modules import torch
-and Detectron2 inside ``run`` only, so that ``--help`` and wrong arguments are answered at once.
+``add_arguments(parser)``, ``run(args) -> dict`` and ``text(result) -> str``. A result with a text
+"error" is printed, and then the command fails with that text. Modules import torch and Detectron2
+inside ``run`` only, so that ``--help`` and wrong arguments are answered at once.
 """
 
 from __future__ import annotations
@@ -63,8 +64,12 @@ def _run(argv: Sequence[str] | None) -> None:
         with _only_on_stderr():
             result = module.run(args)
         print(json.dumps(_plain(result), indent=1, allow_nan=False))
-    elif text := module.text(module.run(args)):
-        print(text)
+    else:
+        result = module.run(args)
+        if text := module.text(result):
+            print(text)
+    if "error" in result:
+        raise InputError(result["error"])
 
 
 def build_parser(modules: dict[str, ModuleType]) -> Parser:

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if not 0.0 <= args.score <= 1.0:
         raise InputError(f"--score {args.score:g}: expected 0 to 1")
+    from detnas_d2.data.loaders.user_images import UnreadableImage
     from detnas_d2.programs import demo
 
     detector = find_detector(args.detector)
@@ -44,8 +45,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         confidence_threshold=args.score,
         opts=detector.opts,
     )
-    images = [demo.as_dict(picture) for picture in demo.run(asked)]
-    return {"detector": detector.config, "images": images}
+    images: list[dict[str, Any]] = []
+    result: dict[str, Any] = {"detector": detector.config, "images": images}
+    try:
+        images.extend(demo.as_dict(picture) for picture in demo.run(asked))
+    except UnreadableImage as error:  # what was found in the others is told all the same
+        result["error"] = str(error)
+    return result
 
 
 def text(result: dict[str, Any]) -> str:

@@ -61,8 +61,9 @@ def run(args: argparse.Namespace) -> Iterator[Picture]:
     """Writes the pictures, one after the other.
 
     Raises:
-        InputError: no image or no detector; or, after the last picture, files that could not be
-            read, which were named on stderr.
+        InputError: no image or no detector.
+        UnreadableImage: after the last picture, files that could not be read, which were named on
+            stderr.
     """
     visualizer = visualizer_class()
     files = find_images(args.input)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> Iterator[Picture]:
             Image.fromarray(picture).save(temporary, quality=95)  # of JPEG
         yield Picture(file, target, predictions, classes)
     if unreadable:
-        raise InputError(f"{unreadable} of {len(files)} files could not be read")
+        raise UnreadableImage(f"{unreadable} of {len(files)} files could not be read")
 
 
 def as_dict(picture: Picture) -> dict[str, Any]:
@@ -150,14 +151,23 @@ def target_files(files: list[str], output: str) -> list[str]:
     """Places of the pictures of the files.
 
     Raises:
-        InputError: several images, but ``output`` is a file.
+        InputError: several images, but ``output`` is a file; or one that is no image.
     """
     is_file = output.lower().endswith(IMAGE_EXTENSIONS) and not os.path.isdir(output)
     if is_file and len(files) > 1:
         raise InputError(f"--output {output} is one file, --input has {len(files)} images")
-    if is_file or os.path.isfile(output):
+    if os.path.isfile(output) and not is_file:
+        raise InputError(
+            f"--output {output}: a file that is no image; expected a folder, or for one image a "
+            f"name that ends with one of {', '.join(IMAGE_EXTENSIONS)}"
+        )
+    if is_file:
         return [output]
-    return [os.path.join(output, name) for name in output_names(files)]
+    names = [
+        name if name.lower().endswith(IMAGE_EXTENSIONS) else f"{name}.png"
+        for name in output_names(files)
+    ]
+    return [os.path.join(output, name) for name in names]
 
 
 def visualizer_class() -> Any:

@@ -60,6 +60,42 @@ def test_predict_tells_the_detections_and_draws_them(
     assert capsys.readouterr().out == f"{image['picture']}: 0 detections\n"
 
 
+@pytest.mark.parametrize("told_as", ["json", "text"])
+def test_predict_tells_what_it_found_besides_what_it_could_not_read(
+    run_folder: Path,
+    photo: Path,
+    tmp_path: Path,
+    told_as: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    words = ["predict", str(run_folder), str(tmp_path / "broken.jpg"), str(photo)]
+    words += ["--output", str(tmp_path / "out"), "--score", "1"]
+    with pytest.raises(InputError, match="^1 of 2 files could not be read$"):
+        main([*words, *(["--json"] if told_as == "json" else [])])
+    shown = capsys.readouterr()
+    assert f"skipped {tmp_path / 'broken.jpg'}: the file is empty" in shown.err
+    if told_as == "text":
+        assert shown.out.endswith("photo.png: 0 detections\n")
+        return
+    result = json.loads(shown.out)
+    assert [image["file"] for image in result["images"]] == [str(photo)]
+    assert result["error"] == "1 of 2 files could not be read"
+
+
+def test_pictures_of_images_without_an_extension(
+    run_folder: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "noext").write_bytes(photo.read_bytes())
+    words = ["predict", str(run_folder), str(tmp_path / "noext"), "--score", "1"]
+    main([*words, "--output", str(tmp_path / "out")])
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'noext.png'}: 0 detections\n"
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt: a file that is no image; expected a folder"):
+        main([*words, "--output", str(tmp_path / "notes.txt")])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_export_writes_a_file_that_agrees(
     run_folder: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,8 +104,10 @@ def test_export_writes_a_file_that_agrees(
     result = json.loads(capsys.readouterr().out)
     assert result["file"] == str(tmp_path / "out" / "model.ts") and Path(result["file"]).exists()
     assert result["outputs"] and max(result["differences"]) <= result["tolerance"] == 1e-4
-    with pytest.raises(InputError, match="--run-eval needs --part model"):
+    with pytest.raises(InputError, match="^--evaluate needs --part model"):
         main([*words, "--part", "backbone", "--evaluate"])
+    with pytest.raises(InputError, match="--output .*photo.*: a file; expected a folder"):
+        main(["export", str(run_folder), "--output", str(photo)])
 
 
 def test_latency_is_measured_on_this_machine(

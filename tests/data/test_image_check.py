@@ -160,3 +160,14 @@ def test_threads_read_what_has_to_be_waited_for(monkeypatch, wait):
     paths = [str(i) for i in range(100)]
     assert [header.width for header in image_check.read_headers(paths)] == list(range(100))
     assert (len(threads) > 1) == bool(wait)
+
+
+def test_empty_and_foreign_files_are_told_apart(tmp_path):
+    for content, message in ((b"", "the file is empty"), (b"text", "no image in a format")):
+        (tmp_path / "a.jpg").write_bytes(content)
+        header = read_header(str(tmp_path / "a.jpg"))
+        assert header.kind == "unreadable_image" and header.message.startswith(message)
+        with pytest.raises(UnreadableImage, match=f"a.jpg: {message}"):
+            read_bgr(str(tmp_path / "a.jpg"))
+    with pytest.raises(UnreadableImage, match="absent.jpg: No such file or directory$"):
+        read_bgr(str(tmp_path / "absent.jpg"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from detnas_d2.data.checks.image_ends import TAIL, is_whole, jpeg_is_whole, png_chunks
 from detnas_d2.data.checks.jpeg_header import HEAD, plain_jpeg
@@ -72,8 +72,17 @@ def read_header(path: str, decode: bool = False) -> ImageHeader:
         with open(path, "rb") as file, Image.open(file) as image:
             return _header(image, file, status.st_size, decode)
     except Exception as error:  # Pillow's decoders raise many types
-        message = f"{type(error).__name__}: {error}"
-        return ImageHeader(kind="unreadable_image", message=message)
+        return ImageHeader(kind="unreadable_image", message=unreadable(error, path))
+
+
+def unreadable(error: Exception, path: str) -> str:
+    """Why a file cannot be read as an image, by the error of its decoder."""
+    if isinstance(error, UnidentifiedImageError):
+        empty = os.path.isfile(path) and not os.path.getsize(path)
+        return "the file is empty" if empty else "no image in a format that Pillow reads"
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of a decoder
+        return error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 def depth_problem(image: Image.Image) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS, depth_problem
+from detnas_d2.data.checks.image_check import IMAGE_EXTENSIONS, depth_problem, unreadable
 from detnas_d2.utils.errors import InputError
 
 
@@ -68,7 +68,7 @@ def read_pixels(path: str, channels: str) -> np.ndarray:
         if not problem:
             return read_image(path, format=channels)
     except Exception as error:  # Pillow's decoders raise many types
-        raise UnreadableImage(f"{path}: {type(error).__name__}: {error}") from error
+        raise UnreadableImage(f"{path}: {unreadable(error, path)}") from error
     raise UnreadableImage(f"{path}: {problem}")
 
 
