@@ -16,9 +16,9 @@ __version__ = "0.2.0"
 if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 6):
     raise ImportError(f"torch {version('torch')} is installed, detnas_d2 needs torch >= 2.6")
 
-# Detectron2 scripts two functions on import, and calls torch.meshgrid as it was called in 2021;
-# users cannot act on torch's notices about that.
-warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
+# Detectron2 scripts functions on import and calls torch.meshgrid as in 2021; exported files may be
+# TorchScript. Users cannot act on torch's notices about that.
+warnings.filterwarnings("ignore", r".*torch\.jit\.\w+.* is deprecated", FutureWarning)
 warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
 
 

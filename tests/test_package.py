@@ -116,6 +116,7 @@ def test_notices_that_users_cannot_act_on_are_not_shown() -> None:
         "import warnings, detnas_d2\n"
         "warnings.warn('torch.meshgrid: in an upcoming release, it will be required')\n"
         "warnings.warn('`torch.jit.script` is deprecated', FutureWarning)\n"
+        "warnings.warn('`torch.jit.load` is deprecated. Please switch', FutureWarning)\n"
         "warnings.warn('a disk is full')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

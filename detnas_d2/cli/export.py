@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from detnas_d2.cli.detectors import ARGUMENT_HELP, find_detector
+from detnas_d2.utils.errors import InputError
 
 HELP = "write a detector as TorchScript or ONNX"
 EXAMPLE = "detnas export output/cells --format onnx --image photo.jpg --output output/exported"
@@ -35,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.evaluate and args.part != "model":
+        raise InputError("--evaluate needs --part model: a backbone has nothing to evaluate")
+    if os.path.isfile(args.output):
+        raise InputError(f"--output {args.output}: a file; expected a folder, or a new name")
     from detnas_d2.programs import export
 
     detector = find_detector(args.detector)

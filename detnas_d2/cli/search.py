@@ -226,7 +226,9 @@ def check_gradient(args: argparse.Namespace) -> None:
 
 
 def check_empty(output: str) -> None:
-    """Raises InputError for a folder with other files than those that a run begins with."""
+    """Raises InputError for a file, or a folder with others than those that a run begins with."""
+    if os.path.isfile(output):
+        raise InputError(f"--output {output}: a file; expected a folder, or a new name")
     others = set(os.listdir(output)) - _BEGINNINGS if os.path.isdir(output) else set()
     if others:
         raise InputError(

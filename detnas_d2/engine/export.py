@@ -263,6 +263,9 @@ def _description(cfg: CfgNode, exported: Exported, part: str) -> str:
         "part": part,
         "input": "normalised images (N, 3, H, W)" if part == "backbone" else "image (3, H, W)",
         "channels": cfg.INPUT.FORMAT,
+        # What an image is resized to before.
+        "shortest_side": cfg.INPUT.MIN_SIZE_TEST,
+        "longest_side_at_most": cfg.INPUT.MAX_SIZE_TEST,
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": list(cfg.MODEL.PIXEL_STD),
         "outputs": exported.outputs,

@@ -91,7 +91,7 @@ def text(result: dict[str, Any]) -> str:
         f"tolerance {result['tolerance']:.2g}",
     ]
     if detections == 0:
-        hint = "nothing was detected, so no detections were compared: try another --sample-image"
+        hint = "nothing was detected, so no detections were compared: try another image"
         lines.append(hint)
     if "results" in result:
         lines += _table(result)

@@ -40,7 +40,11 @@ def new_file(path: str | Path) -> Iterator[str]:
     os.makedirs(folder, exist_ok=True)
     suffix = os.path.splitext(path)[1]  # libraries choose the format by it
     temporary = _temporary_name(folder, suffix)
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        error.filename = os.fspath(path)  # not one that nobody has heard of
+        raise
     try:
         yield temporary
         sync(temporary)

@@ -162,6 +162,10 @@ def test_networks_side_by_side_are_those_of_one_after_the_other(
             ["--data", "{tmp}", "--num-gpus", "0", "--output", "{tmp}/o"],
             "--num-gpus 0: expected 1 or more",
         ),
+        (
+            ["--data", "{tmp}", "--output", "{tmp}/notes.txt"],
+            "notes.txt: a file; expected a folder, or a new name",
+        ),
         (["--data", "{tmp}", "--output", "{tmp}"], "holds files of something else .empty."),
         (
             ["--data", "{tmp}", "--weights", "{tmp}/w.pth"],

@@ -92,6 +92,8 @@ def test_a_detector_is_reloaded_and_equals_the_eager_one(
     description = json.loads((tmp_path / "out" / "export.json").read_text())
     assert description["classes"] == ["a", "b", "c"]
     assert description["outputs"] == list(NAMES)
+    sides = description["shortest_side"], description["longest_side_at_most"]
+    assert sides == (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
 
 def test_a_backbone_takes_any_batch_and_size(trained, tmp_path: Path) -> None:

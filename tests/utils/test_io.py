@@ -147,3 +147,13 @@ def test_what_killed_processes_left_is_removed(tmp_path):
 def test_suffix_is_kept_for_libraries_that_choose_by_it(tmp_path):
     with new_file(tmp_path / "x.onnx") as temporary:
         assert temporary.endswith(".onnx")
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    def full(name, flags, mode):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+    monkeypatch.setattr(writing.os, "open", full)
+    with pytest.raises(OSError) as caught, new_file(tmp_path / "x.svg"):
+        pass
+    assert caught.value.filename == str(tmp_path / "x.svg")
