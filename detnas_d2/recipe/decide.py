@@ -13,10 +13,10 @@ from detectron2.data import DatasetCatalog
 
 from detnas_d2.data.loaders.train import load_training_dicts
 from detnas_d2.recipe.amounts import Budget, read_budget
-from detnas_d2.recipe.choice import OF_WEIGHTS, choose, sides_up_to, spaces_of
+from detnas_d2.recipe.choice import OF_WEIGHTS, Recipe, choose, sides_up_to, spaces_of
 from detnas_d2.recipe.facts import DataFacts, Machine, facts_of
 from detnas_d2.recipe.inputs import Data, Settings
-from detnas_d2.recipe.latency import limited
+from detnas_d2.recipe.latency import with_limit, within
 from detnas_d2.recipe.measuring import Beside, measure, measuring_places
 from detnas_d2.recipe.one_form import registered
 from detnas_d2.recipe.record import FOLDER, Record
@@ -62,28 +62,38 @@ def decide(
     trained = replace(UNKNOWN, baseline=float(bool(settings.start.resnet)))
     jobs = min(jobs, Plan(recipe, facts, trained).usual_networks(asked["time"]))
 
-    def measured(side: int, beside: Beside | None) -> tuple[Plan, Settings]:
-        recipe, own = choose(facts, machine, method, budget.macs, side, space), settings
-        if budget.milliseconds is not None:
-            names, why = ((space,), OF_WEIGHTS) if space else (spaces_of(machine), "by --budget")
-            recipes = [
-                replace(choose(facts, machine, method, None, recipe.side, name, why), max_macs=0)
-                for name in names
-            ]
-            folder = os.path.join(settings.output, FOLDER)
-            recipe, own = limited(budget.milliseconds, recipes, facts, data, settings, folder)
-        rates = measure(recipe, facts, machine, data, own, beside)
-        return Plan(recipe, facts, rates, jobs), own
-
     def left() -> float | None:
         return None if asked["time"] is None else asked["time"] - (time.monotonic() - start)
 
+    def measured(side: int, beside: Beside | None, named: str) -> tuple[Plan, Settings]:
+        if budget.milliseconds is None:
+            recipe = choose(facts, machine, method, budget.macs, side, space)
+            rates = measure(recipe, facts, machine, data, settings, beside)
+            return Plan(recipe, facts, rates, jobs), settings
+        why = OF_WEIGHTS if space else "by --budget"
+        recipes = [
+            unlimited(choose(facts, machine, method, None, side, name, why))
+            for name in ((named,) if named else spaces_of(machine))
+        ]
+        found = within(budget.milliseconds, recipes, facts, data, settings)
+        for recipe, table in found:
+            if recipe is not found[0][0]:
+                why = f"as --time is too short for {found[0][0].space}"
+                recipe = unlimited(choose(facts, machine, method, None, side, recipe.space, why))
+            folder = os.path.join(settings.output, FOLDER)
+            own = with_limit(budget.milliseconds, table, settings, folder)
+            rates = measure(recipe, facts, machine, data, own, beside)
+            plan = Plan(recipe, facts, rates, jobs)
+            if long_enough(plan, left()):
+                break
+        return plan, own
+
     with measuring_places(jobs, machine.processes) as rooms:
         beside = Beside(rooms) if jobs > 1 else None
-        plan, with_limit = measured(0, beside)
+        plan, own = measured(0, beside, space)
         side = affordable_side(plan, left())
         if side < plan.recipe.side:
-            plan, with_limit = measured(side, beside)
+            plan, own = measured(side, beside, plan.recipe.space)
     schedule = first(plan, left())
     used = time.monotonic() - start
     if schedule is None:
@@ -93,7 +103,7 @@ def decide(
         plan=plan,
         schedule=schedule,
         data=data,
-        settings=with_limit,
+        settings=own,
         machine=str(machine),
         seconds=asked["time"],
         used=used,
@@ -113,6 +123,17 @@ def too_short(plan: Plan, asked: float, used: float) -> str:
         f"{duration(whole)}, {duration(used)} of looking at the data and measuring among them; "
         f"expected --time {math.ceil(whole / 60)}m or more"
     )
+
+
+def unlimited(recipe: Recipe) -> Recipe:
+    """The same without a limit of multiply-adds."""
+    return replace(recipe, max_macs=0)
+
+
+def long_enough(plan: Plan, seconds: float | None) -> bool:
+    """Whether a run of so many seconds trains for as long as one usually does that has the time."""
+    usual, fitted = first(plan, None), first(plan, seconds)
+    return usual is None or (fitted is not None and fitted.supernet >= usual.supernet)
 
 
 def affordable_side(plan: Plan, seconds: float | None) -> int:

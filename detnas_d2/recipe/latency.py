@@ -30,37 +30,46 @@ TABLE_FILE = "latency.json"
 _FITTED = 4
 
 
-def limited(
+def within(
     milliseconds: float,
     recipes: Sequence[Recipe],
     facts: DataFacts,
     data: Data,
     settings: Settings,
-    folder: str,
-) -> tuple[Recipe, Settings]:
-    """The first recipe whose networks lie around a budget, and the settings with its limit.
+) -> list[tuple[Recipe, Latency]]:
+    """Recipes with detectors within a budget, and their tables; the most expensive one first.
 
     Args:
-        recipes: of different spaces.
-        folder: where the table is written.
+        recipes: of different spaces, cheaper ones first. Those after the first that has detectors
+            on both sides of the budget are not measured.
 
     Raises:
-        InputError: no space has networks on both sides of the budget, naming the ranges.
+        InputError: no detector is within the budget, naming the range of the spaces.
     """
+    found: list[tuple[Recipe, Latency]] = []
     ranges = []
     for recipe in recipes:
         table = measured(recipe, facts, data, settings)
         low, high = table.cheapest(), table.most_expensive()
-        if low <= milliseconds <= high:
-            file = os.path.join(folder, TABLE_FILE)
-            write_text(file, table.to_json())
-            return recipe, replace(settings, max_ms=milliseconds, latency_table=file)
         ranges.append(f"{recipe.space} {low:.3g} to {high:.3g} ms")
-    raise InputError(
-        f"--budget {milliseconds:g}ms: expected a latency within the range that detectors of a "
-        f"search space have here in {RUNTIMES[settings.runtime].title}, which see an image at "
-        f"{recipes[0].side} x {recipes[0].longest} pixels at most: {', '.join(ranges)}"
-    )
+        if low <= milliseconds:
+            found.insert(0, (recipe, table))
+        if low <= milliseconds <= high:
+            break
+    if not found:
+        raise InputError(
+            f"--budget {milliseconds:g}ms: less than any detector takes here in "
+            f"{RUNTIMES[settings.runtime].title} with an image at {recipes[0].side} x "
+            f"{recipes[0].longest} pixels at most: {', '.join(ranges)}"
+        )
+    return found
+
+
+def with_limit(milliseconds: float, table: Latency, settings: Settings, folder: str) -> Settings:
+    """The settings with a table, which is written to a folder, and a limit by it."""
+    file = os.path.join(folder, TABLE_FILE)
+    write_text(file, table.to_json())
+    return replace(settings, max_ms=milliseconds, latency_table=file)
 
 
 def measured(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -> Latency:

@@ -10,6 +10,7 @@ import pytest
 from detnas_d2.recipe import decide
 from detnas_d2.recipe.inputs import Settings
 from detnas_d2.recipe.record import Record
+from detnas_d2.search_space import LatencyTable
 from detnas_d2.utils.errors import InputError
 from tests.recipe.values import CELLS, CPU, DATA, RATES, plan
 
@@ -20,9 +21,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decide, "measure", lambda *_: RATES)
 
 
-def decided(folder: Path, seconds: float, used: float) -> Record:
+def decided(folder: Path, seconds: float | None, used: float, budget: str = "") -> Record:
     """Of a command that began ``used`` seconds ago."""
-    asked = {"budget": "", "time": seconds, "method": "detnas"}
+    asked = {"budget": budget, "time": seconds, "method": "detnas"}
     start = time.monotonic() - used
     return decide.decide(asked, DATA, CELLS, CPU, Settings(str(folder)), start)
 
@@ -43,3 +44,25 @@ def test_what_was_used_before_the_first_stage_counts(tmp_path: Path) -> None:
     for record in (quick, slow):
         assert record.used + record.plan.total(record.schedule) <= 600
     assert slow.schedule.supernet < quick.schedule.supernet
+
+
+def test_a_larger_space_within_a_budget_needs_the_time_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = LatencyTable(5.0, ((1.0,),), "", (192, 256), 1, "cpu")
+    monkeypatch.setattr(
+        decide, "within", lambda ms, recipes, *_: [(r, table) for r in reversed(recipes[:2])]
+    )
+    monkeypatch.setattr(
+        decide, "measure", lambda recipe, *_: RATES.times(1 + 9 * (recipe.space != "detnas_demo"))
+    )
+    for seconds, space, why in (
+        (None, "detnas_small", "by --budget"),
+        (1e5, "detnas_small", "by --budget"),
+        (1200.0, "detnas_demo", "as --time is too short for detnas_small"),
+    ):
+        record = decided(tmp_path, seconds, 10.0, "20ms")
+        assert record.plan.recipe.space == space and record.settings.max_ms == 20.0
+        assert dict(record.plan.recipe.reasons)["space"].startswith(f"{why}; its networks have")
+    enough = [decide.long_enough(plan(), seconds) for seconds in (None, 1e5, 300.0)]
+    assert enough == [True, True, False]

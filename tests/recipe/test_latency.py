@@ -16,7 +16,7 @@ from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH, RUNTIMES
 from detnas_d2.recipe import latency
 from detnas_d2.recipe.choice import choose
 from detnas_d2.recipe.inputs import Data, Settings
-from detnas_d2.recipe.latency import limited, measured
+from detnas_d2.recipe.latency import measured, with_limit, within
 from detnas_d2.recipe.writing import texts_of, write_files
 from detnas_d2.search.build import limits_from_config
 from detnas_d2.search_space import LatencyTable
@@ -47,14 +47,19 @@ def test_the_limit_is_one_of_the_whole_detector(
         lambda recipe, *_: table(recipe.space, blocks[recipe.space]),
     )
     settings = Settings(str(tmp_path))
-    # detnas_demo: 5 + 10 * 0.5 = 10 to 15 ms; detnas_small: 45 to 85 ms.
-    recipe, own = limited(12.0, RECIPES, CELLS, DATA, settings, str(tmp_path))
+
+    def spaces(milliseconds: float) -> list[str]:
+        found = within(milliseconds, RECIPES, CELLS, DATA, settings)
+        return [recipe.space for recipe, _ in found]
+
+    # detnas_demo: 5 + 10 * 0.5 = 10 to 15 ms; detnas_small: 45 to 85 ms. "At most" so many.
+    assert spaces(12.0) == spaces(20.0) == ["detnas_demo"]
+    assert spaces(50.0) == spaces(90.0) == ["detnas_small", "detnas_demo"]
+    with pytest.raises(InputError, match="9ms: less than any .* detnas_demo 10 to 15 ms, detnas_s"):
+        spaces(9.0)
+    ((recipe, found),) = within(12.0, RECIPES, CELLS, DATA, settings)
+    own = with_limit(12.0, found, settings, str(tmp_path))
     assert recipe.space == "detnas_demo" and own.max_ms == 12.0
-    assert limited(50.0, RECIPES, CELLS, DATA, settings, str(tmp_path))[0].space == "detnas_small"
-    for milliseconds in (9.0, 20.0, 90.0):
-        with pytest.raises(InputError, match="detnas_demo 10 to 15 ms, detnas_small 45 to 85 ms"):
-            limited(milliseconds, RECIPES, CELLS, DATA, settings, str(tmp_path))
-    recipe, own = limited(12.0, RECIPES, CELLS, DATA, settings, str(tmp_path))
     texts = texts_of(replace(plan(), recipe=recipe), SCHEDULE, DATA, own)
     write_files(str(tmp_path), texts)
     cfg = load_config(str(tmp_path / "search.yaml"))
