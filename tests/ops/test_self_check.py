@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detnas_d2.ops.self_check import BOUNDS, MOST, Verdict, compare
+from detnas_d2.ops.self_check import BOUNDS, MOST, Verdict, compare, most_agree
 
 
 def tensors(*errors: float) -> dict[str, Tensor]:
@@ -59,3 +59,21 @@ def test_values_that_are_no_numbers_disagree(value: float) -> None:
     broken["a"][3] = value
     assert compare(broken, exact, exact, torch.float16).error == float("inf")
     assert not compare({"a": exact["a"][:5]}, exact, exact, torch.float16).agrees
+
+
+def test_two_of_three_draws_have_to_agree() -> None:
+    wrong, right = Verdict("a", 1.0, 0.1), Verdict("b", 0.0, 0.1)
+    for verdicts, asked, agrees in (
+        ([right], 1, True),
+        ([wrong, right, right], 3, True),
+        ([wrong, right, wrong], 3, False),
+        ([wrong, wrong, right], 3, False),
+        ([wrong, wrong, wrong], 3, False),
+    ):
+        draws: list[int] = []
+
+        def check(number: int, verdicts=verdicts, draws=draws) -> Verdict:
+            draws.append(number)
+            return verdicts[number]
+
+        assert most_agree(check).agrees == agrees and draws == list(range(asked))
