@@ -1,6 +1,6 @@
 // What kernels may use of CUDA, so that the host emulator of tests/emulator can supply it too:
-// threadIdx and its kin, __syncthreads, dynamic shared memory (DETNAS_SHARED), DETNAS_LAUNCH, and
-// the warp's matrix products (nvcuda::wmma).
+// threadIdx and its kin, __syncthreads, dynamic shared memory (DETNAS_SHARED), DETNAS_LAUNCH. A warp's
+// matrix products: tensor_core.cuh.
 #pragma once
 #include <cstdint>
 
@@ -10,7 +10,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#include <mma.h>
 
 #define DETNAS_SHARED(type, name)                                      \
   extern __shared__ __align__(128) unsigned char detnas_shared[];      \

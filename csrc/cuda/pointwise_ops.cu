@@ -11,6 +11,8 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "conv.cuh"
 
 namespace detnas {
@@ -32,12 +34,12 @@ bool on_tensor_cores(const Tensor& x) {
   static const int compiled = [] {
     cudaFuncAttributes attributes{};
     C10_CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_kernel<c10::BFloat16, 8, Product::kForward, 64>));
-    return attributes.ptxVersion / 10;
+    return attributes.ptxVersion;
   }();
-  const int device = at::cuda::getCurrentDeviceProperties()->major;
-  const int major = compiled < device ? compiled : device;
-  if (x.scalar_type() == at::kHalf) return major >= 7;
-  return major >= 8 && (x.scalar_type() == at::kBFloat16 || (x.scalar_type() == at::kFloat && allows_tf32()));
+  const auto* device = at::cuda::getCurrentDeviceProperties();
+  const int capability = std::min(compiled, 10 * device->major + device->minor);
+  if (x.scalar_type() == at::kHalf) return capability >= 75;
+  return capability >= 80 && (x.scalar_type() == at::kBFloat16 || (x.scalar_type() == at::kFloat && allows_tf32()));
 }
 
 OptTensor as_type(const OptTensor& t, const Tensor& like) {

@@ -1,14 +1,13 @@
-// CUDA kernels on the host: a block's threads are fibers, switched at barriers, in random order;
-// blocks run one after another, in random order. With AddressSanitizer and UBSan this shows
-// accesses out of bounds, misaligned vector loads, missing barriers and the use of uninitialised
+// CUDA kernels on the host: a block's threads are fibers, switched at barriers and where a warp's lanes
+// meet, in random order; blocks run one after another, in random order. With AddressSanitizer and UBSan
+// this shows accesses out of bounds, misaligned vector loads, missing barriers and the use of uninitialised
 // shared memory (it is filled with NaN) without a GPU. Selected by DETNAS_EMULATE.
 //
-// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncthreads_or, __syncwarp and
-// __threadfence (to no effect), atomicAdd, dynamic shared memory, and the matrix products of wmma_emulator.h. Launches keep to what
-// hardware takes.
+// Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncthreads_or, __syncwarp,
+// __shfl_xor_sync, __threadfence (to no effect), atomicAdd, dynamic shared memory, and the matrix products
+// of tensor_core_emulator.h. Launches keep to what hardware takes.
 #pragma once
 #include <sanitizer/common_interface_defs.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -39,13 +38,44 @@ inline dim3 thread_index, block_index, block_size, grid_dims;
 inline unsigned char* shared_memory;
 
 constexpr size_t kStack = 256 * 1024;
+constexpr unsigned kWarp = 32;
 
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "emulator: %s\n", what);
+  std::abort();
+}
+
+// Goes on with the stack `to`, leaving this one in *from: what functions keep lies on top of it. x86-64.
+[[gnu::naked, gnu::noinline]] inline void switch_stacks(void** from, void* to) {
+  asm("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15\n"
+      "mov %rsp, (%rdi); mov %rsi, %rsp\n"
+      "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
+}
+
+enum class State { kReady, kAtBarrier, kAtWarp, kDone };
+
+// Runs one thread after another: its stack is made once.
 struct Fiber {
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
-  ucontext_t context;
+  void* top;
   void* fake_stack = nullptr;
   dim3 index;
-  bool done = false;
+  State state = State::kDone;
+
+  explicit Fiber(void (*enter)()) {
+    uintptr_t end = reinterpret_cast<uintptr_t>(stack.get() + kStack);
+    void** words = reinterpret_cast<void**>(end - end % 16) - 8;  // 6 registers, enter, nowhere to return to
+    std::fill(words, words + 8, nullptr);
+    words[6] = reinterpret_cast<void*>(enter);
+    top = words;
+  }
+};
+
+// Lanes that wait for the others of their warp, and what they brought.
+struct Warp {
+  void (*op)(void* const*);
+  void* given[kWarp];
+  unsigned arrived = 0;
 };
 
 class Scheduler {
@@ -74,11 +104,18 @@ class Scheduler {
     }
   }
 
-  void barrier() {
-    Fiber& f = fibers_[current_];
-    __sanitizer_start_switch_fiber(&f.fake_stack, main_stack_, main_size_);
-    swapcontext(&f.context, &main_);
-    __sanitizer_finish_switch_fiber(f.fake_stack, nullptr, nullptr);
+  void barrier() { wait(State::kAtBarrier); }
+
+  // Together with the other lanes of the warp: the last to come calls `op` with what each brought.
+  void of_warp(void* given, void (*op)(void* const*)) {
+    Warp& warp = warps_[current_ / kWarp];
+    if (warp.arrived > 0 && warp.op != op) fail("lanes of a warp at different instructions");
+    warp.op = op;
+    warp.given[current_ % kWarp] = given;
+    if (++warp.arrived < kWarp) return wait(State::kAtWarp);
+    warp.arrived = 0;
+    op(warp.given);
+    for (unsigned lane = 0; lane < kWarp; ++lane) fibers_[current_ / kWarp * kWarp + lane].state = State::kReady;
   }
 
   // Whether any thread's value is not zero; the barriers keep this vote apart from the next.
@@ -112,30 +149,33 @@ class Scheduler {
     std::memset(memory.get(), 0xFF, shared);
     shared_memory = memory.get();
     body_ = &body;
-    while (fibers_.size() < threads) fibers_.emplace_back();
+    while (fibers_.size() < threads) fibers_.emplace_back(&Scheduler::enter);
+    warps_.assign((threads + kWarp - 1) / kWarp, Warp());
     for (unsigned t = 0; t < threads; ++t) {
-      Fiber& f = fibers_[t];
-      f.index = dim3(t % block.x, t / block.x % block.y, t / block.x / block.y);
-      f.done = false;
-      getcontext(&f.context);
-      f.context.uc_stack.ss_sp = f.stack.get();
-      f.context.uc_stack.ss_size = kStack;
-      f.context.uc_link = nullptr;
-      makecontext(&f.context, &Scheduler::enter, 0);
+      fibers_[t].index = dim3(t % block.x, t / block.x % block.y, t / block.x / block.y);
+      fibers_[t].state = State::kReady;
     }
     std::vector<unsigned> order(threads);
     std::iota(order.begin(), order.end(), 0u);
+    const auto in = [&](State state) {
+      return std::count_if(fibers_.begin(), fibers_.begin() + threads, [&](const Fiber& f) { return f.state == state; });
+    };
     for (;;) {
       std::shuffle(order.begin(), order.end(), random_);
-      for (unsigned t : order) resume(t);
-      const auto done = std::count_if(fibers_.begin(), fibers_.begin() + threads,
-                                      [](const Fiber& f) { return f.done; });
+      for (bool ran = true; ran;) {  // until all wait at a barrier
+        ran = false;
+        for (unsigned t : order)
+          if (fibers_[t].state == State::kReady) resume(t), ran = true;
+      }
+      const auto done = in(State::kDone), waiting = in(State::kAtBarrier);
       if (done == threads) return;
-      if (done != 0) {
-        std::fprintf(stderr, "emulator: %ld of %u threads ended while others wait at a barrier\n",
-                     static_cast<long>(done), threads);
+      if (waiting != threads) {
+        std::fprintf(stderr, "emulator: of %u threads %ld ended, %ld wait at a barrier, %ld for their warp\n",
+                     threads, static_cast<long>(done), static_cast<long>(waiting),
+                     static_cast<long>(threads - done - waiting));
         std::abort();
       }
+      for (unsigned t = 0; t < threads; ++t) fibers_[t].state = State::kReady;
     }
   }
 
@@ -144,21 +184,30 @@ class Scheduler {
     thread_index = fibers_[t].index;
     void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, fibers_[t].stack.get(), kStack);
-    swapcontext(&main_, &fibers_[t].context);
+    switch_stacks(&main_, fibers_[t].top);
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  }
+
+  // Back to run_block, until it resumes this thread; there may be more fibers then.
+  void wait(State state) {
+    fibers_[current_].state = state;
+    __sanitizer_start_switch_fiber(&fibers_[current_].fake_stack, main_stack_, main_size_);
+    switch_stacks(&fibers_[current_].top, main_);
+    __sanitizer_finish_switch_fiber(fibers_[current_].fake_stack, &main_stack_, &main_size_);
   }
 
   static void enter() {
     Scheduler& s = get();
     __sanitizer_finish_switch_fiber(nullptr, &s.main_stack_, &s.main_size_);
-    (*s.body_)();
-    s.fibers_[s.current_].done = true;
-    __sanitizer_start_switch_fiber(nullptr, s.main_stack_, s.main_size_);
-    setcontext(&s.main_);
+    for (;;) {
+      (*s.body_)();
+      s.wait(State::kDone);
+    }
   }
 
   std::vector<Fiber> fibers_;
-  ucontext_t main_;
+  std::vector<Warp> warps_;
+  void* main_ = nullptr;
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;
   unsigned current_ = 0;
@@ -185,15 +234,25 @@ extern "C" {
 #define gridDim emulator::grid_dims
 inline void __syncthreads() { emulator::Scheduler::get().barrier(); }
 inline int __syncthreads_or(int value) { return emulator::Scheduler::get().any(value != 0); }
-inline void __syncwarp() {}
+inline void __syncwarp() { emulator::Scheduler::get().of_warp(nullptr, [](void* const*) {}); }
+template <typename T>
+inline T __shfl_xor_sync(unsigned, T value, int mask) {
+  struct Lane {
+    T mine, got;
+    int mask;
+  } lane{value, T(), mask};
+  emulator::Scheduler::get().of_warp(&lane, [](void* const* lanes) {
+    const auto of = [&](int l) { return static_cast<Lane*>(lanes[l]); };
+    for (int l = 0; l < 32; ++l) of(l)->got = of(l ^ of(l)->mask)->mine;
+  });
+  return lane.got;
+}
 inline void __threadfence() {}
 inline unsigned atomicAdd(unsigned* p, unsigned value) {  // no other thread runs meanwhile
   const unsigned before = *p;
   *p += value;
   return before;
 }
-
-#include "wmma_emulator.h"
 
 #define DETNAS_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::shared_memory)
 #define DETNAS_LAUNCH(kernel, grid, block, shared, stream, ...)                      \

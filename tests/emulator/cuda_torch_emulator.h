@@ -27,7 +27,7 @@ struct CUDAGuard {
 namespace at {
 namespace cuda {
 struct DeviceProperties {
-  int major = 9;
+  int major = 9, minor = 0;
 };
 inline const DeviceProperties* getCurrentDeviceProperties() {
   static const DeviceProperties properties;

@@ -67,30 +67,35 @@ FAULTS = {
         """,
         "misaligned address",
     ),
-    "products read before a barrier": (
+    "products of what another warp has not written": (
         """
-        namespace wmma = nvcuda::wmma;
-        DETNAS_SHARED(float, shared);
-        wmma::fragment<wmma::accumulator, 16, 16, 16, float> sums;
-        wmma::fill_fragment(sums, static_cast<float>(threadIdx.x + 1));
-        wmma::store_matrix_sync(shared, sums, 16, wmma::mem_row_major);
-        out[threadIdx.x] = shared[threadIdx.x];
+        DETNAS_SHARED(c10::Half, shared);
+        for (int i = 0; i < 4; ++i) shared[4 * threadIdx.x + i] = 1;
+        uint32_t a[4];
+        float sums[4] = {};
+        detnas::cuda::load_fragments<c10::Half, true, 16>(a, shared, 0, 0);
+        detnas::cuda::mma<c10::Half>(sums, a, a[0], a[2]);
+        out[threadIdx.x] = sums[0] + sums[2];
         """,
         "not a number",
     ),
     "matrix at a misaligned address": (
         """
-        namespace wmma = nvcuda::wmma;
         DETNAS_SHARED(c10::Half, shared);
-        wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> a;
-        wmma::load_matrix_sync(a, shared + 8, 16);
+        uint32_t a[4];
+        detnas::cuda::load_fragments<c10::Half, true, 16>(a, shared + 4, 0, 0);
         """,
         "misaligned address",
     ),
+    "lanes at different instructions": (
+        "if (threadIdx.x % 2) __syncwarp(); else __shfl_xor_sync(~0u, 1.f, 2); out[0] = 0.f;",
+        "lanes of a warp at different instructions",
+    ),
+    "part of a warp": ("if (threadIdx.x != 3) __syncwarp(); out[0] = 0.f;", "31 for their warp"),
     "barrier in a branch": ("if (threadIdx.x == 0) __syncthreads(); out[0] = 0.f;", "barrier"),
     "too large a block": ("out[threadIdx.x % 64] = 0.f;", "no GPU launches"),
 }
-THREADS = {"too large a block": 1025}
+THREADS = {"too large a block": 1025, "products of what another warp has not written": 64}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, (fault, (body, _)) in enumerate(FAULTS.items())
     ]
     source, target = folder / "faults.cpp", folder / "faults.so"
-    source.write_text("\n".join(['#include "cuda/platform.cuh"', *kernels]))
+    source.write_text("\n".join(['#include "cuda/tensor_core.cuh"', *kernels]))
     compile_library(target, source)
     return target
 
