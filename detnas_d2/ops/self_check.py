@@ -41,8 +41,8 @@ class Verdict(NamedTuple):
 def most_agree(check: Callable[[int], Verdict]) -> Verdict:
     """The verdict on up to three draws of inputs, two of which have to agree.
 
-    A value so close to zero that a ReLU passes it on in one way and not in the other makes gradients
-    of a right way differ by more than rounding does; it is a rare draw that has one.
+    A value so near to zero that a ReLU passes it on in one way alone makes gradients of a right way
+    differ by more than rounding does; it is a rare draw that has one.
 
     Args:
         check: compares on draw 0, 1, 2; the latter two are asked for if the first disagrees.
