@@ -71,8 +71,8 @@ def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -
     size = cost_input(cfg, resolution)
     if isinstance(space, HitSpace):
         if is_sampled(cfg):  # else it is of a model without config
-            size, region = padded_size(_example(cfg, space), size), region_size(cfg)
-            return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS, region)
+            size = padded_size(_example(cfg, space), size)
+            return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS, counted_region(cfg))
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
     if isinstance(space, ElasticHitSpace):
         if searched_channels(cfg) != space.neck_channels:
@@ -112,6 +112,11 @@ def _whole_costs(cfg: CfgNode, space: HitSpace, size: tuple[int, int]) -> CostTa
 def region_size(cfg: CfgNode) -> int:
     """Height and width of the regions that the layers of a two-stage head see."""
     return cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+
+
+def counted_region(cfg: CfgNode) -> int:
+    """That costs of searchable layers are counted for."""
+    return cfg.HIT_SEARCH.COST_REGION or region_size(cfg)
 
 
 def decode_backbones(cfg: CfgNode) -> None:
@@ -239,7 +244,7 @@ def _part_costs(
     for part, names in candidates.items():
         layers = [replace(layer, ops=names) for layer in specs[part]]
         table = part_cost_table(
-            part, layers, input_size=size, proposals=proposals, region=region_size(cfg)
+            part, layers, input_size=size, proposals=proposals, region=counted_region(cfg)
         )
         costs[part] = [dict(zip(names, row, strict=True)) for row in table.entries]
     return costs

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from detnas_d2.data import build_train_loader
-from detnas_d2.engine.architectures import region_size
+from detnas_d2.engine.architectures import counted_region
 from detnas_d2.engine.checks.data import sharing_images
 from detnas_d2.engine.trainers.bilevel_step import BilevelStep
 from detnas_d2.engine.trainers.trainer import Trainer
@@ -106,7 +106,7 @@ class GradientSearchTrainer(Trainer):
                 parts,
                 input_size=tuple(node.COST_INPUT),
                 proposals=node.COST_PROPOSALS,
-                region=region_size(cfg),
+                region=counted_region(cfg),
             ),
             cost_weight=node.COST_WEIGHT * GIGA / node.COST_UNIT,
             sparsity=(node.SCREENING.GROUP_SPARSITY, node.SCREENING.SPARSITY_TERM),

@@ -70,6 +70,9 @@ def test_costs_of_the_head_follow_its_regions(side):
         found.append((genotype_cost(cfg), analyze(cfg, input_size=(64, 96), proposals=9)["total"]))
     (ours_a, whole_a), (ours_b, whole_b) = found
     assert ours_b.macs - ours_a.macs == whole_b.macs - whole_a.macs > 0
+    cfg.HIT_SEARCH.COST_REGION = 2 * side
+    alone, counted = (ours_a.macs, genotype_cost(cfg).macs)
+    assert counted - alone == 4 * (ours_b.macs - alone)
 
 
 def test_parts_that_share_a_sub_space():
