@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from detnas_d2.utils.errors import InputError
@@ -154,19 +155,41 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, which batch systems and container engines end a process with."""
 
 
+_answers = False
+"""Whether SIGTERM is answered here."""
+_masks = threading.local()
+
+
+def _before_fork() -> None:
+    if _answers:
+        _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _after_fork(child: bool) -> None:
+    if _answers:
+        if child:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+# A forked process, which is no program of its own, ends by SIGTERM as any other. Python forgets
+# signals that come while it forks, so that SIGTERM has to wait until it is the default there.
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=partial(_after_fork, False),
+    after_in_child=partial(_after_fork, True),
+)
+
+
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     """Within the block SIGTERM ends what runs as Ctrl-C does, in this process alone; unless it is
     ignored, or somebody else answers it.
     """
-    own = os.getpid()
+    global _answers
 
     def answer(number: int, frame: object) -> None:
-        if os.getpid() == own:
-            raise _Terminated
-        # Forked, and not a program of its own.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+        raise _Terminated
 
     if (
         threading.current_thread() is not threading.main_thread()
@@ -176,9 +199,11 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGTERM, answer)
+    _answers = True
     try:
         yield
     finally:
+        _answers = False
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
