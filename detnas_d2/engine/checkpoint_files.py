@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -51,8 +52,18 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         raise WeightsError(f"{filename} cannot be read: {error.strerror or error}") from error
     except _UNREADABLE as error:
         reason = damage(filename) if zipfile.is_zipfile(filename) else ""
-        reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason or _reason(error)
         raise WeightsError(f"{filename} is no checkpoint that can be read: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text; but not torch's advice to unpickle whatever there is."""
+    text = str(error).strip()
+    if text.startswith("Weights only load failed"):
+        found = re.search(r"GLOBAL (\S+)", text)
+        other = f"it holds a {found[1]}, which is not unpickled; " if found else ""
+        return f"{other}expected a dict of tensors that torch.save has written"
+    return (text.splitlines() or [type(error).__name__])[0]
 
 
 def _with_model(data: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from detnas_d2.engine import DetNASCheckpointer
+from detnas_d2.engine.checkpoint_files import read_checkpoint
 from detnas_d2.modeling import WeightsError
 
 
@@ -123,6 +124,21 @@ def test_weights_for_every_part(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(ValueError, match=r"part\.pth.*in part only \(2 .*0\.weight is .*1\.run"):
         DetNASCheckpointer(model).load_all(str(tmp_path / "part.pth"))
+
+
+def test_advice_to_unpickle_anything_is_not_handed_on(tmp_path: Path) -> None:
+    (tmp_path / "photo.pth").write_bytes(b"\xff\xd8\xff\xe0 no pickle")
+    torch.save({"model": tmp_path}, tmp_path / "path.pth")
+    for name, reason in (
+        ("photo.pth", "expected a dict of tensors that torch.save has written"),
+        (
+            "path.pth",
+            r"it holds a pathlib\.\S+, which is not unpickled; expected a dict",
+        ),
+    ):
+        with pytest.raises(WeightsError, match=f"{name} is no checkpoint .*: {reason}") as caught:
+            read_checkpoint(str(tmp_path / name))
+        assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [0, 300])
