@@ -61,7 +61,7 @@ def _reason(error: Exception) -> str:
     text = str(error).strip()
     if text.startswith("Weights only load failed"):
         found = re.search(r"GLOBAL (\S+)", text)
-        other = f"it holds a {found[1]}, which is not unpickled; " if found else ""
+        other = f"it holds a {found[1]}, which loading weights only refuses; " if found else ""
         return f"{other}expected a dict of tensors that torch.save has written"
     return (text.splitlines() or [type(error).__name__])[0]
 
