@@ -26,8 +26,8 @@ def add_hit_search_config(cfg: CN) -> None:
     # Image (height, width) and regions per image that multiply-adds are counted for.
     cfg.HIT_SEARCH.COST_INPUT = [800, 1216]
     cfg.HIT_SEARCH.COST_PROPOSALS = 1000
-    # Height and width of a region that they are counted for; 0: ROI_BOX_HEAD.POOLER_RESOLUTION,
-    # which costs of whole detectors always have.
+    # Height and width of a region that a search by gradient counts them for, and random genotypes
+    # that cost as much; 0: ROI_BOX_HEAD.POOLER_RESOLUTION, as always for searches by sampling.
     cfg.HIT_SEARCH.COST_REGION = 0
     # Config file of the searched network for best.yaml, relative to this config's file; "": this
     # config with the decoded parts fixed, which trains on its DATASETS.TRAIN (one half).

@@ -71,8 +71,8 @@ def space_costs(cfg: CfgNode, space: PathSpace, resolution: int | None = None) -
     size = cost_input(cfg, resolution)
     if isinstance(space, HitSpace):
         if is_sampled(cfg):  # else it is of a model without config
-            size = padded_size(_example(cfg, space), size)
-            return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS, counted_region(cfg))
+            size, region = padded_size(_example(cfg, space), size), region_size(cfg)
+            return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS, region)
         return space.cost_table(size, cfg.HIT_SEARCH.COST_PROPOSALS)
     if isinstance(space, ElasticHitSpace):
         if searched_channels(cfg) != space.neck_channels:
@@ -115,7 +115,7 @@ def region_size(cfg: CfgNode) -> int:
 
 
 def counted_region(cfg: CfgNode) -> int:
-    """That costs of searchable layers are counted for."""
+    """That a search by gradient counts costs for, and what is compared with it."""
     return cfg.HIT_SEARCH.COST_REGION or region_size(cfg)
 
 
