@@ -11,7 +11,8 @@ using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using ConvNormResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-constexpr int64_t kConvolveBlocks = 4 * kFill;  // bounds the rows of partial results
+// Bounds the rows of partial results.
+inline int64_t convolve_blocks() { return 4 * fill(kDepthwiseBlocks); }
 
 }  // namespace cuda
 }  // namespace detnas

@@ -70,7 +70,7 @@ struct Call {
     a.weight = weight.const_data_ptr<S>();
     if (input) a.out = dx.data_ptr<S>();
     plan(a, x.size(0), x.size(2), x.size(3), static_cast<int>(stride), static_cast<int>(dilation), input,
-         input ? kConvolveBlocks : kFill);
+         input ? convolve_blocks() : detnas::cuda::fill(kDepthwiseBlocks));
   }
 };
 

@@ -38,7 +38,7 @@ struct Call {
     a.out_relu = out_relu;
     a.out = y.data_ptr<S>();
     plan(a, x.size(0) / statistics.batches, x.size(2), x.size(3), static_cast<int>(stride),
-         static_cast<int>(dilation), false, kConvolveBlocks);
+         static_cast<int>(dilation), false, convolve_blocks());
   }
 };
 

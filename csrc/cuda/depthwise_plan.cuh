@@ -25,6 +25,7 @@ __device__ inline void opaque(int& x) {
 }
 
 constexpr int kNowhere = 1 << 29;  // an offset outside of every map
+constexpr int64_t kDepthwiseBlocks = 2;  // of a multiprocessor
 
 enum TileMode { kLarge, kSmall, kStrided };
 
@@ -95,7 +96,7 @@ static_assert((SmallTile<3>::floats + 9 * kLanes) * sizeof(float) >= 4 * kLanes 
 
 // Fills in how the outputs of a batch are cut. Set before: in, other, channels, kernel; sizes are x's. At most
 // `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there
-// would be less than kFill large ones.
+// would be too few large ones to fill the GPU.
 template <typename S>
 void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int stride, int dilation,
           bool gradient, int64_t blocks) {
@@ -121,7 +122,7 @@ void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int st
   const int64_t rows = ceil_div(a.out_height, a.out_step) - a.origin;
   const int64_t cols = ceil_div(a.out_width, a.out_step) - a.origin;
   const int64_t maps = images * a.phases * a.phases;
-  const bool large = strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= kFill;
+  const bool large = strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= fill(kDepthwiseBlocks);
   a.mode = strided ? kStrided : large ? kLarge : kSmall;
   a.tiles_y = static_cast<int>(ceil_div(rows, large ? 8 : 4));
   a.tiles_x = static_cast<int>(ceil_div(cols, large ? 16 : 8));

@@ -30,14 +30,21 @@ namespace cuda {
 constexpr int kLanes = 32;   // threads of a block along channels
 constexpr int kRows = 8;     // threads of a block along pixels
 constexpr int kMostThreads = 1024;  // of a block: kernels that take as many say so, or registers run out
-#ifdef DETNAS_EMULATE
-constexpr int64_t kFill = 3; // the emulator's small maps meet the forms for small and for large ones
-#else
-constexpr int64_t kFill = 264; // blocks that fill a GPU: two for each multiprocessor of an H100
-#endif
 constexpr int kMaxMixed = 8; // maps that one launch of mixed_sum takes
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks that fill the current GPU if each of its multiprocessors takes so many.
+inline int64_t fill(int64_t each) {
+#ifdef DETNAS_EMULATE
+  return each + 1;  // the emulator's small maps meet the forms for small and for large ones
+#else
+  int device = 0, multiprocessors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  return each * (multiprocessors > 0 ? multiprocessors : 1);
+#endif
+}
 
 template <typename T>
 __device__ inline T finite_or_zero(T v) {

@@ -7,8 +7,11 @@
 //   forward      rows pixels, cols out channels, depth in channels:  a = x,    b = weight
 //   grad_x       rows pixels, cols in channels,  depth out channels: a = grad, b = weight
 //   grad_weight  rows out channels, cols in channels, depth pixels:  a = grad, b = x
-// A block makes BM x 64 results; x is read once for every 64 columns, the repetitions from L2.
+// A block makes BM x BN results; x is read once for every BN columns, the repetitions from L2. What is
+// pending on x without ReLU moves into the weights of forward (Pending::kFolded).
 #pragma once
+#include <utility>
+
 #include "bn_stats.cuh"
 #include "product_results.cuh"
 
@@ -17,18 +20,9 @@ namespace cuda {
 
 enum class Product { kForward, kGradX, kGradWeight };
 
-constexpr int kGemmCols = 64;   // results of a block along columns
-constexpr int kGemmBlocks = 2;  // of a multiprocessor, at least: 128 registers a thread
-
-template <typename S>
-__device__ inline S to_element(float v) {
-  if constexpr (std::is_same<S, float>::value) return to_tf32(v);
-  else return static_cast<S>(v);
-}
-
 template <typename S>
 struct Gemm {
-  Source<S> a, b;
+  Source<S> a, b;  // what is pending on b in forward is folded into it
   int64_t rows, depth, depth_per_split;
   int cols;
   // forward and grad_x: out, with the distance between its rows
@@ -40,7 +34,7 @@ struct Gemm {
   float *mean, *m2;  // partial moments [row tiles][channels], or null
   unsigned* tickets; // one for each tile of columns
   StatsOut stats;
-  int in_channels;  // of what is pending on a: those of all groups
+  int in_channels;  // of what is pending: those of all groups
   // grad_x: the map pending on x; partial sums [row tiles][2][channels] of grad * x and grad, or null
   Source<S> x;
   float* sums;
@@ -49,82 +43,39 @@ struct Gemm {
   float* partial;
 };
 
-// A tile of ROWS x DEPTH of an operand on its way through registers into shared memory.
-template <typename S, int V, bool DEPTH_MINOR, int ROWS, int DEPTH>
-struct Tile {
-  static constexpr int kMinor = DEPTH_MINOR ? DEPTH : ROWS, kMajor = DEPTH_MINOR ? ROWS : DEPTH;
-  // Rows start in different banks, as load_fragments wants them.
-  static constexpr int kLd = kMinor + (DEPTH_MINOR || sizeof(S) == 2 ? 16 / static_cast<int>(sizeof(S)) : 8);
-  static constexpr int kSize = kMajor * kLd;
-  static constexpr int kAcross = kMinor / V, kVectors = kMajor * kAcross;
-  static constexpr int kPer = (kVectors + kGemmThreads - 1) / kGemmThreads;
-
-  typename Source<S>::template Raw<V> raw[kPer];
-  int64_t major0, majors, minor0, minors;
-
-  __device__ void place(int64_t row0, int64_t rows, int64_t depth0, int64_t depth_end) {
-    major0 = DEPTH_MINOR ? row0 : depth0;
-    majors = DEPTH_MINOR ? rows : depth_end;
-    minor0 = DEPTH_MINOR ? depth0 : row0;
-    minors = DEPTH_MINOR ? depth_end : rows;
-  }
-  // Vector i of this thread, and whether it lies inside the matrix.
-  __device__ bool at(int i, int& major, int& minor) const {
-    const int v = static_cast<int>(threadIdx.x) + i * kGemmThreads;
-    major = v / kAcross;
-    minor = v % kAcross * V;
-    return v < kVectors && major0 + major < majors && minor0 + minor < minors;
-  }
-  __device__ void fetch(const Source<S>& m) {
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) {
-      int major, minor;
-      if (at(i, major, minor)) raw[i] = m.template fetch<V>(major0 + major, static_cast<int>(minor0) + minor);
-    }
-  }
-  // vectors: what is pending begins so many channels on.
-  __device__ void store(const Source<S>& m, S* shared, int vectors = 0) const {
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) {
-      int major, minor;
-      float v[V];
-#pragma unroll
-      for (int k = 0; k < V; ++k) v[k] = 0.f;
-      if (at(i, major, minor)) m.template apply<V>(raw[i], vectors + static_cast<int>(minor0) + minor, v);
-      if (static_cast<int>(threadIdx.x) + i * kGemmThreads >= kVectors) continue;
-      Pack<S, V> pack;
-#pragma unroll
-      for (int k = 0; k < V; ++k) pack.lane[k] = to_element<S>(v[k]);
-      *reinterpret_cast<Pack<S, V>*>(shared + major * kLd + minor) = pack;
-    }
-  }
-  static __device__ void fragments(uint32_t (&to)[4], const S* shared, int row, int depth) {
-    load_fragments<S, DEPTH_MINOR, kLd>(to, shared, row, depth);
-  }
-};
-
-template <typename S, int V, Product P, int BM>
+// READY: nothing is to be done to a in forward.
+template <typename S, int V, Product P, bool READY, int BM, int BN>
 struct Shape {
+  static constexpr bool kForward = P == Product::kForward;
+  static constexpr Pending kOfA = !kForward ? Pending::kGradient : READY ? Pending::kNothing : Pending::kAffine;
+  static constexpr Pending kOfB = P == Product::kGradWeight ? Pending::kAffine
+                                  : kForward && READY       ? Pending::kFolded
+                                                            : Pending::kNothing;
   static constexpr int kDepth = 64 / sizeof(S);  // 64 bytes of depth at a time
-  using A = Tile<S, V, P != Product::kGradWeight, BM, kDepth>;
-  using B = Tile<S, V, P == Product::kForward, kGemmCols, kDepth>;
-  using Results = cuda::Results<BM / kWarpsDown / 16, kGemmCols / kWarpsAside / 8>;
+  static constexpr int kThreads = BM * BN > 128 * 64 ? 512 : 256, kWarpsDown = kThreads / 32 / kWarpsAside;
+  static constexpr int kBlocks = 512 / kThreads;  // of a multiprocessor, at least: 128 registers a thread
+  using A = Tile<S, V, P != Product::kGradWeight, BM, kDepth, kOfA, kThreads>;
+  using B = Tile<S, V, kForward, BN, kDepth, kOfB, kThreads>;
+  using Results = cuda::Results<BM / kWarpsDown / 16, BN / kWarpsAside / 8>;
   static constexpr int64_t kShared = 2 * (A::kSize + B::kSize) * sizeof(S);
-  static_assert(kShared >= kWarpsDown * kGemmCols * static_cast<int64_t>(sizeof(Pair)), "column sums' memory");
-  static_assert(kShared >= 4 * kGemmThreads * static_cast<int64_t>(sizeof(double)), "merge_rows' memory");
+  // In the place of the tiles: sums of columns [kWarpsDown][BN], and a constant for each.
+  static constexpr int64_t kSums = kWarpsDown * BN * sizeof(Pair);
+  static_assert(kShared >= kSums + BN * static_cast<int64_t>(sizeof(float)), "column sums' memory");
+  static_assert(kShared >= 4 * kThreads * static_cast<int64_t>(sizeof(double)), "merge_rows' memory");
 };
 
-template <typename S, int V, Product P, int BM>
-__global__ void __launch_bounds__(kGemmThreads, kGemmBlocks) gemm_kernel(Gemm<S> g) {
+template <typename S, int V, Product P, bool READY, int BM, int BN>
+__global__ void __launch_bounds__((Shape<S, V, P, READY, BM, BN>::kThreads), (Shape<S, V, P, READY, BM, BN>::kBlocks))
+gemm_kernel(Gemm<S> g) {
   if constexpr (multiplies<S>()) {
-    using Form = Shape<S, V, P, BM>;
+    using Form = Shape<S, V, P, READY, BM, BN>;
     using TileA = typename Form::A;
     using TileB = typename Form::B;
     constexpr int kDepth = Form::kDepth, kStep = kProductDepth<S>;
     DETNAS_SHARED(S, shared);
-    const int col_tiles = (g.cols + kGemmCols - 1) / kGemmCols;
+    const int col_tiles = (g.cols + BN - 1) / BN;
     const int64_t row_tile = blockIdx.x / col_tiles, row0 = row_tile * BM;
-    const int col0 = static_cast<int>(blockIdx.x % col_tiles) * kGemmCols;
+    const int col0 = static_cast<int>(blockIdx.x % col_tiles) * BN;
     // Of the batch: pixels and vectors of those before it.
     const int64_t first_row = P == Product::kForward ? blockIdx.y * g.rows : 0;
     const int vectors = P == Product::kForward ? static_cast<int>(blockIdx.y) * g.in_channels : 0;
@@ -139,7 +90,7 @@ __global__ void __launch_bounds__(kGemmThreads, kGemmBlocks) gemm_kernel(Gemm<S>
     a.fetch(g.a);
     b.fetch(g.b);
     a.store(g.a, shared, vectors);
-    b.store(g.b, shared + TileA::kSize);
+    b.store(g.b, shared + TileA::kSize, vectors);
     __syncthreads();
     int stage = 0;
     for (int64_t d = begin; d < end; d += kDepth, stage ^= 1) {
@@ -158,19 +109,25 @@ __global__ void __launch_bounds__(kGemmThreads, kGemmBlocks) gemm_kernel(Gemm<S>
       if (more) {  // the other stage: all have left it
         S* next = shared + (stage ^ 1) * (TileA::kSize + TileB::kSize);
         a.store(g.a, next, vectors);
-        b.store(g.b, next + TileA::kSize);
+        b.store(g.b, next + TileA::kSize, vectors);
       }
       __syncthreads();
     }
 
     const int64_t left = g.rows - row0;
     const int rows = left < BM ? static_cast<int>(left) : BM;
-    const int cols = g.cols - col0 < kGemmCols ? g.cols - col0 : kGemmCols;
-    Pair* part = reinterpret_cast<Pair*>(shared);  // [kWarpsDown][kGemmCols], in the place of the tiles
+    const int cols = g.cols - col0 < BN ? g.cols - col0 : BN;
+    Pair* part = reinterpret_cast<Pair*>(shared);
     const int c = threadIdx.x;
     if constexpr (P == Product::kForward) {
+      if (TileB::kFolds && g.b.scale) {
+        float* constants = reinterpret_cast<float*>(part + Form::kWarpsDown * BN);
+        b.leave_constants(constants);
+        __syncthreads();
+        results.add_bias(constants, cols);
+      }
       if (g.bias) results.add_bias(g.bias + col0, cols);
-      if (g.mean) results.leave_moments(rows, part, kGemmCols);
+      if (g.mean) results.leave_moments(rows, part, BN);
       if (g.out_relu) results.relu();
       results.template store<S, V>(g.out + (first_row + row0) * g.ld_out + col0, g.ld_out, rows, cols);
       if (!g.mean) return;
@@ -179,8 +136,8 @@ __global__ void __launch_bounds__(kGemmThreads, kGemmBlocks) gemm_kernel(Gemm<S>
       const int64_t partial = batch * 2 * row_tiles * g.channels;
       if (c < cols) {
         Moments m{0.f, 0.f, 0.f};
-        for (int i = 0; i < kWarpsDown; ++i) {
-          const Pair& of = part[i * kGemmCols + c];
+        for (int i = 0; i < Form::kWarpsDown; ++i) {
+          const Pair& of = part[i * BN + c];
           m.merge(Form::Results::rows_of(i, rows), of.lane[0], of.lane[1]);
         }
         const int64_t at = partial + row_tile * g.channels + col0 + c;
@@ -197,15 +154,15 @@ __global__ void __launch_bounds__(kGemmThreads, kGemmBlocks) gemm_kernel(Gemm<S>
         merge_rows({g.mean + partial, g.m2 + partial, g.channels, row_tiles}, count, c0, col0 + cols,
                    reinterpret_cast<double*>(shared), skip(g.stats, batch * g.channels));
     } else if constexpr (P == Product::kGradX) {
-      if (g.x.data) results.template through_pending<S, V>(g.x, row0, col0, rows, cols, part, kGemmCols);
+      if (g.x.data) results.template through_pending<S, V>(g.x, row0, col0, rows, cols, part, BN);
       results.template store<S, V>(g.out + row0 * g.ld_out + col0, g.ld_out, rows, cols);
       if (!g.sums) return;
       __syncthreads();
       if (c >= cols) return;
       float* at = g.sums + row_tile * 2 * g.channels + col0 + c;
       Pair sum = part[c];
-      for (int i = 1; i < kWarpsDown; ++i)
-        for (int k = 0; k < 2; ++k) sum.lane[k] += part[i * kGemmCols + c].lane[k];
+      for (int i = 1; i < Form::kWarpsDown; ++i)
+        for (int k = 0; k < 2; ++k) sum.lane[k] += part[i * BN + c].lane[k];
       at[0] = sum.lane[0];
       at[g.channels] = sum.lane[1];
     } else {
@@ -217,25 +174,51 @@ __global__ void __launch_bounds__(kGemmThreads, kGemmBlocks) gemm_kernel(Gemm<S>
   }
 }
 
-// Rows of a block's results: fewer where blocks would not fill a GPU. Follows from the shape alone.
+// Columns of a block's results where there are many: of 128 and 160 those that leave the fewest unused,
+// 160 if they are as many.
+inline int gemm_cols(int64_t cols) {
+  if (cols <= 64) return 64;
+  return ceil_div(cols, 128) * 128 < ceil_div(cols, 160) * 160 ? 128 : 160;
+}
+// Rows of a block's results: fewer where blocks would not fill a GPU. Follows from the shape and the GPU.
 inline int gemm_rows(int64_t rows, int64_t cols) {
-  return ceil_div(rows, 128) * ceil_div(cols, kGemmCols) >= kFill ? 128 : 64;
+  return ceil_div(rows, 128) * ceil_div(cols, 64) >= fill(2) ? 128 : 64;
 }
 inline int64_t gemm_row_tiles(int64_t rows, int64_t cols) { return ceil_div(rows, gemm_rows(rows, cols)); }
+// Tiles of columns, at most.
+inline int64_t gemm_col_tiles(int64_t cols) { return ceil_div(cols, 64); }
 
 // Parts that the pixels of a weight gradient are cut into.
 inline int64_t gemm_splits(int64_t rows, int64_t cols, int64_t pixels) {
-  const int64_t tiles = ceil_div(rows, 64) * ceil_div(cols, kGemmCols);
-  const int64_t wanted = ceil_div(512, tiles), useful = ceil_div(pixels, 256);
+  const int64_t tiles = ceil_div(rows, 64) * ceil_div(cols, 64);
+  const int64_t wanted = ceil_div(fill(4), tiles), useful = ceil_div(pixels, 256);
   return wanted < useful ? wanted : (useful > 0 ? useful : 1);
 }
 
-template <typename S, int V, Product P, int BM>
+template <typename S, int V, Product P, bool READY, int BM, int BN>
 void launch_gemm_form(const Gemm<S>& g, int64_t splits, int64_t batches, Stream stream) {
-  auto kernel = &gemm_kernel<S, V, P, BM>;
-  static_assert(Shape<S, V, P, BM>::kShared <= 48 * 1024, "more shared memory than is free to take");
-  DETNAS_LAUNCH(kernel, dim3(ceil_div(g.rows, BM) * ceil_div(g.cols, kGemmCols), batches, splits),
-                dim3(kGemmThreads), (Shape<S, V, P, BM>::kShared), stream, g);
+  using Form = Shape<S, V, P, READY, BM, BN>;
+  auto kernel = &gemm_kernel<S, V, P, READY, BM, BN>;
+  static_assert(Form::kShared <= 48 * 1024, "more shared memory than is free to take");
+  DETNAS_LAUNCH(kernel, dim3(ceil_div(g.rows, BM) * ceil_div(g.cols, BN), batches, splits), dim3(Form::kThreads),
+                Form::kShared, stream, g);
+}
+
+template <typename S, int V, Product P, bool READY>
+void launch_gemm_form(const Gemm<S>& g, int64_t splits, int64_t batches, Stream stream) {
+  if constexpr (P == Product::kGradWeight) {
+    launch_gemm_form<S, V, P, READY, 64, 64>(g, splits, batches, stream);
+  } else {
+    const int cols = V > 1 ? gemm_cols(g.cols) : 64;
+    if (gemm_rows(g.rows, g.cols) == 64) {
+      launch_gemm_form<S, V, P, READY, 64, 64>(g, splits, batches, stream);
+    } else if (cols == 64 || ceil_div(g.rows, 128) * ceil_div(g.cols, cols) < fill(1)) {
+      launch_gemm_form<S, V, P, READY, 128, 64>(g, splits, batches, stream);
+    } else if constexpr (V > 1) {
+      if (cols == 128) launch_gemm_form<S, V, P, READY, 128, 128>(g, splits, batches, stream);
+      else launch_gemm_form<S, V, P, READY, 128, 160>(g, splits, batches, stream);
+    }
+  }
 }
 
 // rows, cols, depth > 0, of a batch. Reads 16 bytes at a time where everything allows it.
@@ -244,16 +227,24 @@ void launch_gemm(Gemm<S> g, int64_t splits, Stream stream, int64_t batches = 1) 
   constexpr int V = 16 / sizeof(S);
   constexpr bool kForward = P == Product::kForward, kWeight = P == Product::kGradWeight;
   g.depth_per_split = ceil_div(g.depth, splits);
+  if (kForward && g.a.scale && !g.a.relu) {
+    std::swap(g.a.scale, g.b.scale);
+    std::swap(g.a.shift, g.b.shift);
+  }
   const int64_t a_minor = kWeight ? g.rows : g.depth, b_minor = kForward ? g.depth : g.cols;
   const bool wide = vectorizable(g.a, a_minor) && vectorizable(g.b, b_minor) &&
                     (kWeight || vectorizable<S>(g.out, g.ld_out, g.cols)) &&
                     (!g.x.data || vectorizable<S>(g.x.data, g.x.ld, g.cols));
-  if (kWeight || gemm_rows(g.rows, g.cols) == 64) {
-    if (wide) launch_gemm_form<S, V, P, 64>(g, splits, batches, stream);
-    else launch_gemm_form<S, 1, P, 64>(g, splits, batches, stream);
-  } else if constexpr (!kWeight) {
-    if (wide) launch_gemm_form<S, V, P, 128>(g, splits, batches, stream);
-    else launch_gemm_form<S, 1, P, 128>(g, splits, batches, stream);
+  const auto launch = [&](auto ready) {
+    constexpr bool kReady = decltype(ready)::value;
+    if (wide) launch_gemm_form<S, V, P, kReady>(g, splits, batches, stream);
+    else launch_gemm_form<S, 1, P, kReady>(g, splits, batches, stream);
+  };
+  if constexpr (kForward) {
+    if (g.a.relu) launch(std::false_type());
+    else launch(std::true_type());
+  } else {
+    launch(std::true_type());
   }
 }
 

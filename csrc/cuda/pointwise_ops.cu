@@ -33,7 +33,7 @@ bool allows_tf32() {
 bool on_tensor_cores(const Tensor& x) {
   static const int compiled = [] {
     cudaFuncAttributes attributes{};
-    C10_CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_kernel<c10::BFloat16, 8, Product::kForward, 64>));
+    C10_CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_kernel<c10::BFloat16, 8, Product::kForward, true, 64, 64>));
     return attributes.ptxVersion;
   }();
   const auto* device = at::cuda::getCurrentDeviceProperties();
@@ -99,7 +99,7 @@ void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, c
       if (statistics) {
         g.mean = partial.data_ptr<float>() + i * ng;
         g.m2 = g.mean + tiles * n;
-        g.tickets = tickets(batches * ceil_div(ng, kGemmCols), x);
+        g.tickets = tickets(batches * gemm_col_tiles(ng), x);
         g.stats = statistics->out().at(i * ng);
       }
       launch_gemm<Product::kForward>(g, 1, stream(), batches);

@@ -1,42 +1,42 @@
 // What a block of products on tensor cores holds in registers, and what becomes of it there: bias, ReLU,
-// statistics, the gradient through a pending map. kWarpsDown x kWarpsAside warps share its rows and columns.
+// statistics, the gradient through a pending map.
 #pragma once
-#include "tensor_core.cuh"
+#include "product_tile.cuh"
 
 namespace detnas {
 namespace cuda {
 
-constexpr int kWarpsDown = 4, kWarpsAside = 2;
-constexpr int kGemmThreads = 32 * kWarpsDown * kWarpsAside;
+constexpr int kWarpsAside = 2;  // of a block; the others are those below
 
 using Pair = Pack<float, 2>;
 
 __device__ inline float from_lane(float v, int distance) { return __shfl_xor_sync(~0u, v, distance); }
 
-// Sums over the 8 lanes that have the same columns, 4 lanes apart: of N columns, N / 8 are left to each, the
-// returned one and those after it. The order of each sum is fixed.
-template <int N>
-__device__ inline int add_up(float (&v)[N]) {
-  static_assert(N % 8 == 0, "columns that 8 lanes can share");
-  int first = 0;
+// Of 8 columns that 8 lanes share, 4 lanes apart, the one that is a lane's own.
+__device__ inline int own_column() {
+  const unsigned lane = threadIdx.x;
+  return static_cast<int>((lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1));
+}
+
+// The sum over these lanes of the lane's own column. The order of each sum is fixed.
+__device__ inline float add_up(float (&v)[8]) {
 #pragma unroll
-  for (int half = N / 2, distance = 16; distance >= 4; half /= 2, distance /= 2) {
+  for (int half = 4, distance = 16; half >= 1; half /= 2, distance /= 2) {
     const bool upper = threadIdx.x & distance;
-    if (upper) first += half;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
       const float other = from_lane(upper ? v[i] : v[i + half], distance);
       v[i] = (upper ? v[i + half] : v[i]) + other;
     }
   }
-  return first;
+  return v[0];
 }
 
-// The reverse: N / 8 values of each lane become N that all 8 lanes have.
-template <int N>
-__device__ inline void give_out(float (&v)[N]) {
+// The reverse: what each lane has of its own column, in all lanes.
+__device__ inline void give_out(float own, float (&v)[8]) {
+  v[0] = own;
 #pragma unroll
-  for (int half = N / 8, distance = 4; distance <= 16; half *= 2, distance *= 2) {
+  for (int half = 1, distance = 4; half <= 4; half *= 2, distance *= 2) {
     const bool upper = threadIdx.x & distance;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
@@ -64,16 +64,15 @@ __device__ inline void transpose(uint32_t (&v)[4]) {
 // A lane's share of DOWN x ASIDE results of a warp, of 16 rows x 8 columns each (tensor_core.cuh).
 template <int DOWN, int ASIDE>
 struct Results {
-  static constexpr int kColumns = 2 * ASIDE;  // of a lane
+  static constexpr int kTogether = 4;  // results aside of which 8 lanes share 8 columns
   float v[DOWN][ASIDE][4];
   int down, aside;  // the warp's first row and column in the block
 
   __device__ Results()
       : down(static_cast<int>(threadIdx.x) / 32 / kWarpsAside * 16 * DOWN),
         aside(static_cast<int>(threadIdx.x) / 32 % kWarpsAside * 8 * ASIDE) {
-    each([](float& value, int, int) { value = 0.f; });
+    each([](float& value) { value = 0.f; });
   }
-  // f(value, row, k): its row in the block, and which of the lane's columns it lies in.
   template <typename F>
   __device__ void each(const F& f) {
 #pragma unroll
@@ -81,10 +80,21 @@ struct Results {
 #pragma unroll
       for (int j = 0; j < ASIDE; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) f(v[i][j][e], row(i, e / 2), 2 * j + e % 2);
+        for (int e = 0; e < 4; ++e) f(v[i][j][e]);
+  }
+  // f(value, row in the block, which of the lane's columns) of kTogether results aside, from j0 on.
+  template <typename F>
+  __device__ void each_of(int j0, const F& f) {
+#pragma unroll
+    for (int i = 0; i < DOWN; ++i)
+#pragma unroll
+      for (int j = j0; j < j0 + kTogether && j < ASIDE; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) f(v[i][j][e], row(i, e / 2), 2 * (j - j0) + e % 2);
   }
   __device__ int row(int i, int half) const { return down + 16 * i + 8 * half + threadIdx.x % 32 / 4; }
-  __device__ int column(int k) const { return aside + k / 2 * 8 + threadIdx.x % 4 * 2 + k % 2; }
+  // Of results j aside and on: the lane's k-th column.
+  __device__ int column(int j, int k) const { return aside + (j + k / 2) * 8 + threadIdx.x % 4 * 2 + k % 2; }
   // Rows of a block with `rows` in all that the warps of row `warp` have.
   static __device__ float rows_of(int warp, int rows) {
     const int left = rows - warp * 16 * DOWN, most = 16 * DOWN;
@@ -106,83 +116,63 @@ struct Results {
   }
 
   __device__ void add_bias(const float* bias, int cols) {
-    float of[kColumns];
-#pragma unroll
-    for (int k = 0; k < kColumns; ++k) of[k] = column(k) < cols ? bias[column(k)] : 0.f;
-    each([&](float& value, int, int k) { value += of[k]; });
-  }
-  __device__ void relu() {
-    each([](float& value, int, int) { value = value < 0.f ? 0.f : value; });
-  }
-
-  // {mean, m2} of every column of the warp's rows, to [kWarpsDown][ld]. The mean comes first, so that
-  // nothing cancels.
-  __device__ void leave_moments(int rows, Pair* to, int ld) {
-    const float n = rows_of(down / (16 * DOWN), rows);
-    float sum[kColumns], square[kColumns], mean[kColumns / 8];
-#pragma unroll
-    for (int k = 0; k < kColumns; ++k) sum[k] = square[k] = 0.f;
-    each([&](float value, int row, int k) { sum[k] += row < rows ? value : 0.f; });
-    const int first = add_up(sum);
-#pragma unroll
-    for (int k = 0; k < kColumns / 8; ++k) sum[k] = mean[k] = n > 0.f ? sum[k] / n : 0.f;
-    give_out(sum);
-    each([&](float value, int row, int k) {
-      const float d = value - sum[k];
-      square[k] += row < rows ? d * d : 0.f;
-    });
-    add_up(square);
-    leave(first, mean, square, to, ld);
-  }
-
-  // Sends gradients at (row0, col0) and on through the map pending on x; {sum g * x, sum g} of every column
-  // of the warp's rows, g without scale, to [kWarpsDown][ld].
-  template <typename S, int V>
-  __device__ void through_pending(const Source<S>& x, int64_t row0, int col0, int rows, int cols, Pair* to,
-                                  int ld) {
-    float products[kColumns], sums[kColumns];
 #pragma unroll
     for (int j = 0; j < ASIDE; ++j) {
-      const int c = column(2 * j);
-      float scale[2], shift[2];
+      float of[2];
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const bool pending = x.scale && c + e < cols;
-        scale[e] = pending ? x.scale[col0 + c + e] : 1.f;
-        shift[e] = pending ? x.shift[col0 + c + e] : 0.f;
-        products[2 * j + e] = sums[2 * j + e] = 0.f;
-      }
+      for (int e = 0; e < 2; ++e) of[e] = column(j, e) < cols ? bias[column(j, e)] : 0.f;
 #pragma unroll
       for (int i = 0; i < DOWN; ++i)
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int r = row(i, half);
-          if (r >= rows || c >= cols) continue;
-          const S* from = x.data + (row0 + r) * x.ld + col0 + c;
-          Pack<S, 2> pair{};
-          if constexpr (V > 1) pair = *reinterpret_cast<const Pack<S, 2>*>(from);
-          else pair.lane[0] = from[0], pair.lane[1] = c + 1 < cols ? from[1] : from[0];
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const float value = static_cast<float>(pair.lane[e]);
-            float& g = v[i][j][2 * half + e];
-            if (x.relu && value * scale[e] + shift[e] <= 0.f) g = 0.f;
-            products[2 * j + e] += g * value;
-            sums[2 * j + e] += g;
-            g *= scale[e];
-          }
-        }
+        for (int e = 0; e < 4; ++e) v[i][j][e] += of[e % 2];
     }
-    const int first = add_up(products);
-    add_up(sums);
-    leave(first, products, sums, to, ld);
+  }
+  __device__ void relu() {
+    each([](float& value) { value = value < 0.f ? 0.f : value; });
+  }
+
+  // {mean, m2} of every column of the warp's rows, to [warps down][ld]. The mean comes first, so that
+  // nothing cancels.
+  __device__ void leave_moments(int rows, Pair* to, int ld) {
+    const float n = rows_of(down / (16 * DOWN), rows);
+#pragma unroll
+    for (int j = 0; j < ASIDE; j += kTogether) {
+      float sum[8], square[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) sum[k] = square[k] = 0.f;
+      each_of(j, [&](float value, int row, int k) { sum[k] += row < rows ? value : 0.f; });
+      const float total = add_up(sum), mean = n > 0.f ? total / n : 0.f;
+      give_out(mean, sum);
+      each_of(j, [&](float value, int row, int k) {
+        const float d = value - sum[k];
+        square[k] += row < rows ? d * d : 0.f;
+      });
+      leave(j, {{mean, add_up(square)}}, to, ld);
+    }
+  }
+
+  // Sends gradients at (row0, col0) and on through the map pending on x; {sum g * x, sum g} of every column
+  // of the warp's rows, g without scale, to [warps down][ld].
+  template <typename S, int V>
+  __device__ void through_pending(const Source<S>& x, int64_t row0, int col0, int rows, int cols, Pair* to,
+                                  int ld) {
+#pragma unroll
+    for (int j0 = 0; j0 < ASIDE; j0 += kTogether) {
+      float products[8], sums[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) products[k] = sums[k] = 0.f;
+#pragma unroll
+      for (int j = j0; j < j0 + kTogether && j < ASIDE; ++j)
+        column_through_pending<S, V>(j, x, row0, col0, rows, cols, products + 2 * (j - j0), sums + 2 * (j - j0));
+      const float product = add_up(products);
+      leave(j0, {{product, add_up(sums)}}, to, ld);
+    }
   }
 
   // To rows x cols at `out`, rows ld apart; V > 1: 16 bytes at a time can be stored.
   template <typename S, int V>
   __device__ void store(S* out, int64_t ld, int rows, int cols) {
-    constexpr int kTogether = V > 1 && sizeof(S) == 2 ? 4 : 1;  // lanes that trade values for 16 bytes of a row
-    static_assert(ASIDE % kTogether == 0, "columns that 4 lanes can trade");
+    constexpr int kLanes = V > 1 && sizeof(S) == 2 ? 4 : 1;  // that trade values for 16 bytes of a row
 #pragma unroll
     for (int i = 0; i < DOWN; ++i)
 #pragma unroll
@@ -190,22 +180,23 @@ struct Results {
         const int r = row(i, half);
         S* to = out + r * ld;
 #pragma unroll
-        for (int j = 0; j < ASIDE; j += kTogether) {
-          Pack<S, 2> pairs[kTogether];
+        for (int j = 0; j < ASIDE; j += kLanes) {
+          Pack<S, 2> pairs[kLanes];
 #pragma unroll
-          for (int l = 0; l < kTogether; ++l)
+          for (int l = 0; l < kLanes; ++l)
 #pragma unroll
-            for (int e = 0; e < 2; ++e) pairs[l].lane[e] = static_cast<S>(v[i][j + l][2 * half + e]);
-          if constexpr (kTogether == 4) {
+            for (int e = 0; e < 2; ++e)
+              pairs[l].lane[e] = static_cast<S>(j + l < ASIDE ? v[i][(j + l) % ASIDE][2 * half + e] : 0.f);
+          if constexpr (kLanes == 4) {
             uint32_t words[4];
             std::memcpy(words, pairs, 16);
             transpose(words);
-            const int c = aside + (j + static_cast<int>(threadIdx.x) % 4) * 8;
-            Pack<S, 8> row_part;
-            std::memcpy(&row_part, words, 16);
-            if (r < rows && c < cols) *reinterpret_cast<Pack<S, 8>*>(to + c) = row_part;
+            Pack<S, 8> part;
+            std::memcpy(&part, words, 16);
+            const int own = j + static_cast<int>(threadIdx.x) % 4, c = aside + own * 8;
+            if (r < rows && c < cols && own < ASIDE) *reinterpret_cast<Pack<S, 8>*>(to + c) = part;
           } else {
-            const int c = column(2 * j);
+            const int c = column(j, 0);
             if (r >= rows || c >= cols) continue;
             if constexpr (V > 1) *reinterpret_cast<Pack<S, 2>*>(to + c) = pairs[0];
             else to[c] = pairs[0].lane[0];
@@ -216,12 +207,41 @@ struct Results {
   }
 
  private:
-  // The lane's columns of two sums, from its `first` on; N: at least those.
-  template <int N, int M>
-  __device__ void leave(int first, const float (&a)[N], const float (&b)[M], Pair* to, int ld) const {
-    to += down / (16 * DOWN) * ld;
+  template <typename S, int V>
+  __device__ void column_through_pending(int j, const Source<S>& x, int64_t row0, int col0, int rows, int cols,
+                                         float* products, float* sums) {
+    const int c = column(j, 0);
+    float scale[2], shift[2];
 #pragma unroll
-    for (int k = 0; k < kColumns / 8; ++k) to[column(first + k)] = {{a[k], b[k]}};
+    for (int e = 0; e < 2; ++e) {
+      const bool pending = x.scale && c + e < cols;
+      scale[e] = pending ? x.scale[col0 + c + e] : 1.f;
+      shift[e] = pending ? x.shift[col0 + c + e] : 0.f;
+    }
+#pragma unroll
+    for (int i = 0; i < DOWN; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int r = row(i, half);
+        if (r >= rows || c >= cols) continue;
+        const S* from = x.data + (row0 + r) * x.ld + col0 + c;
+        Pack<S, 2> pair{};
+        if constexpr (V > 1) pair = *reinterpret_cast<const Pack<S, 2>*>(from);
+        else pair.lane[0] = from[0], pair.lane[1] = c + 1 < cols ? from[1] : from[0];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float value = static_cast<float>(pair.lane[e]);
+          float& g = v[i][j][2 * half + e];
+          if (x.relu && value * scale[e] + shift[e] <= 0.f) g = 0.f;
+          products[e] += g * value;
+          sums[e] += g;
+          g *= scale[e];
+        }
+      }
+  }
+  // Two sums over the lane's own column of kTogether results from j on.
+  __device__ void leave(int j, const Pair& sums, Pair* to, int ld) const {
+    if (j + own_column() / 2 < ASIDE) to[down / (16 * DOWN) * ld + column(j, own_column())] = sums;
   }
 };
 

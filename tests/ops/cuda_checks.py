@@ -177,6 +177,36 @@ def check_convolutions(shape: tuple, setup: Setup) -> None:
         check("mixed_depthwise", ops.mixed_depthwise, mixed_depthwise, args, setup)
 
 
+def check_folded(shape: tuple, setup: Setup) -> None:
+    """A map pending without ReLU moves into the weights: errors within what is stated for it."""
+    form = torch.finfo(setup.dtype)
+    unit = form.eps / 2 if form.bits == 16 else 2.0**-10  # TF32 rounds both operands
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        for mean in (0, 3, 30):
+            with torch.random.fork_rng(devices=[]):
+                x, weight = torch.randn(shape) + mean, torch.randn(72, shape[1], 1, 1) / shape[1]
+                (a, b), bias = torch.randn(2, shape[1]), torch.randn(72)
+            args = (Map(x), Weight(weight), a, b, False, bias)
+            y, wide = setup.leaves(args, True), setup.leaves(args, False)
+            with torch.no_grad():
+                y = ops.pointwise_conv(*y)[0].cpu().double()
+                expected = reference.pointwise_conv(*wide)[0]
+                magnitudes = [t.abs() for t in wide if isinstance(t, Tensor)]
+                x, weight, a, b, bias = magnitudes
+                size = reference.pointwise_conv(x, weight, a, torch.zeros_like(b))[0]
+                all_terms = reference.pointwise_conv(x, weight, a, b, False, bias)[0]
+            bound = unit * size + (shape[1] + 2) * 2.0**-24 * all_terms
+            # And by the result's own rounding; float16 has numbers of fewer bits.
+            bound = 1.01 * bound + form.eps / 2 * expected.abs()
+            bound += form.tiny * form.eps * (1 + x.sum(1, keepdim=True))
+            error = ((y - expected).abs() / bound).max().item()
+            assert error <= 1, f"mean {mean}, {setup}: {error:.3g} of the bound"
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 def check_dense_convolutions(shape: tuple, setup: Setup) -> None:
     with torch.random.fork_rng(devices=[]):  # the other checks draw what they drew before
         x, weight = Map(torch.randn(shape)), Weight(torch.randn(24, shape[1], 3, 3) / shape[1])
@@ -276,6 +306,7 @@ CHECKS = (
     check_statistics,
     check_extremes,
     check_convolutions,
+    check_folded,
     check_norms,
     check_shuffles,
     check_mixed_sums,
@@ -299,7 +330,7 @@ def main() -> None:
         cases = []
         for i, shape in enumerate(SMALL if args.small else SMALL + LARGE):
             # Every layout of small shapes; convolutions and blocks convert what they cannot read.
-            heavy = (check_convolutions, check_norms, check_blocks, check_batches)
+            heavy = (check_convolutions, check_folded, check_norms, check_blocks, check_batches)
             light = function not in heavy
             layouts = LAYOUTS if i < 2 and light and not args.small else LAYOUTS[: 1 + 2 * (i == 1)]
             cases += [partial(function, shape, Setup(args.device, dtype, k)) for k in layouts]

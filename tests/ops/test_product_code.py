@@ -10,21 +10,35 @@ import os
 import re
 import shutil
 import subprocess
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = "sm_90"
-REGISTERS, THREADS, BLOCKS = 65536, 256, 2  # of a multiprocessor, of a block, blocks wanted
+REGISTERS, THREADS = 65536, 512  # of a multiprocessor: all, and threads that it has to take
 PRODUCTS = ("kForward", "kGradX", "kGradWeight")
-ROWS = {"kForward": (64, 128), "kGradX": (64, 128), "kGradWeight": (64,)}
-TYPES = {"c10::BFloat16": 8, "c10::Half": 8, "float": 4}  # elements in 16 bytes
+BLOCKS = {(64, 64): 256, (128, 64): 256, (128, 128): 512, (128, 160): 512}  # threads by results
+FORMS = [  # product, whether the first operand is ready, rows, columns
+    *(("kForward", ready, *block) for ready in (False, True) for block in BLOCKS),
+    *(("kGradX", True, *block) for block in BLOCKS),
+    ("kGradWeight", True, 64, 64),
+]
+TYPES = {"c10::BFloat16": 8, "float": 4}  # elements in 16 bytes; float16 is as bfloat16
 
 pytestmark = pytest.mark.xdist_group("nvcc")
+
+
+class Name(NamedTuple):
+    dtype: str
+    product: str
+    ready: bool
+    rows: int
+    cols: int
 
 
 @dataclass
@@ -54,28 +68,28 @@ def program(name: str) -> str:
 
 def source() -> str:
     lines = ['#include "cuda/pointwise_conv.cuh"', "using namespace detnas::cuda;"]
+    shared = "F::kBlocks * (F::kShared + 1024) <= 228 * 1024"  # of a multiprocessor
+    lines.append(f"template <typename F> constexpr bool fits = {shared};")
     for dtype, wide in TYPES.items():
-        for product in PRODUCTS:
-            for rows in ROWS[product]:
-                form = f"{dtype}, {wide}, Product::{product}, {rows}"
-                lines += [
-                    f"template __global__ void detnas::cuda::gemm_kernel<{form}>(Gemm<{dtype}>);",
-                    f"static_assert({BLOCKS} * (Shape<{form}>::kShared + 1024) <= 228 * 1024);",
-                ]
+        for product, ready, *block in FORMS:
+            form = f"{dtype}, {wide}, Product::{product}, {str(ready).lower()}, "
+            form += ", ".join(map(str, block))
+            lines += [
+                f"template __global__ void detnas::cuda::gemm_kernel<{form}>(Gemm<{dtype}>);",
+                f"static_assert(fits<Shape<{form}>>);",
+            ]
     return "\n".join(lines) + "\n"
 
 
-def name_of(symbol: str) -> tuple[str, str, int] | None:
-    """Dtype, product and rows of a kernel with this mangled name."""
-    match = re.search(r"gemm_kernelI(N3c10\d+(\w+?)E|f)Li\d+ELNS0_7ProductE(\d)ELi(\d+)E", symbol)
-    if match is None:
-        return None
-    return match[2] or "float", PRODUCTS[int(match[3])], int(match[4])
+def name_of(symbol: str) -> Name:
+    """Of a kernel with this mangled name."""
+    pattern = r"gemm_kernelI(?:N3c10\d+(\w+?)E|f)Li\d+ELNS0_7ProductE(\d)ELb(\d)ELi(\d+)ELi(\d+)E"
+    dtype, product, ready, rows, cols = re.search(pattern, symbol).groups()
+    return Name(dtype or "float", PRODUCTS[int(product)], ready == "1", int(rows), int(cols))
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory) -> dict[tuple[str, str, int], Kernel]:
-    """Of every dtype, product and number of rows of a block."""
+def kernels(tmp_path_factory) -> dict[Name, Kernel]:
     nvcc, cuobjdump = program("nvcc"), program("cuobjdump")
     folder = tmp_path_factory.mktemp("products")
     (folder / "products.cu").write_text(source())
@@ -100,18 +114,16 @@ def kernels(tmp_path_factory) -> dict[tuple[str, str, int], Kernel]:
 
 
 def test_every_form_is_compiled(kernels) -> None:
-    forms: defaultdict[str, set] = defaultdict(set)
-    for dtype, product, rows in kernels:
-        forms[dtype].add((product, rows))
-    expected = {(product, rows) for product in PRODUCTS for rows in ROWS[product]}
-    assert forms == {"BFloat16": expected, "Half": expected, "float": expected}
+    expected = {Name(d.removeprefix("c10::"), *form) for d in TYPES for form in FORMS}
+    assert set(kernels) == expected
 
 
 def test_registers(kernels) -> None:
     for name, kernel in kernels.items():
         assert kernel.spilled == 0, f"{name} spills registers"
-        most = REGISTERS // (THREADS * (-(-kernel.registers // 8) * 8))
-        assert most >= BLOCKS, f"{name}: {kernel.registers} registers, {most} blocks"
+        threads = BLOCKS[name.rows, name.cols]
+        blocks = REGISTERS // (threads * (-(-kernel.registers // 8) * 8))
+        assert blocks * threads >= THREADS, f"{name}: {kernel.registers} registers, {blocks} blocks"
 
 
 def test_shared_memory_is_read_as_such(kernels) -> None:
