@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -146,3 +147,9 @@ def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
     }
+
+
+def resnet_features(net: Any, image: Tensor) -> Tensor:
+    """The last map of a ResNet of torchvision, by its layers."""
+    x = net.maxpool(net.relu(net.bn1(net.conv1(image))))
+    return net.layer4(net.layer3(net.layer2(net.layer1(x))))

@@ -83,7 +83,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("onnx", "torchscript"),
         default="",
         help="export the detector at the end, and measure it here in every runtime that is "
-        "installed; a --budget of milliseconds is then one of the file (onnx: in ONNX Runtime)",
+        "installed; with onnx a --budget of milliseconds is one of ONNX Runtime",
     )
 
 
@@ -91,7 +91,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from detnas_d2.recipe.amounts import read_budget, read_seconds
 
     start = time.monotonic()
-    check_export(args)
     budget = read_budget(args.budget) if args.budget else None
     seconds = read_seconds(args.time) if args.time else None
     if args.seed < 0:
@@ -113,6 +112,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "weights": _path(args.weights) if args.weights else "",
         "seed": args.seed,
     }
+    check_export(args)
     from detnas_d2.recipe.jobs import with_jobs
     from detnas_d2.recipe.record import read_record
 
@@ -207,10 +207,11 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
 
 def check_export(args: argparse.Namespace) -> None:
     """Raises InputError for a format that cannot be written here, before hours are spent."""
+    if args.export != "onnx":
+        return
     from detnas_d2.engine.runtimes import ONNXRUNTIME, missing
 
-    lack = missing(ONNXRUNTIME) if args.export == "onnx" else ""
-    if lack:
+    if lack := missing(ONNXRUNTIME):
         raise InputError(f"--export onnx: {lack}")
 
 

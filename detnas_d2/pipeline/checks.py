@@ -134,8 +134,9 @@ class _Plan:
         """As :func:`fix_path` does, with an example of a path that is not known yet."""
         pipeline, search = self.pipeline, self.pipeline.search_for(stage)
         space = pipeline.space_of(stage, cfg, None if search is None else self.config_of(search))
+        made_of = [one for one in pipeline.sources_of(stage) if one.kind in FRAGMENTS]
         known = not stage.like and pipeline.stage(stage.path) is None
-        if known and all(self._fragment_of(source) for source in pipeline.sources_of(stage)):
+        if known and all(map(self._fragment_of, made_of)):
             path = pipeline.path_of(stage, cfg)
         else:
             path = space.first_path()
@@ -144,9 +145,8 @@ class _Plan:
 
     def _fragment_of(self, source: Stage) -> str:
         """File of what a source found, for the configs of stages after it; "" if it is missing."""
-        folder = self.pipeline.folder(source.name)
-        file = os.path.join(folder, FRAGMENTS.get(source.kind, ""))
-        return file if os.path.isfile(file) or source.kind not in FRAGMENTS else ""
+        file = os.path.join(self.pipeline.folder(source.name), FRAGMENTS[source.kind])
+        return file if os.path.isfile(file) else ""
 
     def _result_of(self, source: Stage) -> list[Any]:
         """KEY, VALUE that a screening or gradient search might find."""

@@ -128,9 +128,10 @@ class Pipeline:
         """The search that a stage's path is of, drawn like or limited by: that of PATH or LIKE, or
         the first one.
         """
-        named = (self.stage(name) for name in (stage.path, stage.like))
-        searches = (other for other in self.stages if other.kind == "search")
-        return next(filter(None, (*named, *searches)), None)
+        return self.stage(stage.path) or self.stage(stage.like) or self._first_search()
+
+    def _first_search(self) -> Stage | None:
+        return next((stage for stage in self.stages if stage.kind == "search"), None)
 
     def other_searches(self, search: Stage) -> list[Stage]:
         """Searches besides one stage, of whatever supernet."""
@@ -227,8 +228,8 @@ class Pipeline:
 
     def limits_for(self, cfg: CfgNode) -> CfgNode:
         """The config whose SEARCH node limits and counts costs: the first search's, or ``cfg``."""
-        searching = next((stage for stage in self.stages if stage.kind == "search"), None)
-        return self.counted(searching) if searching else cfg
+        search = self._first_search()
+        return cfg if search is None else self.counted(search)
 
     def space_of(self, stage: Stage, cfg: CfgNode, search_cfg: CfgNode | None = None) -> PathSpace:
         """The space of a stage's path: that of the config, or of the Hit-Detectors of the search

@@ -65,35 +65,41 @@ def decide(
     def left() -> float | None:
         return None if asked["time"] is None else asked["time"] - (time.monotonic() - start)
 
-    def measured(side: int, beside: Beside | None, named: str) -> tuple[Plan, Settings]:
+    def measured(recipe: Recipe, own: Settings, beside: Beside | None) -> Plan:
+        return Plan(recipe, facts, measure(recipe, facts, machine, data, own, beside), jobs)
+
+    def planned(
+        side: int, beside: Beside | None, spaces: Mapping[str, str]
+    ) -> tuple[Plan, Settings]:
+        """``spaces``: name -> why, of those that milliseconds choose among."""
         if budget.milliseconds is None:
             recipe = choose(facts, machine, method, budget.macs, side, space)
-            rates = measure(recipe, facts, machine, data, settings, beside)
-            return Plan(recipe, facts, rates, jobs), settings
-        why = OF_WEIGHTS if space else "by --budget"
-        recipes = [
-            unlimited(choose(facts, machine, method, None, side, name, why))
-            for name in ((named,) if named else spaces_of(machine))
-        ]
+            return measured(recipe, settings, beside), settings
+
+        def of_space(name: str, why: str) -> Recipe:
+            return replace(choose(facts, machine, method, None, side, name, why), max_macs=0)
+
+        recipes = [of_space(name, why) for name, why in spaces.items()]
         found = within(budget.milliseconds, recipes, facts, data, settings)
+        largest = found[0][0].space
         for recipe, table in found:
-            if recipe is not found[0][0]:
-                why = f"as --time is too short for {found[0][0].space}"
-                recipe = unlimited(choose(facts, machine, method, None, side, recipe.space, why))
+            if recipe.space != largest:
+                recipe = of_space(recipe.space, f"as --time is too short for {largest}")
             folder = os.path.join(settings.output, FOLDER)
             own = with_limit(budget.milliseconds, table, settings, folder)
-            rates = measure(recipe, facts, machine, data, own, beside)
-            plan = Plan(recipe, facts, rates, jobs)
+            plan = measured(recipe, own, beside)
             if long_enough(plan, left()):
                 break
         return plan, own
 
     with measuring_places(jobs, machine.processes) as rooms:
         beside = Beside(rooms) if jobs > 1 else None
-        plan, own = measured(0, beside, space)
+        names = dict.fromkeys(spaces_of(machine), "by --budget")
+        plan, own = planned(0, beside, {space: OF_WEIGHTS} if space else names)
         side = affordable_side(plan, left())
         if side < plan.recipe.side:
-            plan, own = measured(side, beside, plan.recipe.space)
+            why = dict(plan.recipe.reasons)["space"].partition(";")[0]
+            plan, own = planned(side, beside, {plan.recipe.space: why})
     schedule = first(plan, left())
     used = time.monotonic() - start
     if schedule is None:
@@ -123,11 +129,6 @@ def too_short(plan: Plan, asked: float, used: float) -> str:
         f"{duration(whole)}, {duration(used)} of looking at the data and measuring among them; "
         f"expected --time {math.ceil(whole / 60)}m or more"
     )
-
-
-def unlimited(recipe: Recipe) -> Recipe:
-    """The same without a limit of multiply-adds."""
-    return replace(recipe, max_macs=0)
 
 
 def long_enough(plan: Plan, seconds: float | None) -> bool:

@@ -40,8 +40,8 @@ def within(
     """Recipes with detectors within a budget, and their tables; the most expensive one first.
 
     Args:
-        recipes: of different spaces, cheaper ones first. Those after the first that has detectors
-            on both sides of the budget are not measured.
+        recipes: of different spaces. Those after the first that has detectors on both sides of the
+            budget are not measured.
 
     Raises:
         InputError: no detector is within the budget, naming the range of the spaces.
@@ -53,16 +53,16 @@ def within(
         low, high = table.cheapest(), table.most_expensive()
         ranges.append(f"{recipe.space} {low:.3g} to {high:.3g} ms")
         if low <= milliseconds:
-            found.insert(0, (recipe, table))
-        if low <= milliseconds <= high:
-            break
+            found.append((recipe, table))
+            if milliseconds <= high:
+                break
     if not found:
         raise InputError(
             f"--budget {milliseconds:g}ms: less than any detector takes here in "
             f"{RUNTIMES[settings.runtime].title} with an image at {recipes[0].side} x "
             f"{recipes[0].longest} pixels at most: {', '.join(ranges)}"
         )
-    return found
+    return sorted(found, key=lambda pair: pair[1].most_expensive(), reverse=True)
 
 
 def with_limit(milliseconds: float, table: Latency, settings: Settings, folder: str) -> Settings:

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,16 @@ def test_help_names_every_command_without_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False False", done.stderr
     for name in command.COMMANDS:
         assert f"\n    {name} " in done.stdout
+
+
+def test_a_wrong_budget_is_told_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from detnas_d2.cli.main import main\n"
+        f"try: main(['search', '--data', {str(tmp_path)!r}, '--budget', '300'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"] and "--budget 300: expected" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 
 from detnas_d2.analysis.complexity import analyze
 from detnas_d2.config.resolutions import at_resolution, cost_input
 from detnas_d2.config.tools import load_config
-from detnas_d2.data import build_train_loader
-from detnas_d2.data.loaders.resized import Resizing
 from detnas_d2.drawing.architectures import network_of
-from detnas_d2.engine import Trainer
 from detnas_d2.engine.architectures import architectures_of, network_config, searched_space
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.outlook import work_of
 from detnas_d2.engine.proposals import Proposals
-from detnas_d2.engine.trainers.path_sampling import ResolutionSampler, SandwichPathSampler
+from detnas_d2.engine.trainers.path_sampling import SandwichPathSampler
 from detnas_d2.evaluation.build import resized_evaluator, sequential_evaluator
 from detnas_d2.evaluation.settings import EvaluationSettings, resized_settings
 from detnas_d2.search_space import LatencyTable
 from detnas_d2.search_space.space import space_digest
+from tests.engine.sizes_apart import updated_both_ways
 from tests.engine.test_inherited import evaluated
 from tests.engine.test_neck_channels import KEYS, SANDWICH, scenes, some_paths
 from tests.engine.test_resolutions import run
@@ -75,27 +70,8 @@ def test_costs_are_those_of_the_networks_at_their_sizes(
 def test_a_step_is_that_of_plain_batches(tmp_path: Path) -> None:
     """The slow way: each path's batch out of the loader of a config at its resolution."""
     cfg = scenes(tmp_path, "search", *RESOLUTIONS, *SANDWICH)
-    models = []
-    for slow in (False, True):
-        torch.manual_seed(0)
-        model = build_model(cfg)
-        step = Trainer.build_step(cfg, model, Trainer.build_optimizer(cfg, model))
-        sampler = step.path_sampler
-        assert isinstance(sampler, ResolutionSampler)
-        assert isinstance(sampler.paths, SandwichPathSampler)
-        if slow:
-            loaders = {s: build_train_loader(at_resolution(cfg, s), start_iter=0) for s in SIZES}
-            plain = {size: list(islice(loader, 2)) for size, loader in loaders.items()}
-            step.set_data({s: plain[s][number] for s in SIZES} for number in range(2))
-        else:
-            resizing = Resizing({s: at_resolution(cfg, s) for s in SIZES}, sampler.sizes)
-            step.set_data(build_train_loader(cfg, start_iter=0, resizing=resizing))
-        with EventStorage(0) as storage:
-            for iteration in range(2):
-                step.iter = storage.iter = iteration
-                step.run_step()
-        models.append(model.state_dict())
-    assert same(*models)
+    states, sampler = updated_both_ways(cfg, SIZES, 2)
+    assert same(*states) and isinstance(sampler.paths, SandwichPathSampler)
     dearest, cheapest, _ = sampler(0)
     assert (dearest.resolution, cheapest.resolution) == (64, 32)
     plain_cfg = scenes(tmp_path, "search", *SANDWICH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 
 from detnas_d2.config.resolutions import at_resolution
 from detnas_d2.config.tools import load_config
-from detnas_d2.data import build_train_loader, register_datasets
-from detnas_d2.data.loaders.resized import Resizing
+from detnas_d2.data import register_datasets
 from detnas_d2.engine import Trainer, prepare, search, train, train_main
 from detnas_d2.engine.evolution_search import load_supernet
 from detnas_d2.engine.outlook import work_of
@@ -38,6 +35,7 @@ from detnas_d2.search import FingerprintMismatch, History
 from detnas_d2.search_space import SPACES, LatencyTable, PathError, space_of
 from detnas_d2.search_space.candidates import Candidates
 from detnas_d2.utils.errors import InputError
+from tests.engine.sizes_apart import updated_both_ways
 from tests.engine.test_trainer import Interrupt, final, same
 from tests.engine.tiny_runs import Configs, arguments, write_config
 
@@ -99,25 +97,8 @@ def test_a_step_is_that_of_plain_batches(opts: tuple[Any, ...], configs: Configs
     """The slow way: each path's batch out of the loader of a config at its resolution."""
     cfg = configs("faster", *KEYS, *opts)
     register_datasets(cfg)
-    models = []
-    for slow in (False, True):
-        torch.manual_seed(0)
-        model = build_model(cfg)
-        step = Trainer.build_step(cfg, model, Trainer.build_optimizer(cfg, model))
-        sampler = step.path_sampler
-        if slow:
-            loaders = {s: build_train_loader(at_resolution(cfg, s), start_iter=0) for s in SIZES}
-            plain = {size: list(islice(loader, 3)) for size, loader in loaders.items()}
-            step.set_data({s: plain[s][number] for s in SIZES} for number in range(3))
-        else:
-            resizing = Resizing({s: at_resolution(cfg, s) for s in SIZES}, sampler.sizes)
-            step.set_data(build_train_loader(cfg, start_iter=0, resizing=resizing))
-        with EventStorage(0) as storage:
-            for iteration in range(3):
-                step.iter = storage.iter = iteration
-                step.run_step()
-        models.append(model.state_dict())
-    assert same(*models)
+    states, _ = updated_both_ways(cfg, SIZES, 3)
+    assert same(*states)
 
 
 def test_resumed_training_is_the_uninterrupted_one(configs: Configs, tmp_path: Path) -> None:

@@ -30,8 +30,6 @@ FORMS = [  # product, whether the first operand is ready, rows, columns
 ]
 TYPES = {"c10::BFloat16": 8, "float": 4}  # elements in 16 bytes; float16 is as bfloat16
 
-pytestmark = pytest.mark.xdist_group("nvcc")
-
 
 class Name(NamedTuple):
     dtype: str

@@ -21,22 +21,10 @@ from detnas_d2.search import History
 from detnas_d2.search.front_file import read_front
 from tests.campaigns.tiny import detnas_pipeline
 from tests.engine.tiny_runs import arguments
+from tests.pipeline.family_stages import ONE_STEP, members_and_equals
 from tests.pipeline.test_inherited_stages import rewritten
 
-COMMON = {"CONFIG": "retrain.yaml", "REPEAT": 2}
-ONE_STEP = {"KIND": "train", "OPTS": ["SOLVER.MAX_ITER", 1]}
-MEMBERS = {**COMMON, "PATH": "front search"}
-INHERITED = {"NAME": "inherited", "KIND": "evaluate", **MEMBERS, "WEIGHTS": "search"}
-TUNED = {"NAME": "tuned", **ONE_STEP, **MEMBERS, "WEIGHTS": "search", "TOGETHER": True}
-TRAINED = {"NAME": "trained", **ONE_STEP, **MEMBERS}
-EQUAL = {
-    "NAME": "equal",
-    **ONE_STEP,
-    **COMMON,
-    "WEIGHTS": "supernet",
-    "PATH": "random",
-    "LIKE": "front search",
-}
+INHERITED, TUNED, TRAINED, EQUAL = members_and_equals("retrain.yaml")
 BY_HAND = {"NAME": "plain", **ONE_STEP, "CONFIG": "retrain.yaml", "PATH": "uniform 3x3"}
 ALL = (INHERITED, TUNED, TRAINED, EQUAL, BY_HAND)
 OBJECTIVES = ["fitness", "macs"]
@@ -133,7 +121,7 @@ def _check_family(family: Family, pipeline: Pipeline, ends: list[Any], size: int
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([{**MEMBERS, **ONE_STEP, "NAME": "a", "PATH": "front serch"}], "'serch' is no earlier"),
+        ([{**TRAINED, "NAME": "a", "PATH": "front serch"}], "'serch' is no earlier"),
         (
             [{"NAME": "a", "KIND": "train", "CONFIG": "retrain.yaml", "PATH": "front search"}],
             r"PATH 'front search': expected REPEAT next to it, .* 'front search 1/4'",

@@ -28,6 +28,7 @@ from detnas_d2.search_space.hit_space import HitSpace
 from tests.campaigns.tiny import hit_pipeline
 from tests.engine.hit_runs import DEMO, OPS
 from tests.engine.tiny_runs import arguments
+from tests.pipeline.family_stages import ONE_STEP, members_and_equals
 
 PARTS = ("BACKBONE", "NECK", "HEAD")
 CHANNELS = [12, 32]
@@ -36,20 +37,7 @@ HAND_MADE = {
     "NECK": "conv_k1 conv_k1 conv_k1 conv_k1 / conv_k1 conv_k1 conv_k1 conv_k1",
     "HEAD": "skip conv_k1",
 }
-COMMON = {"CONFIG": "train.yaml", "REPEAT": 2}
-ONE_STEP = {"KIND": "train", "OPTS": ["SOLVER.MAX_ITER", 1]}
-MEMBERS = {**COMMON, "PATH": "front search"}
-INHERITED = {"NAME": "inherited", "KIND": "evaluate", **MEMBERS, "WEIGHTS": "search"}
-TUNED = {"NAME": "tuned", **ONE_STEP, **MEMBERS, "WEIGHTS": "search", "TOGETHER": True}
-TRAINED = {"NAME": "trained", **ONE_STEP, **MEMBERS}
-EQUAL = {
-    "NAME": "equal",
-    **ONE_STEP,
-    **COMMON,
-    "WEIGHTS": "supernet",
-    "PATH": "random",
-    "LIKE": "front search",
-}
+INHERITED, TUNED, TRAINED, EQUAL = members_and_equals("train.yaml")
 BY_HAND = {
     "NAME": "plain",
     "KIND": "train",
@@ -226,7 +214,7 @@ def test_a_winner_and_paths_of_other_kinds(tmp_path: Path) -> None:
 
 def test_spaces_of_screened_operations(tmp_path: Path) -> None:
     """Before the screening its result, and so the space of all paths, is an example."""
-    random = {"NAME": "random", **ONE_STEP, **COMMON, "PATH": "random"}
+    random = {"NAME": "random", **ONE_STEP, "CONFIG": "train.yaml", "REPEAT": 2, "PATH": "random"}
     file = written(tmp_path, INHERITED, EQUAL, random, screened=True)
     pipeline = read_pipeline(file)
     check_stages(pipeline, set())

@@ -64,5 +64,8 @@ def test_a_larger_space_within_a_budget_needs_the_time_to_train(
         record = decided(tmp_path, seconds, 10.0, "20ms")
         assert record.plan.recipe.space == space and record.settings.max_ms == 20.0
         assert dict(record.plan.recipe.reasons)["space"].startswith(f"{why}; its networks have")
+    monkeypatch.setattr(decide, "affordable_side", lambda plan, _: plan.recipe.side - 64)
+    reasons = dict(decided(tmp_path, 1200.0, 10.0, "20ms").plan.recipe.reasons)
+    assert reasons["space"].startswith("as --time is too short for detnas_small; its networks")
     enough = [decide.long_enough(plan(), seconds) for seconds in (None, 1e5, 300.0)]
     assert enough == [True, True, False]

@@ -14,7 +14,7 @@ from detnas_d2.config.tools import base_config, load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH, RUNTIMES
 from detnas_d2.recipe import latency
-from detnas_d2.recipe.choice import choose
+from detnas_d2.recipe.choice import Recipe, choose
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import measured, with_limit, within
 from detnas_d2.recipe.writing import texts_of, write_files
@@ -48,13 +48,16 @@ def test_the_limit_is_one_of_the_whole_detector(
     )
     settings = Settings(str(tmp_path))
 
-    def spaces(milliseconds: float) -> list[str]:
-        found = within(milliseconds, RECIPES, CELLS, DATA, settings)
+    def spaces(milliseconds: float, recipes: list[Recipe] = RECIPES) -> list[str]:
+        found = within(milliseconds, recipes, CELLS, DATA, settings)
         return [recipe.space for recipe, _ in found]
 
     # detnas_demo: 5 + 10 * 0.5 = 10 to 15 ms; detnas_small: 45 to 85 ms. "At most" so many.
     assert spaces(12.0) == spaces(20.0) == ["detnas_demo"]
     assert spaces(50.0) == spaces(90.0) == ["detnas_small", "detnas_demo"]
+    turned = RECIPES[::-1]  # spaces are in no order of cost on GPUs
+    assert spaces(90.0, turned) == ["detnas_small", "detnas_demo"]
+    assert spaces(50.0, turned) == ["detnas_small"] and spaces(20.0, turned) == ["detnas_demo"]
     with pytest.raises(InputError, match="9ms: less than any .* detnas_demo 10 to 15 ms, detnas_s"):
         spaces(9.0)
     ((recipe, found),) = within(12.0, RECIPES, CELLS, DATA, settings)

@@ -15,6 +15,7 @@ from detnas_d2.modeling import supernet_backbone
 from detnas_d2.modeling.detnas.released import released_names
 from detnas_d2.recipe.weights import starting_weights
 from detnas_d2.utils.errors import InputError
+from tests.helpers import resnet_features
 
 
 def saved(folder: Path, state: dict[str, torch.Tensor], **others: object) -> str:
@@ -79,8 +80,7 @@ def test_a_resnet_of_torchvision_becomes_detectron2s(tmp_path: Path) -> None:
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         ours = model.backbone.bottom_up(image)["res5"]
-        stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
-        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(stem))))
+        expected = resnet_features(theirs, image)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 

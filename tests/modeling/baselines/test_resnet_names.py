@@ -15,6 +15,7 @@ from detnas_d2.engine.checkpoint import DetNASCheckpointer
 from detnas_d2.engine.checks.run import weights_warnings
 from detnas_d2.modeling import WeightsError
 from detnas_d2.modeling.baselines.resnet_names import DEVIATION, MEAN
+from tests.helpers import resnet_features
 
 
 def config(depth: int) -> CfgNode:
@@ -41,8 +42,7 @@ def test_features_are_theirs(tmp_path: Path) -> None:
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         found = ours.backbone.bottom_up(image)["res5"]
-        stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
-        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(stem))))
+        expected = resnet_features(theirs, image)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(WeightsError, match="fit the model in part only"):
         DetNASCheckpointer(model(50)).load(file)
