@@ -26,7 +26,8 @@ from detnas_d2.pipeline.side_by_side import Place, places
 from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
 from detnas_d2.recipe.facts import DataFacts, Machine
 from detnas_d2.recipe.inputs import Data, Settings
-from detnas_d2.recipe.schedule import UNKNOWN, Plan, Rates, Schedule
+from detnas_d2.recipe.rates import UNKNOWN, Rates
+from detnas_d2.recipe.schedule import Plan, Schedule
 from detnas_d2.recipe.writing import texts_of, write_files
 from detnas_d2.utils.screen import Line
 

@@ -11,8 +11,9 @@ from typing import Any
 from detnas_d2.recipe.choice import Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data, Settings
+from detnas_d2.recipe.rates import Rates
 from detnas_d2.recipe.refitting import Change
-from detnas_d2.recipe.schedule import Plan, Rates, Schedule
+from detnas_d2.recipe.schedule import Plan, Schedule
 from detnas_d2.recipe.weights import Start
 from detnas_d2.recipe.writing import PIPELINE_FILE, texts_of, write_files
 from detnas_d2.utils.errors import InputError

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from detnas_d2.engine.keeping_time import Expected
 from detnas_d2.engine.outlook import side_by_side
 from detnas_d2.recipe.choice import LARGE, SMALL, Recipe
 from detnas_d2.recipe.facts import DataFacts
+from detnas_d2.recipe.rates import Rates
 
 SUPERNET, SEARCH, INHERITED, SEARCHED, RANDOM = (
     "supernet",
@@ -35,38 +36,6 @@ _USUAL_CANDIDATES = {"small": 60, "large": 200}
 _MOST_CANDIDATES = 1000
 _EPOCHS, _MOST_EPOCHS = 30, 300
 _USUAL_LEAST = {"small": 1200, "large": 4000}
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Seconds on this machine; those of single networks next to as many others as the plan runs
-    at a time.
-
-    Attributes:
-        step: of an iteration of the supernet, or of Hit-Detector's relaxed network.
-        tune: of an iteration of one network.
-        candidate: of scoring one candidate of the search; 0 for Hit-Detector.
-        image: of one image in testing.
-        start: of what a stage does besides.
-        baseline: of an iteration of a baseline; 0 without one.
-        process: until the processes of stages that run side by side are there; 0 without any.
-    """
-
-    step: float
-    tune: float
-    candidate: float
-    image: float
-    start: float
-    baseline: float = 0.0
-    process: float = 0.0
-
-    def times(self, factor: float) -> Rates:
-        """Those of a machine that takes ``factor`` times as long."""
-        return Rates(**{name: value * factor for name, value in asdict(self).items()})
-
-
-UNKNOWN = Rates(0.0, 0.0, 0.0, 0.0, 0.0)
-"""Before anything is measured."""
 
 
 @dataclass(frozen=True)

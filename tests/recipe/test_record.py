@@ -11,9 +11,10 @@ import yaml
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.recipe.inputs import Settings
+from detnas_d2.recipe.rates import Rates
 from detnas_d2.recipe.record import read_record
 from detnas_d2.recipe.refitting import Change
-from detnas_d2.recipe.schedule import Rates, Schedule
+from detnas_d2.recipe.schedule import Schedule
 from detnas_d2.recipe.weights import Start
 from detnas_d2.recipe.writing import texts_of, write_files
 from detnas_d2.utils.errors import InputError

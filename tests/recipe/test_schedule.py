@@ -9,11 +9,11 @@ import pytest
 
 from detnas_d2.engine.outlook import side_by_side
 from detnas_d2.recipe.decide import affordable_side
+from detnas_d2.recipe.rates import Rates
 from detnas_d2.recipe.refitting import rest, slowness
 from detnas_d2.recipe.schedule import (
     LEAST,
     MOST_NETWORKS,
-    Rates,
     Schedule,
     first,
     shortest,

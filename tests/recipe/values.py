@@ -9,8 +9,9 @@ from typing import Any
 from detnas_d2.recipe.choice import choose
 from detnas_d2.recipe.facts import DataFacts, Machine
 from detnas_d2.recipe.inputs import Data, Settings
+from detnas_d2.recipe.rates import Rates
 from detnas_d2.recipe.record import Record
-from detnas_d2.recipe.schedule import Plan, Rates, Schedule
+from detnas_d2.recipe.schedule import Plan, Schedule
 
 CPU = Machine(gpu=False, processes=1, threads=2)
 GPU = Machine(gpu=True, processes=1, threads=16, memory=24.0)
