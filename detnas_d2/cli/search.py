@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HELP = "search, train and test a detector for a folder of labelled images"
 EXAMPLE = "detnas search --data photos --budget 48M --time 1h --output output/photos"
 
+MOST_OF_A_FAMILY = 8
+
 _BEGINNINGS = frozenset({"measured", "data_cache", "config"})
 """What a start that was ended before it had decided leaves in a folder."""
 
@@ -51,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("detnas", "hit"),
         default="detnas",
         help="the backbone by evolution in a supernet, or backbone, neck and head by gradient",
+    )
+    parser.add_argument(
+        "--family",
+        type=int,
+        metavar="N",
+        help="search for a front of accuracy over cost, and train N networks of it: the most "
+        "accurate within the budget and N - 1 smaller ones (default: one network)",
     )
     parser.add_argument("--weights", default="", metavar="FILE", help=WEIGHTS_HELP)
     parser.add_argument(
@@ -95,6 +104,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = read_seconds(args.time) if args.time else None
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
+    if args.family is not None and not 2 <= args.family <= MOST_OF_A_FAMILY:
+        raise InputError(f"--family {args.family}: expected 2 to {MOST_OF_A_FAMILY} networks")
     if args.method == "hit":
         check_gradient(args)
     data = _path(args.data)
@@ -109,6 +120,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "budget": str(budget or ""),
         "time": seconds,
         "method": args.method,
+        "family": args.family,
         "weights": _path(args.weights) if args.weights else "",
         "seed": args.seed,
     }
@@ -143,19 +155,27 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
 
     asked = str(record.asked["budget"])
     budget = read_budget(asked).milliseconds if asked else None
-    detector, folder = find_detector(result["detector"]), result["output"]
+    folder = result["output"]
     place = os.path.join(folder, delivery.EXPORT_FOLDER)
+    detectors = {place: find_detector(result["detector"])}
+    for member in reversed(result["family"]):
+        detectors[os.path.join(place, os.path.basename(member))] = find_detector(member)
     line = Line()
     line.show(lambda: f"exporting to {os.path.relpath(place)}, and measuring")
     try:
         with nullcontext() if args.verbose else quiet_command(LOGGERS, line):
-            delivered = delivery.deliver(
-                detector.config, detector.opts, args.export, place, budget, record.settings.runtime
+            delivered, *smaller = delivery.deliver(
+                {file: (found.config, found.opts) for file, found in detectors.items()},
+                args.export,
+                budget,
+                record.settings.runtime,
             )
     finally:
         line.clear()
     try_report(folder)  # which shows the latency
-    return {**result, **delivered, "next": [*result["next"], *delivery.lines(delivered)]}
+    told = [text for each in (delivered, *smaller) for text in delivery.lines(each)]
+    told = list(dict.fromkeys(told))  # conditions once
+    return {**result, **delivered, "smaller": smaller, "next": [*result["next"], *told]}
 
 
 def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: float) -> Record:
@@ -221,6 +241,10 @@ def check_gradient(args: argparse.Namespace) -> None:
         raise InputError(
             "--budget: Hit-Detector weighs the cost in its loss and has no limit; leave it out, or "
             "use --method detnas"
+        )
+    if args.family:
+        raise InputError(
+            "--family: a search by gradient finds one network, no front; use --method detnas"
         )
     if args.weights:
         raise InputError("--weights: Hit-Detector starts from nothing; use --method detnas")

@@ -17,44 +17,54 @@ EXPORT_FOLDER = "exported"
 
 
 def deliver(
-    config: str,
-    opts: Sequence[str],
+    detectors: Mapping[str, tuple[str, Sequence[str]]],
     format: str,
-    output: str,
     budget: float | None = None,
     budget_of: str = PYTORCH,
-) -> dict[str, Any]:
-    """Exports a detector and measures it with one image, the first test image.
+) -> list[dict[str, Any]]:
+    """Exports detectors, and measures them in turns with one image, the first test image.
 
     Args:
-        config, opts: of the detector, KEY, VALUE overrides with its weights.
+        detectors: folder of the file -> config, and KEY, VALUE overrides with the weights.
         format: one of :data:`detnas_d2.engine.export.FORMATS`.
-        output: folder of the file.
         budget: milliseconds; None: nothing was asked for.
         budget_of: the runtime that the search kept it in. If that is one that runs the file, the
             budget is the file's, and PyTorch is not compared with it.
 
     Returns:
-        "export" (see :func:`detnas_d2.programs.export.run`), "latency" (of
+        Of each "export" (see :func:`detnas_d2.programs.export.run`), "latency" (of
         :func:`detnas_d2.programs.latency.measure`, of the runtimes that run the file, and of
         PyTorch), "budget_ms", "compared": the runtimes that are compared with it, and
         "over_budget": those of them that take longer.
     """
-    exported = export.run(
-        Namespace(
-            config_file=config,
-            format=format,
-            part="model",
-            sample_image="",
-            run_eval=False,
-            output=output,
-            tolerance=export.TOLERANCE,
-            opts=list(opts),
+    exported = [
+        export.run(
+            Namespace(
+                config_file=config,
+                format=format,
+                part="model",
+                sample_image="",
+                run_eval=False,
+                output=output,
+                tolerance=export.TOLERANCE,
+                opts=list(opts),
+            )
         )
-    )
+        for output, (config, opts) in detectors.items()
+    ]
     runtimes = None if format == "onnx" else (PYTORCH,)
-    (measured,) = latency.measure([(config, opts)], latency.Asked(runtimes))
-    latency.keep(config, measured)
+    measured = latency.measure(list(detectors.values()), latency.Asked(runtimes))
+    for (config, _), own in zip(detectors.values(), measured, strict=True):
+        latency.keep(config, own)
+    return [
+        _judged(file, own, budget, budget_of) for file, own in zip(exported, measured, strict=True)
+    ]
+
+
+def _judged(
+    exported: dict[str, Any], measured: dict[str, Any], budget: float | None, budget_of: str
+) -> dict[str, Any]:
+    """What :func:`deliver` tells of a detector."""
     found, compared = measured["runtimes"], []
     if budget is not None:
         compared = [name for name in found if budget_of == PYTORCH or name != PYTORCH]
@@ -68,7 +78,7 @@ def deliver(
 
 
 def lines(delivered: Mapping[str, Any]) -> list[str]:
-    """What :func:`deliver` found, for people."""
+    """What :func:`deliver` found of a detector, for people."""
     measured, budget = delivered["latency"], delivered["budget_ms"]
     threads = measured["threads"]
     told = [f"exported: {delivered['export']['file']}"]

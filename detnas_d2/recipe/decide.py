@@ -49,7 +49,8 @@ def decide(
     """The record of a run, not written yet.
 
     Args:
-        asked: the options: ``budget`` and ``time`` (seconds), which may be empty, ``method``.
+        asked: the options: ``budget``, ``time`` (seconds) and ``family``, which may be empty,
+            ``method``.
         start: ``time.monotonic()`` when the command began; what it took since counts.
         jobs: stages of single networks that may run at a time; as many do as there are of them.
 
@@ -61,13 +62,15 @@ def decide(
     recipe = choose(facts, machine, method, budget.macs, 0, space)
     # Of speeds it matters here whether there is a baseline.
     trained = replace(UNKNOWN, baseline=float(bool(settings.start.resnet)))
-    jobs = min(jobs, Plan(recipe, facts, trained).usual_networks(asked["time"]))
+    family = asked.get("family") or 1
+    jobs = min(jobs, Plan(recipe, facts, trained, 1, family).usual_networks(asked["time"]))
 
     def left() -> float | None:
         return None if asked["time"] is None else asked["time"] - (time.monotonic() - start)
 
     def measured(recipe: Recipe, own: Settings, beside: Beside | None) -> Plan:
-        return Plan(recipe, facts, measure(recipe, facts, machine, data, own, beside), jobs)
+        rates = measure(recipe, facts, machine, data, own, beside)
+        return Plan(recipe, facts, rates, jobs, family)
 
     def planned(
         side: int, beside: Beside | None, spaces: Mapping[str, str]

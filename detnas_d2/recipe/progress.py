@@ -11,6 +11,8 @@ from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.state import DONE, DONE_FILE, NOT_STARTED, read_json, state_of
 from detnas_d2.pipeline.status import products
 from detnas_d2.recipe.record import Record
+from detnas_d2.search.front_file import has_front, read_front
+from detnas_d2.search.history import History
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,13 @@ class Progress:
     Attributes:
         took: stage -> seconds, of those that are done, in order.
         working: stage -> seconds, of those that have begun and are not done.
+        front: members of the front that a search has found; None while none has, or of one that
+            looks for none.
     """
 
     took: dict[str, float]
     working: dict[str, float]
+    front: int | None = None
 
     @property
     def begun(self) -> frozenset[str]:
@@ -43,13 +48,14 @@ class Progress:
             {name: seconds for name, seconds in own.items() if name not in stages}
             for own in (self.took, self.working)
         )
-        return Progress(took, working)
+        return Progress(took, working, self.front)
 
     @classmethod
     def of(cls, pipeline: Pipeline, begun: Collection[str] = ()) -> Progress:
         """What the folders of a pipeline tell; ``begun``: stages that have, also without a file."""
         took: dict[str, float] = {}
         working: dict[str, float] = {}
+        front = None
         for stage in pipeline.stages:
             folder = pipeline.folder(stage.name)
             state = state_of(folder, products(pipeline, stage))
@@ -59,9 +65,11 @@ class Progress:
                 continue
             if state == DONE:
                 took[stage.name] = float(read_json(folder, DONE_FILE).get("seconds", 0.0))
+                if has_front(folder):
+                    front = len(read_front(folder, History.read(folder)).members)
             else:
                 working[stage.name] = stage_time.worked(folder)
-        return cls(took, working)
+        return cls(took, working, front)
 
 
 class Clock:

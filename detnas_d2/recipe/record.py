@@ -143,8 +143,9 @@ def _record(value: dict[str, Any]) -> Record:
     data |= {key: tuple(data[key]) for key in ("declarations", "classes")}
     settings = value["settings"]
     settings["start"] = Start(**settings["start"])
-    jobs = plan.get("jobs", 1)  # of a run that was begun without
-    made = Plan(Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"]), jobs)
+    parts = Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"])
+    later = {"jobs": 1, "family": 1, "front": None}  # a run may have been begun without
+    made = Plan(*parts, **{name: plan.get(name, value) for name, value in later.items()})
     return Record(
         **value
         | {

@@ -22,9 +22,11 @@ def fitted(record: Record, progress: Progress, used: float) -> Record:
     """The record, not written, with what has not begun fitted into the time that is left.
 
     Args:
-        used: seconds that the run has taken. Without a limit nothing but these change.
+        used: seconds that the run has taken. Without a limit nothing but these change, and
+            the size of the front, once it is known.
     """
     record = replace(record, used=used - progress.since)
+    record = replace(record, plan=replace(record.plan, front=progress.front))
     if record.seconds is None:
         return record
     schedule, took = record.schedule, progress.took

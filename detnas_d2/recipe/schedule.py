@@ -14,11 +14,12 @@ from detnas_d2.recipe.choice import LARGE, SMALL, Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.rates import Rates
 
-SUPERNET, SEARCH, INHERITED, SEARCHED, RANDOM = (
+SUPERNET, SEARCH, INHERITED, SEARCHED, MEMBER, RANDOM = (
     "supernet",
     "search",
     "inherited",
     "searched",
+    "member",
     "random",
 )
 BASELINE = "resnet50"
@@ -72,12 +73,17 @@ class Plan:
 
     Attributes:
         jobs: stages of single networks that run at a time.
+        family: networks of the search's front that were asked for, the searched one among them;
+            1 for a search that looks for no front.
+        front: members that the front has, None while it is not known.
     """
 
     recipe: Recipe
     data: DataFacts
     rates: Rates
     jobs: int = 1
+    family: int = 1
+    front: int | None = None
 
     @property
     def learns(self) -> str:
@@ -95,11 +101,23 @@ class Plan:
         return [*self.alone, *inherited, SEARCHED, *self.comparisons(schedule)]
 
     def comparisons(self, schedule: Schedule) -> list[str]:
-        """Names of the stages that train a network to compare the searched one with."""
+        """Names of the stages that train networks besides the searched one: others of its front,
+        the cheapest first, and those to compare them with.
+        """
         by_hand = self.recipe.method == "detnas" or self.recipe.pattern == SMALL
-        names = [HAND_MADE[self.recipe.method]] * by_hand + [BASELINE] * bool(self.rates.baseline)
+        names = [f"{MEMBER}_{number}" for number in range(1, self.relatives)]
+        names += [HAND_MADE[self.recipe.method]] * by_hand + [BASELINE] * bool(self.rates.baseline)
         names += [f"{RANDOM}_{number + 1}" for number in range(schedule.networks)]
         return [name for name in names if name not in schedule.given_up]
+
+    @property
+    def relatives(self) -> int:
+        """Networks of the front that are trained, the searched one among them."""
+        return self.family if self.front is None else min(self.family, self.front)
+
+    def members(self, schedule: Schedule) -> list[str]:
+        """Those of :meth:`comparisons` that train a network of the front, the cheapest first."""
+        return [name for name in self.comparisons(schedule) if name.startswith(f"{MEMBER}_")]
 
     def expected(self, stage: str, schedule: Schedule) -> Expected:
         """Estimate for a stage."""

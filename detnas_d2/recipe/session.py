@@ -21,7 +21,7 @@ from detnas_d2.recipe.progress import Clock, Progress
 from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.refitting import allowance_of
 from detnas_d2.recipe.replanning import cut, fitted, starting_over
-from detnas_d2.recipe.telling import changed_line, late_line
+from detnas_d2.recipe.telling import changed_line, late_line, smaller_family_line
 from detnas_d2.utils.screen import duration
 
 
@@ -72,7 +72,12 @@ class Session(Planner):
             self.record.save()
             return False
         self.record = fitted(before, progress, used).written()
-        return self._tell(changed_line(before.schedule, self.record.schedule))
+        lines = (
+            smaller_family_line(before.plan, self.record.plan),
+            changed_line(before.schedule, self.record.schedule),
+        )
+        told = [self._tell(line) for line in lines]
+        return any(told)
 
     def late(self, stage: str, late: Late) -> None:
         before = self.record
@@ -145,15 +150,19 @@ def result_of(record: Record, used: float) -> dict[str, Any]:
     with open(os.path.join(output, "table.json"), encoding="utf-8") as text:
         table = json.load(text)
     shown = os.path.relpath(output)
+    family = [os.path.join(output, name) for name in record.plan.members(record.schedule)]
+    smaller = ", ".join(map(os.path.relpath, family))
     return {
         "output": output,
         "detector": os.path.join(output, "searched"),
+        "family": family,
         "config": record.pipeline_file,
         "seconds": round(used, 1),
         "rows": table["rows"],
         "differences": table["differences"],
         "next": [
             f"{duration(used)} in all; the detector is {os.path.join(shown, 'searched')}",
+            *([f"  smaller ones, the smallest first: {smaller}"] if family else []),
             f"  detnas predict {shown} IMAGES --output pictures",
             f"  detnas export {shown} --format onnx --output exported",
             f"  {os.path.join(shown, 'report.html')} shows all of it in a browser",

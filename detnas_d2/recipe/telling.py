@@ -7,7 +7,7 @@ from detnas_d2.recipe.amounts import Budget
 from detnas_d2.recipe.choice import SMALL
 from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.refitting import Change
-from detnas_d2.recipe.schedule import INHERITED, RANDOM, SEARCH, Plan, Schedule
+from detnas_d2.recipe.schedule import INHERITED, MEMBER, RANDOM, SEARCH, Plan, Schedule
 from detnas_d2.utils.screen import duration
 
 
@@ -32,21 +32,30 @@ def choice_lines(record: Record) -> list[str]:
         f"{recipe.batch} images an iteration",
         f"split    {scored if recipe.method == 'detnas' else halves}",
         f"machine  {record.machine}",
+        *([_family_line(record)] if record.plan.family > 1 else []),
         *([f"weights  {settings.start.text}"] if settings.start.text else []),
     ]
+
+
+def _family_line(record: Record) -> str:
+    cost = "milliseconds" if record.settings.latency_table else "multiply-adds"
+    return f"family   {record.plan.family} networks of the front of AP over {cost}"
 
 
 def stage_lines(plan: Plan, schedule: Schedule) -> list[str]:
     """A line for each stage: how long it is, and the seconds that it is expected to take."""
     stages = plan.stages(schedule)
     seconds = {name: plan.seconds_of(name, schedule) for name in stages}
-    drawn = [name for name in stages if name.startswith(f"{RANDOM}_")]
-    rows = [
-        (name, _length(plan, name, schedule), seconds[name]) for name in stages if name not in drawn
-    ]
-    if drawn:
-        whole = sum(seconds[name] for name in drawn)
-        rows.append((RANDOM, f"{len(drawn)} x {schedule.tuning} iterations", whole))
+    rows = []
+    for name in stages:
+        kind = next((kind for kind in (MEMBER, RANDOM) if name.startswith(f"{kind}_")), "")
+        alike = [other for other in stages if kind and other.startswith(f"{kind}_")]
+        if not kind:
+            rows.append((name, _length(plan, name, schedule), seconds[name]))
+        elif name == alike[0]:
+            whole = sum(seconds[other] for other in alike)
+            length = f"{len(alike)} x {_length(plan, name, schedule)}"
+            rows.append((f"{kind}s" if kind == MEMBER else kind, length, whole))
     width = max(len(name) for name, _, _ in rows)
     second = max(len(length) for _, length, _ in rows)
     lines = [f"{name:{width}}  {length:{second}}  {duration(took)}" for name, length, took in rows]
@@ -86,6 +95,13 @@ def changed_line(before: Schedule, after: Schedule) -> str:
         if getattr(before, key) != getattr(after, key)
     ]
     return f"By the time that is left: {', '.join(texts)}" if texts else ""
+
+
+def smaller_family_line(before: Plan, after: Plan) -> str:
+    """That the front has fewer members than were asked for, "" if it has not."""
+    if before.relatives == after.relatives:
+        return ""
+    return f"Networks of the front: {after.relatives}, all that it has (asked for: {after.family})"
 
 
 def counted(plan: Plan, stage: str, number: int) -> str:

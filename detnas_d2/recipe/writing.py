@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from detnas_d2.recipe.choice import HAND_MADE_OP, LARGE, SMALL, Recipe
+from detnas_d2.recipe.choice import LARGE, SMALL, Recipe, macs_range
 from detnas_d2.recipe.detectors import (
-    HIT_BY_HAND,
     HIT_OPS,
     Tree,
     input_of,
@@ -19,16 +18,12 @@ from detnas_d2.recipe.detectors import (
 )
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.schedule import (
-    BASELINE,
-    INHERITED,
-    RANDOM,
-    SEARCH,
-    SEARCHED,
-    SUPERNET,
     Plan,
     Schedule,
 )
+from detnas_d2.recipe.stages import inherits, pipeline_of
 from detnas_d2.recipe.weights import Start
+from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.io import write_text
 
 PIPELINE_FILE = "pipeline.yaml"
@@ -40,13 +35,13 @@ def texts_of(plan: Plan, schedule: Schedule, data: Data, settings: Settings) -> 
     trees = {
         "dataset.yaml": (_DATASET, _dataset(recipe, data, settings)),
         "finetune.yaml": (_FINETUNE, _finetune(plan, schedule)),
-        PIPELINE_FILE: (_PIPELINE, _pipeline(plan, schedule, settings)),
+        PIPELINE_FILE: (_PIPELINE, pipeline_of(plan, schedule, settings)),
     }
     if settings.start.resnet:
         trees["resnet50.yaml"] = _RESNET, _resnet(plan, schedule, settings.start)
     if recipe.method == "detnas":
         trees["supernet.yaml"] = _SUPERNET, _supernet(recipe, schedule, data, settings)
-        trees["search.yaml"] = _SEARCH, _search(recipe, schedule, data, settings)
+        trees["search.yaml"] = _SEARCH, _search(plan, schedule, data, settings)
     else:
         trees["search.yaml"] = _GRADIENT, _gradient(recipe, schedule, data)
     return {name: _text(comment, tree) for name, (comment, tree) in trees.items()}
@@ -125,7 +120,7 @@ def _dataset(recipe: Recipe, data: Data, settings: Settings) -> Tree:
 
 def _finetune(plan: Plan, schedule: Schedule) -> Tree:
     recipe = plan.recipe
-    rate = recipe.rate / 2 if _inherits(recipe) else recipe.rate
+    rate = recipe.rate / 2 if inherits(recipe) else recipe.rate
     tree: Tree = {"_BASE_": "dataset.yaml", "SOLVER": solver_of(recipe, schedule.tuning, rate)}
     if batches := plan.precise_batches():
         tree["TEST"] = {"PRECISE_BN": {"ENABLED": True, "NUM_ITER": batches}}
@@ -152,11 +147,6 @@ def _resnet(plan: Plan, schedule: Schedule, start: Start) -> Tree:
         },
         "SOLVER": solver_of(plan.recipe, iterations, plan.recipe.rate / 2),
     }
-
-
-def _inherits(recipe: Recipe) -> bool:
-    """Whether networks go on from the weights of the supernet."""
-    return recipe.method == "detnas" or recipe.pattern == LARGE
 
 
 def _supernet(recipe: Recipe, schedule: Schedule, data: Data, settings: Settings) -> Tree:
@@ -190,7 +180,8 @@ def _search_sets(recipe: Recipe, data: Data) -> tuple[str, str]:
     return data.train, data.val
 
 
-def _search(recipe: Recipe, schedule: Schedule, data: Data, settings: Settings) -> Tree:
+def _search(plan: Plan, schedule: Schedule, data: Data, settings: Settings) -> Tree:
+    recipe = plan.recipe
     search: Tree = {
         "VAL": _search_sets(recipe, data)[1],
         "POPULATION": schedule.population,
@@ -207,7 +198,17 @@ def _search(recipe: Recipe, schedule: Schedule, data: Data, settings: Settings) 
         search["LATENCY_TABLE"] = settings.latency_table
     else:
         search["MAX_MACS"] = recipe.max_macs
+    if plan.family > 1:
+        search |= _front(recipe, settings)
     return {"_BASE_": "supernet.yaml", "SEARCH": search}
+
+
+def _front(recipe: Recipe, settings: Settings) -> Tree:
+    """The objectives of a family; recommended is its fittest member, whatever the limit."""
+    if settings.latency_table:
+        return {"OBJECTIVES": ["fitness", "latency_ms"], "BUDGETS": [round(settings.max_ms, 4)]}
+    limit = recipe.max_macs or macs_range(SPACES[recipe.space])[1]
+    return {"OBJECTIVES": ["fitness", "macs"], "BUDGETS": [limit]}
 
 
 def _gradient(recipe: Recipe, schedule: Schedule, data: Data) -> Tree:
@@ -236,60 +237,3 @@ def _gradient(recipe: Recipe, schedule: Schedule, data: Data) -> Tree:
         "HIT_SEARCH": search,
         "SOLVER": solver_of(recipe, iterations, rate) | {"IMS_PER_BATCH": batch},
     }
-
-
-def _pipeline(plan: Plan, schedule: Schedule, settings: Settings) -> Tree:
-    recipe = plan.recipe
-    tuned: Tree = {"KIND": "train", "CONFIG": "finetune.yaml"}
-    if recipe.method == "detnas":
-        tuned["WEIGHTS"] = SUPERNET
-        begin = [
-            {"NAME": SUPERNET, "KIND": "train", "CONFIG": "supernet.yaml"},
-            {"NAME": SEARCH, "KIND": "search", "CONFIG": "search.yaml", "WEIGHTS": SUPERNET},
-            {
-                "NAME": INHERITED,
-                "KIND": "evaluate",
-                "CONFIG": "finetune.yaml",
-                "WEIGHTS": SEARCH,
-                "PATH": SEARCH,
-            },
-            {"NAME": SEARCHED, **tuned, "PATH": SEARCH},
-        ]
-    else:
-        if _inherits(recipe):
-            tuned["WEIGHTS"] = SEARCH
-        begin = [
-            {"NAME": SEARCH, "KIND": "gradient", "CONFIG": "search.yaml"},
-            {"NAME": SEARCHED, **tuned, "MERGE": [SEARCH]},
-        ]
-    compared = plan.comparisons(schedule)
-    drawn = [name for name in compared if name.startswith(f"{RANDOM}_")]
-    others = [name for name in compared if name not in drawn]
-    rows = [SEARCHED, *[RANDOM] * bool(drawn), *others]
-    return {
-        "OUTPUT_DIR": settings.output,
-        "STAGES": [
-            *begin,
-            *(_compared(recipe, name, tuned) for name in others),
-            *(_drawn(recipe, name, tuned) for name in drawn),
-        ],
-        "TABLE": rows + [INHERITED] * (recipe.method == "detnas"),
-    }
-
-
-def _compared(recipe: Recipe, name: str, tuned: Tree) -> Tree:
-    """The stage of the baseline or of the hand-made network."""
-    if name == BASELINE:
-        return {"NAME": name, "KIND": "train", "CONFIG": "resnet50.yaml"}
-    if recipe.method == "detnas":
-        return {"NAME": name, **tuned, "PATH": f"uniform {HAND_MADE_OP}"}
-    words = [(f"MODEL.HIT.GENOTYPE.{key}", text) for key, text in HIT_BY_HAND.items()]
-    return {"NAME": name, **tuned, "OPTS": [word for pair in words for word in pair]}
-
-
-def _drawn(recipe: Recipe, name: str, tuned: Tree) -> Tree:
-    """The stage of a random network, ``random_NUMBER``."""
-    number = int(name.removeprefix(f"{RANDOM}_"))
-    if recipe.method == "detnas":
-        return {"NAME": name, **tuned, "PATH": f"random {number}", "ROW": RANDOM}
-    return {"NAME": name, **tuned, "MERGE": [SEARCH], "RANDOM": number, "ROW": RANDOM}

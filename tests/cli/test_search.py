@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from PIL import Image, ImageDraw
 
 from detnas_d2.cli.main import main
 from detnas_d2.config.tools import load_config, short_yaml
+from detnas_d2.engine import evolution_search
+from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.pipeline import side_by_side
 from detnas_d2.pipeline.run import run_pipeline
 from detnas_d2.recipe import decide, measuring, refitting, schedule, session
@@ -21,6 +24,10 @@ from detnas_d2.recipe.inputs import Settings
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
 from detnas_d2.report import try_report
+from detnas_d2.search.front_file import read_front
+from detnas_d2.search.history import History
+from detnas_d2.search_space import build_cost_table
+from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import arguments
 from tests.recipe.values import record_of
@@ -114,6 +121,42 @@ def test_a_search_ends_in_a_detector(
     assert record.used < after.used <= result["seconds"]
     with pytest.raises(InputError, match="begun with other options .--seed 0 then, 1 now"):
         main([*words, "--seed", "1"])
+
+
+class FitByCost(dict[str, Evaluation]):
+    """Scores of all candidates, with which the more expensive one is the better one."""
+
+    def get(self, path: str, default: object = None) -> Evaluation:
+        space = SPACES["detnas_demo"]
+        fitness = build_cost_table(space, (224, 224)).cost(space.path(path)).macs / 1e6
+        return Evaluation(fitness, {"bbox/AP": fitness})
+
+
+def test_a_family_is_trained_out_of_one_search(
+    short: None,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(schedule, "_MOST_CANDIDATES", 4)
+    monkeypatch.setattr(evolution_search, "known_scores", lambda *_: FitByCost())
+    output = tmp_path / "out"
+    main(["search", "--data", str(images), "--output", str(output), "--family", "3", "--json"])
+    told = capsys.readouterr()
+    assert re.search("members +2 x 2 iterations", told.err)
+    assert "family   3 networks of the front of AP over multiply-adds" in told.err
+    result = json.loads(told.out)
+    assert result["family"] == [str(output / name) for name in ("member_1", "member_2")]
+    assert list(result["rows"])[:3] == ["searched", "member_2", "member_1"]
+    names = ("member_1", "member_2", "searched")
+    paths = [load_config(str(output / n / "config.yaml")).MODEL.DETNAS.PATH for n in names]
+    costs = [FitByCost().get(path).fitness for path in paths]
+    assert costs == sorted(set(costs))
+    front = read_front(str(output / "search"), History.read(str(output / "search")))
+    assert [front.members[n - 1].path for n in front.spread(3)] == paths
+    page = (output / "report.html").read_text()
+    assert "member 1 of" in page
 
 
 def test_networks_side_by_side_are_those_of_one_after_the_other(
