@@ -140,9 +140,11 @@ def test_a_family_is_trained_out_of_one_search(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(schedule, "_MOST_CANDIDATES", 4)
+    monkeypatch.setattr(refitting, "MOST_NETWORKS", 0)
     monkeypatch.setattr(evolution_search, "known_scores", lambda *_: FitByCost())
     output = tmp_path / "out"
-    main(["search", "--data", str(images), "--output", str(output), "--family", "3", "--json"])
+    words = ["search", "--data", str(images), "--output", str(output), "--time", "1h"]
+    main([*words, "--family", "3", "--json"])
     told = capsys.readouterr()
     assert re.search("members +2 x 2 iterations", told.err)
     assert "family   3 networks of the front of AP over multiply-adds" in told.err
