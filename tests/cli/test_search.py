@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -185,6 +186,8 @@ def test_networks_side_by_side_are_those_of_one_after_the_other(
     others = {owners[name] for name in ("searched", "shufflenetv2", "random_1")}
     assert os.getpid() not in others and len(others) <= 2
     other = tmp_path / "other"
+    for name in ("supernet", "search", "inherited"):  # which ran alone, or train nothing
+        shutil.copytree(output / name, other / name)
     assert run_pipeline(arguments(record.pipeline_file, "OUTPUT_DIR", str(other)))
     for name in ("searched", "shufflenetv2", "random_1"):
         weights = (
@@ -203,6 +206,11 @@ def test_networks_side_by_side_are_those_of_one_after_the_other(
         (["--data", "{tmp}", "--budget", "300"], "--budget 300: expected multiply-adds"),
         (["--data", "{tmp}", "--time", "2"], "--time 2: expected hours, minutes or seconds"),
         (["--data", "{tmp}", "--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["--data", "{tmp}", "--family", "9"], "--family 9: expected 2 to 8 networks"),
+        (
+            ["--data", "{tmp}", "--family", "3", "--method", "hit"],
+            "--family: a search by gradient finds one network",
+        ),
         (
             ["--data", "{tmp}", "--num-gpus", "0", "--output", "{tmp}/o"],
             "--num-gpus 0: expected 1 or more",
