@@ -106,7 +106,8 @@ def _cost_of(line: FamilyLine, cost: str) -> float | None:
 
 def _figure(family: Family, cost: str, label: str) -> tuple[Markup, str]:
     """Scores over a cost: a line for each treatment of the members, hollow marks for others."""
-    known = [line for line in family.lines if _cost_of(line, cost) is not None]
+    priced = [(price, line) for line in family.lines if (price := _cost_of(line, cost)) is not None]
+    known = [line for _, line in sorted(priced, key=lambda pair: pair[0])]
     with style():
         figure, (axis,) = new_axes()
         for number, treatment in enumerate(family.treatments):
