@@ -7,10 +7,15 @@ import os
 from typing import Any
 
 from detnas_d2.cli import search
-from detnas_d2.utils.errors import InputError
+from detnas_d2.recipe.places import check_begun
 
 HELP = "go on with a search that was stopped"
 EXAMPLE = "detnas resume output/photos"
+
+_INSTEAD = (
+    "start one by detnas search --data FOLDER --output DIR, or go on with a pipeline by "
+    "run_pipeline.py --config-file FILE"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from detnas_d2.recipe.jobs import with_jobs
-    from detnas_d2.recipe.record import read_record
-
+    output = os.path.abspath(os.path.expanduser(args.run))
+    check_begun(output, args.run, _INSTEAD)
     search.check_export(args)
-    record = read_record(os.path.abspath(os.path.expanduser(args.run)))
-    if record is None:
-        raise InputError(
-            f"{args.run}: no run of detnas search that has begun (config/recipe.json is missing); "
-            "start one by detnas search --data FOLDER --output DIR, or go on with a pipeline by "
-            "run_pipeline.py --config-file FILE"
-        )
-    return search.finished(with_jobs(record, args), args)
+    from detnas_d2.recipe.jobs import with_jobs
+    from detnas_d2.recipe.record import known_record
+
+    return search.finished(with_jobs(known_record(output), args), args)
 
 
 text = search.text

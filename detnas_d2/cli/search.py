@@ -188,7 +188,7 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
     from detnas_d2.recipe.inputs import Data, Settings
     from detnas_d2.recipe.jobs import jobs_asked
     from detnas_d2.recipe.one_form import in_one_form
-    from detnas_d2.recipe.record import FOLDER
+    from detnas_d2.recipe.places import FOLDER
     from detnas_d2.recipe.telling import choice_lines, stage_lines, total_line
     from detnas_d2.recipe.weights import Start, starting_weights
 

@@ -19,8 +19,9 @@ from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.latency import with_limit, within
 from detnas_d2.recipe.measuring import Beside, measure, measuring_places
 from detnas_d2.recipe.one_form import registered
+from detnas_d2.recipe.places import FOLDER
 from detnas_d2.recipe.rates import UNKNOWN
-from detnas_d2.recipe.record import FOLDER, Record
+from detnas_d2.recipe.record import Record
 from detnas_d2.recipe.schedule import Plan, first, shortest
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.screen import duration

@@ -15,7 +15,7 @@ from detnas_d2.config.tools import base_config
 from detnas_d2.data import register_datasets
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
 from detnas_d2.recipe.inputs import Data
-from detnas_d2.recipe.record import FOLDER
+from detnas_d2.recipe.places import FOLDER
 from detnas_d2.utils.io import write_json
 
 _DIGITS = 2

@@ -11,6 +11,7 @@ from typing import Any
 from detnas_d2.recipe.choice import Recipe
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data, Settings
+from detnas_d2.recipe.places import FOLDER, record_file
 from detnas_d2.recipe.rates import Rates
 from detnas_d2.recipe.refitting import Change
 from detnas_d2.recipe.schedule import Plan, Schedule
@@ -20,7 +21,6 @@ from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import digest, write_json
 from detnas_d2.utils.screen import duration
 
-FOLDER, FILE = "config", "recipe.json"
 VERSION = 1
 
 
@@ -101,7 +101,8 @@ class Record:
         return self if self.files else self.written()
 
     def save(self) -> None:
-        write_json(os.path.join(self.folder, FILE), {"version": VERSION, **asdict(self)}, indent=1)
+        file = record_file(self.settings.output)
+        write_json(file, {"version": VERSION, **asdict(self)}, indent=1)
 
 
 def _shown(option: str, value: Any) -> str:
@@ -112,14 +113,17 @@ def _shown(option: str, value: Any) -> str:
 
 
 def read_record(output: str) -> Record | None:
-    """The record of a run's folder, None if it has none.
+    """The record of a run's folder, None if it has none; see :func:`known_record`."""
+    return known_record(output) if os.path.exists(record_file(output)) else None
+
+
+def known_record(output: str) -> Record:
+    """The record of a run's folder, which has one.
 
     Raises:
         InputError: it cannot be read.
     """
-    file = os.path.join(output, FOLDER, FILE)
-    if not os.path.exists(file):
-        return None
+    file = record_file(output)
     try:
         with open(file, encoding="utf-8") as text:
             value = json.load(text)

@@ -9,18 +9,15 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from detnas_d2.cli.main import main
 from detnas_d2.config.tools import load_config, short_yaml
 from detnas_d2.engine import evolution_search
 from detnas_d2.evaluation.candidate import Evaluation
-from detnas_d2.pipeline import side_by_side
 from detnas_d2.pipeline.run import run_pipeline
-from detnas_d2.recipe import decide, measuring, refitting, schedule, session
+from detnas_d2.recipe import decide, refitting, session
 from detnas_d2.recipe.inputs import Settings
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
@@ -32,49 +29,6 @@ from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import arguments
 from tests.recipe.values import record_of
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Sixteen images of a few bright boxes, annotated as COCO, as Roboflow lays it out."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / tmp_path.name  # names of datasets are taken from it
-    for part, number in (("train", 12), ("test", 4)):
-        (folder / part).mkdir(parents=True)
-        coco = {
-            "images": [], "annotations": [],
-            "categories": [{"id": 1, "name": "light"}, {"id": 2, "name": "dark"}],
-        }  # fmt: skip
-        for n in range(number):
-            image = Image.new("RGB", (64, 48), (90, 90, 90))
-            for label in (1, 2):
-                x, y = (int(v) for v in rng.integers(0, 24, 2))
-                box = [x, y, 16 + 4 * label, 14]
-                corners = (x, y, x + box[2] - 1, y + box[3] - 1)
-                ImageDraw.Draw(image).rectangle(corners, (220,) * 3 if label == 1 else (10,) * 3)
-                number_ = len(coco["annotations"]) + 1
-                coco["annotations"].append(
-                    {"id": number_, "image_id": n + 1, "category_id": label, "bbox": box,
-                     "area": box[2] * box[3], "iscrowd": 0}
-                )  # fmt: skip
-            image.save(folder / part / f"{n}.png")
-            coco["images"].append({"id": n + 1, "file_name": f"{n}.png", "width": 64, "height": 48})
-        (folder / part / "_annotations.coco.json").write_text(json.dumps(coco))
-    return folder
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch, quick_figures: None) -> None:
-    """Runs of a few iterations, without --jobs one stage after the other."""
-    for module in (schedule, refitting):
-        monkeypatch.setattr(module, "LEAST", Schedule(2, 2, 1, 2, 0))
-    monkeypatch.setattr(schedule, "_USUAL_LEAST", {"small": 4})
-    monkeypatch.setattr(schedule, "_MOST_EPOCHS", 0)
-    monkeypatch.setattr(schedule, "_MOST_CANDIDATES", 2)
-    monkeypatch.setattr(schedule, "networks_for", lambda seconds: 0)
-    monkeypatch.setattr(schedule, "_TUNING", {"detnas": 0.5})
-    monkeypatch.setattr(measuring, "_STEPS", 1)
-    monkeypatch.setattr(side_by_side, "usable_cpus", lambda: [0])
 
 
 def test_a_search_ends_in_a_detector(
