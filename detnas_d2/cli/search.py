@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from detnas_d2.cli.detectors import find_detector
+from detnas_d2.recipe.places import check_begun, record_file
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.screen import Line, duration
 
@@ -20,6 +21,8 @@ EXAMPLE = "detnas search --data photos --budget 48M --time 1h --output output/ph
 
 MOST_OF_A_FAMILY = 8
 
+_TAKEN = ("budget", "time", "method", "family", "weights")
+"""Options that --like takes from the other search."""
 _BEGINNINGS = frozenset({"measured", "data_cache", "config"})
 """What a start that was ended before it had decided leaves in a folder."""
 
@@ -29,6 +32,8 @@ WEIGHTS_HELP = (
     "released (converted; needs --budget 237M to 365M); or an ImageNet ResNet-50 of torchvision or "
     "Detectron2, which fits no searched network and is trained beside them as a baseline"
 )
+
+LIKE_HELP = "a search whose choices and lengths are taken, for other data or with another --seed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=("detnas", "hit"),
-        default="detnas",
-        help="the backbone by evolution in a supernet, or backbone, neck and head by gradient",
+        default="",
+        help="the backbone by evolution in a supernet (default), or backbone, neck and head by "
+        "gradient",
     )
     parser.add_argument(
         "--family",
@@ -62,10 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "accurate within the budget and N - 1 smaller ones (default: one network)",
     )
     parser.add_argument("--weights", default="", metavar="FILE", help=WEIGHTS_HELP)
+    parser.add_argument("--like", default="", metavar="DIR", help=LIKE_HELP)
     parser.add_argument(
         "--output", default="", metavar="DIR", help="folder of the run (default: output/NAME)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=int, help="of everything random (default: 0, or --like's)")
     add_launch_arguments(parser)
 
 
@@ -102,7 +109,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     start = time.monotonic()
     budget = read_budget(args.budget) if args.budget else None
     seconds = read_seconds(args.time) if args.time else None
-    if args.seed < 0:
+    if args.seed is not None and args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
     if args.family is not None and not 2 <= args.family <= MOST_OF_A_FAMILY:
         raise InputError(f"--family {args.family}: expected 2 to {MOST_OF_A_FAMILY} networks")
@@ -115,15 +122,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     name = os.path.splitext(os.path.basename(data))[0]
     output = _path(args.output or os.path.join("output", name))
-    asked = {
-        "data": data,
-        "budget": str(budget or ""),
-        "time": seconds,
-        "method": args.method,
-        "family": args.family,
-        "weights": _path(args.weights) if args.weights else "",
-        "seed": args.seed,
-    }
+    if args.like:
+        check_like(args, output)
+        asked = {"data": data, "like": _path(args.like), "seed": args.seed}
+    else:
+        asked = {
+            "data": data,
+            "like": "",
+            "budget": str(budget or ""),
+            "time": seconds,
+            "method": args.method or "detnas",
+            "family": args.family,
+            "weights": _path(args.weights) if args.weights else "",
+            "seed": args.seed or 0,
+        }
     check_export(args)
     from detnas_d2.recipe.jobs import with_jobs
     from detnas_d2.recipe.record import read_record
@@ -186,39 +198,39 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
     from detnas_d2.recipe.decide import decide, read_facts
     from detnas_d2.recipe.facts import Machine
     from detnas_d2.recipe.inputs import Data, Settings
-    from detnas_d2.recipe.jobs import jobs_asked
-    from detnas_d2.recipe.one_form import in_one_form
+    from detnas_d2.recipe.jobs import jobs_asked, with_jobs
+    from detnas_d2.recipe.likeness import alike, differences, model_record
+    from detnas_d2.recipe.one_form import file_of, in_one_form
     from detnas_d2.recipe.places import FOLDER
     from detnas_d2.recipe.telling import choice_lines, stage_lines, total_line
     from detnas_d2.recipe.weights import Start, starting_weights
 
     jobs = jobs_asked(args)
-    weights = asked["weights"]
+    like, weights = asked["like"], asked.get("weights")
+    model = model_record(like) if like else None
     begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
     with reading_once():  # three looks: the folder, its datasets, and what stages will read
         found = recognise(asked["data"])
         data = Data(found.declarations, found.train, found.test, found.val, found.classes)
-        data = in_one_form(data, output)
+        data = in_one_form(data, output, file_of(like, model.data.train) if model else "")
         facts = read_facts(data, output)
     counts = f"{facts.train} training, {facts.test} test"
     counts += f", {facts.val} validation" if facts.val else ""
     _tell(f"{found.layout}: {counts} images, {len(found.classes)} classes", *found.notes)
-    record = decide(
-        asked,
-        data,
-        facts,
-        Machine.here(args.num_gpus),
-        Settings(
-            output,
-            seed=asked["seed"],
-            start=begun,
-            runtime=ONNXRUNTIME if args.export == "onnx" else PYTORCH,
-        ),
-        start,
-        jobs,
-    )
-    _tell("", "Chosen:", *choice_lines(record))
-    _tell("", f"Estimate, after {duration(record.used)} of looking and measuring:")
+    machine = Machine.here(args.num_gpus)
+    if model is None:
+        runtime = ONNXRUNTIME if args.export == "onnx" else PYTORCH
+        settings = Settings(output, seed=asked["seed"], start=begun, runtime=runtime)
+        record = decide(asked, data, facts, machine, settings, start, jobs)
+        _tell("", "Chosen:", *choice_lines(record))
+    else:
+        jobs = with_jobs(model, args).plan.jobs
+        record = alike(model, asked, data, facts, machine, output, start, jobs)
+        lines = [*choice_lines(record), *differences(model, record)]
+        _tell("", f"Chosen by {os.path.relpath(like)}:", *lines)
+    measured = f"after {duration(record.used)} of looking and measuring"
+    by = f"by what the stages of {os.path.relpath(like)} took" if record.plan.took else measured
+    _tell("", f"Estimate, {by}:")
     _tell(*stage_lines(record.plan, record.schedule), total_line(record), "")
     record = record.written()
     _tell(f"Configs, to be looked at and edited: {os.path.relpath(record.folder)}")
@@ -233,6 +245,18 @@ def check_export(args: argparse.Namespace) -> None:
 
     if lack := missing(ONNXRUNTIME):
         raise InputError(f"--export onnx: {lack}")
+
+
+def check_like(args: argparse.Namespace, output: str) -> None:
+    """Raises InputError for a folder that is no search, and for what --like takes from it."""
+    for option in _TAKEN:
+        if getattr(args, option):
+            raise InputError(f"--{option}: --like {args.like} has its own; leave it out")
+    if os.path.isfile(record_file(output)) and output != _path(args.like):
+        return  # it has begun, and needs the other one no more
+    check_begun(_path(args.like), f"--like {args.like}", "expected the folder of a search")
+    if output == _path(args.like):
+        raise InputError(f"--output {output}: the search that --like names; name a new folder")
 
 
 def check_gradient(args: argparse.Namespace) -> None:

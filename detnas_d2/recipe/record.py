@@ -71,10 +71,11 @@ class Record:
 
     def check_asked(self, asked: Mapping[str, Any]) -> None:
         """Raises InputError if a run is asked for that is another than the one begun."""
+        before = {"like": "", **self.asked}  # of a run that was begun without
         changed = [
-            f"--{key} {_shown(key, self.asked.get(key))} then, {_shown(key, value)} now"
+            f"--{key} {_shown(key, before.get(key))} then, {_shown(key, value)} now"
             for key, value in asked.items()
-            if value != self.asked.get(key)
+            if value != before.get(key)
         ]
         if changed:
             raise InputError(
@@ -148,7 +149,7 @@ def _record(value: dict[str, Any]) -> Record:
     settings = value["settings"]
     settings["start"] = Start(**settings["start"])
     parts = Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"])
-    later = {"jobs": 1, "family": 1, "front": None}  # a run may have been begun without
+    later = {"jobs": 1, "family": 1, "front": None, "took": {}}  # a run may have been begun without
     made = Plan(*parts, **{name: plan.get(name, value) for name, value in later.items()})
     return Record(
         **value

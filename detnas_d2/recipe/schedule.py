@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from detnas_d2.engine.keeping_time import Expected
 from detnas_d2.engine.outlook import side_by_side
@@ -76,6 +76,7 @@ class Plan:
         family: networks of the search's front that were asked for, the searched one among them;
             1 for a search that looks for no front.
         front: members that the front has, None while it is not known.
+        took: stage -> seconds, of those that a run with the same lengths took: their estimates.
     """
 
     recipe: Recipe
@@ -84,6 +85,7 @@ class Plan:
     jobs: int = 1
     family: int = 1
     front: int | None = None
+    took: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def learns(self) -> str:
@@ -121,6 +123,11 @@ class Plan:
 
     def expected(self, stage: str, schedule: Schedule) -> Expected:
         """Estimate for a stage."""
+        found = self._by_rates(stage, schedule)
+        factor = self.took[stage] / found.seconds if stage in self.took else 1.0
+        return Expected(factor * found.before, factor * found.loop, factor * found.after)
+
+    def _by_rates(self, stage: str, schedule: Schedule) -> Expected:
         rates, testing = self.rates, self.data.test * self.rates.image
         if stage == self.learns:
             checks = _CHECKED * rates.candidate / 2
@@ -204,7 +211,7 @@ class Plan:
         shared = {
             name: factor * getattr(self.rates, name) for name in ("tune", "image", "baseline")
         }
-        return replace(self, jobs=jobs, rates=replace(self.rates, **shared))
+        return replace(self, jobs=jobs, rates=replace(self.rates, **shared), took={})
 
 
 def first(plan: Plan, seconds: float | None) -> Schedule | None:

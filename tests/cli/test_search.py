@@ -17,7 +17,7 @@ from detnas_d2.config.tools import load_config, short_yaml
 from detnas_d2.engine import evolution_search
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.pipeline.run import run_pipeline
-from detnas_d2.recipe import decide, refitting, session
+from detnas_d2.recipe import decide, refitting, schedule, session
 from detnas_d2.recipe.inputs import Settings
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.schedule import Schedule
