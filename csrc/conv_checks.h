@@ -30,6 +30,29 @@ inline void check_conv3x3(const Tensor& x, const Tensor& w, const OptTensor& bia
   TORCH_CHECK(!(out_relu && want_stats), "want_stats: statistics are of the raw output, not with out_relu");
 }
 
+inline void check_pack_conv3x3(const Tensor& w) {
+  check_map(w, "weight");
+  TORCH_CHECK(w.size(2) == 3 && w.size(3) == 3, "weight: expected shape (out_channels, channels, 3, 3), got ",
+              w.sizes());
+}
+
+inline void check_packed_conv3x3(at::TensorList xs, const Tensor& w, const Tensor& packed,
+                                 const OptTensor& bias) {
+  TORCH_CHECK(!xs.empty(), "x: expected at least one tensor");
+  for (size_t i = 0; i < xs.size(); ++i) {
+    check_map(xs[i], {"x", static_cast<int64_t>(i)});
+    check_like(xs[i], xs[0], {"x", static_cast<int64_t>(i)}, "x[0]");
+    TORCH_CHECK(xs[i].size(1) == xs[0].size(1), "x: expected ", xs[0].size(1), " channels in all, got ",
+                xs[i].size(1));
+  }
+  check_conv3x3(xs[0], w, bias, false, false);
+  check_device(packed, xs[0], "packed");
+  TORCH_CHECK(packed.scalar_type() == stats_type(xs[0]), "packed: expected dtype ", stats_type(xs[0]), ", got ",
+              packed.scalar_type());
+  check_shape(packed, {36, (w.size(0) + 15) / 16, w.size(1), 16}, "packed");
+  TORCH_CHECK(packed.is_contiguous(), "packed: expected a contiguous tensor, as pack_conv3x3 makes");
+}
+
 inline void check_depthwise(const Tensor& x, const Tensor& w, const OptTensor& scale,
                             const OptTensor& shift, const OptTensor& bias, bool out_relu,
                             bool want_stats, int64_t stride, int64_t dilation, int64_t batches = 1) {

@@ -46,6 +46,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor grad_bias)");
   m.def("conv3x3(Tensor x, Tensor weight, Tensor? bias, bool out_relu, bool want_stats)"
         " -> (Tensor y, Tensor count, Tensor mean, Tensor m2)");
+  m.def("pack_conv3x3(Tensor weight) -> Tensor");
+  m.def("conv3x3_packed(Tensor[] x, Tensor weight, Tensor packed, Tensor? bias, bool out_relu) -> Tensor[]");
   m.def("mixed_depthwise(Tensor[] x, Tensor[] weight, Tensor[] scale, Tensor[] shift, bool relu,"
         " bool want_stats, int stride, int[] dilation)"
         " -> (Tensor[] y, Tensor[] count, Tensor[] mean, Tensor[] m2)");

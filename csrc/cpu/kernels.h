@@ -82,9 +82,10 @@ struct GemmGradArgs {
   int64_t n = 0, k = 0;
 };
 
-// A 3x3 convolution of stride 1 and padding 1 by Winograd's F(4x4, 3x3) (simd/winograd.h). Tiles of 4x4
-// outputs are counted through images, rows and columns. `in` and `out` hold, for a range of tiles, kPoints
-// matrices (tiles, channels) each, `map_*` apart; out = in * w, one product for each point.
+// A 3x3 convolution of stride 1 and padding 1 by Winograd's F(4x4, 3x3) (simd/winograd.h). Tiles of at most 4x4
+// outputs are counted through images, rows and columns. `in` and `out` hold, for some tiles, kPoints matrices
+// each, `map_*` apart, with a row of channels for every tile that has the point; out = in * w, one product for
+// each point.
 template <typename T>
 struct WinogradArgs {
   const T* x = nullptr;      // pixels x channels
@@ -92,9 +93,11 @@ struct WinogradArgs {
   const T* zeros = nullptr;  // what lies beyond the map: as many as channels, in whole kChannelPads
   Sink<T> sink;              // plain or statistics
   int64_t channels = 0, out_channels = 0, height = 0, width = 0;
+  const T* packed = nullptr;  // kPoints matrices, as winograd_weights makes them
   T* in = nullptr;
   T* out = nullptr;
   int64_t ld_in = 0, ld_out = 0, map_in = 0, map_out = 0;
+  int64_t* rows = nullptr;  // of the kPoints matrices, taken so far; winograd_input and _output take some
 };
 constexpr int64_t kTileSize = 4;  // outputs of a tile in each direction
 constexpr int64_t kPoints = 36;   // products of a tile
@@ -189,6 +192,7 @@ struct Kernels {
   // taps: weights (n, c, 3, 3) as pack_matrix packs a matrix (n, 9 c); out: kPoints packed matrices (n, c).
   void (*winograd_weights)(const T* taps, int64_t n, int64_t c, T* out);
   void (*winograd_input)(const WinogradArgs<T>&, int64_t begin, int64_t end);  // x to in
+  void (*winograd_products)(const WinogradArgs<T>&);                           // in to out
   // out to the sink; how many pixels
   int64_t (*winograd_output)(const WinogradArgs<T>&, int64_t begin, int64_t end);
   const char* name;

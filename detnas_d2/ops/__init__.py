@@ -8,7 +8,7 @@ and weights of products are cast.
 from detnas_d2.ops import flops  # noqa: F401  (registers formulas)
 from detnas_d2.ops.bn_stats import BNStats, bn_fold, bn_stats, bn_stats_merge
 from detnas_d2.ops.conv import depthwise_conv, mixed_depthwise, pointwise_conv
-from detnas_d2.ops.conv3x3 import conv3x3
+from detnas_d2.ops.conv3x3 import conv3x3, conv3x3_packed, pack_conv3x3
 from detnas_d2.ops.conv_bn import bn_stats_fold, depthwise_conv_bn, pointwise_conv_bn
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.ops.mixed_sum import mixed_sum
@@ -23,11 +23,13 @@ __all__ = [
     "bn_stats_merge",
     "build_info",
     "conv3x3",
+    "conv3x3_packed",
     "depthwise_conv",
     "depthwise_conv_bn",
     "has_extension",
     "mixed_depthwise",
     "mixed_sum",
+    "pack_conv3x3",
     "pack_shuffle_block",
     "pointwise_conv",
     "pointwise_conv_bn",

@@ -31,6 +31,8 @@ _OPERATORS = (
     "depthwise_conv",
     "depthwise_conv_bn",
     "conv3x3",
+    "conv3x3_packed",
+    "pack_conv3x3",
     "mixed_depthwise",
     "shuffle_concat",
     "mixed_sum",

@@ -32,6 +32,10 @@ def pointwise_conv(x: Shape, weight: Shape, *args: object, **_: object) -> int:
     return convolution(x, weight)
 
 
+def conv3x3_packed(x: Sequence[Shape], weight: Shape, *args: object, **_: object) -> int:
+    return sum(convolution(one, weight) for one in x)
+
+
 def depthwise_conv(x: Shape, weight: Shape, *args: Any, **_: object) -> int:
     return convolution(strided(x, args[-2]), weight)
 
@@ -98,6 +102,7 @@ if has_extension():
         ("depthwise_conv", depthwise_conv),
         ("depthwise_conv_bn", depthwise_conv_bn),
         ("conv3x3", pointwise_conv),
+        ("conv3x3_packed", conv3x3_packed),
         ("mixed_depthwise", mixed_depthwise),
         ("pointwise_conv_backward", conv_backward),
         ("depthwise_conv_backward", conv_backward),

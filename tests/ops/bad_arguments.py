@@ -77,6 +77,12 @@ def packed_block(kernel: int, stride: int, halves: bool = False) -> list:
     return [left, right, weights, packed, biases, kernel, stride, 1, 0]
 
 
+def packed_conv3x3() -> list:
+    weight = maps((OUT, C, 3, 3))[0]
+    packed = torch.ops.detnas_d2.pack_conv3x3(weight)
+    return [maps(X, (1, C, 7, 2)), weight, packed, *vectors(OUT), True]
+
+
 def block_stats(kernel: int, stride: int) -> list:
     weights = block_weights(kernel, stride)
     gammas, betas = (vectors(*(w.shape[0] for w in weights)) for _ in range(2))
@@ -152,6 +158,8 @@ CASES: list[Case] = [
         {"x": SIZE},
     ),
     ("conv3x3", lambda: [*maps(X, (OUT, C, 3, 3)), *vectors(OUT), True, False], {"x": SIZE}),
+    ("conv3x3_packed", packed_conv3x3, {"x": SIZE}),
+    ("pack_conv3x3", lambda: maps((OUT, C, 3, 3)), {"weight": (0, 1)}),
     ("mixed_depthwise", lambda: mixed(False), {"x": SIZE}),
     ("mixed_depthwise_backward", lambda: mixed(True), {}),
     ("shuffle_concat", lambda: shuffle(True, False), {}),
@@ -216,19 +224,23 @@ for _kernel in (0, 3, 5, 7):
     )
 
 
-OF_THE_CPU = ("pack_shuffle_block", "shuffle_block_packed")
+OF_THE_CPU = (
+    "conv3x3_packed", "pack_conv3x3", "pack_shuffle_block", "shuffle_block_packed",
+)  # fmt: skip
 ANY_DTYPE = {
     ("bn_stats", "x"),
     ("bn_stats_fold", "x"),
     ("bn_stats_backward", "x"),
     ("shuffle_block_stats", "left"),
+    ("pack_conv3x3", "weight"),
 }
 
 
 def wrong(t: Tensor, free: tuple[int, ...], op: str, name: str) -> Iterator[tuple[str, Tensor]]:
     """``t`` as it must not be."""
     yield "int64", t.to(torch.int64)
-    yield "meta", t.to("meta")
+    if op != "pack_conv3x3":  # whose only tensor it is
+        yield "meta", t.to("meta")
     # A vector may be of another floating dtype than the map; so may, under autocast, the half of a
     # block that passes.
     if (t.dim() == 4 and (op, name) not in ANY_DTYPE) or name in ("m2", "packed"):
@@ -248,7 +260,7 @@ def wrong(t: Tensor, free: tuple[int, ...], op: str, name: str) -> Iterator[tupl
         if t.shape[d] > 1:
             yield f"shorter in dimension {d}", t.narrow(d, 0, t.shape[d] - 1)
             yield f"1 in dimension {d}", t.narrow(d, 0, 1)
-        taps = t.dim() == 4 and t.shape[2] > 1 and (t.shape[1] == 1 or op == "conv3x3")
+        taps = t.dim() == 4 and t.shape[2] > 1 and (t.shape[1] == 1 or "conv3x3" in op)
         if taps and d == 2:
             for k in (2, 4, 9, 11):
                 yield f"taps {k}", torch.ones(*t.shape[:2], k, k)
@@ -270,7 +282,7 @@ def perturbed(op: str, make: Callable[[], list], free: dict) -> Iterator[tuple[s
             for what, bad in wrong(value, may, op, name):
                 yield f"{name}: {what}", put(bad)
         elif isinstance(value, list) and value and isinstance(value[0], Tensor):
-            if op != "bn_stats_list":  # it takes any number
+            if op not in ("bn_stats_list", "conv3x3_packed"):  # they take any number
                 yield f"{name}: one fewer", put(value[:-1])
                 yield f"{name}: one more", put([*value, value[-1]])
             for j, item in enumerate(value):

@@ -71,6 +71,55 @@ def test_error_is_within_its_bound(name: str, channels: int) -> None:
                 check_bound(torch.randn(2, channels, h, w), lopsided)
 
 
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_tiles_of_every_size(name: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(7, 5, 3, 3)
+    with capability(name):
+        for h in range(1, 10):
+            for w in range(1, 10):
+                x = torch.randn(3, 5, h, w)
+                check_bound(x, weight)
+                exact = F.conv2d(x.double(), weight.double(), padding=1)
+                y = ops.conv3x3(x.double(), weight.double())[0]
+                torch.testing.assert_close(y, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_several_maps_of_packed_weights_to_the_bit(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    sizes = ((1, 40, 60), (2, 20, 31), (1, 3, 4), (0, 5, 5), (3, 10, 15), (1, 1, 1))
+    for channels, out in ((20, 33), (16, 16), (3, 1), (5, 0)):
+        xs = [torch.randn(n, channels, h, w).to(dtype) for n, h, w in sizes]
+        xs[1] = channels_last(xs[1])
+        weight, bias = torch.randn(out, channels, 3, 3).to(dtype), torch.randn(out)
+        with capability(name):
+            packed = ops.pack_conv3x3(weight)
+            assert packed.shape == (36, -(-out // 16), channels, 16)
+            for options in ((), (bias, True)):
+                ys = ops.conv3x3_packed(xs, weight, packed, *options)
+                for x, y in zip(xs, ys, strict=True):
+                    alone, _ = ops.conv3x3(x, weight, *options)
+                    assert y.dtype == dtype and torch.equal(y, alone)
+                    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_packed_weights_under_autocast_and_as_opcheck_wants_them() -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(6, 4, 3, 3), torch.randn(6)
+    xs, packed = [torch.randn(2, 4, 5, 6), torch.randn(1, 4, 8, 3)], ops.pack_conv3x3(weight)
+    opcheck(torch.ops.detnas_d2.pack_conv3x3, (weight,))
+    opcheck(torch.ops.detnas_d2.conv3x3_packed, (xs, weight, packed, bias, True))
+    with torch.autocast("cpu", torch.bfloat16):
+        ys = ops.conv3x3_packed(xs, weight, packed, bias)
+    assert all(y.dtype == torch.bfloat16 for y in ys)
+    with pytest.raises(RuntimeError, match="packed: expected shape"):
+        ops.conv3x3_packed(xs, weight, packed[:-1], bias)
+    with pytest.raises(RuntimeError, match="at least one tensor"):
+        ops.conv3x3_packed([], weight, packed)
+
+
 def test_statistics_of_far_means() -> None:
     torch.manual_seed(0)
     x, weight = torch.rand(3, 16, 33, 29), torch.randn(5, 16, 3, 3)

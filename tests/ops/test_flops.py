@@ -39,6 +39,9 @@ def test_convolutions_forward() -> None:
     ):
         expected = flops(getattr(reference, name), *args)
         assert flops(getattr(ops, name), *args) == expected > 0
+    dense = torch.randn(10, 6, 3, 3)
+    together = flops(ops.conv3x3_packed, [x, x], dense, ops.pack_conv3x3(dense))
+    assert together == 2 * flops(reference.conv3x3, x, dense)
     # By hand: 2 images of 5 x 4 pixels, 6 channels, 9 taps, a multiplication and an addition.
     assert flops(ops.depthwise_conv, x, torch.randn(6, 1, 3, 3), stride=2) == 2 * 20 * 6 * 9 * 2
 

@@ -34,6 +34,7 @@ Kernels<T> make_kernels(const char* name) {
   k.gemm_grad_weight = gemm_grad_weight<T>;
   k.winograd_weights = winograd_weights<T>;
   k.winograd_input = winograd_input<T>;
+  k.winograd_products = winograd_products<T>;
   k.winograd_output = winograd_output<T>;
   k.depthwise = depthwise<T>;
   k.depthwise_grad_input = depthwise_grad_input<T>;

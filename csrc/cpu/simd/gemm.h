@@ -8,11 +8,12 @@ constexpr int64_t panel_size() {
   return kCols * Vec<T>::size;
 }
 
-// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over C vectors.
-template <typename T, int R, int C>
+// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over C vectors. With `Ahead`, a line
+// of what is read next is asked for with every k.
+template <typename T, int R, int C, bool Ahead = false>
 DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
-                                 int64_t b_next, int64_t depth,
-                                 typename Vec<T>::type (&tile)[R][C]) {
+                                 int64_t b_next, int64_t depth, typename Vec<T>::type (&tile)[R][C],
+                                 const T* ahead = nullptr) {
   using V = typename Vec<T>::type;
   V c[R][C];
 #pragma GCC unroll 16
@@ -20,6 +21,7 @@ DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) c[r][j] = V{};
   for (int64_t k = 0; k < depth; ++k) {
+    if (Ahead) __builtin_prefetch(ahead + k * (64 / sizeof(T)), 0, 2);
     V bv[C];
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) bv[j] = load(b + k * ldb + j * b_next);
