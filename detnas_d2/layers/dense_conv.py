@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -18,8 +18,9 @@ from detnas_d2.layers.fused_ops import NORMS, Pending, hooked
 from detnas_d2.layers.fused_shuffle import materialise
 from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
+from detnas_d2.ops.conv3x3 import takes_packed_weights
 from detnas_d2.ops.extension import has_extension
-from detnas_d2.ops.registration import takes
+from detnas_d2.ops.registration import operator, takes
 from detnas_d2.ops.self_check import Verdict, compare
 from detnas_d2.utils.compat import global_forward_hooks, is_any_autocast_enabled
 
@@ -32,11 +33,16 @@ transforming weights and maps costs what products save, or nearly: which way is 
 from run to run."""
 _MOST_TILES = 1024  # of a trial: more tiles do not change which way is faster
 
+if has_extension():
+    _digest = operator("digest")
+
 
 class Conv3x3(Conv2d):
     """A 3x3 convolution, with its norm and activation, that the operator may run.
 
     A BatchNorm is folded into the operator's weights, in recalibration made of its statistics.
+    Without a norm the weights are kept as the operator reads them, four times as large, while their
+    values stay the same.
     Where gradients are recorded, and everywhere else that the operator does not fit, it is
     Detectron2's convolution. Made of one by :func:`use_conv3x3`.
 
@@ -53,7 +59,9 @@ class Conv3x3(Conv2d):
             return super().forward(x)
         norm, activation = self.norm, self.activation
         relu = activation is F.relu or (type(activation) is nn.ReLU and not hooked(activation))
-        if norm is None:
+        if norm is None and takes_packed_weights(x):
+            (y,) = self._packed([x], relu)
+        elif norm is None:
             y, _ = ops.conv3x3(x, self.weight, self.bias, relu)
         elif not _plain(norm):
             y, relu = norm(ops.conv3x3(x, self.weight, self.bias)[0]), False
@@ -67,18 +75,52 @@ class Conv3x3(Conv2d):
             y = materialise(Pending(y, *affine, relu))
         return y if relu or activation is None else activation(y)
 
+    def runs(self, xs: Sequence[Tensor]) -> bool:
+        """Whether the operator runs any of these maps."""
+        return any(map(self._by_operator, xs))
+
+    def of_maps(self, xs: Sequence[Tensor], relu: bool = False) -> list[Tensor]:
+        """The outputs of several maps, such as the levels of a pyramid; ``relu``: of the outputs.
+
+        Where the operator runs one of them, those that are too small for it alone go with it.
+        """
+        alone = [not self._by_operator(x) for x in xs]
+        if all(alone) or not self._plain() or not takes_packed_weights(xs[0]):
+            ys = [self(x) for x in xs]
+            return [F.relu_(y) for y in ys] if relu else ys
+        together = [
+            not apart or (self._accepts(x) and not pays(x, self.out_channels))
+            for x, apart in zip(xs, alone, strict=True)
+        ]
+        found = iter(self._packed([x for x, one in zip(xs, together, strict=True) if one], relu))
+        ys = []
+        for x, one in zip(xs, together, strict=True):
+            y = next(found) if one else self(x)
+            ys.append(F.relu_(y) if relu and not one else y)
+        return ys
+
+    def _plain(self) -> bool:
+        return self.norm is None and self.activation is None and not hooked(self)
+
+    def _packed(self, xs: list[Tensor], relu: bool) -> list[Tensor]:
+        key, kept = _digest([self.weight]), self.__dict__.get("_kept")
+        if kept is None or kept[0] != key:
+            kept = self.__dict__["_kept"] = (key, ops.pack_conv3x3(self.weight))
+        return ops.conv3x3_packed(xs, self.weight, kept[1], self.bias, relu)
+
     def _by_operator(self, x: Tensor) -> bool:
+        if not self._accepts(x) or not pays(x, self.out_channels):
+            return False
+        return self.fused_ops == "on" or self._chosen(x)
+
+    def _accepts(self, x: Tensor) -> bool:
         if self.fused_ops == "off" or torch.is_grad_enabled() or not x.is_cpu:
             return False
         if torch.jit.is_tracing() or torch.compiler.is_compiling() or not takes(x):
             return False
         if not x.dtype == self.weight.dtype == torch.float32 or is_any_autocast_enabled():
             return False
-        if x.dim() != 4 or x.numel() == 0:
-            return False
-        if global_forward_hooks or not pays(x, self.out_channels):
-            return False
-        return self.fused_ops == "on" or self._chosen(x)
+        return x.dim() == 4 and x.numel() > 0 and not global_forward_hooks
 
     def _chosen(self, x: Tensor) -> bool:
         if several_processes() and not (self.autotune.path and on_one_machine()):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torch import nn
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from torch import Tensor, nn
 
-from detnas_d2.layers.dense_conv import use_conv3x3
+from detnas_d2.layers.dense_conv import Conv3x3, use_conv3x3
+from detnas_d2.layers.fused_ops import hooked
 from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone
 
 M = TypeVar("M", bound=nn.Module)
@@ -15,11 +17,43 @@ M = TypeVar("M", bound=nn.Module)
 def use_operators(model: M) -> M:
     """Has the 3x3 convolutions of neck and heads run as the backbone's ``fused_ops`` says.
 
-    Models without a DetNAS backbone are left alone.
+    RetinaNet's heads have each convolution run on all levels at once. Models without a DetNAS
+    backbone are left alone.
     """
     backbones = [m for m in model.modules() if isinstance(m, ShuffleNetBackbone)]
     inside = {part for backbone in backbones for part in backbone.modules()}
     for backbone in backbones[:1]:
         around = [module for module in model.modules() if module not in inside]
         use_conv3x3(around, backbone.fused_ops, backbone.autotune)
+        for module in around:
+            if type(module) is RetinaNetHead and backbone.fused_ops != "off":
+                module.__class__ = LevelsTogether
     return model
+
+
+class LevelsTogether(RetinaNetHead):
+    """RetinaNet's heads, layer after layer of all levels instead of level after level.
+
+    Detectron2's own forward where heads have norms, which tell levels apart, or hooks. Made of one
+    by :func:`use_operators`.
+    """
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        parts = [*self.cls_subnet, self.cls_score], [*self.bbox_subnet, self.bbox_pred]
+        first = parts[0][0]
+        plain = all(map(_plain, [self.cls_subnet, self.bbox_subnet, *parts[0], *parts[1]]))
+        if not plain or not isinstance(first, Conv3x3) or not first.runs(features):
+            return super().forward(features)
+        return _through(parts[0], features), _through(parts[1], features)
+
+
+def _plain(module: nn.Module) -> bool:
+    return type(module) in (Conv3x3, nn.ReLU, nn.Sequential) and not hooked(module)
+
+
+def _through(layers: list[nn.Module], maps: list[Tensor]) -> list[Tensor]:
+    """What the layers make of the maps; a ReLU follows every convolution but the last."""
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, Conv3x3):
+            maps = layer.of_maps(maps, type(following) is nn.ReLU)
+    return maps

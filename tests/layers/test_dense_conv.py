@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
 from detnas_d2 import ops
@@ -17,24 +18,30 @@ from detnas_d2.layers import dense_conv, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.layers.dense_conv import Conv3x3, pays, use_conv3x3
 from detnas_d2.modeling import use_operators
+from detnas_d2.modeling.dense_convs import LevelsTogether
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import SPACES
 from tests.helpers import detector_config
 
 SHAPE = (1, 64, 23, 24)  # 36 tiles
-RIGHT = ops.conv3x3
+RIGHT, PACKED = ops.conv3x3, ops.conv3x3_packed
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Arguments of the operator's calls."""
+    """Arguments of the operator's calls, the same for each map of packed weights."""
     found: list[tuple] = []
 
     def conv3x3(*args: object) -> object:
         found.append(args)
         return RIGHT(*args)
 
+    def packed(xs: list[Tensor], weight: Tensor, _: Tensor, *args: object) -> object:
+        found.extend((x, weight, *args) for x in xs)
+        return PACKED(xs, weight, _, *args)
+
     monkeypatch.setattr(ops, "conv3x3", conv3x3)
+    monkeypatch.setattr(ops, "conv3x3_packed", packed)
     return found
 
 
@@ -237,3 +244,61 @@ def test_necks_and_heads_of_detectors(
     with torch.no_grad():
         (result,) = own([image])
     assert len(calls) > 8 and "instances" in result
+
+
+def test_weights_are_kept_while_their_values_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    packs: list[Tensor] = []
+    pack = ops.pack_conv3x3
+    monkeypatch.setattr(ops, "pack_conv3x3", lambda w: packs.append(w) or pack(w))
+    torch.manual_seed(0)
+    module, x = conv(), torch.randn(SHAPE)
+    own = fused(module)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(own(x), module(x), rtol=1e-4, atol=1e-5)
+        assert len(packs) == 1
+        own.weight.data[3, 5] += 1
+        module.weight.data[3, 5] += 1
+        torch.testing.assert_close(own(x), module(x), rtol=1e-4, atol=1e-5)
+    assert len(packs) == 2
+
+
+def test_levels_of_retinanets_heads_run_together(calls: list) -> None:
+    torch.manual_seed(0)
+    sizes = ((1, 24, 31), (1, 12, 16), (1, 6, 8), (1, 3, 4), (1, 2, 2))
+    features = [torch.randn(n, 64, h, w) for n, h, w in sizes]
+    shapes = [ShapeSpec(channels=64)] * len(sizes)
+    options = {"num_classes": 9, "num_anchors": 9, "conv_dims": [64, 64]}
+    head = RetinaNetHead(input_shape=shapes, **options)
+    own = copy.deepcopy(head)
+    use_conv3x3(own.modules(), "on", AutotuneCache())
+    apart = copy.deepcopy(own)
+    own.__class__ = LevelsTogether
+    with torch.no_grad():
+        expected, found = head(features), own(features)
+        # Two convolutions of either head and the scores have channels enough, on all levels.
+        assert len(calls) == 5 * len(sizes)
+        for one, other in zip(sum(found, []), sum(expected, []), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        for level, pair in enumerate(zip(own(features), apart(features), strict=True)):
+            if level == 0:  # which the operator runs alone too: to the bit
+                assert torch.equal(pair[0][0], pair[1][0])
+    # Hooks, norms and gradients have Detectron2's own forward.
+    calls.clear()
+    seen: list = []
+    handle = own.cls_subnet[1].register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        own(features)
+    handle.remove()
+    assert len(seen) == len(sizes)
+    alone = len(calls)
+    assert alone < 5 * len(sizes)
+    logits, _ = own(features)
+    assert logits[0].requires_grad and len(calls) == alone
+    normed = RetinaNetHead(input_shape=shapes, norm="BN", **options).eval()
+    changed = copy.deepcopy(normed)
+    use_conv3x3(changed.modules(), "on", AutotuneCache())
+    changed.__class__ = LevelsTogether
+    with torch.no_grad():
+        for one, other in zip(sum(changed(features), []), sum(normed(features), []), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
