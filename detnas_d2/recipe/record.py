@@ -149,7 +149,8 @@ def _record(value: dict[str, Any]) -> Record:
     settings = value["settings"]
     settings["start"] = Start(**settings["start"])
     parts = Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"])
-    later = {"jobs": 1, "family": 1, "front": None, "took": {}}  # a run may have been begun without
+    # A run may have been begun without.
+    later: dict[str, Any] = {"jobs": 1, "family": 1, "front": None, "took": {}}
     made = Plan(*parts, **{name: plan.get(name, value) for name, value in later.items()})
     return Record(
         **value
