@@ -15,7 +15,7 @@ from detnas_d2.layers.folded_norm import kept_folds
 from detnas_d2.layers.fused_ops import hooked
 from detnas_d2.modeling import Supernet, find_supernet, running_through
 from detnas_d2.ops import BNStats
-from detnas_d2.utils.compat import global_forward_hooks
+from detnas_d2.utils.compat import has_global_hook
 from detnas_d2.utils.cuda_graphs import CudaGraphs
 
 
@@ -78,7 +78,7 @@ def graphed(
         yield
         return
     inner = (module for module in supernet.modules() if module is not supernet)
-    if global_forward_hooks or any(map(hooked, inner)):
+    if has_global_hook() or any(map(hooked, inner)):
         graphs.tell("hooks of modules would not run")
         yield
         return

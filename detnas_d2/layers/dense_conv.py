@@ -22,7 +22,7 @@ from detnas_d2.ops.conv3x3 import takes_packed_weights
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import operator, takes
 from detnas_d2.ops.self_check import Verdict, compare
-from detnas_d2.utils.compat import global_forward_hooks, is_any_autocast_enabled
+from detnas_d2.utils.compat import has_global_hook, is_any_autocast_enabled
 
 TILE = 4  # outputs of a tile in each direction
 LEAST_CHANNELS = 64
@@ -120,7 +120,7 @@ class Conv3x3(Conv2d):
             return False
         if not x.dtype == self.weight.dtype == torch.float32 or is_any_autocast_enabled():
             return False
-        return x.dim() == 4 and x.numel() > 0 and not global_forward_hooks
+        return x.dim() == 4 and x.numel() > 0 and not has_global_hook()
 
     def _chosen(self, x: Tensor) -> bool:
         if several_processes() and not (self.autotune.path and on_one_machine()):
@@ -175,7 +175,7 @@ def _fits(module: nn.Module) -> bool:
 
 def _plain(norm: nn.Module) -> bool:
     """Whether it is a BatchNorm in evaluation or recalibration, with nothing hooked in."""
-    if type(norm) not in NORMS or norm.training or hooked(norm) or "forward" in norm.__dict__:
+    if type(norm) not in NORMS or norm.training or hooked(norm):
         return False
     return norm.running_mean is not None and getattr(norm.weight, "dtype", None) == torch.float32
 

@@ -17,7 +17,7 @@ from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.ops.registration import autocast_dtype, takes
-from detnas_d2.utils.compat import global_forward_hooks, multiplies_bfloat16
+from detnas_d2.utils.compat import has_global_hook, multiplies_bfloat16
 
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
@@ -33,12 +33,13 @@ class Pending(NamedTuple):
 
 
 def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct], x: Tensor) -> bool:
-    """Whether modules made of ``layers`` can run through the operators: BatchNorms only, nothing
-    hooked in, an input that the compiled operators take, no tracing (which counts the modules'
-    work), neither torch.func nor forward-mode differentiation, and no :func:`native_bfloat16`."""
+    """Whether modules made of ``layers`` can run through the operators: convolutions and BatchNorms
+    of PyTorch only, nothing hooked in, an input that the compiled operators take, no tracing (which
+    counts the modules' work), neither torch.func nor forward-mode differentiation, and no
+    :func:`native_bfloat16`."""
     if not takes(x) or x.numel() == 0 or native_bfloat16(x):
         return False
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or global_forward_hooks:
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or has_global_hook():
         return False
     return not any(map(hooked, modules)) and all(map(_plain, layers))
 
@@ -54,7 +55,9 @@ def native_bfloat16(x: Tensor) -> bool:
 
 def hooked(module: nn.Module) -> bool:
     """Whether something is to run with the module that the operators would leave out."""
-    if module._forward_hooks or module._backward_hooks:
+    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    if "forward" in module.__dict__:  # replaced in this module alone
         return True
     pre_hooks = module._forward_pre_hooks
     return bool(pre_hooks) and any(type(hook) is not StatsHook for hook in pre_hooks.values())
@@ -62,14 +65,13 @@ def hooked(module: nn.Module) -> bool:
 
 def _plain(layer: ConvNormAct) -> bool:
     parts: Mapping[str, Any] = layer._modules  # nn.Module's own lookup of attributes is slow
-    norm = parts["norm"]
-    if hooked(layer) or hooked(parts["conv"]) or hooked(norm):
+    conv, norm = parts["conv"], parts["norm"]
+    if hooked(layer) or hooked(conv) or hooked(norm):
         return False
-    if type(norm) not in NORMS:
+    # A parametrized convolution is of another class too, and has no weight of its own.
+    if type(conv) is not nn.Conv2d or type(norm) not in NORMS:
         return False
-    if norm._buffers["running_mean"] is None or norm._parameters["weight"] is None:
-        return False
-    return "forward" not in norm.__dict__
+    return norm._buffers["running_mean"] is not None and norm._parameters["weight"] is not None
 
 
 def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:

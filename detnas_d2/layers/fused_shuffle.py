@@ -235,10 +235,11 @@ def fused_forward(
     around = [layer for layer in (stem, last) if layer is not None]
     fused = [block for block in blocks if isinstance(block, ShuffleBlock)]
     modules: list[ConvNormAct | ShuffleBlock] = [*around, *fused]
+    branches = [part for block in fused for part in block._modules.values() if part is not None]
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
     skips = [isinstance(block, nn.Identity) for block in blocks]
     skipped = [block for block, skip in zip(blocks, skips, strict=True) if skip]
-    if any(map(hooked, (*extra, *skipped))) or not can_fuse_layers(modules, layers, x):
+    if any(map(hooked, (*extra, *skipped, *branches))) or not can_fuse_layers(modules, layers, x):
         return None
     modes = {uses_batch_statistics(norm_of(layer)) for layer in layers}
     if len(modes) != 1:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _global_forward_hooks as global_forward_hooks
+from torch.nn.modules.module import _has_any_global_hook as has_global_hook
 
-__all__ = ["global_forward_hooks"]
+__all__ = ["has_global_hook"]
 
 # Within it operators are called past autograd; not under torch.compile.
 below_autograd = torch._C._AutoDispatchBelowAutograd

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from detnas_d2 import ops
 from detnas_d2.engine import PathTrainer
 from detnas_d2.evaluation.recalibration import BatchCollector
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
+from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.modeling import Supernet
 from tests.layers.fused_backbones import TINY, assert_close, backbone, pair
 
@@ -71,6 +73,53 @@ def test_modules_run_themselves_where_the_operators_do_not_apply(used: list[str]
     off = backbone()
     off.fused_ops = "off"
     off(x)
+    assert used == []
+
+
+def test_hooks_run_wherever_they_are() -> None:
+    x = torch.rand(1, 3, 64, 64)
+    net = backbone()
+    net.fused_ops = "on"
+    block = next(b for b in net.blocks if isinstance(b, ShuffleBlock) and b.projection is not None)
+    seen: list[nn.Module] = []
+    for module in (block.main, block.projection):
+        module.register_forward_hook(lambda m, *_: seen.append(m))
+    net(x)
+    assert set(seen) == {block.main, block.projection}
+    net, seen = backbone(), []
+    net.blocks[0].register_full_backward_pre_hook(lambda m, _: seen.append(m))
+    net(x)["stage4"].sum().backward()
+    assert seen == [net.blocks[0]]
+    torch.manual_seed(0)
+    supernet = Supernet(TINY, norm=nn.BatchNorm2d, shuffle_method=2, out_features=["stage4"])
+    seen = []
+    supernet.blocks[1].register_forward_hook(lambda m, *_: seen.append(m))
+    with supernet.active(TINY.random_path(random.Random(0))):
+        supernet(x)
+    assert seen == [supernet.blocks[1]]
+
+
+class _Doubled(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input) + 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("change", ["parametrization", "subclass", "own forward"])
+@torch.no_grad()
+def test_changed_convolutions_are_followed(change: str, training: bool, used: list[str]) -> None:
+    fused, reference = pair(backbone().train(training))
+    for net in (fused, reference):
+        conv = net.blocks[0].main[0].conv
+        if change == "parametrization":
+            parametrize.register_parametrization(conv, "weight", nn.Tanh())
+        elif change == "subclass":
+            conv.__class__ = _Doubled
+        else:
+            conv.forward = lambda x, conv=conv: 2 * nn.Conv2d.forward(conv, x) + 1
+    x = torch.rand(2, 3, 64, 64)
+    for name, expected in reference(x).items():
+        assert_close(fused(x)[name], expected, 1e-4, name)
     assert used == []
 
 

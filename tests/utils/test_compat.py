@@ -96,11 +96,15 @@ def test_end_logging(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "the screen is open" in capsys.readouterr().out
 
 
-def test_global_forward_hooks() -> None:
-    assert not compat.global_forward_hooks
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    assert compat.global_forward_hooks
+@pytest.mark.parametrize(
+    "kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
+)
+def test_has_global_hook(kind: str) -> None:
+    assert not compat.has_global_hook()
+    handle = getattr(nn.modules.module, f"register_module_{kind}")(lambda *_: None)
+    assert compat.has_global_hook()
     handle.remove()
+    assert not compat.has_global_hook()
 
 
 @torch.jit.script

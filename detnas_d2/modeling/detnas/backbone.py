@@ -113,7 +113,7 @@ class ShuffleNetBackbone(Backbone):
             stem = self.stem if start < 0 else None
             tried = self.fused_ops == "measured" or (self.fused_ops == "auto" and x.is_cuda)
             found = fused_forward(
-                stem, blocks, last, x, wanted, max(start, 0), self.blocks,
+                stem, blocks, last, x, wanted, max(start, 0), (self.blocks, *self.blocks),
                 self.autotune if tried else None, self._batches,
             )  # fmt: skip
             if found is not None:
