@@ -27,7 +27,7 @@ from detnas_d2.data.loaders.user_images import read_pixels
 from detnas_d2.engine.export import Exported
 from detnas_d2.engine.runtimes import Runner
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.timing import in_turns, milliseconds
+from detnas_d2.utils.timing import in_turns, milliseconds, wait_for
 
 WARM_UP = 3
 """Runs before those that count."""
@@ -107,7 +107,7 @@ class DetectorRun:
     @torch.no_grad()
     def timed(self) -> tuple[float, float, float]:
         """Milliseconds of the three pieces of one run."""
-        wait = torch.cuda.synchronize if self.device.startswith("cuda") else lambda: None
+        wait = partial(wait_for, self.device)
         wait()
         start = time.perf_counter()
         image = self.before()

@@ -26,6 +26,7 @@ from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.settings import EvaluationSettings
 from detnas_d2.modeling import find_supernet
+from detnas_d2.utils.timing import wait_for
 
 _ROUNDS, _TOGETHER = 3, 2
 """Times that candidates are scored, and how many together."""
@@ -121,5 +122,4 @@ def candidate_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 8) -> Can
 
 def _wait(model: nn.Module) -> None:
     """Until a GPU has done what it was told."""
-    if next(model.parameters()).is_cuda:
-        torch.cuda.synchronize()
+    wait_for(next(model.parameters()).device)

@@ -221,7 +221,7 @@ class GraphedCalls:
                 operators=lambda: made[0].replay(x),
                 modules=partial(call.run, x),
                 check=checked,
-                device=x.device.type,
+                device=str(x.device),
             )
 
         pixels = size_class(x.numel() // x.shape[1])

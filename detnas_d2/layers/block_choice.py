@@ -103,7 +103,7 @@ def _trial(block: ShuffleBlock, like: Tensor, device: torch.device, mode: str, r
         check=lambda: most_agree(
             lambda number: _check(blocks, drawn(images) if number else checked, mode, run)
         ),
-        device=device.type,
+        device=str(device),
     )
 
 

@@ -61,7 +61,7 @@ class Trial:
     Attributes:
         operators, modules: do it once.
         check: whether both agree.
-        device: type of the device that they work on.
+        device: that they work on.
     """
 
     operators: Callable[[], object]
@@ -107,7 +107,10 @@ class AutotuneCache:
         self._read()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "known": WeakKeyDictionary()}
+        return {name: value for name, value in self.__dict__.items() if name != "known"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, known=WeakKeyDictionary())
 
     def use_ops(self, key: str, trial: Callable[[], Trial]) -> bool:
         """Whether the operators are to be used for the class ``key``.
@@ -186,7 +189,7 @@ def _tried(key: str, trial: Trial) -> dict[str, Any]:
 
 def _measured(ways: _Ways, trial: Trial) -> dict[str, Any]:
     def repeated(function: Callable[[], object]) -> float:
-        calls = _CALLS.get(trial.device, 1)
+        calls = _CALLS.get(torch.device(trial.device).type, 1)
         return milliseconds(lambda: [function() for _ in range(calls)], trial.device) / calls
 
     both = (trial.operators, trial.modules)

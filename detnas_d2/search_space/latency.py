@@ -175,7 +175,7 @@ def measure_latency(
         # The subnets of a one-stage head for classes and for boxes are alike.
         copies = 2 if part == "head" and not of_regions else 1
         entries.append(tuple(copies * value for value in medians(blocks, inputs)))
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
     return LatencyTable(
         base,

@@ -28,9 +28,14 @@ def in_turns(measure: Callable[[A], M], alternatives: Sequence[A], rounds: int) 
 
 def milliseconds(function: Callable[[], object], device: str = "cpu") -> float:
     """Wall-clock milliseconds of one call, work on a GPU and its launch included."""
-    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    wait()
+    wait_for(device)
     start = time.perf_counter()
     function()
-    wait()
+    wait_for(device)
     return (time.perf_counter() - start) * 1e3
+
+
+def wait_for(device: str | torch.device) -> None:
+    """Until a GPU, which need not be the current one, has done what it was told."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import pickle
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
+from detnas_d2.ops.autotune import REPETITIONS, AutotuneCache, Trial, size_class
 from detnas_d2.ops.self_check import Verdict
 
 RIGHT = Verdict("output", 1e-6, 1e-3)
@@ -73,6 +74,27 @@ def test_without_memory_the_modules_work(caplog: pytest.LogCaptureFixture) -> No
     cache = AutotuneCache()
     assert not cache.use_ops("a", lambda: Trial(unexpected, unexpected, check))
     assert "not enough memory" in cache.entries["a"]["why"] and not caplog.messages
+
+
+def test_the_gpu_that_is_tried_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: set[object] = set()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.add(device))
+    calls: list[str] = []
+    AutotuneCache().use_ops(
+        "a", lambda: Trial(lambda: calls.append("a"), lambda: None, lambda: RIGHT, "cuda:1")
+    )
+    assert waited == {"cuda:1"}
+    assert len(calls) == 1 + 10 * REPETITIONS
+
+
+def test_caches_can_be_pickled() -> None:
+    cache, key = AutotuneCache(), torch.nn.Identity()
+    cache.use_ops("a", lambda: trial(1, 50))
+    cache.known[key] = {"b": True}
+    other = pickle.loads(pickle.dumps(cache))
+    assert other.entries == cache.entries and not other.known
+    assert other.use_ops("a", unexpected)
+    other.known[key] = {}
 
 
 def _use(path: Path, tries: Path, number: int, start: object) -> None:
