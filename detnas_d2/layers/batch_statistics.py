@@ -46,7 +46,8 @@ class BatchNorms:
             count: that of ``stats``, known without a look at the device.
         """
         if over_ranks(norm):
-            stats = merge_over_ranks(stats)
+            assert isinstance(norm, nn.SyncBatchNorm)
+            stats = merge_over_ranks(stats, norm.process_group)
             self.consume(norm, stats, stats.count)
         else:
             self.consume(norm, stats, count)
@@ -126,4 +127,4 @@ def over_ranks(norm: _BatchNorm) -> bool:
     """Whether its statistics are those of several processes together."""
     if not isinstance(norm, nn.SyncBatchNorm) or stats_hook(norm) is not None:
         return False
-    return several_processes()
+    return several_processes(norm.process_group)

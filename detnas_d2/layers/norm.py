@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from detnas_d2.layers.batch_norm_mode import input_stats
 from detnas_d2.layers.batch_statistics import BatchNorms
-from detnas_d2.layers.over_ranks import merge_over_ranks
+from detnas_d2.layers.over_ranks import merge_over_ranks, several_processes
 
 NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm over the batches of all processes.
+    """BatchNorm over the batches of all processes, or of those of its ``process_group``.
 
     On GPUs it is torch's. On CPUs, where torch has none, statistics are merged by each rank's
     count, so that ranks may hold different (also zero) numbers of samples.
@@ -23,7 +22,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+        if not self.training or not several_processes(self.process_group):
             return nn.BatchNorm2d.forward(self, input)
         if input.is_cuda:
             return super().forward(input)
@@ -35,7 +34,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def _forward_cpu(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        stats = merge_over_ranks(input_stats(x))
+        stats = merge_over_ranks(input_stats(x), self.process_group)
         n = int(stats.count.item())
         if n == 0:
             return nn.BatchNorm2d.forward(self, x)

@@ -1,4 +1,4 @@
-"""BatchNorm statistics of all processes: one collective forward, one backward."""
+"""BatchNorm statistics of several processes: one collective forward, one backward."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from torch import Tensor
 
 from detnas_d2.ops import BNStats
 
+Group = dist.ProcessGroup | None
+"""Of the ranks that share something; None: all."""
 
-def several_processes() -> bool:
-    """Whether this process is one of several ranks."""
-    return dist.is_initialized() and dist.get_world_size() > 1
+
+def several_processes(group: Group = None) -> bool:
+    """Whether this process is one of several ranks, of all of them or of a group."""
+    return dist.is_initialized() and dist.get_world_size(group) > 1
 
 
 def on_one_machine() -> bool:
@@ -29,20 +32,24 @@ def on_one_machine() -> bool:
     return local == dist.get_world_size()
 
 
-def merge_over_ranks(stats: BNStats) -> BNStats:
-    """Statistics of all ranks' values; ranks may hold different (also zero) numbers of them.
+def merge_over_ranks(stats: BNStats, group: Group = None) -> BNStats:
+    """Statistics of the values of all ranks of a group, which may hold different (also zero)
+    numbers of them.
 
     Bitwise the same on every rank. Each rank's gradients are of its own values.
     """
-    return BNStats(*_Merge.apply(*stats))
+    return BNStats(*_Merge.apply(*stats, group))
 
 
 class _Merge(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, count: Tensor, mean: Tensor, m2: Tensor, group: Group
+    ) -> tuple[Tensor, ...]:
+        ctx.group = group
         mine = torch.cat([count.view(1), mean, m2]).double()
-        ranks = mine.new_empty(dist.get_world_size(), len(mine))
-        dist.all_gather(list(ranks), mine)
+        ranks = mine.new_empty(dist.get_world_size(group), len(mine))
+        dist.all_gather(list(ranks), mine, group=group)
         counts, means, m2s = ranks.split([1, len(mean), len(mean)], dim=1)
         total = counts.sum()
         joint = (counts * means).sum(0) / total.clamp(min=1)
@@ -55,20 +62,21 @@ class _Merge(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, _: Tensor, grad_mean: Tensor, grad_m2: Tensor) -> tuple[Any, ...]:
         count, mean, total, joint = ctx.saved_tensors
-        grad_mean, grad_m2 = _Sum.apply(torch.cat([grad_mean, grad_m2])).chunk(2)
+        grad_mean, grad_m2 = _Sum.apply(torch.cat([grad_mean, grad_m2]), ctx.group).chunk(2)
         count, share = (t.to(mean.dtype) for t in (count, count / total.clamp(min=1)))
-        return None, share * grad_mean + 2 * count * (mean - joint) * grad_m2, grad_m2
+        return None, share * grad_mean + 2 * count * (mean - joint) * grad_m2, grad_m2, None
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all ranks, whose gradient is the sum of theirs."""
+    """The sum over a group's ranks, whose gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, mine: Tensor) -> Tensor:
+    def forward(ctx: Any, mine: Tensor, group: Group) -> Tensor:
+        ctx.group = group
         total = mine.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return _Sum.apply(grad)
+        return _Sum.apply(grad, ctx.group), None

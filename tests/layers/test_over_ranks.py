@@ -15,6 +15,7 @@ from detnas_d2 import ops
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_statistics import BatchNorms
 from detnas_d2.layers.over_ranks import merge_over_ranks
+from tests.layers.fused_backbones import assert_close, backbone
 
 F64 = torch.float64
 # Images of both ranks; the mean is large beside the deviation in the last.
@@ -48,7 +49,8 @@ def work(rank: int, folder: str) -> None:
             (second,) = grad(g.square().sum(), x)
             result |= {"grad": g, "second": second}
         found.append({name: t.detach() for name, t in result.items()})
-    torch.save({"found": found, "collectives": collectives()}, Path(folder) / f"{rank}.pth")
+    saved = {"found": found, "collectives": collectives(), "grouped": grouped(rank)}
+    torch.save(saved, Path(folder) / f"{rank}.pth")
     dist.destroy_process_group()
 
 
@@ -81,11 +83,31 @@ def collectives() -> list[list[str]]:
     return said
 
 
+def grouped(rank: int) -> list[Tensor]:
+    """Maps of a network whose BatchNorms have a group of this rank alone, by operators and by
+    modules, and with BatchNorms of one process."""
+    alone = [dist.new_group([number]) for number in range(2)][rank]
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
+    state, found = backbone().state_dict(), []
+    for norm, fused_ops in (("SyncBN", "on"), ("SyncBN", "off"), ("BN", "off")):
+        net = backbone(norm=norm)
+        net.load_state_dict(state)
+        net.fused_ops = fused_ops
+        for module in net.modules():
+            if isinstance(module, torch.nn.SyncBatchNorm):
+                module.process_group = alone
+        found.append(net(x)["stage4"].detach())
+    return found
+
+
 def test_two_ranks(tmp_path: Path) -> None:
     mp.spawn(work, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2)]
     for saved in ranks:
         assert saved["collectives"] == [["all_gather"], ["all_reduce"]] * 2
+        by_operators, by_modules, expected = saved["grouped"]
+        assert_close(by_modules, expected, 1e-4, "modules")
+        assert_close(by_operators, expected, 1e-4, "operators")
     for case, counts in enumerate(COUNTS):
         found = [saved["found"][case] for saved in ranks]
         for name in ("count", "mean", "m2", "single"):
