@@ -34,6 +34,7 @@ from detnas_d2.evaluation.evaluator_scoring import EvaluatorScoring
 from detnas_d2.evaluation.graphed_supernet import graphed_calls
 from detnas_d2.evaluation.population import PopulationEvaluator
 from detnas_d2.evaluation.prefix_statistics import weights_digest
+from detnas_d2.layers.batch_norm_mode import in_mode
 from detnas_d2.modeling import find_supernet
 from detnas_d2.utils.errors import InputError
 
@@ -175,17 +176,13 @@ def search_model(
         chunk=cfg.SEARCH.CHUNK,
         graphs=graphed_calls(model, cfg.SEARCH.CUDA_GRAPHS),
     )
-    training = model.training
-    model.eval()
-    try:
+    with in_mode(model, training=False):
         return search_candidates(
             proposals,
             lambda: nullcontext(evaluator),
             {"checkpoint_sha256": weights_digest(model), **key},
             resume=resume,
         )
-    finally:
-        model.train(training)
 
 
 _OF_A_CONFIG = (

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import nn
 
@@ -43,7 +42,7 @@ from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.evaluation.recalibration import BNOverride, BNStatistics, NumberedBatches
 from detnas_d2.evaluation.scoring_workers import Score
 from detnas_d2.evaluation.sequential import finite_features, fitness_of
-from detnas_d2.layers.batch_norm_mode import batch_norms
+from detnas_d2.layers.batch_norm_mode import batch_norms, in_mode
 from detnas_d2.modeling import PrefixWalk, activate, walking
 from detnas_d2.search_space import Path
 from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
@@ -271,7 +270,7 @@ class Chunk:
             all_or_none(),
             walking(model, walk),
             shared_preprocessing(model),
-            inference_context(model),
+            in_mode(model, training=False),
             finite_features(model),
             graphed(model, self._graphs, "evaluation"),
         ):

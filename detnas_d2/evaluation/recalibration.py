@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
-from detnas_d2.layers.batch_norm_mode import OnStats, batch_norms, use_batch_statistics
+from detnas_d2.layers.batch_norm_mode import OnStats, batch_norms, in_mode, use_batch_statistics
 from detnas_d2.ops import BNStats
 
 
@@ -201,19 +201,14 @@ def calibrating(model: nn.Module, on_stats: OnStats, *, training: bool) -> Itera
     """:func:`use_batch_statistics` in the mode that the forward pass needs, with random numbers of
     its own; modes and random state return afterwards.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.train(training)
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    try:
-        with (
-            EventStorage(0),
-            torch.random.fork_rng(devices=devices),
-            use_batch_statistics(model, on_stats),
-        ):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with (
+        in_mode(model, training=training),
+        EventStorage(0),
+        torch.random.fork_rng(devices=devices),
+        use_batch_statistics(model, on_stats),
+    ):
+        yield
 
 
 def seed_batch(seed: int, number: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from detectron2.evaluation import DatasetEvaluator, inference_context
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
@@ -22,6 +22,7 @@ from detnas_d2.evaluation.recalibration import (
     recalibrate,
 )
 from detnas_d2.evaluation.scoring import flat_metrics, quiet
+from detnas_d2.layers.batch_norm_mode import in_mode
 from detnas_d2.modeling import activate
 from detnas_d2.search_space import Path
 
@@ -97,7 +98,7 @@ class SequentialEvaluator:
     @torch.no_grad()
     def _infer(self, evaluator: DatasetEvaluator) -> None:
         evaluator.reset()
-        with inference_context(self.model), finite_features(self.model):
+        with in_mode(self.model, training=False), finite_features(self.model):
             for inputs in self.data_loader:
                 evaluator.process(inputs, self.model(inputs))
 

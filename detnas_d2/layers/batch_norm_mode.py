@@ -122,3 +122,17 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Within the block the model is in training or evaluation mode; then, whatever happened, every
+    module is in its own again. Detectron2's ``inference_context`` gives all modules that of the
+    model, and none after an exception."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -92,11 +92,22 @@ def test_diverged_weights_fail_the_candidate_and_spare_the_classifier() -> None:
     model = classifier()
     with torch.no_grad():
         model.backbone.blocks[0].candidates["5x5"].main[0].conv.weight.fill_(float("inf"))
-    before = snapshot(model)
+    model.train().backbone.stem.eval()  # frozen
+    before, modes = snapshot(model), [module.training for module in model.modules()]
     found = dict(_outcomes(sequential(model), [PATH, TINY.uniform_path("7x7")]))
     assert "not finite" in str(found[PATH])
     assert found[TINY.uniform_path("7x7")].fitness > 0
     assert changed(model, before) == set()
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_modes_return_after_an_error() -> None:
+    model = classifier().train()
+    model.backbone.stem.eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(KeyError, match="image"):
+        sequential(model, data_loader=[[{"label": 0}]]).evaluate(PATH)
+    assert [module.training for module in model.modules()] == modes
 
 
 @pytest.mark.parametrize(
