@@ -145,6 +145,26 @@ def test_yolo_that_is_validated_on_what_it_learned(tmp_path, write_image, seen):
     assert any("all of its images are trained on" in note for note in found.notes)
 
 
+def test_a_validation_set_that_tests_scores_no_candidates(tmp_path, write_image, seen):
+    """Many a data.yaml names one folder for both."""
+    for i, part in enumerate(("train", "test")):
+        write_yolo(tmp_path / "data" / "images" / part, 4, write_image, first=10 * i)
+    text = "path: .\ntrain: images/train\nval: {}\ntest: images/test\nnames: [cat, dog]\n"
+    (tmp_path / "data" / "data.yaml").write_text(text.format("images/test"))
+    found = seen(tmp_path / "data")
+    assert_same(found, 4, 4)
+    assert any("val is left out: all of its images are tested on" in note for note in found.notes)
+    write_yolo(tmp_path / "data" / "images" / "val", 2, write_image, first=20)
+    (tmp_path / "data" / "data.yaml").write_text(text.format("[images/val, images/test]"))
+    found = seen(tmp_path / "data")
+    assert_same(found, 4, 4, val=6)
+    assert any(
+        "4 of 6 images of data.yaml, val are tested on too, so that the result favours what was "
+        "chosen by them" in note
+        for note in found.notes
+    )
+
+
 @pytest.mark.parametrize("tool", ["labelimg", "label studio", "cvat", "parts"])
 def test_yolo_without_a_yaml(tmp_path, write_image, seen, tool):
     data = tmp_path / "data"

@@ -12,7 +12,7 @@ from detnas_d2.data.checks.tracked import tracked_state
 from detnas_d2.data.recognition.tree import Tree
 from detnas_d2.utils.io import digest, file_name_of, write_json
 
-_VERSION = 1
+_VERSION = 2
 _RESULT = "recognised.json"
 
 

@@ -18,20 +18,30 @@ def with_train(layout: Layout, notes: list[str]) -> dict[str, Found]:
     return {**chosen, **{role: roles[role] for role in (VAL, TEST) if role in roles}}
 
 
+_MEMORISED = "scores favour what was memorised"
+_CHOSEN = "the result favours what was chosen by them"
+
+
 def leave_out_same(reads: dict[str, Read], notes: list[str]) -> None:
-    """Takes roles out whose images are all trained on; names those of which some are."""
-    for role in (VAL, TEST):
-        if role not in reads:
+    """Takes roles out whose images are all trained on, and a validation set whose images all test;
+    names those of which some do.
+    """
+    for role, other, use, so in (
+        (VAL, TRAIN, "trained on", _MEMORISED),
+        (TEST, TRAIN, "trained on", _MEMORISED),
+        (VAL, TEST, "tested on", _CHOSEN),
+    ):
+        if role not in reads or other not in reads:
             continue
         files, place = reads[role].files, reads[role].found.place
-        shared = files & reads[TRAIN].files
+        shared = files & reads[other].files
         if shared == files:
-            notes.append(f"{place} is left out: all of its images are trained on")
+            notes.append(f"{place} is left out: all of its images are {use}")
             del reads[role]
         elif shared:
             notes.append(
-                f"{len(shared)} of {len(files)} images of {place} are trained on too, so that "
-                f"scores favour what was memorised, e.g. {min(shared)}"
+                f"{len(shared)} of {len(files)} images of {place} are {use} too, so that {so}, "
+                f"e.g. {min(shared)}"
             )
 
 
