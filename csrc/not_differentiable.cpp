@@ -1,6 +1,6 @@
 // Operators without a gradient of their own refuse inputs that want one: gradients of operators (what
 // is differentiated a second time is made of PyTorch's operators, detnas_d2/ops/registration.py), blocks
-// in one call and dense convolutions. Without this they would answer with gradients of zero.
+// in one call, dense convolutions and regions. Without this they would answer with gradients of zero.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -38,6 +38,7 @@ TORCH_LIBRARY_IMPL(detnas_d2, Autograd, m) {
   for (const char* name :
        {"bn_stats_backward", "bn_fold_backward", "pointwise_conv_backward", "depthwise_conv_backward",
         "mixed_depthwise_backward", "shuffle_concat_backward", "mixed_sum_backward", "conv3x3",
-        "conv3x3_packed", "pack_conv3x3", "shuffle_block", "shuffle_block_packed", "shuffle_block_stats", "pack_shuffle_block"})
+        "conv3x3_packed", "pack_conv3x3", "shuffle_block", "shuffle_block_packed", "shuffle_block_stats", "pack_shuffle_block",
+        "roi_align"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&detnas::refuse_gradients>());
 }

@@ -71,6 +71,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor weights) -> (Tensor[] grad_y, Tensor[] grad_scale, Tensor[] grad_shift,"
         " Tensor grad_weights)");
 
+  m.def("roi_align(Tensor[] x, Tensor boxes, int[] levels, float[] scales, int size, int sampling_ratio,"
+        " bool aligned) -> Tensor");
   m.def("digest(Tensor[] tensors) -> int");
   m.def("shuffle_block(Tensor x, Tensor[] weights, Tensor[] biases, int kernel, int stride,"
         " int method) -> Tensor");

@@ -102,6 +102,16 @@ struct WinogradArgs {
 constexpr int64_t kTileSize = 4;  // outputs of a tile in each direction
 constexpr int64_t kPoints = 36;   // products of a tile
 
+// A region of a map in size x size bins, each the mean of grid_y x grid_x samples; as torchvision's roi_align.
+template <typename T>
+struct RoiArgs {
+  const T* x = nullptr;  // the image's first pixel
+  int64_t ld = 0, channels = 0, height = 0, width = 0;
+  T start_y = 0, start_x = 0, bin_y = 0, bin_x = 0;
+  int64_t size = 0, grid_y = 0, grid_x = 0;
+  T* out = nullptr;  // size * size pixels x channels
+};
+
 // Geometry of a depthwise convolution; w packed as [slab][k * k][kSlab].
 template <typename T>
 struct DepthwiseArgs {
@@ -195,6 +205,7 @@ struct Kernels {
   void (*winograd_products)(const WinogradArgs<T>&);                           // in to out
   // out to the sink; how many pixels
   int64_t (*winograd_output)(const WinogradArgs<T>&, int64_t begin, int64_t end);
+  void (*roi_align)(const RoiArgs<T>&);
   const char* name;
 };
 

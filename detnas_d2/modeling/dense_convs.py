@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 
 from detnas_d2.layers.dense_conv import Conv3x3, use_conv3x3
 from detnas_d2.layers.fused_ops import hooked
+from detnas_d2.layers.roi_pooler import LevelsPooler
 from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone
 
 M = TypeVar("M", bound=nn.Module)
@@ -17,7 +19,8 @@ M = TypeVar("M", bound=nn.Module)
 def use_operators(model: M) -> M:
     """Has the 3x3 convolutions of neck and heads run as the backbone's ``fused_ops`` says.
 
-    RetinaNet's heads have each convolution run on all levels at once. Models without a DetNAS
+    RetinaNet's heads have each convolution run on all levels at once, poolers of regions are
+    :class:`LevelsPooler`. Models without a DetNAS
     backbone are left alone.
     """
     backbones = [m for m in model.modules() if isinstance(m, ShuffleNetBackbone)]
@@ -26,8 +29,8 @@ def use_operators(model: M) -> M:
         around = [module for module in model.modules() if module not in inside]
         use_conv3x3(around, backbone.fused_ops, backbone.autotune)
         for module in around:
-            if type(module) is RetinaNetHead and backbone.fused_ops != "off":
-                module.__class__ = LevelsTogether
+            if type(module) in _OF_LEVELS and backbone.fused_ops != "off":
+                module.__class__ = _OF_LEVELS[type(module)]
     return model
 
 
@@ -45,6 +48,9 @@ class LevelsTogether(RetinaNetHead):
         if not plain or not isinstance(first, Conv3x3) or not first.runs(features):
             return super().forward(features)
         return _through(parts[0], features), _through(parts[1], features)
+
+
+_OF_LEVELS: dict[type, type] = {RetinaNetHead: LevelsTogether, ROIPooler: LevelsPooler}
 
 
 def _plain(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from detnas_d2.ops.conv3x3 import conv3x3, conv3x3_packed, pack_conv3x3
 from detnas_d2.ops.conv_bn import bn_stats_fold, depthwise_conv_bn, pointwise_conv_bn
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.ops.mixed_sum import mixed_sum
+from detnas_d2.ops.roi_align import roi_align
 from detnas_d2.ops.shuffle_block import pack_shuffle_block, shuffle_block, shuffle_block_stats
 from detnas_d2.ops.shuffle_concat import shuffle_concat
 
@@ -33,6 +34,7 @@ __all__ = [
     "pack_shuffle_block",
     "pointwise_conv",
     "pointwise_conv_bn",
+    "roi_align",
     "shuffle_block",
     "shuffle_block_stats",
     "shuffle_concat",

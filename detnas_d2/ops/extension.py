@@ -40,6 +40,7 @@ _OPERATORS = (
     "shuffle_block_packed",
     "shuffle_block_stats",
     "pack_shuffle_block",
+    "roi_align",
     "digest",
 )
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 
 from detnas_d2.utils.compat import in_function_transform
@@ -200,6 +201,24 @@ def conv3x3(
     b = None if bias is None else bias.to(z.dtype)
     y = F.conv2d(z, weight.to(z.dtype), b, padding=1)
     return _finish_conv(y, x, out_relu, want_stats)
+
+
+def roi_align(
+    xs: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Sequence[int],
+    scales: Sequence[float],
+    size: int,
+    sampling_ratio: int = 0,
+    aligned: bool = False,
+) -> Tensor:
+    regions = boxes.new_zeros(len(boxes), xs[0].shape[1], size, size)
+    for level, (x, scale) in enumerate(zip(xs, scales, strict=True)):
+        rows = torch.tensor([i for i, of in enumerate(levels) if of == level], dtype=torch.long)
+        rows = rows.to(boxes.device)
+        args = (boxes[rows], size, scale, sampling_ratio, aligned)
+        regions = regions.index_put((rows,), torchvision.ops.roi_align(x, *args))
+    return regions
 
 
 def pointwise_conv_bn(

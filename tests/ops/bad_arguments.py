@@ -83,6 +83,11 @@ def packed_conv3x3() -> list:
     return [maps(X, (1, C, 7, 2)), weight, packed, *vectors(OUT), True]
 
 
+def regions() -> list:
+    boxes = torch.tensor([[0, 1, 1, 3, 4], [1, 0, 0, 5, 2], [0, 2, 0, 2, 9]], dtype=torch.float32)
+    return [maps(X, (N, C, 7, 2)), boxes, [0, 1, 0], [1.0, 0.5], 3, 2, False]
+
+
 def block_stats(kernel: int, stride: int) -> list:
     weights = block_weights(kernel, stride)
     gammas, betas = (vectors(*(w.shape[0] for w in weights)) for _ in range(2))
@@ -160,6 +165,7 @@ CASES: list[Case] = [
     ("conv3x3", lambda: [*maps(X, (OUT, C, 3, 3)), *vectors(OUT), True, False], {"x": SIZE}),
     ("conv3x3_packed", packed_conv3x3, {"x": SIZE}),
     ("pack_conv3x3", lambda: maps((OUT, C, 3, 3)), {"weight": (0, 1)}),
+    ("roi_align", regions, {"x": SIZE}),
     ("mixed_depthwise", lambda: mixed(False), {"x": SIZE}),
     ("mixed_depthwise_backward", lambda: mixed(True), {}),
     ("shuffle_concat", lambda: shuffle(True, False), {}),
@@ -225,7 +231,7 @@ for _kernel in (0, 3, 5, 7):
 
 
 OF_THE_CPU = (
-    "conv3x3_packed", "pack_conv3x3", "pack_shuffle_block", "shuffle_block_packed",
+    "conv3x3_packed", "pack_conv3x3", "pack_shuffle_block", "roi_align", "shuffle_block_packed",
 )  # fmt: skip
 ANY_DTYPE = {
     ("bn_stats", "x"),

@@ -23,6 +23,8 @@ namespace {
 
 #include "pixelwise.h"
 
+#include "roi_align.h"
+
 template <typename T>
 Kernels<T> make_kernels(const char* name) {
   Kernels<T> k;
@@ -43,6 +45,7 @@ Kernels<T> make_kernels(const char* name) {
   k.shuffle_backward = shuffle_backward<T>;
   k.mixed_sum = mixed_sum<T>;
   k.mixed_sum_backward = mixed_sum_backward<T>;
+  k.roi_align = roi_align<T>;
   k.name = name;
   return k;
 }
