@@ -58,6 +58,7 @@ DETNAS_INLINE void for_tiles(int64_t count, F&& f) {
 template <typename T>
 void pack_matrix(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int64_t k, T* packed) {
   constexpr int64_t P = kPanel, B = 16;  // blocks stay in the first-level cache while transposed
+  constexpr int64_t L = Vec<T>::size;
   for (int64_t p = 0; p < n; p += P) {
     const int64_t cols = n - p < P ? n - p : P;
     T* out = packed + p * k;
@@ -72,12 +73,9 @@ void pack_matrix(const T* w, int64_t stride_n, int64_t stride_k, int64_t n, int6
       if (stride_n == k && p + 2 * P <= n)
         for (int64_t line = i0 * P; line < i1 * P; line += 64 / static_cast<int64_t>(sizeof(T)))
           __builtin_prefetch(in + P * k + line);
-      if (cols == P && stride_k == 1) {
-        for (int64_t i = i0; i < i1; ++i) {
-          T* __restrict row = out + i * P;
-#pragma GCC unroll 32
-          for (int j = 0; j < P; ++j) row[j] = in[j * stride_n + i];
-        }
+      if (cols == P && stride_k == 1 && i1 - i0 == B) {
+        for (int64_t i = i0; i < i1; i += L)
+          for (int64_t j = 0; j < P; j += L) transpose(in + j * stride_n + i, stride_n, out + i * P + j, P);
         continue;
       }
       for (int64_t j = 0; j < P; ++j)

@@ -35,34 +35,57 @@ DETNAS_INLINE void gather(const Source<T>& s, const T* row, int64_t c, int64_t c
   }
 }
 
-// The rows of a ring: few channels of many pixels that lie apart, whose distance the processor's
-// own prefetching does not follow.
+// Distances between pixels that the processor's own prefetching does not follow, where few channels of
+// each are read.
 constexpr int64_t kAhead = 24;  // pixels
 
-template <typename T, int U, bool Affine>
-DETNAS_INLINE void transform_slab(const Source<T>& s, const T* __restrict in, int64_t count, int64_t c,
-                                  T* __restrict out, int64_t ld_out) {
+// What a plain source's values go through.
+enum class Way { kNone, kAffine, kPassed, kStats };
+
+// U vectors of channels from c on, whose constants stay in registers.
+template <typename T, int U, Way W>
+DETNAS_INLINE void transform_columns(const Source<T>& s, int64_t pixel, int64_t count, int64_t c,
+                                     T* __restrict out, int64_t ld_out) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::size;
-  V scale[U], shift[U];
-  const V floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
+  constexpr bool kGradient = W == Way::kPassed || W == Way::kStats;
+  V mul[U], add[U], mean[U];
+  const V zero = {}, floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
 #pragma GCC unroll 4
-  for (int u = 0; Affine && u < U; ++u) {
-    scale[u] = load(s.scale + c + u * L);
-    shift[u] = load(s.shift + c + u * L);
+  for (int u = 0; u < U; ++u) {
+    if (W == Way::kAffine || W == Way::kStats) {
+      mul[u] = load((W == Way::kAffine ? s.scale : s.mul) + c + u * L);
+      add[u] = load((W == Way::kAffine ? s.shift : s.add) + c + u * L);
+    }
+    if (W == Way::kStats) mean[u] = load(s.mean + c + u * L);
   }
-  for (int64_t p = 0; p < count; ++p, in += s.ld, out += ld_out) {
+  const T* __restrict in = s.data + pixel * s.ld + c;
+  const T* __restrict y = kGradient ? s.y + pixel * s.ld_y + c : in;
+  for (int64_t p = 0; p < count; ++p, in += s.ld, y += s.ld_y, out += ld_out) {
     __builtin_prefetch(in + kAhead * s.ld);
+    if (kGradient) __builtin_prefetch(y + kAhead * s.ld_y);
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
       V v = load(in + u * L);
-      if (Affine) {
-        v = v * scale[u] + shift[u];
+      if (W == Way::kAffine) {
+        v = v * mul[u] + add[u];
         v = v < floor ? floor : v;
       }
+      if (W == Way::kStats) v = v + add[u] + mul[u] * (load(y + u * L) - mean[u]);
+      if (W == Way::kPassed) v = load(y + u * L) <= zero ? zero : v;
       store(out + u * L, v);
     }
   }
+}
+
+template <typename T, Way W>
+DETNAS_INLINE void transform_way(const Source<T>& s, int64_t pixel, int64_t count, int64_t c,
+                                 int64_t channels, T* out, int64_t ld_out) {
+  constexpr int64_t L = Vec<T>::size;
+  int64_t j = 0;
+  for (; j + 4 * L <= channels; j += 4 * L)
+    transform_columns<T, 4, W>(s, pixel, count, c + j, out + j, ld_out);
+  for (; j < channels; j += L) transform_columns<T, 1, W>(s, pixel, count, c + j, out + j, ld_out);
 }
 
 // Values of `count` pixels from `pixel` on, channels [c, c + channels), into out (ld_out between
@@ -82,30 +105,14 @@ inline void transform(const Source<T>& s, int64_t pixel, int64_t count, int64_t 
     }
     return;
   }
-  const T* in = s.data + pixel * s.ld + c;
-  if (!s.y && channels % L == 0) {  // the common case, without per-vector branches
-    using V = typename Vec<T>::type;
-    constexpr int U = kSlab / L;
-    if (channels == kSlab && U <= 4 && (s.scale || !s.relu)) {
-      if (s.scale) return transform_slab<T, U, true>(s, in, count, c, out, ld_out);
-      return transform_slab<T, U, false>(s, in, count, c, out, ld_out);
-    }
-    if (!s.scale && !s.relu) {
-      for (int64_t p = 0; p < count; ++p)
-        for (int64_t j = 0; j < channels; j += L) store(out + p * ld_out + j, load(in + p * s.ld + j));
-      return;
-    }
-    if (s.scale) {
-      const V floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
-      for (int64_t p = 0; p < count; ++p)
-        for (int64_t j = 0; j < channels; j += L) {
-          V v = load(in + p * s.ld + j) * load(s.scale + c + j) + load(s.shift + c + j);
-          v = v < floor ? floor : v;
-          store(out + p * ld_out + j, v);
-        }
-      return;
-    }
+  if (channels % L == 0) {  // the common cases, without per-vector branches
+    const bool forward = s.scale || s.relu;
+    if (s.y && !forward && s.add) return transform_way<T, Way::kStats>(s, pixel, count, c, channels, out, ld_out);
+    if (s.y && !forward) return transform_way<T, Way::kPassed>(s, pixel, count, c, channels, out, ld_out);
+    if (!s.y && s.scale) return transform_way<T, Way::kAffine>(s, pixel, count, c, channels, out, ld_out);
+    if (!s.y && !forward) return transform_way<T, Way::kNone>(s, pixel, count, c, channels, out, ld_out);
   }
+  const T* in = s.data + pixel * s.ld + c;
   for (int64_t p = 0; p < count; ++p)
     for (int64_t j = 0; j < channels; j += L) {
       const int64_t n = channels - j;

@@ -125,3 +125,24 @@ DETNAS_INLINE typename Vec<T>::type in_turns(typename Vec<T>::type a, typename V
                           o + 4 + L, o + 5, o + 5 + L, o + 6, o + 6 + L, o + 7, o + 7 + L);
   }
 }
+
+// A square of as many numbers as a vector has in each direction, transposed.
+template <typename T>
+DETNAS_INLINE void transpose(const T* in, int64_t ld_in, T* out, int64_t ld_out) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::size;
+  V rows[L], merged[L];
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) rows[i] = load(in + i * ld_in);
+  for (int n = 1; n < L; n *= 2) {  // each time, rows half the square apart in turns
+#pragma GCC unroll 8
+    for (int i = 0; i < L / 2; ++i) {
+      merged[2 * i] = in_turns<T, false>(rows[i], rows[i + L / 2]);
+      merged[2 * i + 1] = in_turns<T, true>(rows[i], rows[i + L / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) rows[i] = merged[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) store(out + i * ld_out, rows[i]);
+}
