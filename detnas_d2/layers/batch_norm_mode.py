@@ -69,8 +69,10 @@ class StatsHook:
 
 def stats_hook(norm: _BatchNorm) -> StatsHook | None:
     """The hook of a BatchNorm within :func:`use_batch_statistics`."""
-    hooks = norm._forward_pre_hooks.values()
-    return next((hook for hook in hooks if isinstance(hook, StatsHook)), None)
+    for hook in norm._forward_pre_hooks.values():
+        if isinstance(hook, StatsHook):
+            return hook
+    return None
 
 
 def uses_batch_statistics(norm: _BatchNorm) -> bool:

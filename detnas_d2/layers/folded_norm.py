@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import autocast_dtype, lower, operator
 from detnas_d2.ops.shuffle_block import takes_packed
 
+_is_cpu = attrgetter("is_cpu")
 if has_extension():
     _digest = operator("digest")
 
@@ -86,7 +88,7 @@ def folded(module: ConvNormAct | ShuffleBlock) -> Folded:
     parts = [t for layer in layers for t in _parts(layer) if t is not None]
     options = [norm_of(layer).eps for layer in layers]
     key: tuple[object, list[float]] | None
-    if all(t.is_cpu for t in parts):
+    if all(map(_is_cpu, parts)):
         key = (_digest(parts), options)
     elif not any(t.is_inference() for t in parts):
         key = ([(id(t), t.data_ptr(), t._version) for t in parts], options)

@@ -21,6 +21,7 @@ from detnas_d2.utils.compat import has_global_hook, multiplies_bfloat16
 
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
+_OWN_HOOKS = {StatsHook}
 
 
 class Pending(NamedTuple):
@@ -60,7 +61,7 @@ def hooked(module: nn.Module) -> bool:
     if "forward" in module.__dict__:  # replaced in this module alone
         return True
     pre_hooks = module._forward_pre_hooks
-    return bool(pre_hooks) and any(type(hook) is not StatsHook for hook in pre_hooks.values())
+    return bool(pre_hooks) and not set(map(type, pre_hooks.values())) <= _OWN_HOOKS
 
 
 def _plain(layer: ConvNormAct) -> bool:

@@ -4,8 +4,8 @@ What the modules compute, but for rounding: in training and recalibration no nor
 written. A convolution leaves its raw output and the output's statistics; the BatchNorm becomes an
 affine map pending on that output, which the next operator applies, ReLU included, while it reads.
 Between blocks of stride 1 activations stay split and shuffled as the next block wants them.
-Without gradients every block is one operator: in recalibration a chain of the same, which returns
-all statistics, in evaluation one with BatchNorms folded into weights.
+A block is one node of autograd. Without gradients it is one operator: in recalibration a chain of
+the same, which returns all statistics, in evaluation one with BatchNorms folded into weights.
 
 Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 """
@@ -36,6 +36,7 @@ from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.ops.shuffle_block import takes_packed
+from detnas_d2.utils.compat import is_any_autocast_enabled
 
 
 def chain(layers: nn.Sequential, p: Pending, norms: BatchNorms) -> Pending:
@@ -106,7 +107,7 @@ def run_blocks(
         if isinstance(following, ShuffleBlock) and following.stride == 1:
             method = following.shuffle_method
         layers = conv_norm_acts(block)
-        if not torch.is_grad_enabled() and all(map(_fits_at_once, layers)):
+        if _at_once(norms) and all(map(_fits_at_once, layers)):
             out = _block_at_once(block, layers, p, halves, method, norms)
         else:
             out = _block_by_layers(block, p, halves, method, norms)
@@ -135,8 +136,13 @@ def _block_by_layers(
     return join(left, right, method, method != 0, norms.batches)
 
 
+def _at_once(norms: BatchNorms) -> bool:
+    """Whether blocks can run as one: with gradients not under autocast, and one batch only."""
+    return not torch.is_grad_enabled() or (norms.batches == 1 and not is_any_autocast_enabled())
+
+
 def _fits_at_once(layer: ConvNormAct) -> bool:
-    """Whether one operator can run its block without gradients: no bias, no other ranks' values."""
+    """Whether its block can run as one: no bias, no other ranks' values."""
     parts: Mapping[str, Any] = layer._modules
     return parts["conv"]._parameters["bias"] is None and not over_ranks(parts["norm"])
 
@@ -149,13 +155,13 @@ def _block_at_once(
     method: int,
     norms: BatchNorms,
 ) -> tuple[Tensor, Tensor] | Tensor:
-    """The same through one operator."""
+    """The same through one operator, in training one node of autograd."""
     parts: list[Mapping[str, Any]] = [layer._modules for layer in layers]
     own = [modules["norm"] for modules in parts]
     if block.stride == 1:
         assert halves is not None
         p = Pending(halves[0])
-    out, stats = ops.shuffle_block_stats(
+    args = (
         p.x,
         halves[1] if halves is not None and block.stride == 1 else None,
         p.scale,
@@ -168,10 +174,18 @@ def _block_at_once(
         kernel_of(block),
         block.stride,
         method,
-        norms.batches,
     )
-    for norm, s in zip(own, stats, strict=True):
-        norms.consume(norm, s, s.count)
+    if torch.is_grad_enabled():
+        out, stats = ops.shuffle_block_training(*args)
+    else:
+        out, stats = ops.shuffle_block_stats(*args, norms.batches)
+    n, _, h, w = p.x.shape
+    n //= norms.batches
+    counts = [n * -(-h // block.stride) * -(-w // block.stride)] * len(own)
+    if kernel_of(block) > 0:  # else what comes first strides
+        counts[0] = n * h * w
+    for norm, s, count in zip(own, stats, counts, strict=True):
+        norms.consume(norm, s, count)
     return out
 
 

@@ -150,10 +150,9 @@ def _through_fold(ctx, stats, gamma, beta, grad_mean, grad_m2, grad_scale, grad_
     """Gradients of mean and m2, those through the affine map included, of gamma and of beta."""
     if grad_scale is None and grad_shift is None:
         return grad_mean, grad_m2, None, None
-    zero = torch.zeros_like(stats.mean)
     d_mean, d_m2, d_gamma, d_beta = _bn_fold_backward(
-        zero if grad_scale is None else grad_scale,
-        zero if grad_shift is None else grad_shift,
+        torch.zeros_like(stats.mean) if grad_scale is None else grad_scale,
+        torch.zeros_like(stats.mean) if grad_shift is None else grad_shift,
         *stats,
         gamma,
         ctx.eps,
