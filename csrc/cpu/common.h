@@ -105,7 +105,8 @@ class Padded {
 };
 
 // Memory of the calling thread, kept between calls: large allocations cost page faults. Slots are
-// for buffers in use at the same time: 0 the kernels, 1 packed weights, 2 accumulators, 3 folded weights.
+// for buffers in use at the same time: 0 the kernels, 1 packed weights, 2 accumulators, 3 folded weights,
+// 4 gradients.
 template <typename T, int Slot = 0>
 T* workspace(int64_t size) {
   thread_local Buffer<T> memory;

@@ -75,7 +75,7 @@ struct GemmArgs {
   int64_t n = 0, k = 0;
 };
 
-// grad_w[n, k] += sum_m grad[m, n] * source[m, k]; acc has row length round_up(k, 16).
+// grad_w[n, k] = sum_m grad[m, n] * source[m, k]; acc has row length round_up(k, 32).
 template <typename T>
 struct GemmGradArgs {
   Source<T> grad, source;
@@ -182,6 +182,8 @@ struct Kernels {
   // out = packed * diag(scale), bias += packed * shift; out may be packed, bias has whole panels.
   void (*fold_matrix)(const T* packed, int64_t n, int64_t k, const T* scale, const T* shift, T* out,
                       T* bias);
+  // What a source's pixels [begin, end) are read as, into out: begin's first, ld (whole kChannelPads) apart.
+  void (*read)(const Source<T>&, int64_t begin, int64_t end, int64_t channels, T* out, int64_t ld);
   void (*gemm)(const GemmArgs<T>&, int64_t begin, int64_t end, T* workspace);
   void (*gemm_grad_weight)(const GemmGradArgs<T>&, int64_t begin, int64_t end, T* acc,
                            T* workspace);

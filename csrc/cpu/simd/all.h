@@ -32,6 +32,7 @@ Kernels<T> make_kernels(const char* name) {
   k.stats_plane = stats_plane<T>;
   k.pack_matrix = pack_matrix<T>;
   k.fold_matrix = fold_matrix<T>;
+  k.read = read_pixels<T>;
   k.gemm = gemm<T>;
   k.gemm_grad_weight = gemm_grad_weight<T>;
   k.winograd_weights = winograd_weights<T>;

@@ -214,7 +214,7 @@ void gemm_grad_weight(const GemmGradArgs<T>& g, int64_t begin, int64_t end, T* a
 #pragma GCC unroll 4
           for (int j = 0; j < C; ++j) {
             T* o = acc + (r0 + r) * ld_acc + p + j * L;
-            store(o, load(o) + tile[r][j]);
+            store(o, m0 == begin ? tile[r][j] : load(o) + tile[r][j]);
           }
       });
     };

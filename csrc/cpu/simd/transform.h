@@ -119,3 +119,8 @@ inline void transform(const Source<T>& s, int64_t pixel, int64_t count, int64_t 
       store(out + p * ld_out + j, apply(s, load_part(in + p * s.ld + j, n), pixel + p, c + j, n));
     }
 }
+
+template <typename T>
+void read_pixels(const Source<T>& s, int64_t begin, int64_t end, int64_t channels, T* out, int64_t ld) {
+  transform(s, begin, end - begin, 0, channels, out, ld);
+}
