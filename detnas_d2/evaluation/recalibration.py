@@ -19,6 +19,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detnas_d2.evaluation.box_head_calibration import up_to_last_norm
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.layers.batch_norm_mode import OnStats, batch_norms, in_mode, use_batch_statistics
@@ -143,11 +144,12 @@ def calibration_forward(model: nn.Module) -> tuple[Callable[[list[dict[str, Any]
 
     Returns:
         a function of a batch (list of Detectron2 dicts), and whether it needs training mode with
-        ground truth (neck and head with BatchNorm: the whole model runs) or images only.
+        ground truth (head with BatchNorm: the model runs, see :func:`up_to_last_norm`) or images
+        only.
     """
     part = calibration_part(model)
     if part is None:
-        return model, True
+        return up_to_last_norm(model, batch_norms(model)) or model, True
     return lambda batch: part(images_of(model, batch)), False
 
 

@@ -9,9 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from torch import Tensor, nn
 
+from detnas_d2.evaluation.box_head_calibration import up_to_last_norm
 from detnas_d2.evaluation.moments import Moments
 from detnas_d2.evaluation.recalibration import (
     BNStatistics,
@@ -318,3 +322,44 @@ def test_classifier_and_bare_supernet() -> None:
         statistics = recalibrate(net, enumerate(images), forward=net)
     check(statistics, inputs)
     assert merge_over_ranks(statistics) is statistics
+
+
+@pytest.mark.parametrize("convs, layers, stops", [(1, 1, True), (3, 2, True), (2, 0, False)])
+def test_nothing_runs_behind_the_last_norm_of_a_box_head(
+    convs: int, layers: int, stops: bool
+) -> None:
+    torch.manual_seed(0)
+    cfg = detector_config()
+    cfg.MODEL.ROI_BOX_HEAD.NUM_CONV, cfg.MODEL.ROI_BOX_HEAD.NUM_FC = convs, layers
+    cfg.MODEL.FPN.NORM = "BN"
+    model = build_model(cfg)
+    if not layers:  # what follows is a pooled map, of as many features
+        model.roi_heads.box_head.register_forward_hook(lambda _, inputs, y: y.flatten(1)[:, :16])
+        model.roi_heads.box_predictor = FastRCNNOutputLayers(
+            ShapeSpec(channels=16), box2box_transform=Box2BoxTransform((10, 10, 5, 5)),
+            num_classes=3,
+        )  # fmt: skip
+    ended: list = []
+    model.roi_heads.box_predictor.register_forward_hook(lambda *_: ended.append(1))
+    with activate(model, path(1)):
+        statistics = recalibrate(model, batches(), seed=3)
+        assert (len(ended) == 0) == stops
+        expected = recalibrate(model, batches(), seed=3, forward=model)
+    assert len(ended) >= len(batches())
+    assert statistics.moments.keys() == expected.moments.keys()
+    assert f"roi_heads.box_head.conv{convs}.norm" in statistics.moments
+    for name, moments in expected.moments.items():
+        found = statistics.moments[name]
+        assert moments.count == found.count > 0
+        assert torch.equal(found.mean, moments.mean) and torch.equal(found.m2, moments.m2)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_models_with_norms_in_other_heads_run_whole() -> None:
+    cfg = detector_config("mask")
+    cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"
+    model = build_model(cfg)
+    assert up_to_last_norm(model, batch_norms(model)) is None
+    assert up_to_last_norm(model, ["roi_heads.box_head.conv1.norm"]) is not None
+    assert up_to_last_norm(model, ["backbone.fpn_output2.norm"]) is None
+    assert up_to_last_norm(detector("retinanet"), ["head.cls_subnet.1"]) is None
