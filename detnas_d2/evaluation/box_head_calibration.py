@@ -33,9 +33,10 @@ def up_to_last_norm(
         a function of a batch (list of Detectron2 dicts); None where the model may be another, or
         other heads have BatchNorms, too.
     """
-    if type(model) is not GeneralizedRCNN or type(model.roi_heads) is not StandardROIHeads:
+    roi_heads: Any = getattr(model, "roi_heads", None)
+    if type(model) is not GeneralizedRCNN or type(roi_heads) is not StandardROIHeads:
         return None
-    box_head: nn.Module = model.roi_heads.box_head
+    box_head: nn.Module = roi_heads.box_head
     if not isinstance(box_head, FastRCNNConvFCHead):
         return None
     of_heads = [name for name in names if name.startswith("roi_heads.")]

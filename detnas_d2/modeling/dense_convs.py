@@ -6,10 +6,12 @@ from typing import TypeVar
 
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from torch import Tensor, nn
 
 from detnas_d2.layers.dense_conv import Conv3x3, use_conv3x3
 from detnas_d2.layers.fused_ops import hooked
+from detnas_d2.layers.linear_of_maps import use_maps
 from detnas_d2.layers.roi_pooler import LevelsPooler
 from detnas_d2.modeling.detnas.backbone import ShuffleNetBackbone
 
@@ -20,8 +22,8 @@ def use_operators(model: M) -> M:
     """Has the 3x3 convolutions of neck and heads run as the backbone's ``fused_ops`` says.
 
     RetinaNet's heads have each convolution run on all levels at once, poolers of regions are
-    :class:`LevelsPooler`. Models without a DetNAS
-    backbone are left alone.
+    :class:`LevelsPooler`, and box heads read regions as their convolutions leave them. Models
+    without a DetNAS backbone are left alone.
     """
     backbones = [m for m in model.modules() if isinstance(m, ShuffleNetBackbone)]
     inside = {part for backbone in backbones for part in backbone.modules()}
@@ -31,6 +33,10 @@ def use_operators(model: M) -> M:
         for module in around:
             if type(module) in _OF_LEVELS and backbone.fused_ops != "off":
                 module.__class__ = _OF_LEVELS[type(module)]
+            if isinstance(module, FastRCNNConvFCHead) and backbone.fused_ops != "off":
+                layers = list(module.children())  # in the order they run in
+                for flatten, linear in zip(layers, layers[1:], strict=False):
+                    use_maps(flatten, linear)
     return model
 
 
