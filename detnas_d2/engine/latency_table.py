@@ -2,13 +2,14 @@
 
 The blocks of backbone, neck and head are measured alone. What a whole detector takes is a line in
 their sum, fitted to a few detectors: its slope is what blocks cost among others, its intercept what
-all detectors share. Other detectors, which the fit has not seen, tell how good the table is.
+all detectors share. Other detectors, which the fit has not seen, tell how good the table is. All of
+them lie over the range of the sums, where random ones would lie in its middle and differ by little.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import random
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from detnas_d2.engine.latency import DetectorRun, Picture, exported_run, latenci
 from detnas_d2.engine.runtimes import PYTORCH, RUNTIMES, load_onnx
 from detnas_d2.evaluation.running_statistics import recalibrate
 from detnas_d2.modeling.hit.build import at_neck_channels
+from detnas_d2.search.cost_draws import cost_sampler, over_costs
 from detnas_d2.search_space import LatencyTable, measure_latency
 from detnas_d2.search_space.elastic_latency import ElasticLatency, Latency
 from detnas_d2.search_space.elastic_space import ElasticHitSpace
@@ -191,22 +193,27 @@ def _in_runtime(module: nn.Module, x: Tensor, *, runtime: str, folder: str) -> C
 def _paths(
     space: PathSpace, blocks: LatencyTable, fitted: int, checked: int, seed: int
 ) -> list[Path]:
-    """Different paths: the cheapest, the most expensive, then random ones.
+    """Different paths: the cheapest, the most expensive, then random ones over the costs between.
 
     Raises:
         InputError: the space has fewer.
     """
-    ends = (blocks.cheapest_choices(), blocks.most_expensive_choices())
-    found = dict.fromkeys(space.path(choices) for choices in ends)
-    rng = random.Random(f"latency/{seed}")
-    for _ in range(100 * (fitted + checked)):
-        if len(found) == fitted + checked:
-            return list(found)
-        found[space.random_path(rng)] = None
-    raise InputError(
-        f"space {space.name!r} has {len(found)} paths, expected {fitted + checked} to fit the "
-        "table to and to check it with; ask for fewer with --detectors"
+    wanted, there = fitted + checked, math.prod(space.cardinalities)
+    if there < wanted:
+        raise InputError(
+            f"space {space.name!r} has {there} paths, expected {wanted} to fit the table to and to "
+            "check it with; ask for fewer with --detectors"
+        )
+    ends = [blocks.cheapest_choices(), blocks.most_expensive_choices()]
+    between = over_costs(
+        cost_sampler(blocks),
+        lambda choices: choices not in ends,
+        count=wanted - len(ends),
+        low=blocks.cheapest(),
+        high=blocks.most_expensive(),
+        seed=seed,
     )
+    return [space.path(choices) for choices in (*ends, *between)]
 
 
 def _run(target: Target, path: Path, image: Tensor, folder: str) -> DetectorRun:

@@ -125,10 +125,12 @@ def text(result: Mapping[str, Any]) -> str:
         lines.append("not checked (--detectors 30 checks it)")
     else:
         count, again = len(check["detectors"]), check["tau_of_two_rounds"]
+        measured = [detector["measured"] for detector in check["detectors"]]
         lines.append(
             f"check with {count} other detectors: rank correlation tau {check['tau']:.2f} (of two "
             f"measurements of them: {again:.2f}), error "
-            f"{check['median_error']:.1%} in the median, {check['largest_error']:.1%} at most"
+            f"{check['median_error']:.1%} in the median, {check['largest_error']:.1%} at most; "
+            f"they take {min(measured):.2f} to {max(measured):.2f} ms"
         )
         if again < _NOISY:
             lines.append(

@@ -32,10 +32,10 @@ class CostSampler:
     outside.
     """
 
-    def __init__(self, table: AdditiveTable[int]) -> None:
+    def __init__(self, table: AdditiveTable[int] | AdditiveTable[float]) -> None:
         self.table = table
         low, high = table.cheapest(), table.most_expensive()
-        self._low, self._width = low, max(high - low, 1) / _CELLS
+        self._low, self._width = low, (high - low or 1) / _CELLS
         lowest = [min(row) for row in table.entries]
         self._cells = [
             [round((entry - least) / self._width) for entry in row]
@@ -110,7 +110,9 @@ class ConditionalSampler:
 Sampler = CostSampler | ConditionalSampler
 
 
-def cost_sampler(table: AdditiveTable[int] | ConditionalTable[int]) -> Sampler:
+def cost_sampler(
+    table: AdditiveTable[int] | AdditiveTable[float] | ConditionalTable[int],
+) -> Sampler:
     """The sampler of a table of costs."""
     return CostSampler(table) if isinstance(table, AdditiveTable) else ConditionalSampler(table)
 

@@ -65,6 +65,11 @@ def test_the_table_is_what_the_detectors_take(machine: None) -> None:
     assert check["tau"] == check["tau_of_two_rounds"] == 1 and check["largest_error"] < 1e-9
     paths = [each["path"] for each in check["detectors"]]
     assert len(set(paths)) == 30 and "3x3 / 3x3 / 3x3 3x3 / 3x3" not in paths  # fitted to that
+    # Over the whole range of costs: uniform draws hardly reach the dearest fifth.
+    low, high = table.cheapest(), table.most_expensive()
+    places = [(each["table"] - low) / (high - low) for each in check["detectors"]]
+    fifths = [sum(low <= place <= low + 0.2 for place in places) for low in (0, 0.2, 0.4, 0.6, 0.8)]
+    assert min(fifths) >= 5
     for each in check["detectors"]:
         assert each["table"] == pytest.approx(each["measured"]) == milliseconds(each["path"])
     assert LatencyTable.from_json(table.to_json(), TINY) == table
@@ -132,6 +137,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told[0].startswith(f"{file}: detectors of space detnas_tiny in PyTorch ")
     assert "one image of 40 x 60 pixels" in told[0] and "threads: 1," in told[0]
     assert "check with 2 other detectors: rank correlation tau " in told[2]
+    assert told[2].endswith(" ms") and "at most; they take " in told[2]
     assert told[-1] == f"a search reads it: SEARCH.LATENCY_TABLE {file}"
     table = read_latency(str(file), TINY)
     assert table.detector["threads"] == 1 and table.detector["config"] == "search.yaml"
