@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detnas_d2.config.tools import nested, short_yaml
 from detnas_d2.engine.architectures import decoded
 from detnas_d2.engine.keeping_time import keep_time
-from detnas_d2.engine.plan import BEST_FILE, GradientPlan
+from detnas_d2.engine.plan import BEST_FILE, GradientPlan, check_one_size
 from detnas_d2.engine.trainers.bilevel_trainer import GradientSearchTrainer
 from detnas_d2.search_space.genotype import Genotype
 from detnas_d2.utils.errors import InputError
@@ -95,6 +95,7 @@ def gradient_search(
 
 def check_screening(cfg: CfgNode) -> None:
     """Raises InputError unless the config describes a screening."""
+    check_one_size(cfg)
     if not cfg.HIT_SEARCH.SCREENING.ENABLED:
         raise InputError("HIT_SEARCH.SCREENING.ENABLED is False: nothing to screen")
 

@@ -148,7 +148,12 @@ class GradientPlan:
     def from_config(
         cls, cfg: CfgNode, config_dir: str = "", opts: Sequence[str] = ()
     ) -> GradientPlan:
-        """The plan of a config; see :func:`retrain_config` for arguments and errors."""
+        """The plan of a config; see :func:`retrain_config` for arguments and errors.
+
+        Raises:
+            InputError: see :func:`check_one_size`.
+        """
+        check_one_size(cfg)
         return cls(
             arch_start=cfg.HIT_SEARCH.ARCH_START_ITER,
             max_iter=cfg.SOLVER.MAX_ITER,
@@ -178,6 +183,16 @@ class GradientPlan:
         retrain = self._retrain.clone()
         retrain.merge_from_list(list(opts))
         return retrain
+
+
+def check_one_size(cfg: CfgNode) -> None:
+    """Raises InputError if sizes of images are to be searched, which relaxed models do not."""
+    if cfg.SEARCH.RESOLUTIONS:
+        raise InputError(
+            f"SEARCH.RESOLUTIONS {list(cfg.SEARCH.RESOLUTIONS)}: searches by gradient, and "
+            "screenings, have images of one size; expected [], or MODEL.HIT.STRATEGY sampling, in "
+            "a pipeline in the OPTS of its supernet and its search"
+        )
 
 
 def retrain_config(cfg: CfgNode, config_dir: str, opts: Sequence[str] = ()) -> CfgNode:

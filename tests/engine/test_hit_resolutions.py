@@ -13,7 +13,10 @@ from detnas_d2.config.resolutions import at_resolution, cost_input
 from detnas_d2.config.tools import load_config
 from detnas_d2.drawing.architectures import network_of
 from detnas_d2.engine.architectures import architectures_of, network_config, searched_space
+from detnas_d2.engine.checks.models import Models
+from detnas_d2.engine.checks.run import check_run
 from detnas_d2.engine.evolution_search import load_supernet
+from detnas_d2.engine.gradient_search import gradient_search, screen
 from detnas_d2.engine.outlook import work_of
 from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.trainers.path_sampling import SandwichPathSampler
@@ -21,6 +24,8 @@ from detnas_d2.evaluation.build import resized_evaluator, sequential_evaluator
 from detnas_d2.evaluation.settings import EvaluationSettings, resized_settings
 from detnas_d2.search_space import LatencyTable
 from detnas_d2.search_space.space import space_digest
+from detnas_d2.utils.errors import InputError
+from tests.engine.hit_runs import scene_config
 from tests.engine.sizes_apart import updated_both_ways
 from tests.engine.test_inherited import evaluated
 from tests.engine.test_neck_channels import KEYS, SANDWICH, scenes, some_paths
@@ -135,3 +140,13 @@ def test_latency_has_a_table_for_each_resolution(tmp_path: Path) -> None:
     ]
     layers = len(path)
     assert costs == pytest.approx([1.6 * layers, 3.2 * layers])
+
+
+def test_searches_by_gradient_have_images_of_one_size(tmp_path: Path) -> None:
+    for name, start in (("search.yaml", gradient_search), ("screen.yaml", screen)):
+        cfg = scene_config(tmp_path, name, "out", *RESOLUTIONS)
+        with pytest.raises(InputError, match=r"^SEARCH.RESOLUTIONS \[32, 64\]: .* of one size"):
+            start(cfg, resume=False)
+    cfg = scene_config(tmp_path, "search.yaml", "out", *RESOLUTIONS)
+    with pytest.raises(InputError, match="expected .*, or MODEL.HIT.STRATEGY sampling"):
+        check_run(cfg, "gradient", Models(), config_dir="", data=False)  # before it starts
