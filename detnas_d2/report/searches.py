@@ -40,6 +40,7 @@ class SearchPart:
 
     Attributes:
         counts: of the candidates: evaluated, failed, generations.
+        traded: it has several objectives, so that ``best`` is what it recommends.
         front: the fittest at every cost, fittest last.
         seconds: what scoring a candidate took, by pass, summed.
     """
@@ -50,6 +51,7 @@ class SearchPart:
     failed: int
     generations: int
     best: CandidateRecord | None
+    traded: bool
     front: list[CandidateRecord]
     seconds: dict[str, float]
     figures: list[tuple[Markup, str]]
@@ -111,6 +113,7 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
         sum(record.error is not None for record in records),
         max(record.generation for record in records),
         best,
+        bool(_costs_of(told)),
         front[-_FRONT:],
         seconds,
         figures,

@@ -68,6 +68,7 @@ def test_family(run: Path, front: list[CandidateRecord]) -> None:
 
     page = page_of(found)
     assert 'id="family"' in page and f"member 1 of {len(front)}" in page
+    assert "\nRecommended: bbox/AP" in page and "\nBest: " not in page
     assert "family-macs" in page
     # Its search is drawn over both costs that it traded.
     assert "parameters, millions" in page and "multiply-adds, millions" in page
