@@ -4,6 +4,7 @@ it needs.
   diagnose.py history output/search
   diagnose.py choices output/search
   diagnose.py resolutions output/search --evaluate
+  diagnose.py resolutions output/sizes/seed*/search --output output/sizes/compared
   diagnose.py screening output/mu_0 output/mu_0.1 --plot figure4.svg
   diagnose.py optuna output/search --storage sqlite:///study.db
   diagnose.py fronts --config-file pipeline.yaml --output output/fronts SEEDS 0,1,2,3,4
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         ),
         "choices": commands.add_parser("choices", help="operations chosen per generation"),
         "resolutions": commands.add_parser(
-            "resolutions", help="the best path of each image size, and its fitness at the others"
+            "resolutions", help="do other image sizes want other architectures?"
         ),
         "screening": commands.add_parser(
             "screening", help="scores of the operations over screenings (Hit-Detector)"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detnas_d2.evaluation import CandidateRecord
+from detnas_d2.programs.size_comparison import SizeComparison
 from detnas_d2.report.search_figures import COST_NAMES
 from detnas_d2.utils.figures import new_figure, save_figure
 
@@ -71,4 +72,33 @@ def draw_calibration(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
         axis.set(xscale="log", xlabel="calibration images", title=column.replace("_", " "))
         axis.set_xticks(images, [str(number) for number in images])
         axis.minorticks_off()
+    save_figure(figure, file)
+
+
+def draw_sizes(found: SizeComparison, file: str) -> None:
+    """Left: random networks by their fitness at the least and at the largest size, means over the
+    supernets. Right: for each two sizes the tau between supernets at them, and what it would be if
+    the order did not depend on the size, with 95 % intervals.
+    """
+    figure, (left, right) = new_figure(2)
+    figure.set_size_inches(10, 4.2)
+    low, high = found.sizes[0], found.sizes[-1]
+    if found.scored:
+        places = [found.of_random(size).mean(axis=0) for size in (low, high)]
+        left.scatter(*places, s=14, color="tab:blue")
+    left.set(xlabel=f"fitness at {low} pixels", ylabel=f"fitness at {high} pixels")
+    left.set_title(f"{len(found.scored)} random networks, mean of {len(found.scores)} supernets")
+    for shift, name, label, colour in (
+        (-0.1, "expected", "if the size did not matter", "tab:gray"),
+        (0.1, "across", "one supernet at each size", "tab:orange"),
+    ):
+        taus = [getattr(told, name) for told in found.agreements.values()]
+        bars = [[t.value - t.low for t in taus], [t.high - t.value for t in taus]]
+        places = [place + shift for place in range(len(taus))]
+        style: Any = {"fmt": "o", "color": colour, "ms": 5, "label": label}
+        right.errorbar(places, [t.value for t in taus], bars, **style)
+    right.axhline(0, color="tab:gray", lw=0.8)
+    right.set_xticks(range(len(found.agreements)), [f"{a} and {b}" for a, b in found.agreements])
+    right.set(xlabel="shortest sides, pixels", ylabel="Kendall's tau")
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     save_figure(figure, file)

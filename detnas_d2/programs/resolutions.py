@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from detectron2.config import CfgNode
 
 from detnas_d2.config.resolutions import resolutions_of
 from detnas_d2.config.tools import load_config
@@ -17,6 +20,8 @@ from detnas_d2.evaluation import CandidateFailed, CandidateRecord
 from detnas_d2.evaluation.build import resized_evaluator
 from detnas_d2.evaluation.settings import EvaluationSettings, resized_settings
 from detnas_d2.programs.networks import CONFIG_FILE
+from detnas_d2.programs.plots import draw_sizes
+from detnas_d2.programs.size_comparison import FoundPaths, SizeComparison, compare
 from detnas_d2.search import History
 from detnas_d2.search_space import Path
 from detnas_d2.utils.errors import InputError
@@ -25,33 +30,88 @@ Fitness = dict[Path, float | None]
 """Path with its resolution -> fitness; None: it failed."""
 
 
+NETWORKS = 40
+"""Random networks that the supernets of several searches score."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("search", help="output folder of a search with SEARCH.RESOLUTIONS")
+    parser.add_argument(
+        "searches",
+        nargs="+",
+        metavar="SEARCH",
+        help="output folder of a search with SEARCH.RESOLUTIONS; several, of a supernet each, are "
+        "compared: each other's supernets score what they found, and random networks",
+    )
     parser.add_argument(
         "--evaluate",
         action="store_true",
         help="score what the search did not, by its supernet on its data",
     )
+    add = parser.add_argument
+    add("--output", default="", metavar="FOLDER", help="keeps the scores of several searches")
+    add("--networks", type=int, default=NETWORKS, help=f"random ones (default: {NETWORKS})")
+    add("--plot", default="", metavar="FILE", help="draw the comparison, .svg, .png or .pdf")
 
 
-def tell(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prints the best path of each resolution with its fitness at all of them."""
-    file = os.path.join(args.search, CONFIG_FILE)
+def tell(args: argparse.Namespace) -> Any:
+    """Prints what one search found at each size, or what several did, see
+    :mod:`detnas_d2.programs.size_comparison`; returns it as JSON values.
+    """
+    if len(args.searches) == 1:
+        for name in ("output", "plot"):
+            if getattr(args, name):
+                raise InputError(f"--{name}: of several searches; expected two folders or more")
+        return _tell_one(args.searches[0], evaluate=args.evaluate)
+    if not args.output:
+        raise InputError("several searches: expected --output FOLDER, which keeps their scores")
+    if args.networks < 0:
+        raise InputError(f"--networks {args.networks}: expected 0 or more")
+    found = compared(args.searches, args.networks, args.output)
+    print(found.text())
+    if args.plot:
+        draw_sizes(found, args.plot)
+    return found.as_dict()
+
+
+def compared(folders: Sequence[str], networks: int, output: str) -> SizeComparison:
+    """The comparison of searches, see :func:`detnas_d2.programs.size_comparison.compare`."""
+    searches = []
+    for folder in folders:
+        cfg, _, best = _read(folder)
+        space = searched_space(cfg)
+        paths = {size: space.path(record.path).at(None) for size, record in best.items()}
+        searches.append(FoundPaths(folder, cfg, paths))
+    return compare(searches, networks, output, lambda line: print(line, file=sys.stderr))
+
+
+def _read(folder: str) -> tuple[CfgNode, Sequence[CandidateRecord], dict[int, CandidateRecord]]:
+    """Config and candidates of a search, and the best of each resolution.
+
+    Raises:
+        InputError: it has none, or no resolutions.
+    """
+    file = os.path.join(folder, CONFIG_FILE)
     if not os.path.isfile(file):
-        raise InputError(f"{args.search}: no {CONFIG_FILE}; expected the output folder of a search")
+        raise InputError(f"{folder}: no {CONFIG_FILE}; expected the output folder of a search")
     cfg = load_config(file)
-    resolutions, space = resolutions_of(cfg), searched_space(cfg)
-    if not resolutions:
+    if not resolutions_of(cfg):
         raise InputError(f"{file}: SEARCH.RESOLUTIONS is []: the search had images of one size")
-    records = History.read(args.search).records
+    records = History.read(folder).records
     best = best_at(records)
     if not best:
-        raise InputError(f"{args.search}: no candidate has a fitness yet")
+        raise InputError(f"{folder}: no candidate has a fitness yet")
+    return cfg, records, best
+
+
+def _tell_one(folder: str, *, evaluate: bool) -> list[dict[str, Any]]:
+    """Prints the best path of each resolution with its fitness at all of them."""
+    cfg, records, best = _read(folder)
+    resolutions, space = resolutions_of(cfg), searched_space(cfg)
     known: Fitness = {space.path(r.path): r.fitness for r in records}
     paths = {size: space.path(record.path) for size, record in best.items()}
     wanted = [path.at(size) for path in paths.values() for size in resolutions]
     missing = list(dict.fromkeys(path for path in wanted if path not in known))
-    if args.evaluate and missing:
+    if evaluate and missing:
         known |= evaluated(cfg, missing)
     rows = [
         {
@@ -64,7 +124,7 @@ def tell(args: argparse.Namespace) -> list[dict[str, Any]]:
         for size, path in paths.items()
     ]
     print(table(rows, resolutions))
-    if missing and not args.evaluate:
+    if missing and not evaluate:
         print("\n-: not among the candidates of the search; --evaluate scores them")
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,21 @@ A, B = TINY.uniform_path("3x3"), TINY.uniform_path("7x7")
 FITNESS = {A.at(96): 31.0, A.at(128): 33.5, B.at(96): 30.25, B.at(128): None}
 
 
-def folder(path: Path, sizes: tuple[int, ...] = SIZES, wanted: Any = tuple(FITNESS)) -> str:
-    """A search that has evaluated ``wanted``."""
-    opts = ["SEARCH.RESOLUTIONS", list(sizes), "INPUT.MIN_SIZE_TEST", 96]
+def folder(
+    path: Path,
+    sizes: tuple[int, ...] = SIZES,
+    wanted: Any = tuple(FITNESS),
+    known: Mapping[Any, float | None] = FITNESS,
+) -> str:
+    """A search that has evaluated ``wanted``, with the fitness ``known``."""
+    opts = ["SEARCH.RESOLUTIONS", list(sizes), "INPUT.MIN_SIZE_TEST", sizes[0] if sizes else 96]
     cfg = load_config("", [*opts, "MODEL.DETNAS.SPACE", "detnas_tiny"])
     path.mkdir()
     (path / "config.yaml").write_text(short_yaml(cfg), encoding="utf-8")
     history = History.open(path, {"any": "search"}, resume=False)
     candidates = Candidates(TINY, sizes)
     for index, found in enumerate(wanted):
-        fitness = FITNESS[found]
+        fitness = known[found]
         history.append(
             candidate_record(
                 index,
