@@ -18,6 +18,10 @@ class KeepsFolded(nn.Module):
     They are dropped by everything that modules know of and that may change what they are made of.
     """
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without them: copies and files would be larger by as much as all weights."""
+        return {name: value for name, value in self.__dict__.items() if name != "_folded"}
+
     def drop_folded(self) -> None:
         self.__dict__.pop("_folded", None)
 

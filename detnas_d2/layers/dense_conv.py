@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,10 @@ class Conv3x3(Conv2d):
             affine = BatchNorms().affine(norm, stats, y.shape[0] * y.shape[2] * y.shape[3])
             y = materialise(Pending(y, *affine, relu))
         return y if relu or activation is None else activation(y)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kept weights, which copies and files need not have."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def runs(self, xs: Sequence[Tensor]) -> bool:
         """Whether the operator runs any of these maps."""

@@ -257,6 +257,7 @@ def test_weights_are_kept_while_their_values_stay(monkeypatch: pytest.MonkeyPatc
         for _ in range(3):
             torch.testing.assert_close(own(x), module(x), rtol=1e-4, atol=1e-5)
         assert len(packs) == 1
+        assert "_kept" in own.__dict__ and "_kept" not in copy.deepcopy(own).__dict__
         own.weight.data[3, 5] += 1
         module.weight.data[3, 5] += 1
         torch.testing.assert_close(own(x), module(x), rtol=1e-4, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -114,6 +116,17 @@ def test_folded_weights_are_dropped_by_what_modules_know_of() -> None:
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_copies_and_pickles_have_no_folded_weights() -> None:
+    net, x = backbone().eval(), torch.rand(1, 3, 64, 64)
+    net.fused_ops = "on"
+    expected = net(x)["stage4"]
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert not any("_folded" in module.__dict__ for module in other.modules())
+        assert torch.equal(other(x)["stage4"], expected)
+    assert any("_folded" in module.__dict__ for module in net.modules())
+
+
 def test_copies_of_folded_weights_for_autocast_are_kept_until_the_weights_change() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         net = backbone(1).eval()
