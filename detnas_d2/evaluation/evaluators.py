@@ -22,6 +22,7 @@ from detectron2.evaluation import (
 from detnas_d2.evaluation.classification import ClassificationEvaluator
 from detnas_d2.evaluation.panoptic import PanopticEvaluator
 from detnas_d2.evaluation.scoring import evaluator_type, quiet
+from detnas_d2.utils.compat import voc_evaluation_alone
 
 # COCO files that this process made: what of -> who gave the dicts.
 _CONVERTED: dict[str, Any] = {}
@@ -71,11 +72,12 @@ def detection_evaluator(
 
     Args:
         sigmas: see :func:`keypoint_sigmas`.
-        distributed: COCO's gathers the predictions of all ranks (VOC's always does).
+        distributed: gather the predictions of all ranks.
         output_dir: where COCO results are written; None: nowhere.
     """
     if kind == "pascal_voc":
-        return PascalVOCDetectionEvaluator(dataset_name)
+        voc = PascalVOCDetectionEvaluator if distributed else _VocOfOneRank
+        return voc(dataset_name)
     return COCOEvaluator(
         dataset_name,
         distributed=distributed,
@@ -160,3 +162,11 @@ class _SemSegMetrics(SemSegEvaluator):
 
     def encode_json_sem_seg(self, sem_seg: Any, input_file_name: str) -> list[dict[str, Any]]:
         return []
+
+
+class _VocOfOneRank(PascalVOCDetectionEvaluator):
+    """Detectron2's evaluator, which gathers the predictions of all ranks, of those of this one."""
+
+    def evaluate(self) -> dict[str, Any]:
+        with voc_evaluation_alone():
+            return dict(super().evaluate())

@@ -7,10 +7,11 @@ Detectron2 is imported where it is needed, so that the operators do without it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial, reduce
 from operator import or_
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,21 @@ def drop_script_plans() -> None:
         unit: Any = torch.jit._state._python_cu
         for function in unit.get_functions():
             function._debug_flush_compilation_cache()
+
+
+@contextmanager
+def voc_evaluation_alone() -> Iterator[None]:
+    """Within the block a ``PascalVOCDetectionEvaluator`` takes this process for the only one."""
+    from detectron2.evaluation import pascal_voc_evaluation
+
+    ranks = pascal_voc_evaluation.comm
+    pascal_voc_evaluation.comm = SimpleNamespace(
+        gather=lambda data, dst=0: [data], is_main_process=lambda: True
+    )
+    try:
+        yield
+    finally:
+        pascal_voc_evaluation.comm = ranks
 
 
 def last_coco_records(evaluator: Any, kind: str) -> list[dict[str, Any]]:

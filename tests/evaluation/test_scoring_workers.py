@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from detectron2.data import MetadataCatalog
 
 from detnas_d2.config.tools import base_config
@@ -114,11 +117,16 @@ def voc_set(folder: Path) -> None:
     )
 
 
-def test_voc_figures(tmp_path: Path) -> None:
-    voc_set(tmp_path)
-    batches = detect(TRUTH, 3)
+def voc_detections(seed: int) -> list:
+    batches = detect(TRUTH, seed)
     for inputs, _ in batches:
         inputs[0]["image_id"] = str(inputs[0]["image_id"])
+    return batches
+
+
+def test_voc_figures(tmp_path: Path) -> None:
+    voc_set(tmp_path)
+    batches = voc_detections(3)
     try:
         with ScoringPool(ScoringTask.of("voc_scored", output_dir="output"), workers=0) as pool:
             found = submit(pool, batches).result().metrics
@@ -126,6 +134,29 @@ def test_voc_figures(tmp_path: Path) -> None:
     finally:
         forget("voc_scored")
     assert 1 < found["bbox/AP50"] < 99
+
+
+def _score_on_a_rank(rank: int, folder: str) -> None:
+    """One candidate on each of two ranks, two on the first, as a search shares them out."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    voc_set(Path(folder, str(rank)))
+    with ScoringPool(ScoringTask.of("voc_scored", output_dir="output"), workers=0) as pool:
+        found = [submit(pool, voc_detections(s)).result().metrics for s in ((3, 5), (4,))[rank]]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_voc_figures_of_each_ranks_candidates(tmp_path: Path) -> None:
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    mp.spawn(_score_on_a_rank, (str(tmp_path),), nprocs=2)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    voc_set(tmp_path)
+    try:
+        expected = [sequential("voc_scored", voc_detections(s), tmp_path) for s in (3, 4, 5)]
+    finally:
+        forget("voc_scored")
+    assert found == [[expected[0], expected[2]], [expected[1]]]
 
 
 def test_classification_needs_no_worker() -> None:

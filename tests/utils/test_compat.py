@@ -6,6 +6,7 @@ import platform
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer
 from detectron2.engine.hooks import PreciseBN
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, pascal_voc_evaluation
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import CommonMetricPrinter
@@ -72,6 +73,16 @@ def test_in_forward_differentiation() -> None:
     assert not compat.in_forward_differentiation()
     with forward_ad.dual_level():
         assert compat.in_forward_differentiation()
+
+
+def test_voc_evaluation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = SimpleNamespace()
+    monkeypatch.setattr(pascal_voc_evaluation, "comm", ranks)
+    with pytest.raises(KeyError), compat.voc_evaluation_alone():
+        assert pascal_voc_evaluation.comm.gather("mine", dst=0) == ["mine"]
+        assert pascal_voc_evaluation.comm.is_main_process()
+        raise KeyError
+    assert pascal_voc_evaluation.comm is ranks
 
 
 def test_excluding() -> None:
