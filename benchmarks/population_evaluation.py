@@ -11,7 +11,8 @@ precise_bn  per candidate fvcore's update_bn_stats on the whole detector, Detect
             inference_on_dataset, pycocotools
 sequential  detnas_d2's SequentialEvaluator, the reference
 population  detnas_d2's PopulationEvaluator as a search runs it (image cache, scoring workers)
-fused       the same with MODEL.DETNAS.FUSED_OPS on; fitness then differs by rounding
+fused       the same with MODEL.DETNAS.FUSED_OPS on; fitness then differs by rounding. The others
+            run with it off: Detectron2's modules and PyTorch's operators
 
 in turn, in one process, on the same images. The first three take the same time for every candidate
 and are run on --few of them, the last two on a whole population. "last" is the last generation of a
@@ -30,6 +31,7 @@ figure to compare.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import tempfile
@@ -66,7 +68,8 @@ class OneByOne:
     """The two ways that know nothing of a population."""
 
     def __init__(self, cfg: CfgNode, clock: Clock) -> None:
-        self.cfg, self.clock = cfg, clock
+        self.cfg, self.clock = cfg.clone(), clock
+        self.cfg.MODEL.DETNAS.FUSED_OPS = "off"  # Detectron2's modules and torch's operators
 
     def batches(self) -> Any:
         node, name = self.cfg.SEARCH.CALIBRATION, self.cfg.DATASETS.TRAIN[0]
@@ -260,9 +263,9 @@ if __name__ == "__main__":
     logging.disable(logging.INFO)
     torch.set_num_threads(args.threads)
     report = measure.Report("population_evaluation", args)
-    for detector_kind in args.detector:
-        for image_size in args.size:
-            with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:  # of all: registered datasets name files in it
+        for detector_kind, image_size in itertools.product(args.detector, args.size):
+            with ExitStack() as stack:
                 cfg = detector(args, detector_kind, image_size, folder)
                 ways = Ways(cfg, stack, fused=args.fused)
                 about = {"detector": detector_kind, "size": image_size}

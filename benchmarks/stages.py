@@ -66,7 +66,7 @@ class Clock:
                 parts[name] = getattr(model, name)
         for name, module in parts.items():
             module.register_forward_pre_hook(lambda *_, name=name: self.enter(name))
-            module.register_forward_hook(lambda *_: self.leave())
+            module.register_forward_hook(lambda *_: self.leave(), always_call=True)
         return model
 
     def split(self, count: int) -> dict[str, dict[str, float]]:

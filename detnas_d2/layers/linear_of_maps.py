@@ -61,12 +61,17 @@ class LinearOfMaps(nn.Linear):
         return y.flatten(1)
 
 
-def use_maps(flatten: nn.Module, linear: nn.Module) -> None:
+def use_maps(flatten: nn.Module, linear: nn.Module, fused: bool = True) -> None:
     """Gives the two classes to a flattening module and the linear layer that alone reads it, where
-    they are PyTorch's."""
+    they are PyTorch's; not ``fused``: gives them PyTorch's again."""
+    kinds: tuple[type, type] = (KeptMaps, LinearOfMaps) if fused else (nn.Flatten, nn.Linear)
+    if not fused:
+        if type(flatten) is KeptMaps:
+            flatten.__class__, linear.__class__ = kinds
+        return
     if type(flatten) is not nn.Flatten or (flatten.start_dim, flatten.end_dim) != (1, -1):
         return
     if type(linear) is not nn.Linear or not has_extension():
         return
-    flatten.__class__, linear.__class__ = KeptMaps, LinearOfMaps
+    flatten.__class__, linear.__class__ = kinds
     flatten.__dict__["_following"] = (linear,)

@@ -30,13 +30,14 @@ def use_operators(model: M) -> M:
     for backbone in backbones[:1]:
         around = [module for module in model.modules() if module not in inside]
         use_conv3x3(around, backbone.fused_ops, backbone.autotune)
+        fused = backbone.fused_ops != "off"
+        kinds = _OF_LEVELS if fused else {ours: theirs for theirs, ours in _OF_LEVELS.items()}
         for module in around:
-            if type(module) in _OF_LEVELS and backbone.fused_ops != "off":
-                module.__class__ = _OF_LEVELS[type(module)]
-            if isinstance(module, FastRCNNConvFCHead) and backbone.fused_ops != "off":
+            module.__class__ = kinds.get(type(module), type(module))
+            if isinstance(module, FastRCNNConvFCHead):
                 layers = list(module.children())  # in the order they run in
                 for flatten, linear in zip(layers, layers[1:], strict=False):
-                    use_maps(flatten, linear)
+                    use_maps(flatten, linear, fused)
     return model
 
 

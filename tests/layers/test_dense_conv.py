@@ -17,6 +17,8 @@ from detnas_d2 import ops
 from detnas_d2.layers import dense_conv, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.layers.dense_conv import Conv3x3, pays, use_conv3x3
+from detnas_d2.layers.linear_of_maps import KeptMaps
+from detnas_d2.layers.roi_pooler import LevelsPooler
 from detnas_d2.modeling import use_operators
 from detnas_d2.modeling.dense_convs import LevelsTogether
 from detnas_d2.ops.autotune import AutotuneCache
@@ -233,6 +235,15 @@ def test_necks_and_heads_of_detectors(
     }[kind]
     assert head | {"backbone.fpn_output3"} <= names
     assert not any("bottom_up" in name for name in names)
+    kinds = [type(module) for module in own.modules()]
+    ours = {"faster": {LevelsPooler, KeptMaps}, "retinanet": {LevelsTogether}}
+    assert ours.get(kind, set()) <= set(kinds)
+    own.backbone.bottom_up.fused_ops = "off"
+    theirs = [type(module) for module in model.modules()]
+    off = [type(module) for module in use_operators(own).modules()]
+    assert all(a is b or a is Conv3x3 for a, b in zip(off, theirs, strict=True))
+    own.backbone.bottom_up.fused_ops = "on"
+    assert [type(module) for module in use_operators(own).modules()] == kinds
     monkeypatch.setattr(dense_conv, "pays", lambda x, out: True)
     image = {"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}
     with torch.no_grad():

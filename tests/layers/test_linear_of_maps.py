@@ -79,6 +79,14 @@ def test_flattens_everything_else(calls: list) -> None:
     assert not calls
 
 
+def test_pytorchs_own_again() -> None:
+    net, own = pair()
+    use_maps(own[0], own[1], fused=False)
+    assert [type(module) for module in own] == [type(module) for module in net]
+    with torch.no_grad():
+        assert torch.equal(own(x := regions()), net(x))
+
+
 def test_other_modules_stay() -> None:
     class Special(nn.Linear):
         pass
