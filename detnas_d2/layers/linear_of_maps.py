@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +49,10 @@ class LinearOfMaps(nn.Linear):
 
     Their weights, the channels of a pixel together, are kept while the layer's stay the same.
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kept weights, which copies and files need not have."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:

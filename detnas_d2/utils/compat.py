@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook as has_global_hook
 
-__all__ = ["has_global_hook"]
-
+# Whether a hook of every module is set.
+has_global_hook: Callable[[], bool] = torch.nn.modules.module._has_any_global_hook
 # Within it operators are called past autograd; not under torch.compile.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 any_requires_grad = torch._C._any_requires_grad  # looks into lists

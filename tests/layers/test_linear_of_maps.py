@@ -44,6 +44,7 @@ def test_agrees_with_the_modules_and_follows_the_weights(bias: bool, calls: list
     with torch.no_grad():
         torch.testing.assert_close(own(x), net(x), rtol=1e-5, atol=1e-5)
         again = copy.deepcopy(own)
+        assert "_kept" in own[1].__dict__ and "_kept" not in again[1].__dict__
         assert torch.equal(again(x), own(x))
         for each in (net, own):
             each[1].weight.data[3, 40:90] += 1

@@ -77,6 +77,18 @@ class Cases:
         weight = torch.randn(out, shape[1], 3, 3).to(dtype)
         return self.map(shape, dtype), weight, *self.epilogue(out, dtype)
 
+    def roi_align(self, dtype: torch.dtype) -> tuple:
+        dtype = dtype if dtype == torch.float64 else torch.float32  # places of samples are rounded
+        n, c, h, w = self.shape()
+        xs = [self.map((n, c, *size), dtype) for size in ((h, w), (self.r.choice(SIZES), w))]
+        count = self.r.choice((0, 1, 5))
+        first = torch.rand(count, 2, dtype=dtype) * 24 - 5
+        extent = torch.rand(count, 2, dtype=dtype) * self.r.choice((0, 3, 30))
+        boxes = torch.cat([torch.randint(0, n, (count, 1)).to(dtype), first, first + extent], dim=1)
+        levels = [self.r.choice((0, 1)) for _ in range(count)]
+        options = self.r.choice((1, 2, 7)), self.r.choice((0, 1, 2, 5)), self.r.random() < 0.5
+        return xs, boxes, levels, [1.0, 0.5], *options
+
     def norm(self, c: int) -> tuple:
         """eps far above the variances' rounding; weight and bias, or none."""
         some = self.r.random() < 0.8
