@@ -69,10 +69,11 @@ def _plain(layer: ConvNormAct) -> bool:
     conv, norm = parts["conv"], parts["norm"]
     if hooked(layer) or hooked(conv) or hooked(norm):
         return False
-    # A parametrized convolution is of another class too, and has no weight of its own.
-    if type(conv) is not nn.Conv2d or type(norm) not in NORMS:
+    # A parametrized convolution is of another class too, and has no weight of its own, which those
+    # of DataParallel's replicas and of FSDP lack too.
+    if type(conv) is not nn.Conv2d or type(norm) not in NORMS or "weight" not in conv._parameters:
         return False
-    return norm._buffers["running_mean"] is not None and norm._parameters["weight"] is not None
+    return norm._buffers["running_mean"] is not None and norm._parameters.get("weight") is not None
 
 
 def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:

@@ -123,6 +123,30 @@ def test_changed_convolutions_are_followed(change: str, training: bool, used: li
     assert used == []
 
 
+def replica(module: nn.Module) -> nn.Module:
+    """As DataParallel makes them: tensors are attributes, not parameters."""
+    made = module._replicate_for_data_parallel()
+    for name, child in module._modules.items():
+        made._modules[name] = None if child is None else replica(child)
+    for name, parameter in module._parameters.items():
+        if parameter is None:
+            made._parameters[name] = None
+        else:
+            setattr(made, name, parameter.view_as(parameter))
+    return made
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_replicas_run_their_modules(training: bool, used: list[str]) -> None:
+    net, x = backbone().train(training), torch.rand(2, 3, 64, 64)
+    other = replica(copy.deepcopy(net))
+    net.fused_ops, other.fused_ops = "off", "on"
+    for name, expected in net(x).items():
+        assert torch.equal(other(x)[name], expected), name
+    assert used == []
+
+
 def test_recalibration_agrees(used: list[str]) -> None:
     fused, reference = pair(backbone(2).eval())
     before = copy.deepcopy(fused.state_dict())
