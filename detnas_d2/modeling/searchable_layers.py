@@ -106,7 +106,7 @@ class RelaxedLayers(PartLayers):
         # Column of alpha of each of a layer's candidates.
         self._columns = [[self.ops.index(op) for op in layer.ops] for layer in self.layers]
         self._active = tuple(range(len(self.ops)))
-        self.register_load_state_dict_post_hook(lambda module, keys: module._refresh())
+        self.register_load_state_dict_post_hook(_refresh)  # no lambda: models are pickled
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -158,6 +158,10 @@ class RelaxedLayers(PartLayers):
         if len(self._active) < len(self.ops):
             active = [i for i, column in enumerate(columns) if column in self._active]
         return self.blocks[index](x, weights, active)
+
+
+def _refresh(layers: RelaxedLayers, keys: object) -> None:
+    layers._refresh()
 
 
 class ChoiceLayers(PartLayers):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -80,3 +82,10 @@ def test_candidates_are_removed_where_another_is_left() -> None:
     expected = torch.tensor([[1, 0, 0], [1, 0, 0], [0.5, 0, 0.5], [0.5, 0, 0.5]])
     torch.testing.assert_close(layers.probabilities(), expected.double())
     assert relaxed(torch.rand(2, 3, 32, 32, dtype=torch.float64))["stage2"].isfinite().all()
+
+
+def test_pickled_layers_follow_loaded_weights() -> None:
+    layers, other = net().blocks, pickle.loads(pickle.dumps(net().blocks))
+    layers.remove("skip")
+    other.load_state_dict(layers.state_dict())
+    assert other.active_ops == layers.active_ops
