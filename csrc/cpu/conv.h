@@ -41,6 +41,23 @@ void pack_depthwise(const Tensor& weight, T* out, bool flip = false) {
   }
 }
 
+// The gradients of input and weight both read that of the output: where it fits the caches, what is
+// pending on it is applied only once.
+constexpr int64_t kReadOnce = 4 << 20;  // bytes
+
+template <typename T>
+void read_once(Source<T>& source, int64_t rows, int64_t channels) {
+  const int64_t ld = round_up(channels, kChannelPad) + kChannelPad;  // rows do not share a cache set
+  if (source.plain() || rows * ld * static_cast<int64_t>(sizeof(T)) > kReadOnce) return;
+  T* memory = workspace<T, 4>(rows * ld);
+  for_tasks(rows, task_rows(rows), [&](int64_t, int64_t begin, int64_t end) {
+    kernels<T>().read(source, begin, end, channels, memory + begin * ld, ld);
+  });
+  source = Source<T>();
+  source.data = memory;
+  source.ld = ld;
+}
+
 // The columns [first, first + count) of a product alone; first: a whole panel.
 template <typename T>
 GemmArgs<T> of_columns(GemmArgs<T> g, int64_t first, int64_t count) {

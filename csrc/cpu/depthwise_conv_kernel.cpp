@@ -85,7 +85,8 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
                        const OptTensor& shift, bool relu, const OptTensor& y, const OptTensor& mean,
                        bool out_relu, int64_t stride, int64_t dilation, std::array<bool, 3> mask) {
   const Map<T> map = as_map<T>(x);
-  const auto grad = grad_source<T>(grad_y, grad_mean, grad_m2, y, mean, out_relu);
+  auto grad = grad_source<T>(grad_y, grad_mean, grad_m2, y, mean, out_relu);
+  if (mask[0] && mask[1]) read_once(grad.source, grad.grad.pixels(), map.c);
   const Padded<T> a(scale), b(shift);
   DepthwiseArgs<T> args = geometry<T>(x, weight, stride, dilation);
   const auto options = x.options().memory_format(at::MemoryFormat::Contiguous);

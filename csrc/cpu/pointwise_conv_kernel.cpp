@@ -102,22 +102,6 @@ Tensor sum_pixels(const Source<T>& source, int64_t rows, int64_t channels, const
   return out;
 }
 
-// Both products read the gradient: where it fits the caches, what is pending on it is applied only once.
-constexpr int64_t kReadOnce = 4 << 20;  // bytes
-
-template <typename T>
-void read_once(Source<T>& source, int64_t rows, int64_t per_task, int64_t channels) {
-  const int64_t ld = round_up(channels, kChannelPad) + kChannelPad;  // rows do not share a cache set
-  if (source.plain() || rows * ld * static_cast<int64_t>(sizeof(T)) > kReadOnce) return;
-  T* memory = workspace<T, 4>(rows * ld);
-  for_tasks(rows, per_task, [&](int64_t, int64_t begin, int64_t end) {
-    kernels<T>().read(source, begin, end, channels, memory + begin * ld, ld);
-  });
-  source = Source<T>();
-  source.data = memory;
-  source.ld = ld;
-}
-
 template <typename T>
 ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const OptTensor& grad_m2,
                        const Tensor& x, const Tensor& weight, const OptTensor& scale,
@@ -127,7 +111,7 @@ ConvGradients backward(const Tensor& grad_y, const OptTensor& grad_mean, const O
   auto grad = grad_source<T>(grad_y, grad_mean, grad_m2, y, mean, out_relu);
   const int64_t n = weight.size(0), k = weight.size(1), ng = n / groups, c = x.size(1);
   const int64_t rows = map.pixels(), per_task = task_rows(rows);
-  if (mask[0] && mask[1]) read_once(grad.source, rows, per_task, n);
+  if (mask[0] && mask[1]) read_once(grad.source, rows, n);
   const Padded<T> a(scale), b(shift);
   const Tensor w = weight.contiguous();
   const auto vector_options = x.options().memory_format(at::MemoryFormat::Contiguous);

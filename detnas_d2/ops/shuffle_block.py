@@ -116,7 +116,7 @@ def shuffle_block_stats(
 ) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
     """The same block, every convolution followed by a BatchNorm with the statistics of its batch.
 
-    Training runs the operators it is made of one by one.
+    Without gradients; :func:`shuffle_block_training` has them.
 
     Args:
         left, right: stride 1: the halves of the shuffled input; stride 2: the input, and None.
