@@ -35,13 +35,18 @@ struct SinkLane {
     }
   }
 
+  // v where it is finite, else zero.
+  static DETNAS_INLINE V all_finite(V v) {
+    const V zero = {};
+    return v - v == zero ? v : zero;  // inf - inf and NaN - NaN are NaN
+  }
+
   // Takes the reference of the statistics from the first value of the range; of several, from their
   // mean, so that no single one decides.
   DETNAS_INLINE void set_reference(V v) {
     if (M != Mode::kStats) return;
-    v = v + bias;
-    for (int64_t i = 0; i < Vec<T>::size; ++i) s.ref[c + i] = finite_or_zero<T>(v[i]);
-    ref = load(s.ref + c);
+    ref = all_finite(v + bias);
+    store(s.ref + c, ref);
   }
   template <int R>
   DETNAS_INLINE void set_reference(const V (&values)[R]) {
@@ -49,9 +54,8 @@ struct SinkLane {
     V sum = {};
 #pragma GCC unroll 16
     for (int r = 1; r < R; ++r) sum += values[r] - values[0];
-    set_reference(values[0]);
-    for (int64_t i = 0; i < Vec<T>::size; ++i) s.ref[c + i] += finite_or_zero<T>(sum[i] / R);
-    ref = load(s.ref + c);
+    ref = all_finite(values[0] + bias) + all_finite(sum / splat<T>(R));
+    store(s.ref + c, ref);
   }
   template <int R, int C>
   DETNAS_INLINE void set_reference(const V (&tile)[R][C], int column) {
