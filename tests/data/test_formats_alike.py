@@ -15,7 +15,7 @@ from detnas_d2.recipe.choice import choose
 from detnas_d2.recipe.decide import read_facts
 from detnas_d2.recipe.facts import DataFacts
 from detnas_d2.recipe.inputs import Data
-from detnas_d2.recipe.one_form import in_one_form
+from detnas_d2.recipe.one_form import file_of, in_one_form
 from tests.data.conftest import write_image
 from tests.data.layouts import boxes_of
 from tests.recipe.values import CPU, GPU
@@ -165,3 +165,43 @@ def test_a_run_learns_from_the_same_files(tmp_path: Path, format: str) -> None:
     assert sorted((CLASSES[a["category_id"] - 1], tuple(a["bbox"])) for a in mine) == sorted(
         (label, (x0, y0, x1 - x0, y1 - y0)) for label, (x0, y0, x1, y1) in boxes(number)
     )
+
+
+def test_corrected_data_keep_the_numbers_of_their_images(tmp_path: Path) -> None:
+    """By which the images are drawn that score candidates."""
+    before = recognised(tmp_path / "voc", write_voc)[1]
+    run, other = str(tmp_path / "run"), str(tmp_path / "other")
+    in_one_form(before, run)
+    like = file_of(run, before.train)
+    numbers = numbers_of(like)
+    assert sorted(numbers.values()) == list(range(1, 13))
+
+    def write(folder: Path) -> None:
+        """YOLO, with classes in another order, a label less, an image less, and two new ones."""
+        write_yolo(folder)
+        yaml = f"train: images\nnames: [{', '.join(reversed(CLASSES))}]\n"
+        (folder / "data.yaml").write_text(yaml)
+        for file in folder.rglob("labels/*/*.txt"):
+            rows = [line.split(" ", 1) for line in file.read_text().splitlines()]
+            file.write_text("\n".join(f"{2 - int(label)} {box}" for label, box in rows[:2]))
+        for name in ("a/0.jpg", "b/999.jpg"):
+            write_image(folder / "images" / name, *SIZE, seed=99)
+        gone = next(name for name in NAMES if os.path.splitext(name)[0] in numbers)
+        (folder / "images" / gone).unlink()
+        (folder / "labels" / gone).with_suffix(".txt").unlink()
+
+    data = recognised(tmp_path / "yolo", write)[1]
+    assert data.classes == tuple(reversed(CLASSES))
+    assert in_one_form(data, other, like).classes == CLASSES
+    found = numbers_of(file_of(other, data.train))
+    kept = found.keys() & numbers.keys()
+    assert len(kept) >= 10 and all(found[name] == numbers[name] for name in kept)
+    new = [found[name] for name in found.keys() - kept]
+    assert new and min(new) > max(found[name] for name in kept)
+    assert len(set(found.values())) == len(found)
+
+
+def numbers_of(file: str) -> dict[str, int]:
+    """Image without its extension -> number, in a file of a run."""
+    images = json.loads(Path(file).read_text())["images"]
+    return {os.path.splitext(image["file_name"])[0]: image["id"] for image in images}
