@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from detnas_d2.ops.self_check import Verdict
 from detnas_d2.utils.io import write_json
@@ -129,7 +130,10 @@ class AutotuneCache:
             with self._alone():
                 self._read()
                 if key not in self.entries:  # not found by another process either
-                    self.entries[key] = _tried(key, trial())
+                    # What a trial saves for its backward passes is not its caller's to pack, as
+                    # checkpoints would, which count it.
+                    with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+                        self.entries[key] = _tried(key, trial())
                     if self.path is not None:
                         write_json(self.path, self.entries, indent=2)
         return self.entries[key]["use"] == _ways(key).first
@@ -159,6 +163,10 @@ class AutotuneCache:
             yield
         finally:
             lock.release()
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _ways(key: str) -> _Ways:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from detnas_d2 import ops
 from detnas_d2.evaluation.recalibration import BatchCollector
@@ -227,3 +228,15 @@ def test_auto_tries_nothing_on_a_cpu() -> None:
     on.fused_ops = "on"
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     assert torch.equal(net(x)["stage4"], on(x)["stage4"]) and not net.autotune.entries
+
+
+def test_blocks_are_tried_out_inside_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    net, reference = nets("o")
+    net.autotune = AutotuneCache()
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    out = checkpoint(lambda images: net(images)["stage4"], x, use_reentrant=False)
+    out.square().sum().backward()
+    reference(x)["stage4"].square().sum().backward()
+    assert net.autotune.entries and not caplog.messages
+    for own, theirs in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-6, atol=1e-6)
