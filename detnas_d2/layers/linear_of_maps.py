@@ -24,7 +24,7 @@ class KeptMaps(nn.Flatten):
     """Leaves channels_last maps on the CPU to the :class:`LinearOfMaps` that follows, which reads
     them in place; flattens all others. Made by :func:`use_maps`."""
 
-    _following: tuple[nn.Module]  # not a child of this module
+    _following: tuple[nn.Module, str]  # the module that both are children of, the linear one's name
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self._keeps(x) else super().forward(x)
@@ -36,7 +36,8 @@ class KeptMaps(nn.Flatten):
             return False
         if has_global_hook() or is_any_autocast_enabled():
             return False
-        (linear,) = self._following
+        parent, name = self._following
+        linear = parent._modules.get(name)  # another one may have taken its place
         if type(linear) is not LinearOfMaps or hooked(linear) or hooked(self):
             return False
         if not x.dtype == linear.weight.dtype == torch.float32:
@@ -67,17 +68,25 @@ class LinearOfMaps(nn.Linear):
         return y.flatten(1)
 
 
-def use_maps(flatten: nn.Module, linear: nn.Module, fused: bool = True) -> None:
-    """Gives the two classes to a flattening module and the linear layer that alone reads it, where
-    they are PyTorch's; not ``fused``: gives them PyTorch's again."""
-    kinds: tuple[type, type] = (KeptMaps, LinearOfMaps) if fused else (nn.Flatten, nn.Linear)
-    if not fused:
-        if type(flatten) is KeptMaps:
-            flatten.__class__, linear.__class__ = kinds
-        return
+def use_maps(parent: nn.Module, fused: bool = True) -> None:
+    """Gives the two classes to flattening modules and the linear layers that alone read them, where
+    they are PyTorch's; not ``fused``: gives them PyTorch's again.
+
+    Args:
+        parent: its children run one after the other.
+    """
+    children = list(parent.named_children())
+    for (_, flatten), (name, linear) in zip(children, children[1:], strict=False):
+        if fused and _fits(flatten, linear):
+            flatten.__class__, linear.__class__ = KeptMaps, LinearOfMaps
+            flatten.__dict__["_following"] = (parent, name)
+        elif not fused and type(flatten) is KeptMaps:
+            flatten.__class__ = nn.Flatten
+            if type(linear) is LinearOfMaps:
+                linear.__class__ = nn.Linear
+
+
+def _fits(flatten: nn.Module, linear: nn.Module) -> bool:
     if type(flatten) is not nn.Flatten or (flatten.start_dim, flatten.end_dim) != (1, -1):
-        return
-    if type(linear) is not nn.Linear or not has_extension():
-        return
-    flatten.__class__, linear.__class__ = kinds
-    flatten.__dict__["_following"] = (linear,)
+        return False
+    return type(linear) is nn.Linear and has_extension()

@@ -35,9 +35,7 @@ def use_operators(model: M) -> M:
         for module in around:
             module.__class__ = kinds.get(type(module), type(module))
             if isinstance(module, FastRCNNConvFCHead):
-                layers = list(module.children())  # in the order they run in
-                for flatten, linear in zip(layers, layers[1:], strict=False):
-                    use_maps(flatten, linear, fused)
+                use_maps(module, fused)
     return model
 
 

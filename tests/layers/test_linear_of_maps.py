@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def pair(bias: bool = True) -> tuple[nn.Sequential, nn.Sequential]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(5 * 6 * 7, 33, bias=bias), nn.ReLU())
     own = copy.deepcopy(net)
-    use_maps(own[0], own[1])
+    use_maps(own)
     assert type(own[0]) is KeptMaps and type(own[1]) is LinearOfMaps
     assert list(own.state_dict()) == list(net.state_dict())
     return net, own
@@ -80,9 +81,27 @@ def test_flattens_everything_else(calls: list) -> None:
     assert not calls
 
 
+@torch.no_grad()
+def test_a_layer_in_the_place_of_the_linear_one_gets_flat_regions(calls: list) -> None:
+    class Adapted(nn.Module):
+        def __init__(self, base: nn.Linear) -> None:
+            super().__init__()
+            self.base, self.added = base, nn.Linear(base.in_features, base.out_features)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + self.added(x)
+
+    net, own = pair()
+    own[1] = net[1] = Adapted(own[1])
+    torch.testing.assert_close(own(x := regions()), net(x))
+    other = pickle.loads(pickle.dumps(pair()[1]))
+    assert other[0]._following[0] is other
+    assert not calls
+
+
 def test_pytorchs_own_again() -> None:
     net, own = pair()
-    use_maps(own[0], own[1], fused=False)
+    use_maps(own, fused=False)
     assert [type(module) for module in own] == [type(module) for module in net]
     with torch.no_grad():
         assert torch.equal(own(x := regions()), net(x))
@@ -98,5 +117,5 @@ def test_other_modules_stay() -> None:
         (nn.Identity(), nn.Linear(4, 4)),
     ):
         kinds = type(flatten), type(linear)
-        use_maps(flatten, linear)
+        use_maps(nn.Sequential(flatten, linear))
         assert (type(flatten), type(linear)) == kinds
