@@ -58,6 +58,8 @@ def test_what_is_there_counts_and_one_more_is_written(tmp_path: Path, monkeypatc
     check_disk(needs, str(tmp_path))
     free(monkeypatch, None)
     assert "does not tell how much is free" in check_disk(needs, str(tmp_path))
+    small = {str(tmp_path / "c"): Need(2 * 2**20, 2**19, 0)}
+    assert check_disk(small, str(tmp_path)).startswith("Disk: about 3 MiB for checkpoints; ")
 
 
 def test_pipeline_is_refused_before_it_starts(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -89,7 +89,8 @@ def check_disk(needs: Mapping[str, Need], output_dir: str) -> str:
     lasting = sum(need.lasting - _checkpoints_in(place) for place, need in needs.items())
     needed = max(0, lasting) + max((need.passing for need in needs.values()), default=0)
     cache = max((need.cache for need in needs.values()), default=0)
-    text = f"about {needed / _GIB:.1f} GiB for checkpoints"
+    amount = f"{needed / _GIB:.1f} GiB" if needed >= _GIB / 10 else f"{-(-needed // 2**20):.0f} MiB"
+    text = f"about {amount} for checkpoints"
     text += f" and up to {cache / _GIB:.1f} GiB for images while a search runs" if cache else ""
     free = free_bytes(folder)
     if free is None:
