@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ class AutotuneCache:
     again.
 
     Args:
-        path: a JSON file, read if it exists; None: choices live in memory, of one process.
+        path: a JSON file, read if it exists; None: choices live in memory, of one process, as they
+            do where the file cannot be written.
 
     Attributes:
         known: for callers: choices by what they are about and further keys, which are looked up
@@ -127,19 +129,36 @@ class AutotuneCache:
 
     def _use_first(self, key: str, trial: Callable[[], Trial]) -> bool:
         if key not in self.entries:
-            with self._alone():
-                self._read()
-                if key not in self.entries:  # not found by another process either
-                    # What a trial saves for its backward passes is not its caller's to pack, as
-                    # checkpoints would, which count it.
-                    with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-                        self.entries[key] = _tried(key, trial())
-                    if self.path is not None:
-                        write_json(self.path, self.entries, indent=2)
+            try:
+                self._find(key, trial)
+            except OSError as error:
+                if self.path is None:
+                    raise
+                # E.g. the folder of a run that was copied here, or may only be read.
+                logger.warning(
+                    "%s cannot be written (%s): what is tried out holds for this process alone",
+                    self.path,
+                    error.strerror or error,
+                )
+                self.path = None
+                return self._use_first(key, trial)
         return self.entries[key]["use"] == _ways(key).first
 
+    def _find(self, key: str, trial: Callable[[], Trial]) -> None:
+        """Tries a class out, unless another process has."""
+        with self._alone():
+            self._read()
+            if key in self.entries:
+                return
+            # What a trial saves for its backward passes is not its caller's to pack, as checkpoints
+            # would, which count it.
+            with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+                self.entries[key] = _tried(key, trial())
+            if self.path is not None:
+                write_json(self.path, self.entries, indent=2)
+
     def _read(self) -> None:
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.exists(self.path):  # nor in a folder of another's
             return
         self.entries = json.loads(self.path.read_text(encoding="utf-8"))
         for key, entry in self.entries.items():

@@ -87,6 +87,21 @@ def test_the_gpu_that_is_tried_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls) == 1 + 10 * REPETITIONS
 
 
+@pytest.mark.parametrize(
+    ("folder", "why"), [("file/run", "Not a directory"), ("x" * 300, "File name too long")]
+)
+def test_where_nothing_can_be_written_choices_stay_in_memory(
+    folder: str, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    cache = AutotuneCache(tmp_path / folder / "cache.json")
+    assert cache.use_ops("a", lambda: trial(1, 50))
+    assert cache.use_ops("a", unexpected)
+    assert not cache.use_ops("b", lambda: trial(50, 1))
+    (message,) = caplog.messages
+    assert f"cache.json cannot be written ({why})" in message
+
+
 def test_caches_can_be_pickled() -> None:
     cache, key = AutotuneCache(), torch.nn.Identity()
     cache.use_ops("a", lambda: trial(1, 50))
