@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
 
 from detnas_d2.config.tools import base_config
+from detnas_d2.engine import PathTrainer
 from detnas_d2.engine.trainers.optimizer import build_optimizer, clip_each_norm_
 
 
@@ -114,3 +116,37 @@ def test_detectron2s_clipping_of_each_parameter():
     step.step()
     norms = [float(p.grad.norm()) for p in model.parameters()]
     assert max(norms) == pytest.approx(0.5, rel=1e-4) and min(norms) <= 0.5
+
+
+class Scored(nn.Module):
+    """The network with a loss, as a trainer calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.network(x).square().mean()}
+
+
+@pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_gradients_are_clipped_without_the_scale_of_the_loss(kind: str, optimizer: str) -> None:
+    cfg = config(
+        OPTIMIZER=optimizer, CLIP_GRADIENTS__ENABLED=True, CLIP_GRADIENTS__CLIP_TYPE=kind,
+        CLIP_GRADIENTS__CLIP_VALUE=1e-6,
+    )  # fmt: skip
+    found = []
+    for scale in (1.0, 2.0**16):
+        model = Scored()
+        step = PathTrainer(model, build_optimizer(cfg, model), path_sampler=None, seed=0)
+        step.grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        step.set_data(
+            torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(s)) for s in range(3)
+        )
+        with EventStorage(0):
+            for step.iter in range(3):
+                step.run_step()
+        found.append(list(model.parameters()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)

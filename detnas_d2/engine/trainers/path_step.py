@@ -94,6 +94,8 @@ class PathTrainer(SimpleTrainer):
         if not isinstance(self.model, DistributedDataParallel):
             average_gradients(self._parameters)
         self._write_metrics(losses, data_time)
+        # Before the optimizer does: fused ones would after what clips gradients.
+        self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         share_loss_normalizers(self.model)
