@@ -143,6 +143,7 @@ def lines_figure(
     y: str,
     description: str,
     levels: Mapping[str, float] | None = None,
+    shares: bool = False,
 ) -> Markup:
     """Lines over one axis.
 
@@ -150,9 +151,12 @@ def lines_figure(
         name: see :func:`svg`.
         series: label -> places and heights.
         levels: label -> height of a level line.
+        shares: heights are from 0 to 1, and so is the axis.
     """
     with style():
         figure, (axis,) = new_axes()
+        if shares:
+            axis.set_ylim(-0.05, 1.05)
         for number, (label, (places, heights)) in enumerate(series.items()):
             marker = "o" if len(places) < 12 else ""
             axis.plot(

@@ -175,7 +175,7 @@ def gradient_part(found: Found, seed: int | None) -> GradientPart | None:
         return None
     figures: list[tuple[Markup, str]] = []
     for stage in stages[:1]:
-        figures += _architecture_figures(stage)
+        figures += architecture_figures(stage)
     screenings = []
     for stage in screens:
         told = _screening(stage)
@@ -186,7 +186,8 @@ def gradient_part(found: Found, seed: int | None) -> GradientPart | None:
     return GradientPart(str(genotype), figures, screenings)
 
 
-def _architecture_figures(stage: FoundStage) -> list[tuple[Markup, str]]:
+def architecture_figures(stage: FoundStage) -> list[tuple[Markup, str]]:
+    """How sure a search by gradient gets, and what it expects to cost: figures and their texts."""
     lines = stage.metrics
     keys = sorted({key for line in lines for key in line})
     parts = [key for key in keys if key.startswith("arch/entropy_")]
@@ -197,12 +198,12 @@ def _architecture_figures(stage: FoundStage) -> list[tuple[Markup, str]]:
         text = "Entropy of the architecture parameters: it falls as the search makes up its mind."
         figure = lines_figure("entropy", series, x="iteration", y="entropy, nats", description=text)
         figures.append((figure, text))
-    cost = last_values(lines, "arch/expected_gmacs")
-    if cost[0]:
+    places, gmacs = last_values(lines, "arch/expected_gmacs")
+    if places:
         text = "Expected cost of the searchable layers while architecture parameters learn."
-        figure = lines_figure(
-            "expected", {"expected": cost}, x="iteration", y="GMACs", description=text
-        )
+        unit, factor = ("GMACs", 1.0) if max(gmacs) >= 1 else ("MMACs", 1e3)
+        cost = {"expected": (places, [factor * value for value in gmacs])}
+        figure = lines_figure("expected", cost, x="iteration", y=unit, description=text)
         figures.append((figure, text))
     return figures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -99,8 +100,9 @@ def curves(matches: Matches) -> list[tuple[Markup, str]]:
     places = {0.5: 0, 0.75: 5, 0.9: 8}
     assert all(abs(iou_steps()[place] - iou) < 1e-9 for iou, place in places.items())
     means = {f"IoU {iou:g}": (recalls, mean[place].tolist()) for iou, place in places.items()}
+    figure = partial(lines_figure, x="recall", y="precision", shares=True)
     text = "Precision over recall, mean over the classes, at three IoUs."
-    found = [(lines_figure("precision", means, x="recall", y="precision", description=text), text)]
+    found = [(figure("precision", means, description=text), text)]
     if len(told) > 1:
         ordered = sorted(told, key=lambda name: -float(told[name][0].mean()))
         if len(ordered) > _CURVES:
@@ -112,12 +114,7 @@ def curves(matches: Matches) -> list[tuple[Markup, str]]:
         }
         what = "each class" if len(ordered) == len(told) else "the best and the worst classes"
         text = f"Precision over recall at IoU 0.5 of {what}, with AP at that IoU."
-        found.append(
-            (
-                lines_figure("classes-curves", series, x="recall", y="precision", description=text),
-                text,
-            )
-        )
+        found.append((figure("classes-curves", series, description=text), text))
     return found
 
 

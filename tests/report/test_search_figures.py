@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from detnas_d2.report import search_figures
 from detnas_d2.report.figures import LINE
 from detnas_d2.report.found import read_folder
-from detnas_d2.report.search_figures import dots_figure, generations_figure
-from detnas_d2.report.searches import supernet_part
+from detnas_d2.report.search_figures import dots_figure, generations_figure, lines_figure
+from detnas_d2.report.searches import architecture_figures, supernet_part
 from tests.report.folders import records
 
 
@@ -47,3 +48,24 @@ def test_one_point_is_no_curve(run: Path) -> None:
         part = supernet_part(found, winner)
         texts = [text for _, text in part.figures] if part is not None else []
         assert any("Loss of searched" in text for text in texts) == told
+
+
+def test_an_axis_of_shares_has_none_above_one(undrawn: None) -> None:
+    series = {"cat": ([0.0, 1.0], [1.0, 1.0])}
+    for shares, limits in ((True, (-0.05, 1.05)), (False, (0.945, 1.055))):
+        figure: Any = lines_figure(
+            "precision", series, x="recall", y="precision", description="", shares=shares
+        )
+        (axis,) = figure.axes
+        assert axis.get_ylim() == pytest.approx(limits)
+
+
+@pytest.mark.parametrize(
+    ("gmacs", "unit", "shown"), [(0.0206, "MMACs", 20.6), (20.6, "GMACs", 20.6)]
+)
+def test_small_costs_are_in_millions(undrawn: None, gmacs: float, unit: str, shown: float) -> None:
+    metrics = [{"iteration": n, "arch/expected_gmacs": gmacs} for n in (0, 20)]
+    ((figure, _),) = architecture_figures(SimpleNamespace(metrics=metrics))  # type: ignore[arg-type]
+    (axis,) = figure.axes
+    assert axis.get_ylabel() == unit
+    assert list(axis.lines[0].get_ydata()) == pytest.approx([shown, shown])

@@ -21,7 +21,7 @@ _LOSS = "total_loss"
 _TEXTS = {
     "supernet/score_mean": "fixed paths {:.2f}",
     **{metric: metric + " {:.2f}" for metric in DEFAULT_METRICS.values()},
-    "arch/expected_gmacs": "expected {:.2f} GMACs",
+    "arch/expected_gmacs": "expected {:.3g} GMACs",
 }
 """What a training writes down -> its text after the loss."""
 
