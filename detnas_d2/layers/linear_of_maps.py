@@ -75,15 +75,15 @@ def use_maps(parent: nn.Module, fused: bool = True) -> None:
     Args:
         parent: its children run one after the other.
     """
+    plain: dict[type[nn.Module], type[nn.Module]] = {KeptMaps: nn.Flatten, LinearOfMaps: nn.Linear}
     children = list(parent.named_children())
     for (_, flatten), (name, linear) in zip(children, children[1:], strict=False):
         if fused and _fits(flatten, linear):
             flatten.__class__, linear.__class__ = KeptMaps, LinearOfMaps
             flatten.__dict__["_following"] = (parent, name)
-        elif not fused and type(flatten) is KeptMaps:
-            flatten.__class__ = nn.Flatten
-            if type(linear) is LinearOfMaps:
-                linear.__class__ = nn.Linear
+        elif not fused:
+            for module in (flatten, linear):
+                module.__class__ = plain.get(type(module), type(module))
 
 
 def _fits(flatten: nn.Module, linear: nn.Module) -> bool:
