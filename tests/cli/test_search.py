@@ -257,12 +257,16 @@ def test_export_ends_in_a_file_and_its_latency(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with_test_image(run_folder, photo)
+    family = [str(run_folder / "member_1")] if budget == "24M" else []
+    for member in family:
+        shutil.copytree(run_folder / "searched", member)
     monkeypatch.setattr(
         session,
         "carry_on",
         lambda record, **options: {
             "next": ["the detector is there"],
             "detector": str(run_folder / "searched"),
+            "family": family,
             "output": str(run_folder),
         },
     )
@@ -295,4 +299,8 @@ def test_export_ends_in_a_file_and_its_latency(
         above = ": ABOVE THE BUDGET by "
         assert text.count(above) == (len(compared) if over else 0)
         assert f"budget {budget.removesuffix('ms')} ms, {line}{above if over else ''}" in text
-    assert (run_folder / "searched" / "measured_latency.json").exists()  # for the report
+    smaller = [run_folder / "exported" / Path(member).name / "model.onnx" for member in family]
+    assert [each["export"]["file"] for each in told["smaller"]] == list(map(str, smaller))
+    assert all(file.exists() for file in smaller)
+    for folder in (str(run_folder / "searched"), *family):
+        assert Path(folder, "measured_latency.json").exists()  # for the report
