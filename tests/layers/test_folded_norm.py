@@ -116,7 +116,6 @@ def test_folded_weights_are_dropped_by_what_modules_know_of() -> None:
 
 
 @torch.no_grad()
-@torch.no_grad()
 def test_copies_and_pickles_have_no_folded_weights() -> None:
     net, x = backbone().eval(), torch.rand(1, 3, 64, 64)
     net.fused_ops = "on"
@@ -127,6 +126,7 @@ def test_copies_and_pickles_have_no_folded_weights() -> None:
     assert any("_folded" in module.__dict__ for module in net.modules())
 
 
+@torch.no_grad()
 def test_copies_of_folded_weights_for_autocast_are_kept_until_the_weights_change() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         net = backbone(1).eval()
