@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,15 @@ from detnas_d2 import ops
 from detnas_d2.layers.batch_norm_mode import stats_hook
 from detnas_d2.layers.batch_statistics import BatchNorms
 from detnas_d2.layers.folded_norm import fold
-from detnas_d2.layers.fused_ops import NORMS, Pending, hooked
+from detnas_d2.layers.fused_ops import NORMS, Pending, hooked, values_alone
 from detnas_d2.layers.fused_shuffle import materialise
+from detnas_d2.layers.kept_weights import KeepsWeights
 from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.ops.autotune import AutotuneCache, Trial, size_class
 from detnas_d2.ops.conv3x3 import takes_packed_weights
 from detnas_d2.ops.extension import has_extension
-from detnas_d2.ops.registration import operator, takes
+from detnas_d2.ops.registration import takes
 from detnas_d2.ops.self_check import Verdict, compare
-from detnas_d2.utils.compat import has_global_hook, is_any_autocast_enabled
 
 TILE = 4  # outputs of a tile in each direction
 LEAST_CHANNELS = 64
@@ -34,11 +33,8 @@ transforming weights and maps costs what products save, or nearly: which way is 
 from run to run."""
 _MOST_TILES = 1024  # of a trial: more tiles do not change which way is faster
 
-if has_extension():
-    _digest = operator("digest")
 
-
-class Conv3x3(Conv2d):
+class Conv3x3(KeepsWeights, Conv2d):
     """A 3x3 convolution, with its norm and activation, that the operator may run.
 
     A BatchNorm is folded into the operator's weights, in recalibration made of its statistics.
@@ -76,10 +72,6 @@ class Conv3x3(Conv2d):
             y = materialise(Pending(y, *affine, relu))
         return y if relu or activation is None else activation(y)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the kept weights, which copies and files need not have."""
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
-
     def runs(self, xs: Sequence[Tensor]) -> bool:
         """Whether the operator runs any of these maps."""
         return any(map(self._by_operator, xs))
@@ -108,10 +100,8 @@ class Conv3x3(Conv2d):
         return self.norm is None and self.activation is None and not hooked(self)
 
     def _packed(self, xs: list[Tensor], relu: bool) -> list[Tensor]:
-        key, kept = _digest([self.weight]), self.__dict__.get("_kept")
-        if kept is None or kept[0] != key:
-            kept = self.__dict__["_kept"] = (key, ops.pack_conv3x3(self.weight))
-        return ops.conv3x3_packed(xs, self.weight, kept[1], self.bias, relu)
+        packed = self.kept(partial(ops.pack_conv3x3, self.weight))
+        return ops.conv3x3_packed(xs, self.weight, packed, self.bias, relu)
 
     def _by_operator(self, x: Tensor) -> bool:
         if not self._accepts(x) or not pays(x, self.out_channels):
@@ -119,13 +109,11 @@ class Conv3x3(Conv2d):
         return self.fused_ops == "on" or self._chosen(x)
 
     def _accepts(self, x: Tensor) -> bool:
-        if self.fused_ops == "off" or torch.is_grad_enabled() or not x.is_cpu:
+        if self.fused_ops == "off" or not values_alone() or not x.is_cpu or not takes(x):
             return False
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or not takes(x):
+        if not x.dtype == self.weight.dtype == torch.float32:
             return False
-        if not x.dtype == self.weight.dtype == torch.float32 or is_any_autocast_enabled():
-            return False
-        return x.dim() == 4 and x.numel() > 0 and not has_global_hook()
+        return x.dim() == 4 and x.numel() > 0
 
     def _chosen(self, x: Tensor) -> bool:
         if several_processes() and not (self.autotune.path and on_one_machine()):

@@ -17,7 +17,7 @@ from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import norm_of
 from detnas_d2.layers.norm import SyncBatchNorm
 from detnas_d2.ops.registration import autocast_dtype, takes
-from detnas_d2.utils.compat import has_global_hook, multiplies_bfloat16
+from detnas_d2.utils.compat import has_global_hook, is_any_autocast_enabled, multiplies_bfloat16
 
 # What can be folded into an affine map; a subclass may compute anything.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
@@ -43,6 +43,15 @@ def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct],
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or has_global_hook():
         return False
     return not any(map(hooked, modules)) and all(map(_plain, layers))
+
+
+def values_alone() -> bool:
+    """Whether a forward pass is for its values: no gradients are recorded, nothing traces or
+    compiles it, no autocast, and no hook is set for all modules.
+    """
+    if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return not has_global_hook() and not is_any_autocast_enabled()
 
 
 def native_bfloat16(x: Tensor) -> bool:

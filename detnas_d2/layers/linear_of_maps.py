@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from detnas_d2 import ops
-from detnas_d2.layers.fused_ops import hooked
+from detnas_d2.layers.fused_ops import hooked, values_alone
+from detnas_d2.layers.kept_weights import KeepsWeights
 from detnas_d2.ops.extension import has_extension
-from detnas_d2.ops.registration import operator, takes
-from detnas_d2.utils.compat import has_global_hook, is_any_autocast_enabled
+from detnas_d2.ops.registration import takes
 
 LEAST_REGIONS = 256
 """Below, packing the weights costs what the product saves."""
-
-if has_extension():
-    _digest = operator("digest")
 
 
 class KeptMaps(nn.Flatten):
@@ -30,11 +25,9 @@ class KeptMaps(nn.Flatten):
         return x if self._keeps(x) else super().forward(x)
 
     def _keeps(self, x: Tensor) -> bool:
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if not values_alone() or x.dim() != 4 or not x.is_cpu or not takes(x):
             return False
-        if x.dim() != 4 or not x.is_cpu or not takes(x) or len(x) < LEAST_REGIONS:
-            return False
-        if has_global_hook() or is_any_autocast_enabled():
+        if len(x) < LEAST_REGIONS:
             return False
         parent, name = self._following
         linear = parent._modules.get(name)  # another one may have taken its place
@@ -45,26 +38,23 @@ class KeptMaps(nn.Flatten):
         return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-class LinearOfMaps(nn.Linear):
+class LinearOfMaps(KeepsWeights, nn.Linear):
     """A linear layer of flattened maps (N, C, H, W), which takes the maps, too.
 
     Their weights, the channels of a pixel together, are kept while the layer's stay the same.
     """
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the kept weights, which copies and files need not have."""
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
-
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             return super().forward(x)
-        key, kept = (_digest([self.weight]), x.shape[1:]), self.__dict__.get("_kept")
-        if kept is None or kept[0] != key:
-            weight = self.weight.detach().view(-1, *x.shape[1:]).permute(0, 2, 3, 1)
-            kept = (key, weight.reshape(self.out_features, self.in_features, 1, 1))
-            self.__dict__["_kept"] = kept
+        shape = x.shape[1:]
+
+        def by_pixels() -> Tensor:
+            weight = self.weight.detach().view(-1, *shape).permute(0, 2, 3, 1)
+            return weight.reshape(self.out_features, self.in_features, 1, 1)
+
         rows = x.permute(0, 2, 3, 1).reshape(len(x), self.in_features, 1, 1)
-        y, _ = ops.pointwise_conv(rows, kept[1], bias=self.bias)
+        y, _ = ops.pointwise_conv(rows, self.kept(by_pixels, shape), bias=self.bias)
         return y.flatten(1)
 
 

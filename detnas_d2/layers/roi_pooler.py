@@ -13,10 +13,9 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from detnas_d2 import ops
-from detnas_d2.layers.fused_ops import hooked
+from detnas_d2.layers.fused_ops import hooked, values_alone
 from detnas_d2.ops.registration import takes
 from detnas_d2.ops.roi_align import takes_regions
-from detnas_d2.utils.compat import has_global_hook, is_any_autocast_enabled
 
 
 class LevelsPooler(ROIPooler):
@@ -43,16 +42,9 @@ class LevelsPooler(ROIPooler):
         return ops.roi_align(x, boxes, levels, scales, *options)
 
     def _fits(self, x: list[Tensor], box_lists: list[Boxes]) -> bool:
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if not values_alone() or not x or len(x) != len(self.level_poolers):
             return False
-        if has_global_hook() or is_any_autocast_enabled():
-            return False
-        if (
-            not x
-            or len(x) != len(self.level_poolers)
-            or len(box_lists) != len(x[0])
-            or not len(x[0])
-        ):
+        if not 0 < len(x[0]) == len(box_lists):
             return False
         if self.output_size[0] != self.output_size[1] or self.output_size[0] < 1:
             return False
@@ -60,6 +52,6 @@ class LevelsPooler(ROIPooler):
             return False
         if any(type(boxes) is not Boxes for boxes in box_lists):
             return False
-        return all(takes(t) and takes_regions(t) and t.dtype == torch.float32 for t in x) and all(
-            boxes.tensor.dtype == torch.float32 for boxes in box_lists
-        )
+        if any(boxes.tensor.dtype != torch.float32 for boxes in box_lists):
+            return False
+        return all(takes(t) and takes_regions(t) and t.dtype == torch.float32 for t in x)

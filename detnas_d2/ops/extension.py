@@ -124,6 +124,14 @@ def has_extension() -> bool:
     return _LOADED
 
 
+def has_cpu_kernel(name: str) -> bool:
+    """Whether an operator is compiled for the CPU; in the library of CUDA's operators for the host
+    (tests/emulator) none is.
+    """
+    key = f"detnas_d2::{name}"
+    return _LOADED and bool(torch._C._dispatch_has_kernel_for_dispatch_key(key, "CPU"))
+
+
 def build_info() -> str:
     """Version, CPU capability and CUDA support of the compiled library, for reports."""
     if not _LOADED:

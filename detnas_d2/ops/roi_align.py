@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from detnas_d2.ops import reference
-from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.extension import has_cpu_kernel
 from detnas_d2.ops.registration import channels_last, operator, register_fake, takes
 
-# The library of CUDA's operators for the host (tests/emulator) has no kernels of the CPU.
-_HAS_KERNEL = has_extension() and torch._C._dispatch_has_kernel_for_dispatch_key(
-    "detnas_d2::roi_align", "CPU"
-)
+_HAS_KERNEL = has_cpu_kernel("roi_align")
 
 
 def roi_align(

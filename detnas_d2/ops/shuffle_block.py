@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from detnas_d2.ops import reference
-from detnas_d2.ops.extension import has_extension
+from detnas_d2.ops.extension import has_cpu_kernel, has_extension
 from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
     by_reference,
@@ -24,10 +23,7 @@ from detnas_d2.ops.registration import (
     wide,
 )
 
-# The library of CUDA's operators for the host (tests/emulator) has no kernels of the CPU.
-_PACKS = has_extension() and torch._C._dispatch_has_kernel_for_dispatch_key(
-    "detnas_d2::pack_shuffle_block", "CPU"
-)
+_PACKS = has_cpu_kernel("pack_shuffle_block")
 
 
 def shuffle_block(

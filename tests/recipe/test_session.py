@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from detnas_d2.engine.keeping_time import Late
-from detnas_d2.pipeline import stage_time
 from detnas_d2.pipeline.adoption import is_of_this_config
 from detnas_d2.pipeline.definition import read_pipeline
-from detnas_d2.pipeline.state import DONE_FILE, NOT_STARTED, STOPPED, running
-from detnas_d2.pipeline.status import products, stage_fingerprint, stage_state
+from detnas_d2.pipeline.state import NOT_STARTED, STOPPED, running
 from detnas_d2.recipe import jobs as jobs_module
 from detnas_d2.recipe import progress
 from detnas_d2.recipe import record as record_module
@@ -27,11 +22,7 @@ from detnas_d2.recipe import session as session_module
 from detnas_d2.recipe.jobs import with_jobs
 from detnas_d2.recipe.record import Record, read_record
 from detnas_d2.recipe.session import Session
-from detnas_d2.search import History
-from detnas_d2.search.front_file import front_text
-from detnas_d2.search.objectives import Objectives
-from detnas_d2.search_space.space import SPACES
-from tests.helpers import candidate_record
+from tests.recipe.begun import begin, config, finish, state
 from tests.recipe.values import GPU, plan, record_of
 
 
@@ -43,72 +34,6 @@ class Killed(BaseException):
 def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test itself takes is no time of a run."""
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 7.0))
-
-
-def begin(record: Record, name: str, *, worked: float = 100.0, files: tuple[str, ...] = ()) -> Path:
-    """Makes a stage one that was stopped after some seconds; returns its folder."""
-    pipeline = read_pipeline(record.pipeline_file)
-    stage = pipeline.known_stage(name)
-    folder = Path(pipeline.folder(name))
-    with running(str(folder), stage_fingerprint(pipeline, stage)):
-        stage_time.start(str(folder))
-        for file in ("model_0000119.pth", *files):
-            write_product(folder / file)
-    last = max(file.stat().st_mtime for file in folder.iterdir())
-    (folder / "started.json").write_text(json.dumps({"time": last - worked, "seconds": 0.0}))
-    os.utime(folder / "started.json", (last, last))
-    return folder
-
-
-SEARCHER = {"searcher": {"settings": {"generations": 6}}}
-
-
-def finish(record: Record, name: str, seconds: float) -> None:
-    pipeline = read_pipeline(record.pipeline_file)
-    stage = pipeline.known_stage(name)
-    folder = Path(pipeline.folder(name))
-    folder.mkdir(parents=True, exist_ok=True)
-    if name == "search":
-        path = SPACES["detnas_demo"].uniform_path("3x3")
-        History.open(folder, SEARCHER, resume=False).append(
-            candidate_record(path=str(path), choices=path.choices)
-        )
-    for file in products(pipeline, stage):
-        if not (folder / file).exists():
-            write_product(folder / file)
-    mark = stage_fingerprint(pipeline, stage)
-    done = {"fingerprint": mark, "results": {}, "path": "", "seconds": seconds}
-    (folder / DONE_FILE).write_text(json.dumps(done))
-
-
-def with_a_front(record: Record, members: int) -> None:
-    """Gives a finished search a front of so many members."""
-    folder = Path(record.settings.output, "search")
-    history = History.open(folder, SEARCHER, resume=True)
-    space = SPACES["detnas_demo"]
-    for number in range(1, members + 1):
-        path = space.path((number % 4, number // 4, *[0] * (len(space.layers) - 2)))
-        fields = {"fitness": 10.0 + number, "macs": 100 + number}
-        history.append(candidate_record(number, path=str(path), choices=path.choices, **fields))
-    objectives = Objectives(("macs",), (0.0,), (200.0,), (200.0,))
-    (folder / "front.yaml").write_text(front_text(objectives, list(history)[1:], "bbox/AP"))
-
-
-def write_product(file: Path) -> None:
-    if file.suffix == ".pth":
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("weights", "0")
-    else:
-        file.write_text("{}")
-
-
-def state(record: Record, name: str) -> str:
-    pipeline = read_pipeline(record.pipeline_file)
-    return stage_state(pipeline, pipeline.known_stage(name))
-
-
-def config(record: Record, name: str) -> dict:
-    return yaml.safe_load(Path(record.folder, name).read_text())
 
 
 def known(record: Record) -> Record:
@@ -397,33 +322,3 @@ def test_a_run_goes_on_with_another_number_of_jobs(
     assert (jobs(""), jobs("3"), jobs("auto")) == (2, 3, 3)  # networks of ten minutes
     on_gpus = record_of(tmp_path / "gpus", plan=replace(plan(machine=GPU), jobs=8), seconds=None)
     assert (jobs("", on_gpus), jobs("3", on_gpus)) == (4, 3)
-
-
-@pytest.mark.parametrize(("seconds", "members", "trained"), [(None, 2, 2), (600.0, 4, 3)])
-def test_a_family_is_no_larger_than_the_front(
-    seconds: float | None,
-    members: int,
-    trained: int,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    asked = replace(plan(), family=3)
-    record = record_of(tmp_path, plan=asked, seconds=seconds)
-    search = config(record, "search.yaml")["SEARCH"]
-    assert search["OBJECTIVES"] == ["fitness", "macs"] and search["BUDGETS"] == [48_000_000]
-    for name in ("supernet", "search"):
-        finish(record, name, asked.seconds_of(name, record.schedule))
-    with_a_front(record, members)
-    session = Session(record)
-    now = session.record
-    names = [f"member_{number}" for number in range(1, trained)]
-    assert now.plan.members(now.schedule) == names and now.plan.family == 3
-    pipeline = read_pipeline(now.pipeline_file)
-    found = [pipeline.known_stage(name).member for name in names]
-    assert found == [(number, trained) for number in range(1, trained)]
-    assert set(names) < set(pipeline.table)
-    assert config(now, "search.yaml")["SEARCH"]["OBJECTIVES"] == ["fitness", "macs"]
-    assert state(now, "search") == "done"
-    few = "Networks of the front: 2, all that it has (asked for: 3)"
-    assert (few in capsys.readouterr().out) == (members == 2)
-    assert read_record(str(tmp_path)) == now
