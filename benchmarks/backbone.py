@@ -1,7 +1,7 @@
 """The 300M backbone through the operators against its modules, one JSON object per line.
 
     python benchmarks/backbone.py [--quick] [--threads 1 2] [--device cuda] [--compile] [--graph]
-        [--batches 1 2 16]
+        [--sizes 320x480 800x1216] [--batches 1 2 16]
 
 Recalibration (batch statistics, no gradient), evaluation, a training step (forward and backward),
 and the memory that a training step keeps between forward and backward. "--graph", on a GPU:
@@ -194,8 +194,12 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
 def main() -> None:
     parser = measure.parser(__doc__.splitlines()[0])
     parser.add_argument("--graph", action="store_true", help="CUDA graphs of forwards, too")
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, help="of the images; all, with --quick the first one"
+    )
     parser.add_argument("--batches", type=int, nargs="+", help="images, of every size")
     args = parser.parse_args()
+    sizes = args.sizes or list(SIZES)[: 1 if args.quick else None]
     if args.graph and args.device != "cuda":
         parser.error("--graph needs --device cuda")
     measure.keep_memory(args.device == "cpu" and not args.page_faults)
@@ -203,10 +207,8 @@ def main() -> None:
     for threads in args.threads if args.device == "cpu" else [1]:
         torch.set_num_threads(threads)
         report.roofline(threads)
-        for size, batches in SIZES.items():
-            if args.quick and size != "320x480":
-                continue
-            for batch in args.batches or batches:
+        for size in sizes:
+            for batch in args.batches or SIZES[size]:
                 h, w = map(int, size.split("x"))
                 x = torch.rand(batch, 3, h, w, device=args.device)
                 if args.device == "cuda":

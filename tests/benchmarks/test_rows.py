@@ -63,6 +63,36 @@ def test_rows_of_the_backbone(measure, benchmark_module, tmp_path: Path) -> None
     assert backbone.expected(made, "evaluation", x, names) == {}
 
 
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        ("", [(1, 320, 480), (1, 800, 1216), (2, 800, 1216)]),
+        ("--quick", [(1, 320, 480)]),
+        ("--quick --sizes 800x1216", [(1, 800, 1216), (2, 800, 1216)]),
+        ("--sizes 800x1216 320x480 --batches 3", [(3, 800, 1216), (3, 320, 480)]),
+    ],
+)
+def test_sizes_of_the_backbone(
+    benchmark_module, monkeypatch, tmp_path: Path, options: str, shapes: list[tuple[int, ...]]
+) -> None:
+    backbone = benchmark_module("backbone")
+    seen = []
+
+    def compare_all(report, x, size, threads, args) -> None:
+        assert size == f"{x.shape[2]}x{x.shape[3]}"
+        seen.append((x.shape[0], *x.shape[2:], threads))
+
+    monkeypatch.setattr(backbone, "compare_all", compare_all)
+    monkeypatch.setattr(backbone.measure.Report, "roofline", lambda report, threads: {})
+    monkeypatch.setattr(backbone.torch, "set_num_threads", lambda threads: None)
+    always = ["--page-faults", "--output", str(tmp_path / "rows.json")]
+    monkeypatch.setattr(
+        "sys.argv", ["backbone.py", *always, *options.split(), "--threads", "1", "2"]
+    )
+    backbone.main()
+    assert seen == [(*shape, threads) for threads in (1, 2) for shape in shapes]
+
+
 def test_rows_have_what_is_expected(measure, benchmark_module, tmp_path: Path) -> None:
     made = report(measure, benchmark_module, tmp_path)
     ways = {"eager": lambda: None, "other": lambda: None}
