@@ -173,7 +173,7 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
     for member in reversed(result["family"]):
         detectors[os.path.join(place, os.path.basename(member))] = find_detector(member)
     line = Line()
-    line.show(lambda: f"exporting to {os.path.relpath(place)}, and measuring")
+    line.begin(f"exporting to {os.path.relpath(place)}, and measuring")
     try:
         with nullcontext() if args.verbose else quiet_command(LOGGERS, line):
             delivered, *smaller = delivery.deliver(
@@ -195,6 +195,7 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
     from detnas_d2.data.checks.many_files import reading_once
     from detnas_d2.data.recognition import recognise
     from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH
+    from detnas_d2.recipe.data_telling import data_lines, remarks
     from detnas_d2.recipe.decide import decide, read_facts
     from detnas_d2.recipe.facts import Machine
     from detnas_d2.recipe.inputs import Data, Settings
@@ -211,12 +212,11 @@ def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: f
     begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
     with reading_once():  # three looks: the folder, its datasets, and what stages will read
         found = recognise(asked["data"])
-        data = Data(found.declarations, found.train, found.test, found.val, found.classes)
+        names = found.train, found.test, found.val
+        data = Data(found.declarations, *names, found.classes, remarks(found))
         data = in_one_form(data, output, file_of(like, model.data.train) if model else "")
         facts = read_facts(data, output)
-    counts = f"{facts.train} training, {facts.test} test"
-    counts += f", {facts.val} validation" if facts.val else ""
-    _tell(f"{found.layout}: {counts} images, {len(found.classes)} classes", *found.notes)
+    _tell(*data_lines(found, facts))
     machine = Machine.here(args.num_gpus)
     if model is None:
         runtime = ONNXRUNTIME if args.export == "onnx" else PYTORCH

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 
 from detnas_d2 import __version__
+from detnas_d2.command import command_again
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.stages import Stage, place_of
 from detnas_d2.pipeline.state import read_json
@@ -79,7 +78,7 @@ def origin_of(pipeline: Pipeline, stage: Stage) -> str:
 def _start(processes: int) -> dict[str, Any]:
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
+        "command": command_again(),
         "folder": os.getcwd(),
         "processes": processes,
         "machine": machine(),

@@ -18,6 +18,8 @@ class Data:
         declarations: entries of DATASETS.REGISTER.
         train, test, val: names; ``val`` "" without a dataset of its own.
         classes: names.
+        remarks: what is to be known about them, one line each: entries that were left out, images
+            on both sides, what was chosen.
     """
 
     declarations: Sequence[Mapping[str, Any]]
@@ -25,6 +27,7 @@ class Data:
     test: str
     val: str
     classes: Sequence[str]
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

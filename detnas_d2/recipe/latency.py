@@ -78,7 +78,7 @@ def measured(recipe: Recipe, facts: DataFacts, data: Data, settings: Settings) -
     path = SPACES[recipe.space].uniform_path(HAND_MADE_OP)
     cfg = load_config(os.path.join(folder, "finetune.yaml"), ["MODEL.DETNAS.PATH", str(path)])
     line = Line()
-    line.show(lambda: f"measuring the blocks of {recipe.space} and a few detectors")
+    line.begin(f"measuring the blocks of {recipe.space} and a few detectors")
     try:
         with quiet_command(LOGGERS, line):
             fall_back_to_cpu(cfg)

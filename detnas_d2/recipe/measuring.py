@@ -59,7 +59,7 @@ def measure(
         beside: where single networks are measured; None: here, alone.
     """
     line = Line()
-    line.show(lambda: "measuring a few steps of every stage")
+    line.begin("measuring a few steps of every stage")
     try:
         with quiet_command(LOGGERS, line):
             return _measured(recipe, facts, machine, data, settings, beside)

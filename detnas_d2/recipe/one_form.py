@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +61,8 @@ def in_one_form(data: Data, output: str, like: str = "") -> Data:
         DatasetError: bad data, or nothing to learn from.
     """
     given = _renamed(data)
-    registered(given, output)
+    with _untold():
+        registered(given, output)
     named, numbers = _order_of(like) if os.path.isfile(like) else ((), {})
     classes = named if set(named) == set(data.classes) else tuple(data.classes)
     labels = [classes.index(name) for name in data.classes]
@@ -72,6 +75,18 @@ def in_one_form(data: Data, output: str, like: str = "") -> Data:
         declaration = {"NAME": name, "FORMAT": "coco", "IMAGES": images, "ANNOTATIONS": file}
         declarations.append({**declaration, "CLASSES": list(classes)})
     return replace(data, declarations=declarations, classes=classes)
+
+
+@contextlib.contextmanager
+def _untold() -> Iterator[None]:
+    """Within the block the check of data warns of nothing, as what it finds is told elsewhere."""
+    logger = logging.getLogger("detnas_d2.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _order_of(file: str) -> tuple[tuple[str, ...], dict[str, list[int]]]:

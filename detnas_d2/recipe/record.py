@@ -145,7 +145,7 @@ def _record(value: dict[str, Any]) -> Record:
     recipe["reasons"] = tuple((key, why) for key, why in recipe["reasons"])
     facts["aspects"] = tuple(facts["aspects"])
     data = value["data"]
-    data |= {key: tuple(data[key]) for key in ("declarations", "classes")}
+    data |= {key: tuple(data.get(key, ())) for key in ("declarations", "classes", "remarks")}
     settings = value["settings"]
     settings["start"] = Start(**settings["start"])
     parts = Recipe(**recipe), DataFacts(**facts), Rates(**plan["rates"])

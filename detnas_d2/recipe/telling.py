@@ -13,6 +13,11 @@ from detnas_d2.utils.screen import duration
 
 def choice_lines(record: Record) -> list[str]:
     """What was chosen, and why."""
+    return [f"{name:8} {text}" for name, text in choices(record)]
+
+
+def choices(record: Record) -> list[tuple[str, str]]:
+    """Names and texts of what was chosen."""
     recipe, data, settings = record.plan.recipe, record.plan.data, record.settings
     reasons = dict(recipe.reasons)
     limit = f"at most {Budget(macs=recipe.max_macs)}" if recipe.max_macs else ""
@@ -22,24 +27,25 @@ def choice_lines(record: Record) -> list[str]:
     scored = f"{recipe.scoring} images that the supernet does not learn from score candidates"
     halves = "one half of the images for weights, one for the architecture"
     ratios = ", ".join(f"{ratio:g}" for ratio in recipe.ratios)
-    return [
-        f"images   {recipe.side} pixels of {data.short:.0f}, the longer side {recipe.longest} at "
+    told = {
+        "images": f"{recipe.side} pixels of {data.short:.0f}, the longer side {recipe.longest} at "
         f"most ({reasons['side']})",
-        f"anchors  {', '.join(map(str, recipe.anchors))} pixels, height/width {ratios}; "
+        "anchors": f"{', '.join(map(str, recipe.anchors))} pixels, height/width {ratios}; "
         f"{recipe.detections} detections an image at most",
-        f"space    {recipe.space}, {reasons['space']}" + (f"; {limit}" if limit else ""),
-        f"learning {'AdamW' if recipe.pattern == SMALL else 'SGD'}, rate {recipe.rate:.2g}, "
+        "space": f"{recipe.space}, {reasons['space']}" + (f"; {limit}" if limit else ""),
+        "learning": f"{'AdamW' if recipe.pattern == SMALL else 'SGD'}, rate {recipe.rate:.2g}, "
         f"{recipe.batch} images an iteration",
-        f"split    {scored if recipe.method == 'detnas' else halves}",
-        f"machine  {record.machine}",
-        *([_family_line(record)] if record.plan.family > 1 else []),
-        *([f"weights  {settings.start.text}"] if settings.start.text else []),
-    ]
+        "split": scored if recipe.method == "detnas" else halves,
+        "machine": record.machine,
+        "family": _family_text(record) if record.plan.family > 1 else "",
+        "weights": settings.start.text,
+    }
+    return [(name, text) for name, text in told.items() if text]
 
 
-def _family_line(record: Record) -> str:
+def _family_text(record: Record) -> str:
     cost = "milliseconds" if record.settings.latency_table else "multiply-adds"
-    return f"family   {record.plan.family} networks of the front of AP over {cost}"
+    return f"{record.plan.family} networks of the front of AP over {cost}"
 
 
 def stage_lines(plan: Plan, schedule: Schedule) -> list[str]:
@@ -72,6 +78,13 @@ def _length(plan: Plan, name: str, schedule: Schedule) -> str:
     if name == INHERITED:
         return f"{plan.data.test} test images"
     return f"{schedule.tuning} iterations"
+
+
+def lengths(record: Record) -> str:
+    """How long every stage is, as planned last."""
+    plan, schedule = record.plan, record.schedule
+    stages = plan.stages(schedule)
+    return ", ".join(f"{name} {_length(plan, name, schedule)}" for name in stages)
 
 
 def total_line(record: Record) -> str:

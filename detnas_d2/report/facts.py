@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -211,5 +210,6 @@ def datasets(found: Found) -> list[tuple[str, str]]:
     for stage in found.stages:
         data: Any = stage.done.get("data")
         for name, state in data.items() if isinstance(data, dict) else ():
-            told.setdefault(str(name), json.dumps(state, sort_keys=True))
+            digests = state.items() if isinstance(state, dict) else [("", state)]
+            told.setdefault(str(name), ", ".join(f"{key} {mark}".strip() for key, mark in digests))
     return list(told.items())

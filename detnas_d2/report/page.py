@@ -34,6 +34,7 @@ from detnas_d2.report.networks import (
     rows_of,
     winner_of,
 )
+from detnas_d2.report.recorded import recorded_of
 from detnas_d2.report.search_figures import dots_figure
 from detnas_d2.report.searches import gradient_part, search_part, supernet_part
 from detnas_d2.report.tested import Tested, class_lines, curves, matches_of, pictures
@@ -88,6 +89,7 @@ def page_of(found: Found) -> str:
     own = winner.row.name if winner is not None and winner.row is not None else ""
     origins = {row.name: row.origin for row in rows}
     late = sections.make("Late stages", lambda: lateness_of(found))
+    recorded = sections.make("Record", lambda: recorded_of(found))
     context: dict[str, Any] = {
         "title": _title(found),
         "folder": os.path.abspath(found.folder),
@@ -122,6 +124,7 @@ def page_of(found: Found) -> str:
         "times": sections.make("Times", lambda: facts.times(found)) or [],
         "clock": sections.make("Time by the clock", lambda: facts.by_the_clock(found)),
         "late": late,
+        "recorded": recorded,
         "environment": sections.make("Machine", lambda: facts.environment(found)) or {},
         "commands": facts.commands(found),
         "seeds": sections.make("Seeds", lambda: facts.seeds_text(found)) or "unknown",
@@ -132,7 +135,8 @@ def page_of(found: Found) -> str:
     warned = sections.make("Warnings", lambda: facts.warnings(found)) or []
     problems = [facts.Warned(text, (), serious=True) for text in sections.problems]
     shorter = late.warnings if late is not None else []
-    context["warnings"] = [*problems, *shorter, *warned]
+    data = recorded.remarks if recorded is not None else ()
+    context["warnings"] = [*problems, *shorter, *data, *warned]
     return _environment().get_template("page.html").render(context)
 
 

@@ -44,7 +44,7 @@ class Progress:
         outlook: what to tell after the time left, called with that and the share of the search.
         tell: called whenever something is done, with candidates done (shares of those that are not
             finished included) and in all, the seconds left (None before they are known), and a text
-            about the best so far.
+            about the best so far ("" before there is one).
         objectives: of the search, if there are several.
     """
 
@@ -107,7 +107,8 @@ class Progress:
 
     def _tell_how_far(self) -> None:
         done = self._replayed + self._work
-        self._tell(done, self._expected, self.eta_seconds, _best_text(self._best))
+        best = "" if self._best is None else _best_text(self._best)
+        self._tell(done, self._expected, self.eta_seconds, best)
 
     def _share(self, stage: str) -> float:
         """Part of a candidate's time that a pass takes, by those finished so far."""

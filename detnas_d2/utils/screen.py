@@ -85,6 +85,15 @@ class Line:
         if self._pace.due():
             self._write(f"{text()}\n")
 
+    def begin(self, text: str) -> None:
+        """Makes ``text`` the line, which tells of something that takes a while and says no more;
+        where it cannot be written over it is there at once.
+        """
+        if is_terminal(self.stream):
+            self.show(lambda: text)
+        else:
+            self._write(f"{text}\n")
+
     def say(self, text: str) -> None:
         """Writes a line that stays, above the one about progress."""
         if is_terminal(self.stream):

@@ -66,6 +66,15 @@ def test_elsewhere_a_line_now_and_then(
     assert screen.getvalue() == "after 10 s\nwarning: w\nafter 20 s\n"
 
 
+def test_what_takes_a_while_is_told_at_once(clock: Clock) -> None:
+    terminal, log = Terminal(), io.StringIO()
+    for screen in (terminal, log):
+        line = Line(screen, clock)
+        line.begin("measuring")
+        line.clear()
+    assert terminal.getvalue() == f"{CLEAR}measuring{CLEAR}" and log.getvalue() == "measuring\n"
+
+
 def test_pace(clock: Clock) -> None:
     pace, said = Pace(clock), []
     for second in range(800):
