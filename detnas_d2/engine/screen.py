@@ -37,8 +37,11 @@ class Shown(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:
             return True
-        own = record.name == _OWN or record.name.startswith(f"{_OWN}.")
-        return record.levelno >= logging.INFO and (own or record.name in _SHOWN)
+        return record.levelno >= logging.INFO and (_is_own(record) or record.name in _SHOWN)
+
+
+def _is_own(record: logging.LogRecord) -> bool:
+    return record.name == _OWN or record.name.startswith(f"{_OWN}.")
 
 
 def screen_handlers(names: Iterable[str]) -> Iterator[logging.Handler]:
@@ -71,8 +74,14 @@ class OnScreen(logging.Handler):
             self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The level, then the text, with a traceback if it has one."""
-        return f"{record.levelname.lower()}: {super().format(record)}"
+        """The level, then the text, with a traceback if it has one. Lists of others, as of the
+        names that a checkpoint lacks, are left to the log file.
+        """
+        text = f"{record.levelname.lower()}: {super().format(record)}"
+        first, *rest = text.split("\n")
+        if not rest or record.exc_info or _is_own(record):
+            return text
+        return f"{first} {len(rest)} lines, which are in log.txt"
 
     def _is_new(self, text: str) -> bool:
         mark = digest(text)

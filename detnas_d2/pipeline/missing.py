@@ -43,8 +43,12 @@ class Ends:
         if self.after_stage is not None:
             self.after_stage(folder)
 
+    def planned_anew(self, pipeline: Pipeline) -> None:
+        """What was told of a folder does not hold any more."""
+        self.untold[self.folders[pipeline.output_dir]] = None
+
     def rest(self) -> None:
-        """Of folders where nothing was left to run."""
+        """Of folders where nothing was left to run, or where that was given up."""
         if self.after_stage is not None:
             for folder in self.untold:
                 self.after_stage(folder)
@@ -98,6 +102,7 @@ class Missing:
 
     def _late(self, run: Run, late: Late) -> Sequence[Run]:
         self._screen.planner.late(run.stage.name, late)
+        self._ends.planned_anew(run.pipeline)
         return self._read_again()
 
     def _ended(self, run: Run, title: str) -> Sequence[Run] | None:

@@ -137,7 +137,10 @@ class Plan:
         if stage == INHERITED:
             return Expected(rates.start, 0.0, testing)
         statistics = _FORWARD * self.precise_batches() * rates.tune
-        return Expected(rates.start, schedule.tuning * rates.tune, statistics + testing)
+        learning = schedule.tuning * rates.tune
+        if stage == BASELINE:  # a slow one has more iterations than the time of a network
+            learning = max(learning, self.baseline_iterations(schedule) * rates.baseline)
+        return Expected(rates.start, learning, statistics + testing)
 
     def seconds_of(self, stage: str, schedule: Schedule) -> float:
         """The whole estimate for a stage."""

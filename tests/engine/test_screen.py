@@ -118,6 +118,19 @@ def test_warnings_are_shown_once(tmp_path: Path) -> None:
     assert screen.getvalue().count("Traceback") == 1
 
 
+def test_lists_of_others_are_left_to_the_log(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    for name in ("detnas_d2.lists", "fvcore.lists"):
+        logger = logging.getLogger(name)
+        logger.propagate, logger.handlers[:] = False, [OnScreen(Line(screen), str(tmp_path / "s"))]
+        logger.warning("not in the checkpoint:\n%s", f"{name}.a\n{name}.b")
+        logger.handlers.clear()
+    told = "warning: not in the checkpoint:"
+    assert screen.getvalue() == (
+        f"{told}\ndetnas_d2.lists.a\ndetnas_d2.lists.b\n{told} 2 lines, which are in log.txt\n"
+    )
+
+
 def test_quiet_commands_leave_loggers_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("detnas_d2.one", "detnas_d2.two")
     screen = io.StringIO()

@@ -221,6 +221,11 @@ def test_a_plan_of_what_runs_side_by_side(tmp_path: Path, monkeypatch: pytest.Mo
     assert told == [[], ["supernet"], [], ["search"], networks, networks]
     assert planner.lates == [("random_1", late), ("searched", late)]
     assert len(ended) == 4
+    ends.rest()
+    assert len(ended) == 4
+    ends.planned_anew(experiment.runs()[0].pipeline)  # and nothing was run since
+    ends.rest()
+    assert ended[3:] == 2 * ended[3:4]
 
 
 def test_a_stage_of_another_process_is_left_to_it(tmp_path: Path) -> None:

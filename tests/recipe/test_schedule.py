@@ -37,6 +37,17 @@ def test_seconds_of_stages() -> None:
     assert plan("hit", GPU).stages(none) == ["search", "searched"]
 
 
+def test_a_slow_baseline_counts_for_the_iterations_that_it_has() -> None:
+    own, schedule = plan(), Schedule(1000, 10, 6, 150, 2)
+    slow = replace(own, rates=replace(RATES, baseline=2.0))
+    assert slow.baseline_iterations(schedule) == 20
+    longer = slow.seconds_of("resnet50", schedule) - slow.seconds_of("searched", schedule)
+    assert longer == pytest.approx(20 * 2.0 - 150 * 0.08)
+    fitted = first(slow, 600)
+    assert 0.9 * 600 <= slow.total(fitted) <= 600 and fitted.supernet < first(own, 600).supernet
+    assert first(replace(own, rates=replace(RATES, baseline=24.0)), 500) is None
+
+
 @pytest.mark.parametrize("method", ["detnas", "hit"])
 @pytest.mark.parametrize("seconds", [150, 600, 3600, 7200])
 def test_a_run_fills_its_time(method: str, seconds: float) -> None:

@@ -70,6 +70,7 @@ def test_a_resnet_of_torchvision_becomes_detectron2s(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), file)
     start = starting_weights(str(file), str(tmp_path / "config"))
     assert start.resnet and not start.caffe and not start.supernet
+    assert not [key for key in torch.load(start.resnet)["model"] if "num_batches" in key]
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]

@@ -29,8 +29,14 @@ def is_torchvision_resnet(state: Mapping[str, object]) -> bool:
 
 
 def resnet_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a ResNet of torchvision as Detectron2 calls them, without the classifier."""
-    return {_renamed(key): value for key, value in state.items() if not key.startswith("fc.")}
+    """The tensors of a ResNet of torchvision as Detectron2 calls them, without the classifier and
+    the counts of batches, which frozen norms have no place for.
+    """
+    return {
+        _renamed(key): value
+        for key, value in state.items()
+        if not key.startswith("fc.") and not key.endswith(".num_batches_tracked")
+    }
 
 
 def _renamed(key: str) -> str:
