@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -80,6 +81,16 @@ def by_definition(points):
 @settings(max_examples=200, deadline=None)
 def test_crowding_distances_are_those_of_the_definition(points):
     assert crowding_distances(np.array(points)).tolist() == by_definition(points)
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_ten_thousand_points_take_less_than_a_second(objectives):
+    points = np.random.default_rng(objectives).random((10_000, objectives))
+    start = time.process_time()
+    ranks = dominance_ranks(points)
+    for rank in range(ranks.max() + 1):
+        crowding_distances(points[ranks == rank])
+    assert time.process_time() - start < 1
 
 
 def test_crowding_distances_by_hand():
