@@ -25,6 +25,11 @@ class Detector:
     config: str
     opts: tuple[str, ...] = ()
 
+    @property
+    def weights(self) -> str:
+        """File next to the config; "" of a config alone."""
+        return self.opts[1] if self.opts else ""
+
 
 def find_detector(place: str) -> Detector:
     """The detector in a folder, or that of a config file.

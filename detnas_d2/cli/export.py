@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     detector = find_detector(args.detector)
     export.show_log()
-    return export.run(
+    result = export.run(
         argparse.Namespace(
             config_file=detector.config,
             format=args.format,
@@ -57,6 +57,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             opts=detector.opts,
         )
     )
+    # A config alone may lie anywhere.
+    kept = export.keep(detector.weights, args.format, result) if args.evaluate else ""
+    return {**result, "kept": kept} if args.evaluate else result
 
 
 def text(result: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ class Proposals:
         """
         space = searched_space(cfg) if space is None else space
         resolutions, limits = resolutions_of(cfg), limits_from_config(cfg)
-        named, files = cfg.SEARCH.LATENCY_TABLE, _latency_files(cfg, resolutions)
+        named, files = cfg.SEARCH.LATENCY_TABLE, latency_files(cfg, resolutions)
         searcher = SearcherSettings.from_config(cfg)
         if cfg.SEARCH.BUDGETS and len(searcher.objectives) == 1:
             raise InputError(
@@ -188,7 +188,7 @@ class Proposals:
         return [with_keys(text) for text in self.constraint.idle()]
 
 
-def _latency_files(cfg: CfgNode, resolutions: Sequence[int]) -> tuple[str, ...]:
+def latency_files(cfg: CfgNode, resolutions: Sequence[int]) -> tuple[str, ...]:
     """The file of the latency table, or those of the resolutions; they exist if they are named."""
     named = cfg.SEARCH.LATENCY_TABLE
     files: tuple[str, ...]

@@ -239,8 +239,9 @@ def treatment_of(network: TestedNetwork, search_cfg: CfgNode, folder: str) -> st
         return INHERITED
     weights = os.path.abspath(network.cfg.MODEL.WEIGHTS or os.curdir)
     supernet = os.path.abspath(search_cfg.MODEL.WEIGHTS or os.sep)
-    own = weights.startswith(os.path.abspath(folder) + os.sep)
-    if own or weights == supernet:
+    # Files of a run that was moved or copied since name the places of then.
+    places = [os.path.abspath(place) + os.sep for place in (folder, search_cfg.OUTPUT_DIR)]
+    if weights.startswith(tuple(places)) or weights == supernet:
         return INHERITED if network.kind == "evaluate" else TUNED
     return TRAINED
 

@@ -11,12 +11,11 @@ whole front has found them, are not; nor are those of hand-made networks beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from detnas_d2.engine.architectures import searched_space, space_costs
-from detnas_d2.evaluation import CandidateRecord
 from detnas_d2.pipeline.definition import Pipeline
 from detnas_d2.pipeline.differences import Difference, difference
 from detnas_d2.pipeline.front_scores import tested_members
@@ -28,7 +27,7 @@ from detnas_d2.pipeline.status import stage_state
 from detnas_d2.pipeline.truth_source import holds_supernet
 from detnas_d2.search.front_file import read_objectives
 from detnas_d2.search.history import History
-from detnas_d2.search.objectives import FrontSoFar, Objectives
+from detnas_d2.search.objectives import Objectives, hypervolume_curve
 from detnas_d2.search_space import Cost
 from detnas_d2.search_space.hit_space import HitSpace
 from detnas_d2.utils.errors import InputError
@@ -158,7 +157,8 @@ def compare_fronts(pipelines: Sequence[Pipeline]) -> FrontComparison | None:
     seeds = [seed_of(p, p.known_stage(searches[0]), len(pipelines)) for p in ready]
     unit = unit_of(len(pipelines))
     curves = {
-        name: [_curve(History.read(p.folder(name)), objectives) for p in ready] for name in searches
+        name: [hypervolume_curve(History.read(p.folder(name)), objectives) for p in ready]
+        for name in searches
     }
     counts = sorted(
         set.intersection(*(set(curve) for of_search in curves.values() for curve in of_search))
@@ -184,19 +184,6 @@ def _alike(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
                 found[stage.name] = objectives
     first = next(iter(found.values()), ())
     return tuple(name for name, objectives in found.items() if objectives == first)
-
-
-def _curve(records: Iterable[CandidateRecord], objectives: Objectives) -> dict[int, float]:
-    """Number of evaluations at the end of each generation -> hypervolume of all so far."""
-    generations: dict[int, list[CandidateRecord]] = {}
-    for record in records:
-        generations.setdefault(record.generation, []).append(record)
-    front, count, curve = FrontSoFar(objectives), 0, {}
-    for generation in sorted(generations):
-        count += len(generations[generation])
-        front.add(generations[generation])
-        curve[count] = front.hypervolume
-    return curve
 
 
 def _row(where: str, values: dict[str, Values], searches: Sequence[str], unit: str) -> Hypervolumes:

@@ -9,13 +9,16 @@ The file is loaded again and compared with the eager network before it gets its 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from detnas_d2.command import text_of
 from detnas_d2.config.tools import load_config
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.defaults import fall_back_to_cpu
@@ -28,6 +31,7 @@ from detnas_d2.engine.export import (
     export_network,
     sample_image,
 )
+from detnas_d2.pipeline.export_record import keep_export
 from detnas_d2.utils.errors import InputError
 
 TOLERANCE = 1e-4
@@ -80,6 +84,19 @@ def _evaluated(cfg: CfgNode, exported: Exported) -> dict[str, Any]:
     return {"dataset": cfg.DATASETS.TEST[0], "eager_results": eager, "results": results}
 
 
+def keep(weights: str, format: str, result: Mapping[str, Any]) -> str:
+    """The file that keeps an evaluation for the report; "" without weights to keep it beside, and
+    with a note where it cannot be written.
+    """
+    if not weights:
+        return ""
+    try:
+        return keep_export(weights, format, result)
+    except OSError as error:
+        print(f"note: not kept for the report: {text_of(error)}", file=sys.stderr)
+        return ""
+
+
 def text(result: dict[str, Any]) -> str:
     """What :func:`run` found, for people."""
     detections = result["detections"]
@@ -95,6 +112,8 @@ def text(result: dict[str, Any]) -> str:
         lines.append(hint)
     if "results" in result:
         lines += _table(result)
+    if result.get("kept"):
+        lines.append(f"kept in {result['kept']} (detnas report shows it)")
     return "\n".join(lines)
 
 

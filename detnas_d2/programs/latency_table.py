@@ -20,6 +20,7 @@ from detnas_d2.engine.runtimes import PYTORCH, version_of
 from detnas_d2.pipeline.manifest import machine, versions
 from detnas_d2.programs.latency import Asked, threads_of
 from detnas_d2.search_space.elastic_latency import ElasticLatency
+from detnas_d2.search_space.latency import check_text
 from detnas_d2.utils.cpus import usable_cpus
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
@@ -124,15 +125,8 @@ def text(result: Mapping[str, Any]) -> str:
     if check is None:
         lines.append("not checked (--detectors 30 checks it)")
     else:
-        count, again = len(check["detectors"]), check["tau_of_two_rounds"]
-        measured = [detector["measured"] for detector in check["detectors"]]
-        lines.append(
-            f"check with {count} other detectors: rank correlation tau {check['tau']:.2f} (of two "
-            f"measurements of them: {again:.2f}), error "
-            f"{check['median_error']:.1%} in the median, {check['largest_error']:.1%} at most; "
-            f"they take {min(measured):.2f} to {max(measured):.2f} ms"
-        )
-        if again < _NOISY:
+        lines.append(f"check with {check_text(check)}")
+        if check["tau_of_two_rounds"] < _NOISY:
             lines.append(
                 "the two measurements hardly agree, so tau says little: make the table again while "
                 "nothing else runs here, or with more --runs"

@@ -80,6 +80,12 @@ class FoundStage:
         return self.done.get("path", "")
 
     @property
+    def fitness_metric(self) -> str:
+        """What the fitness of a search's candidates is; "score" where it is not known."""
+        told = read_json(self.folder, HEADER_FILE).get("fingerprint")
+        return str(told.get("metric", "score")) if isinstance(told, dict) else "score"
+
+    @property
     def is_network(self) -> bool:
         """Whether it ended with a network and its scores."""
         return self.kind in ("train", "evaluate") and any(key in self.results for key in METRICS)
@@ -130,6 +136,11 @@ class Found:
     starts: tuple[dict[str, Any], ...] = ()
     pipeline: str = ""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def places(self) -> list[str]:
+        """The folder, and those next below: where outputs of ``diagnose.py`` may lie."""
+        return [self.folder, *(os.path.join(self.folder, name) for name in _folders(self.folder))]
 
     @property
     def seeds(self) -> list[int]:

@@ -25,13 +25,15 @@ class FrontsPart:
 
 
 def fronts_part(found: Found) -> FrontsPart | None:
-    """Of the searches of a folder; None where nobody has compared any.
+    """Of the searches of a folder, or of what ``diagnose.py fronts`` left in a folder next below;
+    None where nobody has compared any.
 
     Raises:
         InputError: a damaged file.
     """
-    file = os.path.join(found.folder, FRONTS_FILE)
-    if not os.path.isfile(file):
+    files = (os.path.join(place, FRONTS_FILE) for place in found.places)
+    file = next(filter(os.path.isfile, files), None)
+    if file is None:
         return None
     try:
         with open(file, encoding="utf-8") as text:

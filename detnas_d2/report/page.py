@@ -22,10 +22,13 @@ from detnas_d2.pipeline.manifest import GIVEN, RANDOM, SEARCHED
 from detnas_d2.pipeline.state import NOT_STARTED, RUNNING
 from detnas_d2.report import facts
 from detnas_d2.report.architecture import drawings_of
+from detnas_d2.report.exported import exported_part
 from detnas_d2.report.family import family_part
 from detnas_d2.report.found import Found, FoundStage, read_folder
+from detnas_d2.report.front import front_part
 from detnas_d2.report.fronts import fronts_part
 from detnas_d2.report.late import lateness_of
+from detnas_d2.report.latency_table import table_part
 from detnas_d2.report.networks import (
     Row,
     Winner,
@@ -116,8 +119,11 @@ def page_of(found: Found) -> str:
         "drawings": sections.make("Architecture", lambda: drawings_of(found, winner, other)),
         "other": other,
         "search": search and sections.make("Search", lambda: search_part(found, search)),
+        "latency_table": search and sections.make("Latency table", lambda: table_part(search)),
+        "front": search and sections.make("Front", lambda: front_part(search)),
         "family": search and sections.make("Family", lambda: family_part(found, search)),
         "fronts": sections.make("Fronts", lambda: fronts_part(found)),
+        "exported": sections.make("Exported files", lambda: exported_part(found)),
         "gradient": sections.make("Search by gradient", lambda: gradient_part(found, seed)),
         "supernet": sections.make("Supernet", lambda: supernet_part(found, stage)),
         "tested": tested,

@@ -22,7 +22,7 @@ from detnas_d2.report.figures import (
     style,
     svg,
 )
-from detnas_d2.search.diagnostics import fitness_by_generation
+from detnas_d2.search.diagnostics import fitness_by_generation, pareto_front
 
 COST_NAMES = {
     "macs": ("multiply-adds, millions", 1e-6),
@@ -100,6 +100,24 @@ def cost_figure(
         legend_below(figure, axis)
         told = f"Fitness of {len(alive)} candidates over {label}; {len(front)} are on the front"
         return svg(figure, f"cost-{cost}", told)
+
+
+def cost_figures(
+    records: Sequence[CandidateRecord],
+    chosen: CandidateRecord | None,
+    costs: Sequence[str],
+    metric: str,
+) -> list[tuple[Markup, str]]:
+    """:func:`cost_figure` for each cost with the front over it alone, and their texts."""
+    figures = []
+    for cost in costs:
+        front = pareto_front(records, cost)
+        text = (
+            f"Fitness over cost, stronger colours for later generations. {len(front)} of "
+            f"{len(records)} candidates are on the front: none is fitter at their cost or less."
+        )
+        figures.append((cost_figure(records, front, chosen, cost, metric), text))
+    return figures
 
 
 def choices_figure(frequencies: Mapping[int, tuple[dict[str, float], ...]]) -> Markup:

@@ -21,12 +21,13 @@ from detnas_d2.report.found import Found, FoundStage, best_record
 from detnas_d2.report.search_figures import (
     COST_NAMES,
     choices_figure,
-    cost_figure,
+    cost_figures,
     generations_figure,
     last_values,
     lines_figure,
 )
 from detnas_d2.search.diagnostics import choice_frequencies, pareto_front
+from detnas_d2.search.front_file import has_front
 from detnas_d2.search.gradient.screening_record import read_screening
 from detnas_d2.search.history import HEADER_FILE
 from detnas_d2.utils.errors import InputError
@@ -67,8 +68,7 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
     records = search.history
     if not records:
         return None
-    told = read_json(search.folder, HEADER_FILE).get("fingerprint")
-    metric = str(told.get("metric", "score")) if isinstance(told, dict) else "score"
+    told, metric = read_json(search.folder, HEADER_FILE).get("fingerprint"), search.fitness_metric
     best = best_record(search)
     front: list[CandidateRecord] = []
     figures: list[tuple[Markup, str]] = []
@@ -89,14 +89,8 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
         alive = [record for record in records if record.fitness is not None]
         if all(getattr(record, cost) is not None for cost in costs for record in alive):
             front = pareto_front(records, *costs)
-            for cost in costs:
-                alone = pareto_front(records, cost)
-                text = (
-                    f"Fitness over cost, stronger colours for later generations. {len(alone)} of "
-                    f"{len(records)} candidates are on the front: none is fitter at their cost or "
-                    "less."
-                )
-                figures.append((cost_figure(records, alone, best, cost, metric), text))
+            if not has_front(search.folder):  # the front's own section has them
+                figures += cost_figures(records, best, costs, metric)
     frequencies = choice_frequencies(records)
     text = "What candidates chose in each layer: share of each operation, first to last generation."
     if all(op.startswith("@") for op in frequencies[max(frequencies)][-1]):
@@ -117,7 +111,7 @@ def search_part(found: Found, search: FoundStage) -> SearchPart | None:
         front[-_FRONT:],
         seconds,
         figures,
-        certificate_of(found.folder),
+        certificate_of(found),
     )
 
 
@@ -130,11 +124,9 @@ def _costs_of(told: Any) -> list[str]:
     return [cost for cost in objectives if cost in COST_NAMES]
 
 
-def certificate_of(folder: str) -> dict[str, Any] | None:
+def certificate_of(found: Found) -> dict[str, Any] | None:
     """What ``diagnose.py fidelity`` found, if its output lies in the folder or next below."""
-    with os.scandir(folder) as entries:
-        places = [folder, *sorted(entry.path for entry in entries if entry.is_dir())]
-    for place in places:
+    for place in found.places:
         if not os.path.isfile(os.path.join(place, "truth.json")):
             continue
         try:

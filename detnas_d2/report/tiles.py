@@ -7,7 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from detnas_d2.modeling.hit.build import searched_channels
+from detnas_d2.pipeline.export_record import read_exports
 from detnas_d2.pipeline.manifest import SEARCHED
+from detnas_d2.report.exported import signed_thousandths
 from detnas_d2.report.found import Found
 from detnas_d2.report.networks import Winner
 from detnas_d2.report.tested import Tested
@@ -41,6 +43,7 @@ def tiles(found: Found, winner: Winner | None, metric: str, tested: Tested) -> l
         *_scores(found, winner, metric, tested),
         *_costs(winner),
         *_checkpoint(winner.checkpoint),
+        *_exports(winner.checkpoint, metric),
     ]
 
 
@@ -103,6 +106,21 @@ def _counted(winner: Winner) -> str:
         if winner.search is not None and searched_channels(winner.search.config):
             return "the whole detector"
     return "what is searched"
+
+
+def _exports(checkpoint: str, metric: str) -> list[Tile]:
+    """Scores of the files that were exported of it."""
+    if not checkpoint:
+        return []
+    name, folder = os.path.basename(checkpoint), os.path.dirname(checkpoint)
+    told = []
+    for record in read_exports(folder):
+        difference = record.difference(metric)
+        if record.weights == name and difference is not None:
+            note = f"of {record.file}: {signed_thousandths(difference)} against PyTorch"
+            title = f"{_NAMES.get(metric, metric)}, exported"
+            told.append(Tile(title, f"{record.exported[metric]:.1f}", note))
+    return told
 
 
 def _checkpoint(file: str) -> list[Tile]:

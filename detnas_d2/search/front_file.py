@@ -74,12 +74,14 @@ class Front:
         members: the cheapest by the first cost first; the first one is number 1.
         intervals: number of a member -> 95 % interval of its fitness over images, where known.
         recommended: number of a member -> budgets that it is recommended for, None for the knee.
+        unmet: budgets that no member is within.
     """
 
     best: CandidateRecord
     members: tuple[CandidateRecord, ...]
     recommended: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
     intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    unmet: tuple[float, ...] = ()
 
     def spread(self, count: int) -> list[int]:
         """Numbers of ``count`` members: even steps from the first to the last, of which the nearest
@@ -141,7 +143,8 @@ def read_front(folder: str, records: Iterable[CandidateRecord]) -> Front:
             number = paths.index(path, 1)
             budgets[number] = (*budgets.get(number, ()), budget)
     members = tuple(known[path] for path in paths[1:])
-    return Front(known[paths[0]], members, budgets, intervals)
+    unmet = tuple(budget for path, budget in told if path is None and budget is not None)
+    return Front(known[paths[0]], members, budgets, intervals, unmet)
 
 
 def read_objectives(folder: str) -> Objectives:

@@ -133,6 +133,21 @@ class FrontSoFar:
         return self._objectives.hypervolume(self.members)
 
 
+def hypervolume_curve(
+    records: Iterable[CandidateRecord], objectives: Objectives
+) -> dict[int, float]:
+    """Number of evaluations at the end of each generation -> hypervolume of all so far."""
+    generations: dict[int, list[CandidateRecord]] = {}
+    for record in records:
+        generations.setdefault(record.generation, []).append(record)
+    front, count, curve = FrontSoFar(objectives), 0, {}
+    for generation in sorted(generations):
+        count += len(generations[generation])
+        front.add(generations[generation])
+        curve[count] = front.hypervolume
+    return curve
+
+
 def _scaled(values: Sequence[float]) -> list[float]:
     """To 0 to 1; equal values are 0."""
     low, high = min(values), max(values)

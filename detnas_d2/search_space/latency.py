@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -57,11 +57,16 @@ class LatencyTable(AdditiveTable[float]):
         return replace(self, base=rest + factor * self.base, entries=rows)
 
     @property
+    def check(self) -> dict[str, Any] | None:
+        """How a table of whole detectors was checked, None if it was not."""
+        return (self.detector or {}).get("check")
+
+    @property
     def about(self) -> str:
         """What it is of, in words."""
         if self.detector is None:
             return f"of backbones without neck and head, measured on {self.device}"
-        check = self.detector.get("check")
+        check = self.check
         told = f"of whole detectors in {self.detector['runtime']}, measured on {self.device}"
         if not check:
             return f"{told}, not checked"
@@ -109,6 +114,17 @@ class LatencyTable(AdditiveTable[float]):
                 "channels or operations; measure it again"
             )
         return table
+
+
+def check_text(check: Mapping[str, Any]) -> str:
+    """How a table was checked, in words: "32 other detectors: rank correlation ..."."""
+    measured = [detector["measured"] for detector in check["detectors"]]
+    return (
+        f"{len(measured)} other detectors: rank correlation tau {check['tau']:.2f} (of two "
+        f"measurements of them: {check['tau_of_two_rounds']:.2f}), error "
+        f"{check['median_error']:.1%} in the median, {check['largest_error']:.1%} at most; "
+        f"they take {min(measured):.2f} to {max(measured):.2f} ms"
+    )
 
 
 def in_pytorch(module: nn.Module, x: Tensor, *, fused: bool = True) -> Callable[[], object]:

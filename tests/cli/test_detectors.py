@@ -14,8 +14,10 @@ from detnas_d2.cli.detectors import Detector, find_detector
 from detnas_d2.cli.main import main
 from detnas_d2.config.tools import load_config, short_yaml
 from detnas_d2.pipeline import latency_record
+from detnas_d2.pipeline.export_record import EXPORTS_FILE, read_exports
 from detnas_d2.pipeline.latency_record import read_latency
 from detnas_d2.utils.errors import InputError
+from tests.catalogs import own_names
 
 
 def test_trained_before_found_before_nothing(tmp_path: Path) -> None:
@@ -108,6 +110,43 @@ def test_export_writes_a_file_that_agrees(
         main([*words, "--part", "backbone", "--evaluate"])
     with pytest.raises(InputError, match="--output .*photo.*: a file; expected a folder"):
         main(["export", str(run_folder), "--output", str(photo)])
+
+
+def test_export_keeps_an_evaluation_for_the_page(
+    run_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = images / "test" / "_annotations.coco.json"
+    content = json.loads(truth.read_text())
+    content["categories"].append({"id": 3, "name": "none"})  # the detector has three classes
+    truth.write_text(json.dumps(content))
+    config = run_folder / "searched" / "config.yaml"
+    cfg = load_config(str(config))
+    cfg.DATASETS.REGISTER = [
+        {
+            "NAME": "lights",
+            "FORMAT": "coco",
+            "IMAGES": str(images / "test"),
+            "ANNOTATIONS": str(truth),
+        }
+    ]
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("lights",)
+    config.write_text(short_yaml(cfg))
+    words = ["export", str(run_folder), "--output", str(tmp_path / "out"), "--format", "onnx"]
+    with own_names():
+        main([*words, "--evaluate", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["kept"] == str(run_folder / "searched" / EXPORTS_FILE)
+    (record,) = read_exports(str(run_folder / "searched"))
+    assert (record.format, record.file, record.dataset) == ("onnx", "model.onnx", "lights")
+    told = {key: value for key, value in result["results"]["bbox"].items() if value is not None}
+    assert record.exported == {f"bbox/{key}": value for key, value in told.items()}
+    assert "bbox/AP" in record.eager and record.weights == "model_final.pth"
+    # A config alone may lie anywhere.
+    cfg.MODEL.WEIGHTS = str(config.with_name("model_final.pth"))
+    config.write_text(short_yaml(cfg))
+    with own_names():
+        main(["export", str(config), *words[2:], "--evaluate", "--json"])
+    assert json.loads(capsys.readouterr().out)["kept"] == ""
 
 
 def test_latency_is_measured_on_this_machine(
