@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.search_space import LatencyTable, measure_latency
 from detnas_d2.search_space.candidates import Candidates, ConditionalCosts, ConditionalTable, Costs
 from detnas_d2.search_space.elastic_latency import Latency, latency_from_json
-from detnas_d2.search_space.space import PathSpace, SearchSpace
+from detnas_d2.search_space.space import Path, PathSpace, SearchSpace
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
 
@@ -143,6 +144,14 @@ class Proposals:
             latency = ConditionalTable[float](self.latencies) if self.latencies else None
             return Constraint(limits, ConditionalCosts(self.tables), latency)
         return Constraint(limits, self.tables[0], next(iter(self.latencies), None))
+
+    def random_path(self, rng: random.Random) -> Path | None:
+        """A path drawn uniformly from those within the limits; None: ``attempts`` draws, of the
+        searcher, have found none.
+        """
+        draws = (self.candidates.random_path(rng) for _ in range(self.searcher.evolution.attempts))
+        kept = (path for path in draws if self.constraint(self.candidates.genes(path)))
+        return next(kept, None)
 
     @cached_property
     def objectives(self) -> Objectives | None:

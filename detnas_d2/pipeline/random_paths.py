@@ -65,9 +65,7 @@ def random_path(stage: Stage, proposals: Proposals, seed: int, best: Path | None
         )
         return candidates.space.path(drawn[-1]).at(best.resolution)
     rng = random.Random(f"pipeline/{seed}/{number}" if seed else f"pipeline/{number}")
-    attempts = proposals.searcher.evolution.attempts
-    draws = (candidates.random_path(rng) for _ in range(attempts))
-    found = next((path for path in draws if constraint(candidates.genes(path))), None)
+    found = proposals.random_path(rng)
     if found is None:
         raise PipelineError(f"stage {stage.name}: no random path keeps {constraint}")
     return found

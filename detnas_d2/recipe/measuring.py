@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -17,18 +18,20 @@ from detectron2.config import CfgNode
 
 from detnas_d2.config.tools import load_config
 from detnas_d2.data.datasets.registration import CACHE_FOLDER
-from detnas_d2.engine.architectures import decoded_example, searched_space
+from detnas_d2.engine.architectures import decoded_example
 from detnas_d2.engine.defaults import LOGGERS, prepare
+from detnas_d2.engine.proposals import Proposals
 from detnas_d2.engine.screen import quiet_command
 from detnas_d2.engine.speed import candidate_seconds, image_seconds, step_seconds
 from detnas_d2.engine.training import trainer_class
 from detnas_d2.pipeline.side_by_side import Place, places
-from detnas_d2.recipe.choice import HAND_MADE_OP, Recipe
+from detnas_d2.recipe.choice import Recipe
 from detnas_d2.recipe.facts import DataFacts, Machine
 from detnas_d2.recipe.inputs import Data, Settings
 from detnas_d2.recipe.rates import UNKNOWN, Rates
 from detnas_d2.recipe.schedule import Plan, Schedule
 from detnas_d2.recipe.writing import texts_of, write_files
+from detnas_d2.search_space.space import Path
 from detnas_d2.utils.screen import Line
 
 FOLDER = "measured"
@@ -36,6 +39,7 @@ FOLDER = "measured"
 
 _TRIAL = Schedule(supernet=1000, population=5, generations=2, tuning=200, networks=1)
 _STEPS, _SECONDS = 15, 5.0
+_DRAWN = 10
 _FILES = 1.0
 """Seconds of a stage for its files: checkpoints, tables."""
 _MOST_WAITING = 30.0
@@ -98,11 +102,21 @@ def _measured(
     step = step_seconds(trainer, steps=_STEPS, limit=_SECONDS)
     candidate = candidate_seconds(search, trainer.model)
     images = recipe.calibration * candidate.calibration + recipe.scoring * candidate.scoring
-    path = str(searched_space(search).uniform_path(HAND_MADE_OP))
     del trainer
-    found = [*opts, "MODEL.DETNAS.PATH", path]
+    found = [*opts, "MODEL.DETNAS.PATH", str(costly_path(search))]
     network = _of_networks(_Asked(folder, found, machine, bool(settings.start.resnet)), beside)
     return replace(network, step=step, candidate=images / machine.processes)
+
+
+def costly_path(search: CfgNode) -> Path:
+    """The most expensive of a few random paths within a search's limits. What a search finds is as
+    expensive, and one schedule has to suffice for all networks that are trained.
+    """
+    proposals, rng = Proposals.from_config(search), random.Random("speeds")
+    drawn = (proposals.random_path(rng) for _ in range(_DRAWN))
+    macs, other = proposals.costs.macs, proposals.space.first_path()
+    kept = (path for path in drawn if path is not None)
+    return max(kept, key=lambda path: macs.total(path.choices), default=other)
 
 
 def _of_gradient(
