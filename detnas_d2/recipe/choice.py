@@ -32,6 +32,13 @@ HAND_MADE_OP = "3x3"
 """Of every layer of the hand-made network, ShuffleNetV2."""
 _BATCH = {SMALL: 4, LARGE: 8}
 _RATE = {SMALL: 0.003, LARGE: 0.01}
+_NETWORK_RATE = {
+    SMALL: {"detnas": 2.0, "hit": 1.0},
+    LARGE: {"detnas": 0.5, "hit": 0.5},
+}
+"""Rate of a single network for one of the supernet, by method. Those that go on from a supernet for
+a short time on a CPU want a high one (docs/measurements.md, "Rates of short trainings").
+"""
 _SPACES = {
     SMALL: ("detnas_demo", "detnas_small", "detnas_small_elastic", "detnas_large"),
     LARGE: ("detnas_small", "detnas_large", "detnas_small_elastic", "detnas_3.8G", "detnas_demo"),
@@ -55,7 +62,7 @@ class Recipe:
         side, longest: shorter side of resized images, and what the longer one has at most.
         anchors: side of the anchors of each level, finest first, pixels of the resized image.
         ratios: height over width of anchors.
-        batch: images of an update, all processes together; ``rate``: of learning.
+        batch: images of an update, all processes together; ``rate``: of learning in common.
         proposals, detections: of an image in testing, at most.
         validation: training images that score candidates, or that Hit-Detector's architecture
             parameters learn from; 0: a dataset of its own scores.
@@ -80,6 +87,11 @@ class Recipe:
     scoring: int
     calibration: int
     reasons: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def network_rate(self) -> float:
+        """Rate that single networks learn at."""
+        return self.rate * _NETWORK_RATE[self.pattern][self.method]
 
 
 def choose(

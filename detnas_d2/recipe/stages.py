@@ -37,7 +37,7 @@ def pipeline_of(plan: Plan, schedule: Schedule, settings: Settings) -> Tree:
             {"NAME": SEARCHED, **tuned, "PATH": SEARCH},
         ]
     else:
-        if inherits(recipe):
+        if recipe.pattern == LARGE:
             tuned["WEIGHTS"] = SEARCH
         begin = [
             {"NAME": SEARCH, "KIND": "gradient", "CONFIG": "search.yaml"},
@@ -81,8 +81,3 @@ def _drawn(recipe: Recipe, name: str, tuned: Tree) -> Tree:
     if recipe.method == "detnas":
         return {"NAME": name, **tuned, "PATH": f"random {number}", "ROW": RANDOM}
     return {"NAME": name, **tuned, "MERGE": [SEARCH], "RANDOM": number, "ROW": RANDOM}
-
-
-def inherits(recipe: Recipe) -> bool:
-    """Whether networks go on from the weights of the supernet."""
-    return recipe.method == "detnas" or recipe.pattern == LARGE

@@ -34,7 +34,7 @@ def choices(record: Record) -> list[tuple[str, str]]:
         f"{recipe.detections} detections an image at most",
         "space": f"{recipe.space}, {reasons['space']}" + (f"; {limit}" if limit else ""),
         "learning": f"{'AdamW' if recipe.pattern == SMALL else 'SGD'}, rate {recipe.rate:.2g}, "
-        f"{recipe.batch} images an iteration",
+        f"of single networks {recipe.network_rate:.2g}; {recipe.batch} images an iteration",
         "split": scored if recipe.method == "detnas" else halves,
         "machine": record.machine,
         "family": _family_text(record) if record.plan.family > 1 else "",

@@ -21,7 +21,7 @@ from detnas_d2.recipe.schedule import (
     Plan,
     Schedule,
 )
-from detnas_d2.recipe.stages import inherits, pipeline_of
+from detnas_d2.recipe.stages import pipeline_of
 from detnas_d2.recipe.weights import Start
 from detnas_d2.search_space.space import SPACES
 from detnas_d2.utils.io import write_text
@@ -120,8 +120,8 @@ def _dataset(recipe: Recipe, data: Data, settings: Settings) -> Tree:
 
 def _finetune(plan: Plan, schedule: Schedule) -> Tree:
     recipe = plan.recipe
-    rate = recipe.rate / 2 if inherits(recipe) else recipe.rate
-    tree: Tree = {"_BASE_": "dataset.yaml", "SOLVER": solver_of(recipe, schedule.tuning, rate)}
+    solver = solver_of(recipe, schedule.tuning, recipe.network_rate)
+    tree: Tree = {"_BASE_": "dataset.yaml", "SOLVER": solver}
     if batches := plan.precise_batches():
         tree["TEST"] = {"PRECISE_BN": {"ENABLED": True, "NUM_ITER": batches}}
     return tree

@@ -109,11 +109,13 @@ def test_images_that_score_are_kept_from_the_supernet() -> None:
 
 
 def test_batch_and_rate_follow_the_processes() -> None:
-    assert (choose(CELLS, CPU, "detnas").batch, choose(CELLS, CPU, "detnas").rate) == (4, 0.003)
+    one = choose(CELLS, CPU, "detnas")
+    assert (one.batch, one.rate, one.network_rate) == (4, 0.003, 0.006)
     three = choose(CELLS, replace(CPU, processes=3), "detnas")
     assert three.batch == 6 and three.rate == pytest.approx(0.003 * 1.5**0.5)
     eight = choose(CELLS, replace(GPU, processes=8), "detnas")
     assert eight.batch == 64 and eight.rate == pytest.approx(0.08)
+    assert eight.network_rate == pytest.approx(0.04)
     assert choose(CELLS, replace(GPU, memory=8.0), "detnas").batch == 4
 
 
