@@ -16,6 +16,7 @@ from tests.data.layouts import (
     coco_data,
     csv_text,
     images,
+    roboflow,
     voc,
     voc_xml,
     write_json,
@@ -39,6 +40,22 @@ def test_what_is_dropped_is_listed(tmp_path, write_image, seen):
         lines = file.read().splitlines()
     assert len(lines) == 3 and any("3.jpg" in line for line in lines)
     assert not part.listing.startswith(str(data))
+
+
+def test_images_that_are_gone_are_not_taken_from_another_part(tmp_path, write_image, seen):
+    data = tmp_path / "data"
+    names = [roboflow(data, split, n, write_image) for split, n in (("train", 12), ("test", 4))]
+    assert set(names[1]) < set(names[0])
+    for file in (data / "train").glob("*.jpg"):
+        file.unlink()
+    found = refusal(data, tmp_path)
+    assert f"{data / 'train' / '_annotations.coco.json'}: of 12 of its images" in found
+    assert "4 are there, and those lie in test, among images of another part" in found
+    # Where most are in their place, those that are gone are left out.
+    roboflow(data, "train", 12, write_image)
+    (data / "train" / names[1][0]).unlink()
+    part = seen(data).part("train")
+    assert part.images == 11 and part.dropped == {"missing_image": 1}
 
 
 def test_images_without_boxes_and_quantiles(tmp_path, write_image, seen):
@@ -127,6 +144,29 @@ def test_a_data_yaml_that_cannot_be_used_is_told_first(tmp_path, write_image):
     for file in images(flat, 3, write_image):
         (flat / file).with_suffix(".txt").write_text(yolo_lines())
     assert "recognised: *.txt look like YOLO's" in refusal(flat, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["folder", "labels"])
+def test_nothing_is_trained_on_in_the_place_of_images_that_are_gone(
+    fault, tmp_path, write_image, seen
+):
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        write_yolo(data / "images" / split, 4, write_image, first=0 if split == "train" else 10)
+    file = data / "data.yaml"
+    file.write_text("names: [cat, dog]\ntrain: images/train\nval: images/val\n")
+    assert seen(data).part("train").images == 4
+    if fault == "folder":
+        file.write_text("names: [cat, dog]\ntrain: trian\nval: images/val\n")
+    else:
+        for label in (data / "labels" / "train").iterdir():
+            label.unlink()
+    found = refusal(data, tmp_path)
+    told = {"folder": f"{file}: 'trian' is not there", "labels": "none of its 4 images has a label"}
+    assert told[fault] in found
+    file.write_text("names: [cat, dog]\ntrain:\nval: images/val\n")  # nothing is named
+    notes = recognise(str(data), str(tmp_path / "memory")).notes
+    assert any("for nothing is named for training" in note for note in notes)
 
 
 def test_a_file_that_holds_no_annotations(tmp_path, write_image):

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from detnas_d2.data.checks.report import DatasetError
 from detnas_d2.data.datasets.coco import read_coco
 from detnas_d2.data.datasets.sources import CocoSource
-from detnas_d2.data.recognition.layout import ROLES, Found, Layout, image_folder, largest, role_of
+from detnas_d2.data.recognition.layout import (
+    ROLES,
+    TEST,
+    TRAIN,
+    VAL,
+    Found,
+    Layout,
+    folder_role,
+    image_folder,
+    largest,
+    role_of,
+)
 from detnas_d2.data.recognition.tree import Tree
 
 EXPECTED = "COCO (.json with 'images', 'annotations' and 'categories')"
@@ -20,6 +31,7 @@ _HEAD = re.compile(
     r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|videos|contributor)"\s*:'
 )
 _HEAD_SIZE = 1024
+_APART = ({TRAIN, TEST}, {TRAIN, VAL}, {VAL, TEST})
 # Beside "instances_*.json" in COCO's own folder.
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info", "densepose")
 
@@ -32,7 +44,11 @@ class _File:
 
 
 def find_coco(tree: Tree, reasons: list[str]) -> Layout | None:
-    """``reasons`` gets a line for every file that nearly is one."""
+    """``reasons`` gets a line for every file that nearly is one.
+
+    Raises:
+        DatasetError: the images of a part are gone, and others of the same names would be taken.
+    """
     heads = [path for path in tree.annotation_files(".json") if _looks_like(tree.path(path))]
     folders = {os.path.dirname(p) for p in heads if os.path.basename(p).startswith("instances")}
     files: dict[str, list[_File]] = {}
@@ -85,4 +101,10 @@ def _read(tree: Tree, path: str, reasons: list[str]) -> _File | None:
             f"below the folder ({example})"
         )
         return None
+    if hits < looked and {folder_role(folder), role_of(path)} in _APART:
+        raise DatasetError(
+            f"{tree.path(path)}: of {looked} of its images that were looked for {hits} are there, "
+            f"and those lie in {folder}, among images of another part that are called alike; put "
+            "its own images beside it, or move it out of the folder"
+        )
     return _File(path, folder, len(data["annotations"]))

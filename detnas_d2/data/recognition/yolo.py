@@ -100,7 +100,9 @@ def _layout(tree: Tree, path: str, data: dict, reasons: list[str]) -> Layout | N
             layout.notes.append(f"'{key}' of {path} is left out: {text}")
             continue
         layout.roles[role] = Found(source, f"{path}, {key}")
-    return layout if layout.roles else None
+    # Nothing else is trained on in the place of what is named for that.
+    complete = TRAIN in layout.roles or not data.get("train")
+    return layout if layout.roles and complete else None
 
 
 def _labels_alone(tree: Tree) -> list[str]:
