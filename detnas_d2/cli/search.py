@@ -8,10 +8,11 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from detnas_d2.cli.beginning import begin, check_empty
 from detnas_d2.cli.detectors import find_detector
 from detnas_d2.recipe.places import check_begun, record_file
 from detnas_d2.utils.errors import InputError
-from detnas_d2.utils.screen import Line, duration
+from detnas_d2.utils.screen import Line
 
 if TYPE_CHECKING:
     from detnas_d2.recipe.record import Record
@@ -23,9 +24,6 @@ MOST_OF_A_FAMILY = 8
 
 _TAKEN = ("budget", "time", "method", "family", "weights")
 """Options that --like takes from the other search."""
-_BEGINNINGS = frozenset({"measured", "data_cache", "config"})
-"""What a start that was ended before it had decided leaves in a folder."""
-
 WEIGHTS_HELP = (
     "weights to start from: a supernet (supernet/model_final.pth of another run; --budget has to "
     "lie in its search space, heads of other classes start anew); a supernet that DetNAS's authors "
@@ -190,53 +188,6 @@ def finished(record: Record, args: argparse.Namespace) -> dict[str, Any]:
     return {**result, **delivered, "smaller": smaller, "next": [*result["next"], *told]}
 
 
-def begin(asked: dict[str, Any], output: str, args: argparse.Namespace, start: float) -> Record:
-    """Decides a new run, says what was chosen and how long it will take, and writes its configs."""
-    from detnas_d2.data.checks.many_files import reading_once
-    from detnas_d2.data.recognition import recognise
-    from detnas_d2.engine.runtimes import ONNXRUNTIME, PYTORCH
-    from detnas_d2.recipe.data_telling import data_lines, remarks
-    from detnas_d2.recipe.decide import decide, read_facts
-    from detnas_d2.recipe.facts import Machine
-    from detnas_d2.recipe.inputs import Data, Settings
-    from detnas_d2.recipe.jobs import jobs_asked, with_jobs
-    from detnas_d2.recipe.likeness import alike, differences, model_record
-    from detnas_d2.recipe.one_form import file_of, in_one_form
-    from detnas_d2.recipe.places import FOLDER
-    from detnas_d2.recipe.telling import choice_lines, stage_lines, total_line
-    from detnas_d2.recipe.weights import Start, starting_weights
-
-    jobs = jobs_asked(args)
-    like, weights = asked["like"], asked.get("weights")
-    model = model_record(like) if like else None
-    begun = starting_weights(weights, os.path.join(output, FOLDER)) if weights else Start()
-    with reading_once():  # three looks: the folder, its datasets, and what stages will read
-        found = recognise(asked["data"])
-        names = found.train, found.test, found.val
-        data = Data(found.declarations, *names, found.classes, remarks(found))
-        data = in_one_form(data, output, file_of(like, model.data.train) if model else "")
-        facts = read_facts(data, output)
-    _tell(*data_lines(found, facts))
-    machine = Machine.here(args.num_gpus)
-    if model is None:
-        runtime = ONNXRUNTIME if args.export == "onnx" else PYTORCH
-        settings = Settings(output, seed=asked["seed"], start=begun, runtime=runtime)
-        record = decide(asked, data, facts, machine, settings, start, jobs)
-        _tell("", "Chosen:", *choice_lines(record))
-    else:
-        jobs = with_jobs(model, args).plan.jobs
-        record = alike(model, asked, data, facts, machine, output, start, jobs)
-        lines = [*choice_lines(record), *differences(model, record)]
-        _tell("", f"Chosen by {os.path.relpath(like)}:", *lines)
-    measured = f"after {duration(record.used)} of looking and measuring"
-    by = f"by what the stages of {os.path.relpath(like)} took" if record.plan.took else measured
-    _tell("", f"Estimate, {by}:")
-    _tell(*stage_lines(record.plan, record.schedule), total_line(record), "")
-    record = record.written()
-    _tell(f"Configs, to be looked at and edited: {os.path.relpath(record.folder)}")
-    return record
-
-
 def check_export(args: argparse.Namespace) -> None:
     """Raises InputError for a format that cannot be written here, before hours are spent."""
     if args.export != "onnx":
@@ -274,25 +225,9 @@ def check_gradient(args: argparse.Namespace) -> None:
         raise InputError("--weights: Hit-Detector starts from nothing; use --method detnas")
 
 
-def check_empty(output: str) -> None:
-    """Raises InputError for a file, or a folder with others than those that a run begins with."""
-    if os.path.isfile(output):
-        raise InputError(f"--output {output}: a file; expected a folder, or a new name")
-    others = set(os.listdir(output)) - _BEGINNINGS if os.path.isdir(output) else set()
-    if others:
-        raise InputError(
-            f"--output {output}: holds files of something else ({sorted(others)[0]}); name a new "
-            "folder, or that of a run to go on with"
-        )
-
-
 def text(result: dict[str, Any]) -> str:
     return "\n".join(result["next"])
 
 
 def _path(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
-
-
-def _tell(*lines: str) -> None:
-    print("\n".join(lines), flush=True)
