@@ -53,7 +53,8 @@ def prepare(
 
     Args:
         line, shown: of a program that shows warnings alone, or without a line nothing
-            (:func:`quiet`); "": all progress is shown, as by Detectron2.
+            (:func:`quiet`); "": all progress is shown, as by Detectron2, and with ``args.verbose``
+            all that is logged.
     """
     on_cpu = fall_back_to_cpu(cfg)
     cfg.freeze()
@@ -65,7 +66,8 @@ def prepare(
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="detnas_d2")
     for handler in screen_handlers(LOGGERS):
         handler.addFilter(HideExpected())
-        handler.addFilter(Shown())
+        if not getattr(args, "verbose", False):
+            handler.addFilter(Shown())
     if shown:
         quiet(LOGGERS, line, shown)
     begun_with = _config_before(cfg, args)

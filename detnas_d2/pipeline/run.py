@@ -50,7 +50,7 @@ def pipeline_main(after_stage: AfterStage | None = None) -> int:
     parser = default_argument_parser()
     help_ = "start nothing; print the stages, the disk that they need, and the tables"
     parser.add_argument("--dry-run", action="store_true", help=help_)
-    help_ = "show all progress, as Detectron2 does, instead of a line for each stage and warnings"
+    help_ = "show all that is logged, as Detectron2 does, not a line for each stage and warnings"
     parser.add_argument("--verbose", action="store_true", help=help_)
     help_ = (
         "stages that run side by side, if none needs another: each in a process of its own, with "
@@ -74,8 +74,8 @@ def run_pipeline(
     """Starts what is missing of ``args.config_file`` and resumes what stopped, stage by stage.
 
     A line on stderr tells how far the stage is, and what is left of all. Of what else is logged,
-    which is in the stages' ``log.txt``, warnings are shown, each once; with ``args.verbose`` all
-    progress, as by Detectron2, instead of that line.
+    which is in the stages' ``log.txt``, warnings are shown, each once; with ``args.verbose`` all of
+    it, as by Detectron2, instead of that line.
 
     A pipeline ends with the first stage that fails. One with TABLES, or several, go on: what fails
     holds up only what starts from it, and what another process runs is left to it. With

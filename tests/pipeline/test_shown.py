@@ -72,6 +72,7 @@ def test_verbose_shows_all_progress(
     assert run_pipeline(args)
     out = capsys.readouterr().out
     assert " iter: 0 " in out and "[1/1] base: finished" in out
+    assert "Running with full config" in out and "Environment info" in out
 
 
 def test_why_a_stage_failed(
