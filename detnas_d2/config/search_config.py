@@ -13,7 +13,9 @@ def add_search_config(cfg: CN) -> None:
     # regression of fitness on choices; needs scikit-learn).
     cfg.SEARCH.STRATEGY = "evolution"
     # What is searched for: "fitness", which is maximised, or with it one or two costs of "macs",
-    # "params" and "latency_ms", which are minimised (as the limits below count them). With costs,
+    # "params" and "latency_ms" (as the limits below count them), "memory_bytes" (of the maps that
+    # are there at once, of one image of MAX_MACS_INPUT) and "file_bytes" (of the weights in an
+    # exported file), both of what is searched. Costs are minimised. With them,
     # STRATEGY "evolution" is NSGA-II and "random" its baseline; the others have one objective. The
     # search then writes its front, and best.yaml holds the member that it recommends.
     cfg.SEARCH.OBJECTIVES = ["fitness"]

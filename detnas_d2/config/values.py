@@ -96,8 +96,10 @@ def _weight_decay(value: Any) -> bool:
     return value is None or (_is_number(value) and value >= 0)
 
 
-COSTS = ("macs", "params", "latency_ms")
-"""What a path costs, as candidates record it and limits count it."""
+FOOTPRINTS = ("memory_bytes", "file_bytes")
+"""What a path costs besides, which candidates record where it is an objective."""
+COSTS = ("macs", "params", "latency_ms", *FOOTPRINTS)
+"""What a path costs, as candidates record it."""
 _POSITIVE, _NOT_NEGATIVE = at_least(1), at_least(0)
 _SHARE = within(0, 1)
 _ABOVE_0_TO_1 = Rule(lambda value: 0 < value <= 1, "a number above 0, at most 1")

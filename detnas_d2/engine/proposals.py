@@ -16,14 +16,23 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from detnas_d2.config.resolutions import resolutions_of
-from detnas_d2.engine.architectures import searched_space, space_costs
+from detnas_d2.config.values import FOOTPRINTS
+from detnas_d2.engine.architectures import region_size, searched_space, space_costs
 from detnas_d2.search.build import SearcherSettings, limits_from_config, with_keys
 from detnas_d2.search.constraints import Constraint, Limits, UnsatisfiableLimit
 from detnas_d2.search.objectives import Objectives
 from detnas_d2.search.searcher import GenerationSearcher
 from detnas_d2.search_space import LatencyTable, measure_latency
-from detnas_d2.search_space.candidates import Candidates, ConditionalCosts, ConditionalTable, Costs
+from detnas_d2.search_space.candidates import (
+    Candidates,
+    ConditionalCosts,
+    ConditionalTable,
+    Costs,
+    Table,
+)
 from detnas_d2.search_space.elastic_latency import Latency, latency_from_json
+from detnas_d2.search_space.elastic_space import ElasticHitSpace
+from detnas_d2.search_space.footprint import Footprints, footprints
 from detnas_d2.search_space.space import Path, PathSpace, SearchSpace
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import write_text
@@ -45,6 +54,7 @@ class Proposals:
             they are measured.
         latency_files: of those tables; none if latency is neither.
         measure: makes the table of an image size; takes minutes.
+        footprints: memory and file size of the paths, as many tables; none unless an objective.
         max_failures: the search stops when more candidates have failed.
         output_dir: of the search.
         budgets: of the first cost of the objectives.
@@ -60,6 +70,7 @@ class Proposals:
     max_failures: int
     output_dir: str
     budgets: tuple[float, ...] = ()
+    footprints: tuple[Footprints, ...] = ()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, space: PathSpace | None = None) -> Proposals:
@@ -89,9 +100,10 @@ class Proposals:
                 f"{space.name!r} with detnas latency --table and name it in SEARCH.LATENCY_TABLE"
             )
         sizes = resolutions or (None,)
+        tables = tuple(space_costs(cfg, space, size) for size in sizes)
         return cls(
             candidates=Candidates(space, resolutions),
-            tables=tuple(space_costs(cfg, space, size) for size in sizes),
+            tables=tables,
             limits=limits,
             latencies=_latencies(files, space) if named and needed else (),
             latency_files=files if needed else (),
@@ -105,6 +117,11 @@ class Proposals:
             max_failures=cfg.SEARCH.MAX_FAILURES,
             output_dir=cfg.OUTPUT_DIR,
             budgets=tuple(cfg.SEARCH.BUDGETS),
+            footprints=(
+                _footprints(cfg, space, tables)
+                if not set(FOOTPRINTS).isdisjoint(searcher.objectives)
+                else ()
+            ),
         )
 
     @property
@@ -142,8 +159,21 @@ class Proposals:
             limits = replace(limits, max_latency_ms=None)
         if self.candidates.resolutions:
             latency = ConditionalTable[float](self.latencies) if self.latencies else None
-            return Constraint(limits, ConditionalCosts(self.tables), latency)
-        return Constraint(limits, self.tables[0], next(iter(self.latencies), None))
+            costs = ConditionalCosts(self.tables)
+            return Constraint(limits, costs, latency, self._footprint_tables())
+        one = next(iter(self.latencies), None)
+        return Constraint(limits, self.tables[0], one, self._footprint_tables())
+
+    def _footprint_tables(self) -> dict[str, Table]:
+        if not self.footprints:
+            return {}
+        if not self.candidates.resolutions:
+            (one,) = self.footprints
+            return {"memory_bytes": one.memory, "file_bytes": one.file}
+        return {
+            "memory_bytes": ConditionalTable(tuple(each.memory for each in self.footprints)),
+            "file_bytes": ConditionalTable(tuple(each.file for each in self.footprints)),
+        }
 
     def random_path(self, rng: random.Random) -> Path | None:
         """A path drawn uniformly from those within the limits; None: ``attempts`` draws, of the
@@ -195,6 +225,20 @@ class Proposals:
     def warnings(self) -> list[str]:
         """A text for each limit that excludes nothing."""
         return [with_keys(text) for text in self.constraint.idle()]
+
+
+def _footprints(cfg: CfgNode, space: PathSpace, tables: Sequence[Costs]) -> tuple[Footprints, ...]:
+    """At the image sizes of the tables of costs."""
+    if isinstance(space, ElasticHitSpace):
+        raise InputError(
+            f"SEARCH.OBJECTIVES: {' and '.join(FOOTPRINTS)} are of the searched layers, which are "
+            "compared at one number of channels, but MODEL.HIT.NECK_CHANNELS are searched: "
+            "expected 'macs', 'params' or 'latency_ms'"
+        )
+    regions, region = cfg.HIT_SEARCH.COST_PROPOSALS, region_size(cfg)
+    return tuple(
+        footprints(space, table.input_size, regions=regions, region=region) for table in tables
+    )
 
 
 def latency_files(cfg: CfgNode, resolutions: Sequence[int]) -> tuple[str, ...]:

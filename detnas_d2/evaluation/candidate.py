@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from detnas_d2.config.values import FOOTPRINTS
 from detnas_d2.search_space import Choices
 from detnas_d2.search_space.space import resolution_of
 
@@ -73,6 +74,7 @@ class CandidateRecord:
         macs, params: multiply-adds and parameters by the search's cost table, None without one.
         latency_ms: milliseconds by the latency table, None without one.
         seconds: wall-clock seconds per stage; finished: when, ISO 8601 in UTC.
+        memory_bytes, file_bytes: of a search that minimises them, else None, and not written.
     """
 
     index: int = field(compare=False)
@@ -89,6 +91,8 @@ class CandidateRecord:
     error: str | None
     seconds: Mapping[str, float] = field(compare=False)
     finished: str = field(compare=False)
+    memory_bytes: int | None = None
+    file_bytes: int | None = None
 
     @property
     def rank_key(self) -> tuple[float, int, int]:
@@ -103,7 +107,8 @@ class CandidateRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, in the order of the fields, ready for ``json.dumps(allow_nan=False)``."""
-        return {**_shallow(self), "choices": list(self.choices)}
+        told = {k: v for k, v in _shallow(self).items() if v is not None or k not in FOOTPRINTS}
+        return {**told, "choices": list(self.choices)}
 
     def identity(self) -> dict[str, Any]:
         """`as_dict` without what two equal searches may differ in (timings, completion order)."""
@@ -115,6 +120,7 @@ class CandidateRecord:
         """Inverse of `as_dict`. Raises ValueError naming the key that is wrong."""
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, got {type(data).__name__}")
+        data = {**dict.fromkeys(FOOTPRINTS), **data}
         names = {f.name for f in dataclasses.fields(cls)}
         if set(data) != names:
             missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
@@ -167,4 +173,5 @@ _ACCEPTS: dict[str, Callable[[Any], bool]] = {
     "error": lambda v: v is None or isinstance(v, str),
     "seconds": lambda v: isinstance(v, dict) and _all(v.values(), _is_number),
     "finished": lambda v: isinstance(v, str),
+    **dict.fromkeys(FOOTPRINTS, lambda v: v is None or _is_int(v)),
 }

@@ -18,6 +18,7 @@ from tabulate import tabulate
 from detnas_d2.command import text_of
 from detnas_d2.config.reading import read_yaml
 from detnas_d2.config.tools import load_config
+from detnas_d2.config.values import COSTS
 from detnas_d2.data import register_datasets
 from detnas_d2.engine.defaults import fall_back_to_cpu
 from detnas_d2.engine.export import Exported, ExportError, difference, export_network
@@ -283,7 +284,7 @@ def front_text(result: Mapping[str, Any]) -> str:
     """Results of a front's members, for people."""
     members = result["members"]
     names = list(members[0]["runtimes"])
-    costs = [key for key in ("macs", "params", "latency_ms") if key in members[0]]
+    costs = [key for key in COSTS if key in members[0]]
     rows = [
         (
             member["number"],

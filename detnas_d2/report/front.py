@@ -18,8 +18,18 @@ _UNITS = {
     "macs": ("M", "multiply-adds"),
     "params": ("M", "parameters"),
     "latency_ms": (" ms", "latency"),
+    "memory_bytes": (" MB", "memory"),
+    "file_bytes": (" MB", "file size"),
 }
 """Of each cost: the unit, and the cost's name."""
+_COLUMNS = {
+    "macs": ("MMACs", 1),
+    "params": ("M params", 3),
+    "latency_ms": ("ms", 2),
+    "memory_bytes": ("memory, MB", 2),
+    "file_bytes": ("file, MB", 3),
+}
+"""Of each cost: the title of its column in the table, and digits after the point."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,15 @@ class FrontPart:
     figures: list[tuple[Markup, str]]
 
     @property
-    def timed(self) -> bool:
-        """Whether latencies are known."""
-        return all(member.record.latency_ms is not None for member in self.members)
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """Title and cells of every cost that is known."""
+        found = []
+        for cost, (title, digits) in _COLUMNS.items():
+            values = [getattr(member.record, cost) for member in self.members]
+            if all(value is not None for value in values):
+                scale = COST_NAMES[cost][1]
+                found.append((title, [f"{value * scale:.{digits}f}" for value in values]))
+        return found
 
 
 def front_part(search: FoundStage) -> FrontPart | None:

@@ -28,6 +28,8 @@ COST_NAMES = {
     "macs": ("multiply-adds, millions", 1e-6),
     "params": ("parameters, millions", 1e-6),
     "latency_ms": ("latency by the table, ms", 1.0),
+    "memory_bytes": ("memory of the maps, MB", 1e-6),
+    "file_bytes": ("weights in a file, MB", 1e-6),
 }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from detnas_d2.config.values import COSTS
+from detnas_d2.config.values import COSTS, FOOTPRINTS
 from detnas_d2.search_space import Choices, LatencyTable
 from detnas_d2.search_space.candidates import ConditionalTable, Costs, Table
 from detnas_d2.utils.errors import InputError
@@ -55,6 +55,7 @@ class Constraint:
         limits: what is limited.
         costs: table of MACs and parameters; None: unknown, then it cannot be limited either.
         latency: table of milliseconds, or None likewise.
+        footprints: "memory_bytes" and "file_bytes" -> table, where they are wanted.
 
     Raises:
         ValueError: a limit without the table it needs.
@@ -65,6 +66,7 @@ class Constraint:
         limits: Limits,
         costs: Costs | None = None,
         latency: LatencyTable | ConditionalTable[float] | None = None,
+        footprints: Mapping[str, Table] | None = None,
     ) -> None:
         self.limits = limits
         self.tables: dict[str, Table] = {}
@@ -72,6 +74,7 @@ class Constraint:
             self.tables |= {"macs": costs.macs, "params": costs.params}
         if latency is not None:
             self.tables["latency_ms"] = latency
+        self.tables |= footprints or {}
         bounds = (
             ("macs", "max_macs", limits.max_macs, True),
             ("params", "max_params", limits.max_params, True),
@@ -102,10 +105,13 @@ class Constraint:
         return True
 
     def costs_of(self, choices: Choices) -> dict[str, int | float | None]:
-        """``{"macs", "params", "latency_ms"}`` of the path; None without the table."""
+        """``{"macs", "params", "latency_ms"}`` of the path, None without the table; and its
+        footprints that have one.
+        """
         return {
             name: self.tables[name].total(choices) if name in self.tables else None
             for name in COSTS
+            if name in self.tables or name not in FOOTPRINTS
         }
 
     def selected_costs(self, names: Sequence[str], choices: Choices) -> tuple[int | float, ...]:
@@ -113,7 +119,7 @@ class Constraint:
         return tuple(self.tables[name].total(choices) for name in names)
 
     def range_of(self, quantity: str) -> tuple[int | float, int | float]:
-        """The least and the most that a path has of "macs", "params" or "latency_ms", within the
+        """The least and the most that a path has of one of the tables' quantities, within the
         limits of that quantity.
 
         Raises:

@@ -18,8 +18,8 @@ class Objectives:
     """What a search of several objectives looks for, and what it recommends of what it found.
 
     Attributes:
-        costs: that are minimised besides the fitness, which is maximised: "macs", "params" or
-            "latency_ms".
+        costs: that are minimised besides the fitness, which is maximised: of
+            :data:`detnas_d2.config.values.COSTS`.
         least, most: of each cost, what paths have within the limit of that cost.
         budgets: of the first cost, for each of which a candidate is recommended.
     """

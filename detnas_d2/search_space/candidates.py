@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic
 
-from detnas_d2.search_space.additive import AdditiveTable, Number
+from detnas_d2.search_space.additive import LayerTable, Number
 from detnas_d2.search_space.costs import CostTable
 from detnas_d2.search_space.counting import Cost
 from detnas_d2.search_space.space import Choices, Path, PathError, PathSpace
@@ -61,7 +61,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class ConditionalTable(Generic[Number]):
-    """A quantity that is additive once one gene is given: an :class:`AdditiveTable` of genes.
+    """A quantity that has a table by layer once one gene is given: a :class:`LayerTable` of genes.
 
     Args:
         tables: one for each value of that gene (a resolution, a number of channels), of the others,
@@ -69,7 +69,7 @@ class ConditionalTable(Generic[Number]):
         gene: its place among the genes.
     """
 
-    tables: tuple[AdditiveTable[Number] | ConditionalTable[Number], ...]
+    tables: tuple[LayerTable[Number] | ConditionalTable[Number], ...]
     gene: int = -1
 
     def total(self, choices: Iterable[int]) -> Number:
@@ -137,5 +137,5 @@ class ConditionalCosts:
 
 Costs = CostTable | ConditionalCosts
 """Multiply-adds and parameters of candidates."""
-Table = AdditiveTable[int] | AdditiveTable[float] | ConditionalTable[int] | ConditionalTable[float]
+Table = LayerTable[int] | LayerTable[float] | ConditionalTable[int] | ConditionalTable[float]
 """A quantity of candidates."""

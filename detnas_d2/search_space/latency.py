@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detnas_d2.layers import ConvNormAct, ShuffleBlock, get_norm
+from detnas_d2.layers import ConvNormAct, NormFactory, ShuffleBlock, get_norm
 from detnas_d2.layers.folded_norm import eval_block, eval_layer
 from detnas_d2.layers.fused_shuffle import fused_forward
 from detnas_d2.ops.autotune import AutotuneCache
@@ -177,13 +177,8 @@ def measure_latency(
     if isinstance(space, SearchSpace):
         stem = ConvNormAct(3, space.stem_channels, 3, norm=norm, stride=2, bias=True)
         base = medians([stem], [torch.rand(batch_size, 3, *input_size)])[0]
-    for part, layer in _layers(space):
-        if part == "backbone":
-            blocks = [build_block(layer, op, norm, shuffle_method) for op in layer.ops]
-        else:
-            channels = layer.in_channels, layer.out_channels
-            make = partial(build_operation, stride=layer.stride, norm=norm, rules=rules_of(part))
-            blocks = [make(op, *channels) for op in layer.ops]
+    for part, layer in searched_layers(space):
+        blocks = layer_blocks(part, layer, norm, shuffle_method)
         of_regions = is_region_layer(part, layer)
         batch = regions * batch_size if of_regions else batch_size
         shapes = layer_sizes(part, layer, input_size, region)
@@ -204,13 +199,24 @@ def measure_latency(
     )
 
 
-def _layers(space: PathSpace) -> list[tuple[str, LayerSpec]]:
+def searched_layers(space: PathSpace) -> list[tuple[str, LayerSpec]]:
     """(part, layer) of all layers."""
     if isinstance(space, HitSpace):
         return [(part, layer) for part, layers in space.parts for layer in layers]
     if isinstance(space, GenotypeSpace):
         raise ValueError(f"space {space.name!r}: expected the space at one number of channels")
     return [("backbone", layer) for layer in space.layers]
+
+
+def layer_blocks(
+    part: str, layer: LayerSpec, norm: NormFactory, shuffle_method: int = 1
+) -> list[nn.Module]:
+    """The blocks of a layer's candidates."""
+    if part == "backbone":
+        return [build_block(layer, op, norm, shuffle_method) for op in layer.ops]
+    channels = layer.in_channels, layer.out_channels
+    make = partial(build_operation, stride=layer.stride, norm=norm, rules=rules_of(part))
+    return [make(op, *channels) for op in layer.ops]
 
 
 def _medians(

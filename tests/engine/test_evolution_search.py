@@ -31,6 +31,7 @@ from detnas_d2.search import FingerprintMismatch, History, UnsatisfiableLimit
 from detnas_d2.search.diagnostics import pareto_front
 from detnas_d2.search.front_file import best_of
 from detnas_d2.search_space import SPACES, LatencyTable
+from detnas_d2.search_space.footprint import footprints
 from detnas_d2.utils.errors import InputError
 from tests.engine.tiny_runs import Configs, write_config
 from tests.engine.two_processes import ARGS
@@ -244,6 +245,28 @@ def test_latency_as_an_objective(configs: Configs, monkeypatch: pytest.MonkeyPat
     told = yaml.safe_load(Path(cfg.OUTPUT_DIR, "front.yaml").read_text())
     assert told["least"] == {"latency_ms": slower.cheapest()}
     assert told["reference"] == {"fitness": 0, "latency_ms": slower.most_expensive()}
+
+
+def test_memory_and_file_size_as_objectives(configs: Configs) -> None:
+    cfg = configs.search("SEARCH.OBJECTIVES", ["fitness", "memory_bytes", "file_bytes"])
+    history = run(cfg)
+    tables = footprints(TINY, tuple(cfg.SEARCH.MAX_MACS_INPUT))
+    for record in history:
+        assert record.memory_bytes == tables.memory.total(record.choices) > 0
+        assert record.file_bytes == tables.file.total(record.choices) > 0
+    told = yaml.safe_load(Path(cfg.OUTPUT_DIR, "front.yaml").read_text())
+    front = pareto_front(history, "memory_bytes", "file_bytes")
+    assert [m["path"] for m in told["members"]] == [record.path for record in front]
+    assert told["members"][0]["memory_bytes"] == front[0].memory_bytes
+    assert told["least"] == {
+        "memory_bytes": tables.memory.cheapest(),
+        "file_bytes": tables.file.cheapest(),
+    }
+    assert run(cfg, resume=True).records == history.records
+    # Where they are no objective, nobody records them.
+    other = small(configs, "OUTPUT_DIR", f"{cfg.OUTPUT_DIR}-plain")
+    run(other)
+    assert "bytes" not in Path(other.OUTPUT_DIR, "history.jsonl").read_text()
 
 
 def test_given_latency_table(configs: Configs, tmp_path: Path) -> None:

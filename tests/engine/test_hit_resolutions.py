@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_costs_are_those_of_the_networks_at_their_sizes(
     assert [candidates.path(genes).resolution for genes in ends] == [32, 64]
     text = network_of("", paths[0].at(32)).cost
     assert text.endswith("for images of shortest side 32")
+
+
+def test_memory_and_file_size_of_the_searched_layers(tmp_path: Path) -> None:
+    keys = ("SEARCH.OBJECTIVES", ["fitness", "memory_bytes"], "HIT_SEARCH.COST_PROPOSALS", 7)
+    proposals = Proposals.from_config(scenes(tmp_path, "search", *RESOLUTIONS, *PLAIN, *keys))
+    candidates, costs_of = proposals.candidates, proposals.constraint.costs_of
+    for seed in range(4):
+        path = candidates.space.random_path(random.Random(seed))
+        small, large = (costs_of(candidates.genes(path.at(size))) for size in SIZES)
+        assert 0 < small["memory_bytes"] <= large["memory_bytes"]
+        # Two numbers of each BatchNorm are one bias.
+        assert 2 * small["params"] < small["file_bytes"] == large["file_bytes"]
+        assert large["file_bytes"] <= 4 * small["params"]
+    table = proposals.constraint.tables["memory_bytes"]
+    assert table.total(table.cheapest_choices()) == table.cheapest() < table.most_expensive()
 
 
 def test_a_step_is_that_of_plain_batches(tmp_path: Path) -> None:

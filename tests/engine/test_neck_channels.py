@@ -224,6 +224,12 @@ def test_costs_need_the_config_of_the_detector(tmp_path: Path) -> None:
         Proposals.from_config(base_config(), space)
 
 
+def test_footprints_are_of_one_number_of_channels(tmp_path: Path) -> None:
+    cfg = scenes(tmp_path, "search", "SEARCH.OBJECTIVES", ["fitness", "file_bytes"])
+    with pytest.raises(InputError, match="^SEARCH.OBJECTIVES: memory_bytes and file_bytes are of"):
+        Proposals.from_config(cfg)
+
+
 # -- latency ------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,7 @@ def test_budgets(run: Path) -> None:
     assert "(12.3 to 56.8)" in text and text.count('class="chosen"') == 1
     assert all(record.path in text for record in members)
     part = front_part(read_folder(str(run)).of_kind("search")[0])
-    assert part is not None and not part.timed and part.metric == "bbox/AP"
+    assert part is not None and part.metric == "bbox/AP"
     assert [m.recommended != "" for m in part.members] == [m.number == 2 for m in part.members]
     read = read_front(str(run / "search"), History.read(run / "search"))
     assert read.unmet == (LEAST,) and set(read.recommended) == {2}

@@ -16,6 +16,7 @@ from detnas_d2.layers import get_norm
 from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.search_space import SPACES, Path, PathError, build_cost_table
 from detnas_d2.search_space.candidates import Candidates, ConditionalCosts
+from detnas_d2.search_space.footprint import footprints
 
 TINY = SPACES["detnas_tiny"]
 SIZES = (96, 128, 161)
@@ -81,6 +82,20 @@ def test_costs_of_a_resolution_are_those_of_fvcore_at_its_size() -> None:
         macs = count.by_operator()["conv"]
         told = proposals.constraint.costs_of(CANDIDATES.genes(path))
         assert (told["macs"], told["params"]) == (macs, sum(p.numel() for p in body.parameters()))
+
+
+def test_memory_of_a_resolution() -> None:
+    objectives = ("SEARCH.OBJECTIVES", ["fitness", "memory_bytes", "file_bytes"])
+    constraint = Proposals.from_config(config(*objectives)).constraint
+    path = CANDIDATES.random_path(random.Random(2))
+    for size, expected in zip(SIZES, ((96, 150), (128, 200), (161, 252)), strict=True):
+        told = constraint.costs_of(CANDIDATES.genes(path.at(size)))
+        tables = footprints(TINY, expected)
+        assert told["memory_bytes"] == tables.memory.total(path.choices)
+        assert told["file_bytes"] == tables.file.total(path.choices)
+    memory = constraint.tables["memory_bytes"]
+    assert constraint.range_of("memory_bytes") == (memory.cheapest(), memory.most_expensive())
+    assert set(Proposals.from_config(config()).constraint.tables) == {"macs", "params"}
 
 
 def test_extremes_over_all_candidates() -> None:
