@@ -97,15 +97,15 @@ def total_line(record: Record) -> str:
 def changed_line(before: Schedule, after: Schedule) -> str:
     """How a schedule was altered for the time that is left, "" if it was not."""
     names = {
-        "generations": "generations",
-        "population": "candidates a generation",
-        "tuning": "iterations of each network",
-        "networks": "random networks",
+        "generations": ("generation", "generations"),
+        "population": ("candidate a generation", "candidates a generation"),
+        "tuning": ("iteration of each network", "iterations of each network"),
+        "networks": ("random network", "random networks"),
     }
     texts = [
-        f"{getattr(after, key)} {name} (planned: {getattr(before, key)})"
-        for key, name in names.items()
-        if getattr(before, key) != getattr(after, key)
+        f"{now} {names[key][now != 1]} (planned: {getattr(before, key)})"
+        for key in names
+        if (now := getattr(after, key)) != getattr(before, key)
     ]
     return f"By the time that is left: {', '.join(texts)}" if texts else ""
 

@@ -142,7 +142,8 @@ def page_of(found: Found) -> str:
     problems = [facts.Warned(text, (), serious=True) for text in sections.problems]
     shorter = late.warnings if late is not None else []
     data = recorded.remarks if recorded is not None else ()
-    context["warnings"] = [*problems, *shorter, *data, *warned]
+    told = [*problems, *shorter, *data, *warned]
+    context["warnings"] = sorted(told, key=lambda warning: not warning.serious)
     return _environment().get_template("page.html").render(context)
 
 
