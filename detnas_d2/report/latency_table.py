@@ -34,7 +34,12 @@ def table_part(search: FoundStage) -> TablePart | None:
         return None
     cfg = search.config
     cfg.defrost()
-    cfg.OUTPUT_DIR = search.folder  # it may have been moved since
+    # The run may have been moved since, with the table in it.
+    named, place = cfg.SEARCH.LATENCY_TABLE, cfg.OUTPUT_DIR
+    if named and not os.path.exists(named):
+        moved = os.path.join(search.folder, os.path.relpath(named, place))
+        cfg.SEARCH.LATENCY_TABLE = os.path.normpath(moved)
+    cfg.OUTPUT_DIR = search.folder
     space, part = searched_space(cfg), TablePart([], [])
     for number, file in enumerate(latency_files(cfg, resolutions_of(cfg))):
         table = read_latency(file, space)

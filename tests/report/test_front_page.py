@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from detnas_d2.config.tools import load_config
 from detnas_d2.pipeline.differences import Difference
 from detnas_d2.pipeline.export_record import EXPORTS_FILE, keep_export, read_exports
 from detnas_d2.pipeline.family import TRAINED, TUNED
@@ -169,8 +170,15 @@ def test_the_latency_table_of_a_search(checked: bool, run: Path) -> None:
     shown = "It was checked with 30 other detectors: rank correlation tau 0.94 (of two" in text
     figure = "latency-table-0" in text and "error 1.5% in the median, 3.4% at most" in text
     assert shown == figure == checked and ("not checked" in text) != checked
+    # It is found in a run that was moved, where the config names the place of then.
+    config = run / "search" / "config.yaml"
+    cfg = load_config(str(config))
+    cfg.OUTPUT_DIR, cfg.SEARCH.LATENCY_TABLE = "/then/search", "/then/latency.json"
+    config.write_text(cfg.dump())
+    (run / "search" / "latency.json").rename(run / "latency.json")
+    assert "Latencies are by latency.json, of whole detectors" in section(run, "search")
     # One of another space costs its lines alone.
-    (run / "search" / "latency.json").write_text("{}")
+    (run / "latency.json").write_text("{}")
     text = page_of(read_folder(str(run)))
     assert "Latency table: SEARCH.LATENCY_TABLE: " in text and 'id="search"' in text
 
