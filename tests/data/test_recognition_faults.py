@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from detnas_d2.data.checks import progress
-from detnas_d2.data.recognition import recognise
+from detnas_d2.data.recognition import memory, recognise
 from detnas_d2.utils.errors import InputError
 from tests.data.layouts import (
     assert_same,
@@ -83,6 +83,20 @@ def test_hidden_files_of_macos(tmp_path, write_image, seen):
     found = seen(data)
     assert_same(found, 8, 2)
     assert not found.part("all").dropped
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, write_image, monkeypatch):
+    data = tmp_path / "data"
+    voc(data, write_image, ".", ".")
+    (data / "0.xml").write_text("<annotation/>")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(memory.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    folder = str(tmp_path / "tmp" / f"detnas_d2-{os.getuid()}")
+    assert memory.default_cache() == folder
+    assert recognise(str(data)).part("all").listing.startswith(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert memory.default_cache() == str(tmp_path / "cache" / "detnas_d2")
 
 
 # What cannot be used: one line.

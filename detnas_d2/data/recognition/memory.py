@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,19 @@ _RESULT = "recognised.json"
 
 
 def default_cache() -> str:
-    """Folder of a user's derived files where no config names one (DATASETS.CACHE_DIR)."""
+    """Folder of a user's derived files where no config names one (DATASETS.CACHE_DIR): below the
+    user's cache, or where nothing can be written there, as in some containers, below the system's
+    temporary folder.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "detnas_d2")
+    folder = os.path.join(base, "detnas_d2")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except OSError:
+        pass
+    return os.path.join(tempfile.gettempdir(), f"detnas_d2-{os.getuid()}")
 
 
 class Memory:
