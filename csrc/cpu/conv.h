@@ -81,14 +81,21 @@ inline int64_t task_columns(int64_t tasks, int64_t n, int64_t threads) {
   return round_up(ceil_div(n, std::min(blocks, ceil_div(n, kColumns))), kColumns);
 }
 
-// f(task among those of pixels, begin, end, first column, columns)
+// How many tasks the threads share: what bounds the speed-up, told to tests.
+inline int64_t product_tasks(int64_t pixels, int64_t columns, int64_t threads) {
+  const int64_t tasks = ceil_div(pixels, task_rows(pixels));
+  return tasks * ceil_div(columns, task_columns(tasks, columns, threads));
+}
+
+// f(task among those of pixels, begin, end, first column, columns). All pixels of some columns come one after
+// the other: where there are few, threads read different weights and have as many pixels each.
 template <typename F>
 void for_products(int64_t rows, int64_t per_task, int64_t n, F&& f) {
   const int64_t tasks = ceil_div(rows, per_task), columns = task_columns(tasks, n, at::get_num_threads());
   const int64_t blocks = ceil_div(n, columns);
   at::parallel_for(0, tasks * blocks, 1, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; ++i) {
-      const int64_t t = i / blocks, first = i % blocks * columns;
+      const int64_t t = i % tasks, first = i / tasks * columns;
       f(t, t * per_task, std::min(rows, (t + 1) * per_task), first, std::min(columns, n - first));
     }
   });

@@ -213,12 +213,6 @@ ConvGradients pointwise_conv_backward(const Tensor& grad_y, const OptTensor& gra
   });
 }
 
-// How many tasks the threads share: what bounds the speed-up, told to tests.
-int64_t product_tasks(int64_t pixels, int64_t columns, int64_t threads) {
-  const int64_t tasks = ceil_div(pixels, task_rows(pixels));
-  return tasks * ceil_div(columns, task_columns(tasks, columns, threads));
-}
-
 }  // namespace
 }  // namespace cpu
 }  // namespace detnas

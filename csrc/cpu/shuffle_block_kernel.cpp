@@ -1,151 +1,11 @@
-// shuffle_block on the CPU: a whole eval-mode block as a chain over rows.
-//
-// Terminology: a chain is a list of stages, each a depthwise or a 1x1 convolution with bias and
-// ReLU. A task makes a range of output rows in steps of a few rows such that what a step touches
-// stays in the second-level cache. A stage hands the rows of a step on to the next one; for a
-// depthwise stage, those that it needs again (its halo) stay, so that every row is made once.
+// shuffle_block on the CPU: a whole eval-mode block as chains of convolutions, then the shuffle.
 #include <torch/library.h>
 
-#include "conv.h"
+#include "chain.h"
 
 namespace detnas {
 namespace cpu {
 namespace {
-
-constexpr int64_t kCacheBytes = 512 * 1024;  // of the second-level cache, for what a step hands on
-
-template <typename T>
-struct Stage {
-  bool depthwise = false;
-  int64_t in_channels = 0, out_channels = 0, kernel = 1, stride = 1;
-  bool relu = false;
-  const T* weight = nullptr;  // packed
-  Padded<T> bias;
-  int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
-  int64_t pad() const { return kernel / 2; }
-  // The input's rows that output rows from `begin` on, and up to `end`, need.
-  int64_t first_input(int64_t begin) const {
-    return depthwise ? std::max<int64_t>(begin * stride - pad(), 0) : begin;
-  }
-  int64_t last_input(int64_t end) const {
-    return depthwise ? std::min((end - 1) * stride + pad() + 1, in_height) : end;
-  }
-};
-
-// Rows of a stage's output that the next one reads: [first, made).
-template <typename T>
-struct Rows {
-  int64_t first = 0, made = 0;
-  Buffer<T> memory;
-};
-
-template <typename T>
-void grow(Buffer<T>& buffer, int64_t size) {
-  if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
-}
-
-template <typename T>
-struct Chain {
-  std::vector<Stage<T>> stages;
-  Source<T> input;  // the first stage's, over whole images
-
-  const Stage<T>& last() const { return stages.back(); }
-
-  // The memory of stage i's output. What the next stage reads once shares that of stage 0.
-  static Buffer<T>& memory(std::vector<Rows<T>>& rows, const std::vector<Stage<T>>& stages, int64_t i) {
-    return rows[stages[i + 1].depthwise ? i + 1 : 0].memory;
-  }
-
-  // Room for stage i's rows up to `end`; those before `from` are not needed any more.
-  void make_room(std::vector<Rows<T>>& rows, int64_t i, int64_t from, int64_t end) const {
-    const int64_t row = stages[i].out_width * stages[i].out_channels;
-    Buffer<T>& buffer = memory(rows, stages, i);
-    Rows<T>& mine = rows[i];
-    if (from > mine.first && mine.made > from)
-      std::copy_n(buffer.data() + (from - mine.first) * row, (mine.made - from) * row, buffer.data());
-    mine.first = from;
-    grow(buffer, (end - from) * row + kChannelPad);
-  }
-
-  // Makes the last stage's rows [begin, end) into `out`, which begins with row `begin`; the rows
-  // before were the last ones made.
-  void make(std::vector<Rows<T>>& rows, int64_t image, int64_t begin, int64_t end, T* out,
-            int64_t ld_out) const {
-    const int64_t count = stages.size();
-    std::vector<int64_t> ends(count);
-    for (int64_t i = count - 1, e = end; i >= 0; e = stages[i].last_input(e), --i) ends[i] = e;
-    for (int64_t i = 0; i < count; ++i) {
-      const Stage<T>& s = stages[i];
-      const bool is_last = i + 1 == count;
-      const int64_t from = is_last ? begin : rows[i].made;
-      if (!is_last)
-        make_room(rows, i, stages[i + 1].first_input(i + 2 == count ? begin : rows[i + 1].made), ends[i]);
-      if (from >= ends[i]) continue;
-      Source<T> source = input;  // its first pixel: that of row 0
-      if (i == 0) {
-        source.data += image * s.in_height * s.in_width * source.ld;
-      } else {
-        source = Source<T>();
-        source.ld = s.in_channels;
-        source.data = memory(rows, stages, i - 1).data() - rows[i - 1].first * s.in_width * source.ld;
-      }
-      Sink<T> sink;  // its first pixel: that of row `from`
-      sink.bias = s.bias.get();
-      sink.relu = s.relu;
-      sink.ld = is_last ? ld_out : s.out_channels;
-      sink.out = is_last ? out : memory(rows, stages, i).data() + (from - rows[i].first) * s.out_width * sink.ld;
-      convolve(s, source, sink, from, ends[i]);
-      if (!is_last) rows[i].made = ends[i];
-    }
-  }
-
-  static void convolve(const Stage<T>& s, Source<T> source, Sink<T> sink, int64_t begin, int64_t end) {
-    if (!s.depthwise) {
-      GemmArgs<T> g;
-      g.source = source;
-      g.source.data += begin * s.in_width * source.ld;
-      g.sink = sink;
-      g.packed = s.weight;
-      g.n = s.out_channels;
-      g.k = s.in_channels;
-      kernels<T>().gemm(g, 0, (end - begin) * s.out_width, workspace<T>(gemm_workspace(g.k)));
-      return;
-    }
-    DepthwiseArgs<T> d;
-    d.source = source;
-    d.sink = sink;
-    d.sink.out -= begin * s.out_width * sink.ld;
-    d.w = s.weight;
-    d.channels = s.in_channels;
-    d.height = s.in_height;
-    d.width = s.in_width;
-    d.kernel = s.kernel;
-    d.stride = s.stride;
-    d.out_height = s.out_height;
-    d.out_width = s.out_width;
-    T* memory = workspace<T>(depthwise_workspace(d));
-    for (int64_t c = 0; c < d.channels; c += kSlab) kernels<T>().depthwise(d, 0, c, begin, end, memory);
-  }
-
-  // Where every stage begins so that the last one can begin with row `begin`.
-  void start(std::vector<Rows<T>>& rows, int64_t begin) const {
-    if (rows.size() < stages.size() + 1) rows.resize(stages.size() + 1);
-    for (int64_t i = static_cast<int64_t>(stages.size()) - 1; i > 0; --i) {
-      begin = stages[i].first_input(begin);
-      rows[i - 1].first = rows[i - 1].made = begin;
-    }
-  }
-
-  // Rows of output per step.
-  int64_t step() const {
-    int64_t largest = 1;  // bytes that a stage reads and writes for a row
-    for (const Stage<T>& s : stages)
-      largest = std::max<int64_t>(largest, (s.in_width * s.in_channels * s.stride +
-                                            s.out_width * s.out_channels) * sizeof(T));
-    const int64_t tile = ceil_div(kGemmTile, std::max<int64_t>(last().out_width, 1));
-    return std::max(kCacheBytes / largest, tile);
-  }
-};
 
 template <typename T>
 int64_t packed_size_of(const Tensor& w) {
@@ -159,16 +19,19 @@ void pack_layer(const Tensor& weight, T* out) {
   pack<T>(w.template const_data_ptr<T>(), w.size(1), 1, w.size(0), w.size(1), out);
 }
 
-// What a block is made of.
 struct Block {
-  at::TensorList biases;
+  std::vector<int64_t> out_channels;  // of the layers
   int64_t kernel, stride;
 };
+Block block_of(at::TensorList biases, int64_t kernel, int64_t stride) {
+  Block b{{}, kernel, stride};
+  for (const Tensor& bias : biases) b.out_channels.push_back(bias.size(0));
+  return b;
+}
 
-// Layers first, first + 1, ... (count of them); `weights`: packed, one for each.
+// Layers first, first + 1, ... (count of them), without weights and biases.
 template <typename T>
-Chain<T> make_chain(const std::vector<const T*>& weights, const Block& b, size_t first, size_t count,
-                    int64_t channels, int64_t height, int64_t width) {
+Chain<T> make_chain(const Block& b, size_t first, size_t count, int64_t channels, int64_t height, int64_t width) {
   Chain<T> chain;
   int64_t stride = b.stride;
   for (size_t i = first; i < first + count; ++i) {
@@ -176,11 +39,9 @@ Chain<T> make_chain(const std::vector<const T*>& weights, const Block& b, size_t
     s.depthwise = is_depthwise(b.kernel, i);
     s.kernel = s.depthwise ? std::max<int64_t>(b.kernel, 3) : 1;
     s.in_channels = channels;
-    s.out_channels = b.biases[i].size(0);
+    s.out_channels = b.out_channels[i];
     s.relu = !s.depthwise;
     if (s.depthwise) std::swap(s.stride, stride);  // the first one strides
-    s.weight = weights[i];
-    s.bias = Padded<T>(OptTensor(b.biases[i]));
     s.in_height = height;
     s.in_width = width;
     height = s.out_height = conv_out(height, s.stride);
@@ -191,20 +52,90 @@ Chain<T> make_chain(const std::vector<const T*>& weights, const Block& b, size_t
   return chain;
 }
 
+// The branches of a block; at stride 1 the projection has no stages.
+template <typename T>
+struct Branches {
+  Chain<T> main, projection;
+
+  Branches(const Block& b, int64_t channels_left, int64_t channels_right, int64_t height, int64_t width)
+      : main(make_chain<T>(b, 0, main_layers(b.kernel), channels_right, height, width)) {
+    if (b.stride == 2) projection = make_chain<T>(b, main.stages.size(), 2, channels_left, height, width);
+  }
+
+  // `weights`: packed.
+  void set(const std::vector<const T*>& weights, at::TensorList biases) {
+    size_t i = 0;
+    for (Chain<T>* chain : {&main, &projection})
+      for (Stage<T>& s : chain->stages) {
+        s.weight = weights[i];
+        s.bias = Padded<T>(OptTensor(biases[i++]));
+      }
+  }
+
+  int64_t height() const { return main.last().out_height; }
+  int64_t work(int64_t begin, int64_t end) const { return main.work(begin, end) + projection.work(begin, end); }
+
+  // Ranges of rows for each image, so that all threads have one; and the rows of one.
+  int64_t parts(int64_t images, int64_t threads) const {
+    return std::min(height(), std::max<int64_t>(ceil_div(threads, images), 1));
+  }
+  int64_t rows(int64_t parts) const { return ceil_div(height(), parts); }
+  // The most multiply-adds of such a range.
+  int64_t longest(int64_t parts) const {
+    int64_t most = 0;
+    for (int64_t r = 0; r < height(); r += rows(parts))
+      most = std::max(most, work(r, std::min(height(), r + rows(parts))));
+    return most;
+  }
+  // Whether threads are to share every stage, as ranges take longer by more than an eighth: what one core has
+  // made another has to fetch.
+  bool together(int64_t parts) const { return parts > 1 && 8 * longest(parts) * parts > 9 * work(0, height()); }
+};
+
+// The block with all threads at one stage after the other.
+template <typename T>
+void run_together(const Branches<T>& branches, ShuffleArgs<T> shuffle, int64_t images) {
+  thread_local Buffer<T> memory[2], main_out, projection_out;  // kept: large allocations cost page faults
+#if defined(DETNAS_D2_CHECKED)
+  memory[0] = memory[1] = main_out = projection_out = Buffer<T>();
+#endif
+  const bool strided = !branches.projection.stages.empty();
+  const int64_t pixels = images * branches.height() * branches.main.last().out_width;
+  if (shuffle.method == 0) {
+    branches.main.make_together(memory, images, shuffle.out_right, shuffle.ld_out_right);
+    if (strided)
+      return branches.projection.make_together(memory, images, shuffle.out_left, shuffle.ld_out_left);
+  } else {
+    auto made = [&](const Chain<T>& chain, Buffer<T>& out) {
+      Source<T> source;
+      source.ld = chain.last().out_channels;
+      grow(out, pixels * source.ld + kChannelPad);
+      chain.make_together(memory, images, out.data(), source.ld);
+      source.data = out.data();
+      return source;
+    };
+    shuffle.right = made(branches.main, main_out);
+    if (strided) shuffle.left = made(branches.projection, projection_out);
+  }
+  for_tasks(pixels, task_rows(pixels), [&](int64_t, int64_t begin, int64_t end) {
+    kernels<T>().shuffle(shuffle, begin, end, workspace<T>(shuffle_workspace(shuffle.c_left + shuffle.c_right)));
+  });
+}
+
 // left, right: what the branches read, `like` giving batch and size, `channels` of each; at stride 1
 // the left one passes as it is. out_method 0: concatenated, else shuffled and split.
 template <typename T>
 std::tuple<Tensor, Tensor> run(const Tensor& like, const Source<T>& left, const Source<T>& right,
                                int64_t channels_left, int64_t channels_right,
-                               const std::vector<const T*>& weights, const Block& b, int64_t out_method) {
-  const int64_t n = like.size(0), h = like.size(2), w = like.size(3);
-  const size_t layers = main_layers(b.kernel);
-  Chain<T> chain = make_chain<T>(weights, b, 0, layers, channels_right, h, w), projection;
+                               const std::vector<const T*>& weights, at::TensorList biases, int64_t kernel,
+                               int64_t stride, int64_t out_method) {
+  const int64_t n = like.size(0);
+  const Block b = block_of(biases, kernel, stride);
+  Branches<T> branches(b, channels_left, channels_right, like.size(2), like.size(3));
+  branches.set(weights, biases);
+  Chain<T>&chain = branches.main, &projection = branches.projection;
   chain.input = right;
-  if (b.stride == 2) {
-    projection = make_chain<T>(weights, b, layers, 2, channels_left, h, w);
-    projection.input = left;
-  }
+  projection.input = left;
   const int64_t oh = chain.last().out_height, ow = chain.last().out_width;
   const int64_t c_left = b.stride == 1 ? channels_left : projection.last().out_channels;
   const int64_t c_right = chain.last().out_channels, c_out = c_left + c_right;
@@ -230,8 +161,11 @@ std::tuple<Tensor, Tensor> run(const Tensor& like, const Source<T>& left, const 
   }
   if (a.numel() == 0) return {a, second};
   // Results do not depend on the cut, so it may follow the number of threads.
-  const int64_t parts = std::min(oh, std::max<int64_t>(ceil_div(at::get_num_threads(), n), 1));
-  const int64_t rows = ceil_div(oh, parts);
+  const int64_t parts = branches.parts(n, at::get_num_threads()), rows = branches.rows(parts);
+  if (branches.together(parts)) {
+    run_together(branches, shuffle, n);
+    return {a, second};
+  }
   const int64_t step = b.stride == 1 ? chain.step() : std::min(chain.step(), projection.step());
   at::parallel_for(0, n * parts, 1, [&](int64_t begin, int64_t end) {
     thread_local std::vector<Rows<T>> main_rows, projection_rows;  // kept: large allocations cost page faults
@@ -332,7 +266,7 @@ std::tuple<Tensor, Tensor> shuffle_block_packed(const Tensor& x, const OptTensor
     std::vector<const T*> pointers;
     for (const Tensor& t : packed) pointers.push_back(t.const_data_ptr<T>());
     return run<T>(map.tensor, first, second, halve ? map.c / 2 : map.c, halve ? map.c / 2 : other.c,
-                  pointers, {biases, kernel, stride}, out_method);
+                  pointers, biases, kernel, stride, out_method);
   });
 }
 
@@ -352,8 +286,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
     memory += packed_size_of<T>(w);
   }
   const int64_t channels = stride == 1 ? map.c / 2 : map.c;
-  return std::get<0>(run<T>(map.tensor, left, right, channels, channels, packed,
-                            {biases, kernel, stride}, 0));
+  return std::get<0>(run<T>(map.tensor, left, right, channels, channels, packed, biases, kernel, stride, 0));
 }
 
 Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
@@ -368,9 +301,33 @@ Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList bia
   });
 }
 
+// What bounds the speed-up of a block of one image by threads, told to tests: its multiply-adds against those
+// of the thread that has the most.
+double block_speedup(at::IntArrayRef out_channels, int64_t channels_left, int64_t channels_right, int64_t height,
+                     int64_t width, int64_t kernel, int64_t stride, int64_t threads) {
+  const Branches<float> branches({out_channels.vec(), kernel, stride}, channels_left, channels_right, height, width);
+  const double whole = static_cast<double>(branches.work(0, branches.height()));
+  const int64_t parts = branches.parts(1, threads);
+  if (!branches.together(parts)) return whole / static_cast<double>(branches.longest(parts));
+  double longest = 0;
+  for (const Chain<float>* chain : {&branches.main, &branches.projection})
+    for (const Stage<float>& s : chain->stages) {
+      const int64_t tasks = s.tasks(1, threads);
+      longest += static_cast<double>(s.work(s.out_height) * ceil_div(tasks, threads)) / static_cast<double>(tasks);
+    }
+  return whole / longest;
+}
+
 }  // namespace
 }  // namespace cpu
 }  // namespace detnas
+
+TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
+  m.def(
+      "cpu_block_speedup(int[] out_channels, int channels_left, int channels_right, int height, int width, "
+      "int kernel, int stride, int threads) -> float",
+      &detnas::cpu::block_speedup);
+}
 
 TORCH_LIBRARY_IMPL(detnas_d2, CPU, m) {
   m.impl("pack_shuffle_block", &detnas::cpu::pack_shuffle_block);

@@ -175,19 +175,22 @@ def test_packed_blocks_between_halves(name: str, kernel: int, stride: int, shape
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "shape"), [(5, (2, 32, 17, 23)), (0, (1, 64, 10, 15))])
 def test_packed_blocks_have_the_bits_of_whole_maps_and_of_any_number_of_threads(
-    stride: int,
+    stride: int, kernel: int, shape: tuple[int, ...]
 ) -> None:
     torch.manual_seed(0)
-    weights, biases = block(32, 5, stride)
-    x = channels_last(torch.randn(2, 32, 17, 23))
-    whole = ops.shuffle_block(x, weights, biases, 5, stride, 2)
+    weights, biases = block(shape[1], kernel, stride)
+    x = channels_last(torch.randn(shape))
     threads = torch.get_num_threads()
     try:
-        for n in (1, 2, 5, 16):
-            torch.set_num_threads(n)
-            assert torch.equal(whole, packed_call(x, None, weights, biases, 5, stride, 2, 0))
-            a, b = packed_call(x, None, weights, biases, 5, stride, 2, 2)
+        torch.set_num_threads(1)
+        whole = ops.shuffle_block(x, weights, biases, kernel, stride, 2)
+        for count in (1, 2, 5, 16):
+            torch.set_num_threads(count)
+            args = (x, None, weights, biases, kernel, stride, 2)
+            assert torch.equal(whole, packed_call(*args, 0))
+            a, b = packed_call(*args, 2)
             assert torch.equal(whole[:, 0::2], a) and torch.equal(whole[:, 1::2], b)
     finally:
         torch.set_num_threads(threads)
