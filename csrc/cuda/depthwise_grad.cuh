@@ -120,7 +120,7 @@ __device__ void correlate(const Depthwise<S>& a, int slab, int row, float* tile)
       float g[T::R][T::Q];
       read_gradients<T>(a, at, c, add, g, sum[T::taps]);
       __syncthreads();
-      for_taps<T>(window<T>(tile), [&](int r, int q, int tap, float value) { sum[tap] += g[r][q] * value; });
+      for_taps<T>(Window<T>(tile), [&](int, int r, int q, int tap, float value) { sum[tap] += g[r][q] * value; });
     }
     bool bad = false;
 #pragma unroll
@@ -159,12 +159,12 @@ int64_t partial_weight_size(const Depthwise<S>& a) {
 
 template <typename S>
 void launch_depthwise_grad_weight(const DepthwiseBatch<S>& batch, Stream stream) {
-  const auto floats = [](const Depthwise<S>& a) {
+  const auto bytes = [](const Depthwise<S>& a) {
     const int64_t tile = tile_floats(a, false), sums = kSumsAtOnce * kRows * kLanes;
-    return tile > sums ? tile : sums;
+    return (tile > sums ? tile : sums) * static_cast<int64_t>(sizeof(float));
   };
   launch_batch(batch, &depthwise_grad_weight_kernel<S, 3>, &depthwise_grad_weight_kernel<S, 5>,
-               &depthwise_grad_weight_kernel<S, 7>, &mixed_depthwise_grad_weight_kernel<S>, floats, stream);
+               &depthwise_grad_weight_kernel<S, 7>, &mixed_depthwise_grad_weight_kernel<S>, bytes, kLanes, stream);
 }
 
 // Sums over rows of partial results [rows][sums][channels]: with taps > 0 of gradients of the weight

@@ -61,10 +61,11 @@ constexpr int extent(int made, int kernel, int down, int up) {
   return (down * (made - 1) + kernel / 2) / up + kernel / 2 / up + 1;
 }
 
-// A thread makes R x Q outputs of one channel; 4 x 2 warps of 32 channels make a tile. A tile holds
-// floats: what is pending is applied once for each value, not once for each tap, and accesses of a
-// warp are 32 neighbouring words. The largest, k 7, is 39 KB (and 6 KB of weights): all stay below
-// 48 KB. Values read for each one made, halo included (from L2 for the most part):
+// A thread makes R x Q outputs of one channel, or of two (kEach); 4 x 2 of them for each of 32 channels
+// make a tile. A tile holds floats, to which what is pending is applied once for each value, not once for
+// each tap, and accesses of a warp are 32 neighbouring words; or 16-bit values as they lie in memory
+// (depthwise_pairs.cuh), a tile and the next. The largest, k 7, are 39 KB and 2 x 21 KB (and 6 KB or 3 KB
+// of weights): all stay below 48 KB. Values read for each one made, halo included (from L2 for the most part):
 //   k             3     5     7
 //   8 x 16       1.4   1.9   2.4   stride 1
 //   4 x 8        1.9   3.0   4.4   stride 1, small maps
@@ -93,6 +94,11 @@ static_assert(LargeTile<7>::floats + 49 * kLanes <= 12288 && DownTile<7>::floats
 
 static_assert((SmallTile<3>::floats + 9 * kLanes) * sizeof(float) >= 4 * kLanes * kRows * sizeof(double),
               "a tile is too small for merge_rows");
+
+// Channels of a thread. Two where it reads 16-bit values as they lie in memory. Gradients of maps are made of
+// two maps each, and those of weights have sums for every tap: one channel.
+template <typename S, bool Grad>
+constexpr int kEach = !Grad && sizeof(S) == 2 ? 2 : 1;
 
 // Fills in how the outputs of a batch are cut. Set before: in, other, channels, kernel; sizes are x's. At most
 // `blocks` blocks in all, each for several tiles of a map that has more. Tiles are small where there
@@ -150,18 +156,24 @@ __device__ void by_tile(const Depthwise<S>& a, const F& run) {
   }
 }
 
-// Floats of shared memory of a tile, as the kernels count them.
-template <typename S>
-int64_t tile_floats(const Depthwise<S>& a, bool gradient) {
+// size(tile type) of an entry's tile, on the host.
+template <typename S, typename F>
+int64_t of_tile(const Depthwise<S>& a, bool gradient, const F& size) {
   const auto of = [&](auto kernel) -> int64_t {
     constexpr int K = decltype(kernel)::K;
-    if (a.mode == kLarge) return LargeTile<K>::floats;
-    if (a.mode == kSmall) return SmallTile<K>::floats;
-    return gradient ? UpTile<K>::floats : DownTile<K>::floats;
+    if (a.mode == kLarge) return size(LargeTile<K>());
+    if (a.mode == kSmall) return size(SmallTile<K>());
+    return gradient ? size(UpTile<K>()) : size(DownTile<K>());
   };
   if (a.kernel == 3) return of(LargeTile<3>());
   if (a.kernel == 5) return of(LargeTile<5>());
   return of(LargeTile<7>());
+}
+
+// Floats of shared memory of a tile, as the kernels count them.
+template <typename S>
+int64_t tile_floats(const Depthwise<S>& a, bool gradient) {
+  return of_tile(a, gradient, [](auto tile) -> int64_t { return decltype(tile)::floats; });
 }
 
 // The entry of a block, and the block's number there.
@@ -175,25 +187,25 @@ __device__ int find_entry(const DepthwiseBatch<S>& batch, int& block) {
   return e;
 }
 
-// One launch for all entries, or for the batches of one; floats(entry): its shared memory. A kernel that
-// knows the size of its taps for an entry alone, `mixed` for several.
+// One launch for all entries, or for the batches of one; bytes(entry): its shared memory; lanes: threads
+// along channels. A kernel that knows the size of its taps for an entry alone, `mixed` for several.
 template <typename S, typename F>
 void launch_batch(const DepthwiseBatch<S>& batch, void (*k3)(const Depthwise<S>),
                   void (*k5)(const Depthwise<S>), void (*k7)(const Depthwise<S>),
-                  void (*mixed)(const DepthwiseBatch<S>), const F& floats, Stream stream,
+                  void (*mixed)(const DepthwiseBatch<S>), const F& bytes, int lanes, Stream stream,
                   int64_t batches = 1) {
   int64_t blocks = 0, shared = 0;
   for (int e = 0; e < batch.count; ++e) {
-    const int64_t needed = floats(batch.entry[e]) * sizeof(float);
+    const int64_t needed = bytes(batch.entry[e]);
     blocks += batch.entry[e].slabs * batch.entry[e].rows;
     shared = needed > shared ? needed : shared;
   }
   if (batch.count == 1) {
     const Depthwise<S>& a = batch.entry[0];
     auto kernel = a.kernel == 3 ? k3 : a.kernel == 5 ? k5 : k7;
-    DETNAS_LAUNCH(kernel, dim3(blocks, 1, batches), dim3(kLanes, kRows), shared, stream, a);
+    DETNAS_LAUNCH(kernel, dim3(blocks, 1, batches), dim3(lanes, kRows), shared, stream, a);
   } else {
-    DETNAS_LAUNCH(mixed, dim3(blocks), dim3(kLanes, kRows), shared, stream, batch);
+    DETNAS_LAUNCH(mixed, dim3(blocks), dim3(lanes, kRows), shared, stream, batch);
   }
 }
 

@@ -53,7 +53,6 @@ __device__ void put(float* to, const float (&v)[V]) {
   }
 }
 
-// The gathered pixels of a tile and a slab through what is pending on them; zero outside of the map.
 // V neighbours as they lie in memory. Two values of 16 bits share a register until they are used: as
 // values of their own each would take one.
 template <typename S, int V>
@@ -72,6 +71,7 @@ struct Raw {
   }
 };
 
+// The gathered pixels of a tile and a slab through what is pending on them; zero outside of the map.
 // Flight: independent loads before the first is used.
 template <class T, int V, int Flight, bool Grad, typename S>
 __device__ void load_tile(const Depthwise<S>& a, const Place& at, int slab, float* tile) {
@@ -111,7 +111,7 @@ __device__ void load_tile(const Depthwise<S>& a, const Place& at, int slab, floa
       const int row = at.in_y + p / T::in_cols * a.in_step, col = at.in_x + p % T::in_cols * a.in_step;
       inside[j] = live && p < T::pixels && row >= 0 && row < a.in_height && col >= 0 && col < a.in_width;
       if (!inside[j]) continue;
-      const int64_t pixel = row * a.in_width + col;
+      const int64_t pixel = static_cast<int64_t>(row) * a.in_width + col;
       raw[j].load(data + pixel * ld);
       if (Grad && y) out[Grad ? j : 0].load(y + pixel * ld_y);
     }
@@ -151,22 +151,32 @@ template <class T>
 __device__ int tile_row() { return static_cast<int>(threadIdx.y) / 2 * T::R; }
 template <class T>
 __device__ int tile_col() { return static_cast<int>(threadIdx.y) % 2 * T::Q; }
-template <class T>
-__device__ const float* window(const float* tile) {
-  const int row = tile_row<T>() * T::Down / T::Up, col = tile_col<T>() * T::Down / T::Up;
-  return tile + (row * T::in_cols + col) * kLanes + threadIdx.x;
-}
 
-// Calls f(r, q, tap, value) for every tap of each of the thread's outputs, all indices constants.
+// What a thread's outputs gather from, of a tile of floats.
+template <class T>
+struct Window {
+  static constexpr int kEach = 1;
+  const float* first;
+
+  __device__ explicit Window(const float* tile) {
+    const int row = tile_row<T>() * T::Down / T::Up, col = tile_col<T>() * T::Down / T::Up;
+    first = tile + (row * T::in_cols + col) * kLanes + threadIdx.x;
+  }
+  __device__ void row(int i, float (&value)[1][T::window_cols]) const {
+#pragma unroll
+    for (int j = 0; j < T::window_cols; ++j) value[0][j] = first[(i * T::in_cols + j) * kLanes];
+  }
+};
+
+// Calls f(channel, r, q, tap, value) for every tap of each of the thread's outputs, all indices constants.
 // A row of the window is read once for all outputs and taps that use it.
-template <class T, typename F>
-__device__ void for_taps(const float* window, const F& f) {
+template <class T, class W, typename F>
+__device__ void for_taps(const W& window, const F& f) {
   constexpr int h = T::K / 2;
 #pragma unroll
   for (int i = 0; i < T::window_rows; ++i) {
-    float value[T::window_cols];
-#pragma unroll
-    for (int j = 0; j < T::window_cols; ++j) value[j] = window[(i * T::in_cols + j) * kLanes];
+    float value[W::kEach][T::window_cols];
+    window.row(i, value);
 #pragma unroll
     for (int r = 0; r < T::R; ++r) {
       const int ky = (i - T::halo) * T::Up + h - T::Down * r;
@@ -176,7 +186,10 @@ __device__ void for_taps(const float* window, const F& f) {
 #pragma unroll
         for (int kx = 0; kx < T::K; ++kx) {
           const int position = T::Down * q + kx - h;
-          if (position % T::Up == 0) f(r, q, ky * T::K + kx, value[position / T::Up + T::halo]);
+          if (position % T::Up != 0) continue;
+#pragma unroll
+          for (int l = 0; l < W::kEach; ++l)
+            f(l, r, q, ky * T::K + kx, value[l][position / T::Up + T::halo]);
         }
     }
   }

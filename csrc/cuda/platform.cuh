@@ -1,6 +1,6 @@
 // What kernels may use of CUDA, so that the host emulator of tests/emulator can supply it too:
 // threadIdx and its kin, __syncthreads, dynamic shared memory (DETNAS_SHARED), DETNAS_LAUNCH. A warp's
-// matrix products: tensor_core.cuh.
+// matrix products: tensor_core.cuh; copies that go on meanwhile: async_copy.cuh.
 #pragma once
 #include <cstdint>
 

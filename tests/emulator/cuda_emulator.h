@@ -4,8 +4,8 @@
 // shared memory (it is filled with NaN) without a GPU. Selected by DETNAS_EMULATE.
 //
 // Supported: threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncthreads_or, __syncwarp,
-// __shfl_xor_sync, __threadfence (to no effect), atomicAdd, dynamic shared memory, and the matrix products
-// of tensor_core_emulator.h. Launches keep to what hardware takes.
+// __shfl_xor_sync, __threadfence (to no effect), atomicAdd, dynamic shared memory, the matrix products of
+// tensor_core_emulator.h and the copies of async_copy_emulator.h. Launches keep to what hardware takes.
 #pragma once
 #include <sanitizer/common_interface_defs.h>
 
@@ -118,6 +118,16 @@ class Scheduler {
     for (unsigned lane = 0; lane < kWarp; ++lane) fibers_[current_ / kWarp * kWarp + lane].state = State::kReady;
   }
 
+  // Makes a copy now, or when the thread calls make_copies.
+  void copy(std::function<void()> made) {
+    if (random_() % 2) made();
+    else copies_[current_].push_back(std::move(made));
+  }
+  void make_copies() {
+    for (const auto& made : copies_[current_]) made();
+    copies_[current_].clear();
+  }
+
   // Whether any thread's value is not zero; the barriers keep this vote apart from the next.
   bool any(bool value) {
     any_ = any_ || value;
@@ -151,6 +161,7 @@ class Scheduler {
     body_ = &body;
     while (fibers_.size() < threads) fibers_.emplace_back(&Scheduler::enter);
     warps_.assign((threads + kWarp - 1) / kWarp, Warp());
+    copies_.resize(fibers_.size());
     for (unsigned t = 0; t < threads; ++t) {
       fibers_[t].index = dim3(t % block.x, t / block.x % block.y, t / block.x / block.y);
       fibers_[t].state = State::kReady;
@@ -168,7 +179,11 @@ class Scheduler {
           if (fibers_[t].state == State::kReady) resume(t), ran = true;
       }
       const auto done = in(State::kDone), waiting = in(State::kAtBarrier);
-      if (done == threads) return;
+      if (done == threads) {
+        for (const auto& copies : copies_)
+          if (!copies.empty()) fail("a thread ended without its copies");
+        return;
+      }
       if (waiting != threads) {
         std::fprintf(stderr, "emulator: of %u threads %ld ended, %ld wait at a barrier, %ld for their warp\n",
                      threads, static_cast<long>(done), static_cast<long>(waiting),
@@ -207,6 +222,7 @@ class Scheduler {
 
   std::vector<Fiber> fibers_;
   std::vector<Warp> warps_;
+  std::vector<std::vector<std::function<void()>>> copies_;  // of each thread
   void* main_ = nullptr;
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;

@@ -87,6 +87,31 @@ FAULTS = {
         """,
         "misaligned address",
     ),
+    "copies that nobody waits for": (
+        """
+        DETNAS_SHARED(float, shared);
+        detnas::cuda::copy_async(shared + 4 * threadIdx.x, out, true);
+        out[threadIdx.x] = 0.f;
+        """,
+        "ended without its copies",
+    ),
+    "copies that others wait for": (
+        """
+        DETNAS_SHARED(float, shared);
+        detnas::cuda::copy_async(shared + 4 * threadIdx.x, out, false);
+        detnas::cuda::wait_copies();
+        out[threadIdx.x] = shared[4 * ((threadIdx.x + 1) % blockDim.x)];
+        """,
+        "not a number",
+    ),
+    "copy to a misaligned address": (
+        """
+        DETNAS_SHARED(float, shared);
+        detnas::cuda::copy_async(shared + 4 * threadIdx.x + 1, out, true);
+        detnas::cuda::wait_copies();
+        """,
+        "copy at a misaligned address",
+    ),
     "lanes at different instructions": (
         "if (threadIdx.x % 2) __syncwarp(); else __shfl_xor_sync(~0u, 1.f, 2); out[0] = 0.f;",
         "lanes of a warp at different instructions",
@@ -113,7 +138,8 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, (fault, (body, _)) in enumerate(FAULTS.items())
     ]
     source, target = folder / "faults.cpp", folder / "faults.so"
-    source.write_text("\n".join(['#include "cuda/tensor_core.cuh"', *kernels]))
+    headers = [f'#include "cuda/{name}.cuh"' for name in ("async_copy", "tensor_core")]
+    source.write_text("\n".join([*headers, *kernels]))
     compile_library(target, source)
     return target
 
