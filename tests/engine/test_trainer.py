@@ -157,6 +157,30 @@ class Interrupt(HookBase):
             raise KeyboardInterrupt
 
 
+def test_a_training_interrupted_after_its_last_update_is_not_tested(
+    configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither does an error of that test take the place of the interruption."""
+
+    class InterruptAtTheEnd(HookBase):
+        def after_step(self) -> None:
+            if self.trainer.iter + 1 == self.trainer.max_iter:
+                raise KeyboardInterrupt
+
+    tested = []
+    monkeypatch.setattr(Trainer, "test", lambda *args: tested.append(args) or {})
+    cfg = searched(configs("faster"))
+    prepare(cfg, ARGS)
+    trainer = Trainer(cfg)
+    trainer.register_hooks([InterruptAtTheEnd()])
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not tested
+    train(cfg, resume=True)
+    assert len(tested) == 1
+
+
 def same(ours: object, theirs: object) -> bool:
     """Equality of nested checkpoints, to the bit."""
     if isinstance(ours, Tensor):

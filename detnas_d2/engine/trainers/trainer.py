@@ -33,6 +33,7 @@ from detnas_d2.engine.supernet_check.hook import SupernetCheck
 from detnas_d2.engine.supernet_check.plan import is_checked
 from detnas_d2.engine.telling import Printer
 from detnas_d2.engine.trainers.distillation import build_distillation
+from detnas_d2.engine.trainers.ending import EvalAtTheEnd
 from detnas_d2.engine.trainers.gradients import broadcast
 from detnas_d2.engine.trainers.iteration import unwrapped
 from detnas_d2.engine.trainers.optimizer import build_optimizer
@@ -217,6 +218,7 @@ class Trainer(DefaultTrainer):
         if self.step.supernet is not None and self.cfg.TEST.PRECISE_BN.ENABLED:
             raise InputError("TEST.PRECISE_BN.ENABLED: a supernet is recalibrated by the search")
         replaced = {
+            hooks.EvalHook: EvalAtTheEnd,
             hooks.PreciseBN: lambda hook: SeededPreciseBN(hook, self.cfg.SEED),
             hooks.LRScheduler: lambda hook: LRScheduler(self.cfg.SOLVER.BASE_LR),
         }
