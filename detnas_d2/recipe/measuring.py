@@ -39,7 +39,7 @@ FOLDER = "measured"
 
 _TRIAL = Schedule(supernet=1000, population=5, generations=2, tuning=200, networks=1)
 _STEPS, _SECONDS = 15, 5.0
-_DRAWN = 10
+_DRAWN = 3
 _FILES = 1.0
 """Seconds of a stage for its files: checkpoints, tables."""
 _MOST_WAITING = 30.0
@@ -103,20 +103,19 @@ def _measured(
     candidate = candidate_seconds(search, trainer.model)
     images = recipe.calibration * candidate.calibration + recipe.scoring * candidate.scoring
     del trainer
-    found = [*opts, "MODEL.DETNAS.PATH", str(costly_path(search))]
-    network = _of_networks(_Asked(folder, found, machine, bool(settings.start.resnet)), beside)
+    networks = [["MODEL.DETNAS.PATH", str(path)] for path in some_paths(search)]
+    asked = _Asked(folder, opts, networks, machine, bool(settings.start.resnet))
+    network = _of_networks(asked, beside)
     return replace(network, step=step, candidate=images / machine.processes)
 
 
-def costly_path(search: CfgNode) -> Path:
-    """The most expensive of a few random paths within a search's limits. What a search finds is as
-    expensive, and one schedule has to suffice for all networks that are trained.
+def some_paths(search: CfgNode) -> list[Path]:
+    """Random paths within a search's limits, whose mean is what networks take: one for as many
+    multiply-adds may learn half as fast again as another.
     """
     proposals, rng = Proposals.from_config(search), random.Random("speeds")
     drawn = (proposals.random_path(rng) for _ in range(_DRAWN))
-    macs, other = proposals.costs.macs, proposals.space.first_path()
-    kept = (path for path in drawn if path is not None)
-    return max(kept, key=lambda path: macs.total(path.choices), default=other)
+    return [path for path in drawn if path is not None] or [proposals.space.first_path()]
 
 
 def _of_gradient(
@@ -130,7 +129,7 @@ def _of_gradient(
     step = 0.75 * step_seconds(trainer, steps=_STEPS, limit=_SECONDS)
     found = decoded_example(search, trainer.model)
     del trainer
-    return replace(_of_networks(_Asked(folder, [*opts, *found], machine), beside), step=step)
+    return replace(_of_networks(_Asked(folder, opts, [found], machine), beside), step=step)
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,14 @@ class _Asked:
     Attributes:
         folder: of the configs.
         opts: KEY, VALUE overrides of them.
+        networks: those that make one of them each, in addition.
         meeting: folder where those that measure at the same time meet, "" for one alone.
         number, count: of this one, and how many they are.
     """
 
     folder: str
     opts: Sequence[object]
+    networks: Sequence[Sequence[object]]
     machine: Machine
     baseline: bool = False
     meeting: str = ""
@@ -206,18 +207,23 @@ def _of_network(asked: _Asked) -> Rates:
     """
     begin = time.perf_counter()
     own = os.path.join(asked.folder, str(asked.number))  # of its log
-    opts = [*asked.opts, "OUTPUT_DIR", own]
-    cfg = _ready(os.path.join(asked.folder, "finetune.yaml"), opts, asked.machine)
-    trainer = trainer_class(cfg)(cfg)
-    start = time.perf_counter() - begin + _FILES
-    _meet(asked)
-    tune = step_seconds(trainer, steps=_STEPS, limit=_SECONDS)
-    image = image_seconds(cfg, trainer.model) / asked.machine.processes
+    opts, count = [*asked.opts, "OUTPUT_DIR", own], len(asked.networks)
+    tune, image, start = 0.0, 0.0, None
+    for network in asked.networks:
+        cfg = _ready(os.path.join(asked.folder, "finetune.yaml"), [*opts, *network], asked.machine)
+        trainer = trainer_class(cfg)(cfg)
+        if start is None:
+            start = time.perf_counter() - begin + _FILES
+            _meet(asked)
+        steps = max(1, _STEPS // count)
+        tune += step_seconds(trainer, steps=steps, limit=_SECONDS / count) / count
+        image += image_seconds(cfg, trainer.model) / asked.machine.processes / count
     baseline = 0.0
     if asked.baseline:
+        opts = [*opts, *asked.networks[0]]
         cfg = _ready(os.path.join(asked.folder, "resnet50.yaml"), opts, asked.machine)
         baseline = step_seconds(trainer_class(cfg)(cfg), warm_up=1, steps=3, limit=_SECONDS)
-    return Rates(0.0, tune, 0.0, image, start, baseline)
+    return Rates(0.0, tune, 0.0, image, start or 0.0, baseline)
 
 
 def _meet(asked: _Asked) -> None:
