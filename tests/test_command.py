@@ -137,6 +137,7 @@ def test_unnamed_system_errors_are_told() -> None:
         (["python", "-m", "detnas_d2", "search"], 1, "", "python -m detnas_d2 search"),
         (["/v/python", "/v/bin/detnas", "search", "--data", "x"], 3, "", "detnas search --data x"),
         (["python", "run_pipeline.py"], 0, "", "python run_pipeline.py"),
+        (["a", "b"], 2, "", "a b"),
     ],
 )
 def test_command_that_goes_on(
