@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -46,7 +45,7 @@ from family_rules import (
     own_deviation,
     searched,
 )
-from strategies import ROOT, check_limits, interval
+from strategies import check_limits, interval, table_parser
 from threadpoolctl import threadpool_limits
 
 from detnas_d2.command import run_command
@@ -187,17 +186,8 @@ def _cell(value: dict[str, Any], reference: bool) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--truth", required=True, metavar="FILE", help="truth.json of diagnose.py fidelity"
-    )
-    parser.add_argument(
-        "--config-file",
-        default=os.path.relpath(ROOT / "configs/DetNAS/demo/search.yaml"),
-        help="its space and SEARCH.MAX_MACS; searches are of 9 generations of 10",
-    )
+    about_config = "its space and SEARCH.MAX_MACS; searches are of 9 generations of 10"
+    parser = table_parser(__doc__, about_config)
     parser.add_argument("--family", type=int, default=4, help="networks of a family")
     parser.add_argument(
         "--own",
@@ -205,10 +195,6 @@ def _parser() -> argparse.ArgumentParser:
         help="standard deviation of what a path's score has besides the regression's (default: "
         "with it paths differ as the networks of the truth set do)",
     )
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", help="write the results to this file, too")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE overrides")
     return parser
 
 

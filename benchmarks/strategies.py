@@ -259,9 +259,14 @@ def _count(value: float | None, last: int) -> str:
     return f"more than {last}" if value is None else f"{value:.0f}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def table_parser(description: str | None, about_config: str) -> argparse.ArgumentParser:
+    """Options of a comparison by table.
+
+    Args:
+        about_config: what is read from the config, for its help.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--truth", required=True, metavar="FILE", help="truth.json of diagnose.py fidelity"
@@ -269,14 +274,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-file",
         default=os.path.relpath(ROOT / "configs/DetNAS/demo/search.yaml"),
-        help="its space and SEARCH.MAX_MACS",
+        help=about_config,
     )
-    parser.add_argument("--tau", type=float, help="of the fitness (default: the truth set's)")
-    parser.add_argument("--shared-error", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", help="write the results to this file, too")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE overrides, for all strategies")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE overrides")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = table_parser(__doc__, "its space and SEARCH.MAX_MACS")
+    parser.add_argument("--tau", type=float, help="of the fitness (default: the truth set's)")
+    parser.add_argument("--shared-error", type=float, default=0.0)
     return parser
 
 

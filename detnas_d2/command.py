@@ -143,7 +143,7 @@ def command_again(option: str = "") -> str:
     count = len(sys.argv) - 1
     arguments = sys.orig_argv[len(sys.orig_argv) - count :]
     program = sys.orig_argv[: len(sys.orig_argv) - count]
-    name = os.path.basename(program[-1]) if program else ""  # a program that gave it other ones
+    name = os.path.basename(program[-1]) if program else ""  # none: arguments were replaced
     if name and shutil.which(name) == program[-1]:  # a console script
         program = [name]
     if option and not {option, "--eval-only"}.intersection(arguments):

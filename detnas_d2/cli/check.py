@@ -46,7 +46,7 @@ def text(result: dict[str, Any]) -> str:
         _table(("dataset", "images", "without boxes", "boxes", "dropped", "from"), _sets(found)),
         _table(("class", *(f"boxes in {part.name}" for part in found.parts)), _classes(found)),
         _quantiles(found.parts[0]),
-        [*_dropped(found.parts), *(f"note: {note}" for note in _notes(found))],
+        [*_dropped(found.parts), *(f"note: {note}" for note in found.all_notes)],
     ]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -80,14 +80,7 @@ def _quantiles(part: Part) -> list[str]:
 def _dropped(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         if part.dropped:
-            kinds = ", ".join(f"{number} {kind}" for kind, number in part.dropped.items())
-            yield f"dropped from {part.name}: {kinds}; one by one in {part.listing}"
-
-
-def _notes(found: Recognised) -> Iterator[str]:
-    yield from found.notes
-    for part in found.parts:
-        yield from (f"{part.name}: {note}" for note in part.notes)
+            yield f"dropped from {part.name}: {part.dropped_text}; one by one in {part.listing}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

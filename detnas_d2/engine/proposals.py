@@ -161,19 +161,17 @@ class Proposals:
             latency = ConditionalTable[float](self.latencies) if self.latencies else None
             costs = ConditionalCosts(self.tables)
             return Constraint(limits, costs, latency, self._footprint_tables())
-        one = next(iter(self.latencies), None)
-        return Constraint(limits, self.tables[0], one, self._footprint_tables())
+        own = next(iter(self.latencies), None)
+        return Constraint(limits, self.tables[0], own, self._footprint_tables())
 
     def _footprint_tables(self) -> dict[str, Table]:
         if not self.footprints:
             return {}
+        memory = tuple(each.memory for each in self.footprints)
+        files = tuple(each.file for each in self.footprints)
         if not self.candidates.resolutions:
-            (one,) = self.footprints
-            return {"memory_bytes": one.memory, "file_bytes": one.file}
-        return {
-            "memory_bytes": ConditionalTable(tuple(each.memory for each in self.footprints)),
-            "file_bytes": ConditionalTable(tuple(each.file for each in self.footprints)),
-        }
+            return {"memory_bytes": memory[0], "file_bytes": files[0]}
+        return {"memory_bytes": ConditionalTable(memory), "file_bytes": ConditionalTable(files)}
 
     def random_path(self, rng: random.Random) -> Path | None:
         """A path drawn uniformly from those within the limits; None: ``attempts`` draws, of the

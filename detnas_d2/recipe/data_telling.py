@@ -23,16 +23,18 @@ def data_lines(found: Recognised, facts: DataFacts) -> list[str]:
         *(f"boxes    {part.boxes:,} in {part.name}: {_classes(part)}" for part in found.parts),
         f"sizes    {sizes}",
         *(line for part in found.parts if part.dropped for line in _left_out(part)),
-        *_notes(found),
+        *found.all_notes,
     ]
 
 
 def remarks(found: Recognised) -> tuple[str, ...]:
     """What the page says: entries that are left out, images on both sides, what was chosen."""
     dropped = (
-        f"{_dropped(part)}, one by one in {part.listing}" for part in found.parts if part.dropped
+        f"left out of {part.name}: {part.dropped_text}, one by one in {part.listing}"
+        for part in found.parts
+        if part.dropped
     )
-    return (*(f"left out {text}" for text in dropped), *_notes(found))
+    return (*dropped, *found.all_notes)
 
 
 def _classes(part: Part) -> str:
@@ -44,20 +46,9 @@ def _classes(part: Part) -> str:
 
 def _left_out(part: Part) -> Iterator[str]:
     """What is left out of a part: numbers, the first entries, the file with all of them."""
-    yield f"left out {_dropped(part)}:"
+    yield f"left out of {part.name}: {part.dropped_text}:"
     with open(part.listing, encoding="utf-8") as text:
         first = [line.rstrip("\n") for _, line in zip(range(_ENTRIES), text, strict=False)]
     yield from (f"  {line}" for line in first)
     if (more := sum(part.dropped.values()) - len(first)) > 0:
         yield f"  and {more} more, in {part.listing}"
-
-
-def _dropped(part: Part) -> str:
-    kinds = ", ".join(f"{number} {kind}" for kind, number in part.dropped.items())
-    return f"of {part.name}: {kinds}"
-
-
-def _notes(found: Recognised) -> Iterator[str]:
-    yield from found.notes
-    for part in found.parts:
-        yield from (f"{part.name}: {note}" for note in part.notes)

@@ -208,11 +208,11 @@ def _of_network(asked: _Asked) -> Rates:
     begin = time.perf_counter()
     own = os.path.join(asked.folder, str(asked.number))  # of its log
     opts, count = [*asked.opts, "OUTPUT_DIR", own], len(asked.networks)
-    tune, image, start = 0.0, 0.0, None
-    for network in asked.networks:
+    tune = image = start = 0.0
+    for number, network in enumerate(asked.networks):
         cfg = _ready(os.path.join(asked.folder, "finetune.yaml"), [*opts, *network], asked.machine)
         trainer = trainer_class(cfg)(cfg)
-        if start is None:
+        if number == 0:
             start = time.perf_counter() - begin + _FILES
             _meet(asked)
         steps = max(1, _STEPS // count)
@@ -220,10 +220,9 @@ def _of_network(asked: _Asked) -> Rates:
         image += image_seconds(cfg, trainer.model) / asked.machine.processes / count
     baseline = 0.0
     if asked.baseline:
-        opts = [*opts, *asked.networks[0]]
         cfg = _ready(os.path.join(asked.folder, "resnet50.yaml"), opts, asked.machine)
         baseline = step_seconds(trainer_class(cfg)(cfg), warm_up=1, steps=3, limit=_SECONDS)
-    return Rates(0.0, tune, 0.0, image, start or 0.0, baseline)
+    return Rates(0.0, tune, 0.0, image, start, baseline)
 
 
 def _meet(asked: _Asked) -> None:

@@ -48,6 +48,11 @@ class Part:
     listing: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def dropped_text(self) -> str:
+        """Numbers and kinds of what is dropped."""
+        return ", ".join(f"{number} {kind}" for kind, number in self.dropped.items())
+
 
 @dataclass(frozen=True)
 class Recognised:
@@ -85,6 +90,12 @@ class Recognised:
     def part(self, role: str) -> Part | None:
         """The part with a role."""
         return next((part for part in self.parts if part.role == role), None)
+
+    @property
+    def all_notes(self) -> list[str]:
+        """Its own, then those of the parts, which they name."""
+        of_parts = (f"{part.name}: {note}" for part in self.parts for note in part.notes)
+        return [*self.notes, *of_parts]
 
     @property
     def images(self) -> dict[str, int]:
