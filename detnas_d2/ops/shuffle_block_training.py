@@ -7,6 +7,7 @@ interpreter do around each of them is done once for a block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
@@ -61,32 +62,47 @@ class _Map(NamedTuple):
     relu: bool = False
 
 
+def _made(
+    o: _Options,
+    left: Tensor,
+    right: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    weights: Sequence[Tensor],
+    gammas: Sequence[Tensor],
+    betas: Sequence[Tensor],
+) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, ...]]]:
+    """The output's halves (a whole one and an empty one without a method), and of every layer the
+    map, its pending scale and shift, count, mean and m2."""
+    made: list[tuple[Tensor, ...]] = []
+    ends = []
+    for branch in o.branches:
+        p = _Map(left, scale, shift, o.relu)
+        if right is not None and branch.start == 0:
+            p = _Map(right)
+        for i in branch:
+            w = weights[i]
+            args, norm = (*_before(p, w), None), (gammas[i], betas[i], o.eps[i])
+            if w.shape[2] > 1:
+                y, *stats, a, b = _depthwise(*args, o.stride_of(i), 1, *norm)
+            else:
+                y, *stats, a, b = _pointwise(*args, 1, *norm)
+            p = _Map(y, a, b, w.shape[2] == 1)
+            made.append((y, a, b, *stats))
+        ends.append(p)
+    return _shuffle(*_both(ends[1], ends[0]), o.out_method, o.out_method != 0), made
+
+
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx, o, left, right, scale, shift, *parameters):
         n = len(o.eps)
-        weights, gammas, betas = (parameters[i * n : (i + 1) * n] for i in range(3))
-        made: list[Tensor] = []
-        ends = []
+        lists = (parameters[i * n : (i + 1) * n] for i in range(3))
         with below_autograd():
-            for branch in o.branches:
-                p = _Map(left, scale, shift, o.relu)
-                if right is not None and branch.start == 0:
-                    p = _Map(right)
-                for i in branch:
-                    w = weights[i]
-                    args, norm = (*_before(p, w), None), (gammas[i], betas[i], o.eps[i])
-                    if w.shape[2] > 1:
-                        y, *stats, a, b = _depthwise(*args, o.stride_of(i), 1, *norm)
-                    else:
-                        y, *stats, a, b = _pointwise(*args, 1, *norm)
-                    p = _Map(y, a, b, w.shape[2] == 1)
-                    made += (y, a, b, *stats)
-                    o.stats.append(BNStats(*stats))
-                ends.append(p)
-            out = _shuffle(*_both(ends[1], ends[0]), o.out_method, o.out_method != 0)
+            out, made = _made(o, left, right, scale, shift, *lists)
+        o.stats.extend(BNStats(*stats) for _, _, _, *stats in made)
         ctx.options = o
-        ctx.save_for_backward(left, right, scale, shift, *parameters, *made)
+        ctx.save_for_backward(left, right, scale, shift, *parameters, *chain(*made))
         return out if o.out_method else out[0]
 
     @staticmethod
@@ -191,5 +207,9 @@ def shuffle_block_training(
         args = (left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride)
         return by_reference("shuffle_block_stats", reference.shuffle_block_stats, *args, out_method)
     o = _Options(relu, eps, kernel, stride, out_method, [])
+    if torch.compiler.is_compiling():  # each operator with its own gradient, which it can trace
+        halves, made = _made(o, left, right, scale, shift, weights, gammas, betas)
+        found = [BNStats(*(t.detach() for t in stats)) for _, _, _, *stats in made]
+        return halves if out_method else halves[0], found
     out = _Block.apply(o, left, right, scale, shift, *tensors([*weights, *gammas, *betas]))
     return out, o.stats
