@@ -3,9 +3,11 @@
     python benchmarks/self_check.py [--device cuda] [--size 320x480] [--output FILE]
 
 Every kind of block of the 300M backbone in evaluation, recalibration and training is compared with
-its modules in float64 and timed, as ``MODEL.DETNAS.FUSED_OPS: auto`` does on a GPU. There forwards
-of a supernet's path are then replayed from CUDA graphs, compared bit by bit and timed, as
-``SEARCH.CUDA_GRAPHS: auto`` does. Ends with an error if something was wrong or failed.
+its modules in float64 and timed, as ``MODEL.DETNAS.FUSED_OPS: auto`` does on a GPU, and so are some
+candidates of a mixed layer in training, on 96 channels at a stride of 8, as ``MODEL.HIT.FUSED_OPS:
+auto`` does. On a GPU forwards of a supernet's path are then replayed from CUDA graphs, compared bit
+by bit and timed, as ``SEARCH.CUDA_GRAPHS: auto`` does. Ends with an error if something was wrong or
+failed.
 """
 
 from __future__ import annotations
@@ -23,11 +25,17 @@ from detnas_d2.evaluation.graphs import GraphBackend, GraphedCalls
 from detnas_d2.layers import get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import Supernet
+from detnas_d2.modeling.mixed_block import MixedBlock
 from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import SPACES
 from detnas_d2.search_space import Path as Choices
+from detnas_d2.search_space.operations import BODY_RULES, build_operation
 from detnas_d2.utils.cuda_graphs import CudaGraphs
 
+CANDIDATES = (
+    "ir_k3_e3_d1", "ir_k5_e6_d1", "ir_k5_e6_d2", "ir_k7_e3", "sep_k3_d1", "sep_k5_d3", "conv_k3",
+)  # fmt: skip
+CHANNELS = 96
 FEATURES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -68,6 +76,16 @@ def choices(
     return net.autotune.entries
 
 
+def choices_of_candidates(x: torch.Tensor) -> dict[str, dict]:
+    """The same of a mixed layer's candidates with the input ``x``."""
+    norm = partial(get_norm, "BN")
+    build = partial(build_operation, stride=1, norm=norm, rules=BODY_RULES)
+    block = MixedBlock(CANDIDATES, lambda op: build(op, x.shape[1], x.shape[1])).to(x.device)
+    block.fused_ops = "measured"
+    block(x, torch.ones(len(CANDIDATES), device=x.device))
+    return block.autotune.entries
+
+
 def wrong(found: dict[str, dict]) -> list[str]:
     """Classes that were not even timed, but for want of memory or of anything to tell."""
     harmless = ("not enough memory", "rounding hides")
@@ -81,9 +99,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="append the JSON lines to this file, too")
     args = parser.parse_args()
     net = supernet("detnas_small", args.device)
-    x = torch.rand(1, 3, *map(int, args.size.split("x")), device=args.device)
+    height, width = map(int, args.size.split("x"))
+    x = torch.rand(1, 3, height, width, device=args.device)
     backend = CudaGraphs() if args.device == "cuda" else None
     found = choices(net, net.space.path(PATH), x, backend)
+    layer = torch.rand(1, CHANNELS, height // 8, width // 8, device=args.device)
+    found |= choices_of_candidates(layer)
     records = ({"bench": "self_check", "case": key, **entry} for key, entry in found.items())
     lines = list(map(json.dumps, records))
     print("\n".join(lines))

@@ -38,10 +38,11 @@ def _add_model_config(cfg: CN) -> None:
     # the memory for about a fifth more time.
     cfg.MODEL.HIT.RECOMPUTE = True
     # Run the inverted residuals and separable convolutions of mixed layers through the operators
-    # of csrc/ in training: "off", "cpu" (on CPUs only) or "on". The same but for rounding.
-    # Candidates that do not fit (others, grouped ones, other norms than BN, mixed precision) run
-    # their modules.
-    cfg.MODEL.HIT.FUSED_OPS = "cpu"
+    # of csrc/ in training. The same but for rounding. Candidates that do not fit (others, grouped
+    # ones, other norms than BN, mixed precision) run their modules.
+    #   "auto", "measured", "on", "off": as MODEL.DETNAS.FUSED_OPS, kinds and sizes of candidates
+    #     being what is tried out. "cpu": on CPUs alone.
+    cfg.MODEL.HIT.FUSED_OPS = "auto"
     # Operations of the fixed parts, as names, "/" between stages or pyramid steps.
     cfg.MODEL.HIT.GENOTYPE = CN()
     cfg.MODEL.HIT.GENOTYPE.BACKBONE = ""

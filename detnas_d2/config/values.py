@@ -166,7 +166,7 @@ RULES: dict[str, Rule] = {
     "MODEL.HIT.REPLACED.PART": one_of("backbone", "neck", "head"),
     "MODEL.HIT.REPLACED.LAYER": at_least(-1),
     "MODEL.HIT.SHARED_OPS": one_of("", "backbone", "neck", "head"),
-    "MODEL.HIT.FUSED_OPS": one_of("off", "cpu", "on"),
+    "MODEL.HIT.FUSED_OPS": one_of("off", "cpu", "auto", "measured", "on"),
     "INPUT.MIN_SIZE_TRAIN": numbers(_is_size, "positive integers"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
     "INPUT.MAX_SIZE_TRAIN": _POSITIVE,

@@ -13,7 +13,7 @@ from detnas_d2.layers.folded_norm import conv_norm_acts
 from detnas_d2.layers.fused_ops import by_batch
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache, Trial, device_text, size_class
-from detnas_d2.ops.self_check import Verdict, compare, most_agree
+from detnas_d2.ops.self_check import Verdict, compare, most_agree, results
 
 Run = Callable[..., Tensor]
 """Runs blocks one after the other through the operators: run(blocks, x), for statistics also with
@@ -143,32 +143,9 @@ def _check(blocks: list[ShuffleBlock], x: Tensor, mode: str, run: Run) -> Verdic
     modules = nn.Sequential(*copy.deepcopy(blocks))
     exact = copy.deepcopy(modules).double()
     batches = _BATCHES if mode == "statistics" else 1
-    options = {"batches": batches} if batches > 1 else {}
-    found = _results(partial(run, chain, **options), nn.Sequential(*chain), x, mode)
-    trusted = _results(partial(by_batch, modules, batches=batches), modules, x, mode)
+    options, trains = {"batches": batches} if batches > 1 else {}, mode == "training"
+    found = results(partial(run, chain, **options), nn.Sequential(*chain), x, trains)
+    trusted = results(partial(by_batch, modules, batches=batches), modules, x, trains)
     with torch.autocast(x.device.type, enabled=False):
-        truth = _results(partial(by_batch, exact, batches=batches), exact, x, mode, torch.float64)
+        truth = results(partial(by_batch, exact, batches=batches), exact, x, trains, torch.float64)
     return compare(found, trusted, truth, trusted["output"].dtype)
-
-
-def _results(
-    forward: Callable[[Tensor], Tensor],
-    blocks: nn.Module,
-    x: Tensor,
-    mode: str,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """What a forward pass, in training with its backward pass, leaves, by name."""
-    trains = mode == "training"
-    inputs = x.detach().to(dtype or x.dtype, copy=True).requires_grad_(trains)
-    with torch.set_grad_enabled(trains):
-        y = forward(inputs)
-    found = {"output": y.detach()}
-    if trains:
-        # The same for all, and of no input: to a constant one BatchNorm gives no gradient.
-        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-        sources = {"the input": inputs, **dict(blocks.named_parameters())}
-        grads = torch.autograd.grad(y, list(sources.values()), grad.to(x).to(y))
-        found |= {f"gradient of {name}": g for name, g in zip(sources, grads, strict=True)}
-    buffers = blocks.named_buffers()
-    return found | {name: b.detach().clone() for name, b in buffers if b.is_floating_point()}

@@ -12,6 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from detnas_d2.layers.batch_norm_mode import frozen_statistics
 from detnas_d2.layers.fused_residual import can_fuse_mixture, mixture
+from detnas_d2.layers.mixture_choice import choose
+from detnas_d2.ops.autotune import AutotuneCache
+
+FUSED_OPS = ("off", "cpu", "auto", "measured", "on")
 
 
 class MixedBlock(nn.Module):
@@ -39,7 +43,8 @@ class MixedBlock(nn.Module):
         super().__init__()
         self.ops = ops
         self.recompute = recompute
-        self.fused_ops = "off"  # or "cpu" or "on", see the config key MODEL.HIT.FUSED_OPS
+        self.fused_ops = "off"  # one of FUSED_OPS, see the config key MODEL.HIT.FUSED_OPS
+        self.autotune = AutotuneCache()  # what was tried out
         self.candidates = nn.ModuleDict({op: build(op) for op in ops})
 
     def forward(self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None) -> Tensor:
@@ -54,11 +59,18 @@ class MixedBlock(nn.Module):
         indices = range(len(self.ops)) if active is None else active
         modules = [self.candidates[self.ops[i]] for i in indices]
         chosen = weights if active is None else weights[list(active)]
-        fused = self.fused_ops == "on" or (self.fused_ops == "cpu" and not x.is_cuda)
+        fused = self._fused(modules, x)
         if self.recompute and torch.is_grad_enabled():
             parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
             return _RecomputedSum.apply(modules, fused, x, chosen, *parameters)
         return _weighted_sum(modules, fused, x, chosen)
+
+    def _fused(self, modules: Sequence[nn.Module], x: Tensor) -> list[bool]:
+        """Which candidates the operators run, where they fit."""
+        if self.fused_ops == "measured" or (self.fused_ops == "auto" and x.is_cuda):
+            return choose(self.autotune, modules, x)
+        on = self.fused_ops != "off" and (self.fused_ops == "on" or not x.is_cuda)
+        return [on] * len(modules)
 
 
 def _run(module: nn.Module, fused: bool, x: Tensor) -> Tensor:
@@ -67,8 +79,10 @@ def _run(module: nn.Module, fused: bool, x: Tensor) -> Tensor:
     return module(x)
 
 
-def _weighted_sum(modules: Sequence[nn.Module], fused: bool, x: Tensor, weights: Tensor) -> Tensor:
-    together = [i for i, m in enumerate(modules) if fused and can_fuse_mixture([m], x)]
+def _weighted_sum(
+    modules: Sequence[nn.Module], fused: Sequence[bool], x: Tensor, weights: Tensor
+) -> Tensor:
+    together = [i for i, m in enumerate(modules) if fused[i] and can_fuse_mixture([m], x)]
     total = None
     if together:
         total = mixture([modules[i] for i in together], x, weights[together])
@@ -102,7 +116,7 @@ class _RecomputedSum(torch.autograd.Function):
     def forward(
         ctx: Any,
         modules: list[nn.Module],
-        fused: bool,
+        fused: list[bool],
         x: Tensor,
         weights: Tensor,
         *parameters: nn.Parameter,
@@ -127,7 +141,7 @@ class _RecomputedSum(torch.autograd.Function):
                 frozen_statistics(module),
                 torch.autocast(**ctx.autocast) if ctx.autocast else nullcontext(),
             ):
-                y = _run(module, ctx.fused, x_i)
+                y = _run(module, ctx.fused[i], x_i)
             if grad_weights is not None:
                 # In the precision of the weights: half precision overflows in such a sum.
                 dtype = weights.dtype

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Of the relative error (Euclidean norms) of a tensor, by dtype of the maps; four times what the
 # other way errs is added. float32 products may be computed as TF32.
@@ -78,6 +78,33 @@ def compare(
         if not worst.tensor or error / bound > worst.error / worst.bound:
             worst = Verdict(name, error, bound)
     return worst
+
+
+def results(
+    forward: Callable[[Tensor], Tensor],
+    module: nn.Module,
+    x: Tensor,
+    trains: bool,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """What a forward pass, in training with its backward pass, leaves, by name.
+
+    Args:
+        forward: in the place of ``module``, which has parameters and running statistics.
+        dtype: of the input, by default that of ``x``.
+    """
+    inputs = x.detach().to(dtype or x.dtype, copy=True).requires_grad_(trains)
+    with torch.set_grad_enabled(trains):
+        y = forward(inputs)
+    found = {"output": y.detach()}
+    if trains:
+        # The same for all, and of no input: to a constant one BatchNorm gives no gradient.
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        sources = {"the input": inputs, **dict(module.named_parameters())}
+        grads = torch.autograd.grad(y, list(sources.values()), grad.to(x).to(y))
+        found |= {f"gradient of {name}": g for name, g in zip(sources, grads, strict=True)}
+    buffers = module.named_buffers()
+    return found | {name: b.detach().clone() for name, b in buffers if b.is_floating_point()}
 
 
 def _error(found: Tensor, exact: Tensor, norm: float) -> float:

@@ -31,6 +31,12 @@ def test_choices_of_blocks_and_graphs(self_check) -> None:
     assert graphs[0] in self_check.wrong(found) and graphs[1] not in self_check.wrong(found)
 
 
+def test_choices_of_candidates(self_check) -> None:
+    found = self_check.choices_of_candidates(torch.rand(1, 12, 9, 8))
+    assert len(found) == len(self_check.CANDIDATES) - 1  # no operator takes a dense convolution
+    assert not self_check.wrong(found)
+
+
 def test_what_is_wrong(self_check) -> None:
     found = {
         "a": {"use": "ops", "ops_ms": 1.0, "modules_ms": 2.0},

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -32,6 +33,7 @@ from detnas_d2.modeling.bottom_up import bottom_up
 from detnas_d2.modeling.hit.backbone import HitBackbone
 from detnas_d2.modeling.hit.narrow import NeckWidths
 from detnas_d2.modeling.hit.neck import HitPAFPN
+from detnas_d2.modeling.mixed_block import FUSED_OPS
 from detnas_d2.modeling.searchable_layers import (
     BuildOperation,
     ChoiceLayers,
@@ -40,6 +42,7 @@ from detnas_d2.modeling.searchable_layers import (
     RelaxedLayers,
     operation_builder,
 )
+from detnas_d2.ops.autotune import AutotuneCache
 from detnas_d2.search_space import LayerSpec
 from detnas_d2.search_space.genotype import GenotypeError, parse_part
 from detnas_d2.search_space.hit_network import PARTS, HitNetwork, get_hit_network
@@ -47,7 +50,6 @@ from detnas_d2.search_space.operations import CANDIDATES, OperationError, get_op
 from detnas_d2.utils.errors import InputError
 
 STRATEGIES = ("gradient", "sampling")
-MIXED_OPS = ("off", "cpu", "on")
 _ANY = CANDIDATES[0]
 _NECKS = ("build_hit_pafpn_backbone", "build_hit_retinanet_pafpn_backbone")
 
@@ -145,9 +147,9 @@ def part_layers(
         )
     if node.STRATEGY not in STRATEGIES:
         raise ValueError(f"MODEL.HIT.STRATEGY {node.STRATEGY!r}: expected {', '.join(STRATEGIES)}")
-    if node.FUSED_OPS not in MIXED_OPS:
+    if node.FUSED_OPS not in FUSED_OPS:
         raise ValueError(
-            f"MODEL.HIT.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(MIXED_OPS)}"
+            f"MODEL.HIT.FUSED_OPS {node.FUSED_OPS!r}: expected one of {', '.join(FUSED_OPS)}"
         )
     build = build or operation_builder(part, hit_norm(cfg))
     if part in node.SEARCHABLE_PARTS:
@@ -155,8 +157,9 @@ def part_layers(
         if node.STRATEGY == "sampling":
             return ChoiceLayers(part, layers, build, network=hit_network(cfg))
         relaxed = RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
+        tried = AutotuneCache(Path(cfg.OUTPUT_DIR) / "fused_ops.json" if cfg.OUTPUT_DIR else None)
         for block in relaxed.blocks:
-            block.fused_ops = node.FUSED_OPS
+            block.fused_ops, block.autotune = node.FUSED_OPS, tried
         return relaxed
     key = f"MODEL.HIT.GENOTYPE.{part.upper()}"
     try:
