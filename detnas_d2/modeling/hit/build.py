@@ -159,7 +159,8 @@ def part_layers(
         relaxed = RelaxedLayers(part, layers, build, recompute=node.RECOMPUTE)
         tried = AutotuneCache(Path(cfg.OUTPUT_DIR) / "fused_ops.json" if cfg.OUTPUT_DIR else None)
         for block in relaxed.blocks:
-            block.fused_ops, block.autotune = node.FUSED_OPS, tried
+            block.fused_ops = node.FUSED_OPS
+            block.autotune = tried  # type: ignore[assignment]
         return relaxed
     key = f"MODEL.HIT.GENOTYPE.{part.upper()}"
     try:
