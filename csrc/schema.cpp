@@ -73,7 +73,7 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
 
   m.def("roi_align(Tensor[] x, Tensor boxes, int[] levels, float[] scales, int size, int sampling_ratio,"
         " bool aligned) -> Tensor");
-  m.def("digest(Tensor[] tensors) -> int");
+  m.def("digest(Tensor[] tensors, int[] counts) -> int[]");
   m.def("shuffle_block(Tensor x, Tensor[] weights, Tensor[] biases, int kernel, int stride,"
         " int method) -> Tensor");
   m.def("pack_shuffle_block(Tensor[] weights, int kernel, int stride) -> Tensor[]");

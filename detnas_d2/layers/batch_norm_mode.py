@@ -77,7 +77,7 @@ def stats_hook(norm: _BatchNorm) -> StatsHook | None:
 
 def uses_batch_statistics(norm: _BatchNorm) -> bool:
     """Whether it normalises with its batch's statistics: in training and in recalibration."""
-    return norm.training or stats_hook(norm) is not None
+    return norm.training or (bool(norm._forward_pre_hooks) and stats_hook(norm) is not None)
 
 
 @contextmanager

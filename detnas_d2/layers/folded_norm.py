@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detnas_d2 import ops
 from detnas_d2.layers.conv import ConvNormAct
+from detnas_d2.layers.kept_weights import staying
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import autocast_dtype, lower, operator
@@ -76,32 +78,94 @@ class Folded:
 
 
 def folded(module: ConvNormAct | ShuffleBlock) -> Folded:
-    """A module's convolutions with the running statistics of their BatchNorms folded in.
+    """:func:`folded_each` of one module."""
+    (found,) = folded_each([module])
+    return found
 
-    Kept with the module while what they are made of stays the same. On the CPU that is looked up
-    in the values, so that every change is followed, writes through ``.data`` too. On other devices
+
+def folded_each(modules: Sequence[ConvNormAct | ShuffleBlock]) -> list[Folded]:
+    """Modules' convolutions with the running statistics of their BatchNorms folded in.
+
+    Kept with a module while what they are made of stays the same. On the CPU that is looked up
+    in the values, so that every change is followed, writes through ``.data`` too, but within
+    :func:`~detnas_d2.layers.kept_weights.weights_stay`. On other devices
     it follows from the tensors' versions: a write through ``.data`` is followed from the next
     ``train()``, ``eval()``, ``load_state_dict()`` or ``to()`` of the module on, and tensors made
     under inference_mode, which count no writes, are folded at every call.
     """
-    layers = conv_norm_acts(module)
-    parts = [t for layer in layers for t in _parts(layer) if t is not None]
-    options = [norm_of(layer).eps for layer in layers]
-    key: tuple[object, list[float]] | None
-    if all(map(_is_cpu, parts)):
-        key = (_digest(parts), options)
-    elif not any(t.is_inference() for t in parts):
-        key = ([(id(t), t.data_ptr(), t._version) for t in parts], options)
-    else:
-        key = None
+    layers = list(map(conv_norm_acts, modules))
+    sources = list(map(_sources, layers))
+    blocks = list(map(staying, modules))
+    found: list[Folded | None] = [
+        None if block is None else block.find(module, source[0])
+        for block, module, source in zip(blocks, modules, sources, strict=True)
+    ]
+    new = [i for i, one in enumerate(found) if one is None]
+    marks = _marks([sources[i][0] for i in new])
+    for i, mark in zip(new, marks, strict=True):
+        found[i] = own = _looked_up(modules[i], layers[i], *sources[i], mark)
+        block, tensors = blocks[i], sources[i][0]
+        if block is not None and all(map(_is_cpu, tensors)):
+            packed_too = 2 * sum(t.nbytes for t in own.weights)
+            block.keep(own, packed_too, modules[i], tensors)
+    return found  # type: ignore[return-value]
+
+
+def _sources(layers: list[ConvNormAct]) -> tuple[list[Tensor], list[float]]:
+    """What a module's folded weights are made of: tensors and the epsilons of BatchNorms."""
+    tensors: list[Any] = []
+    epsilons = []
+    for layer in layers:
+        modules: Mapping[str, Any] = layer._modules
+        conv, norm = modules["conv"]._parameters, modules["norm"]
+        affine, running = norm._parameters, norm._buffers
+        tensors += (
+            conv["weight"], affine["weight"], affine["bias"],
+            running["running_mean"], running["running_var"],
+        )  # fmt: skip
+        if conv["bias"] is not None:
+            tensors.append(conv["bias"])
+        epsilons.append(norm.eps)
+    return tensors, epsilons
+
+
+def _looked_up(
+    module: nn.Module,
+    layers: list[ConvNormAct],
+    tensors: list[Tensor],
+    epsilons: list[float],
+    mark: object,
+) -> Folded:
+    """What is kept with the module if it was made of what ``mark`` tells, or else a new one."""
+    key = (mark, epsilons)
     kept = module.__dict__.get("_folded")
-    if key is not None and kept is not None and kept[0] == key:
+    if mark is not None and kept is not None and kept[0] == key:
         return kept[1]
     with torch.no_grad():
         found = Folded(*map(list, zip(*map(_fold, layers), strict=True)))
-    if key is not None:  # the tensors are held too: none of their ids can be given to another
-        module.__dict__["_folded"] = (key, found, parts)
+    if mark is not None:  # the tensors are held too: none of their ids can be given to another
+        module.__dict__["_folded"] = (key, found, tensors)
     return found
+
+
+def _marks(groups: list[list[Tensor]]) -> list[Any]:
+    """What tells the values of each group of tensors; None where nothing does."""
+    if not groups:
+        return []
+    together = list(chain.from_iterable(groups))
+    if together[0].is_cpu:
+        try:
+            return _digest(together, list(map(len, groups)))
+        except NotImplementedError:  # not all are on the CPU
+            if len(groups) > 1:
+                return [mark for group in groups for mark in _marks([group])]
+    return list(map(_versions, groups))
+
+
+def _versions(tensors: list[Tensor]) -> object:
+    if any(t.is_inference() for t in tensors):
+        return None
+    return [(id(t), t.data_ptr(), t._version) for t in tensors]
 
 
 def kept_folds(modules: Iterable[nn.Module]) -> list[object]:
@@ -109,18 +173,11 @@ def kept_folds(modules: Iterable[nn.Module]) -> list[object]:
     return [kept for module in modules if (kept := module.__dict__.get("_folded")) is not None]
 
 
-def _parts(layer: ConvNormAct) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    modules: Mapping[str, Any] = layer._modules
-    conv, norm = modules["conv"]._parameters, modules["norm"]
-    affine, running = norm._parameters, norm._buffers
-    return (
-        conv["weight"], conv["bias"], affine["weight"], affine["bias"],
-        running["running_mean"], running["running_var"],
-    )  # fmt: skip
-
-
 def _fold(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
-    return fold(*_parts(layer), norm_of(layer).eps)
+    parts: Mapping[str, Any] = layer._modules
+    conv, norm = parts["conv"], parts["norm"]
+    own = (norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+    return fold(conv.weight, conv.bias, *own)
 
 
 def fold(
@@ -145,15 +202,20 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
 
 
 def eval_block(
-    block: ShuffleBlock, x: Tensor, right: Tensor | None = None, out_method: int = 0
+    block: ShuffleBlock,
+    x: Tensor,
+    right: Tensor | None = None,
+    out_method: int = 0,
+    kept: Folded | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """``block(x)`` in evaluation, one operator.
 
     Args:
         right, out_method: where :func:`takes_packed`, that input and output are halves; see
             :func:`ops.shuffle_block`.
+        kept: of :func:`folded`, where that was called.
     """
-    kept = folded(block)
+    kept = folded(block) if kept is None else kept
     own = kept.under_autocast(x)
     args = (x, own.weights, kept.biases)  # biases are added before anything is rounded
     options = (kernel_of(block), block.stride, block.shuffle_method)

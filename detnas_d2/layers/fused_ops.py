@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +21,8 @@ from detnas_d2.ops.registration import autocast_dtype, takes
 from detnas_d2.utils.compat import has_global_hook, is_any_autocast_enabled, multiplies_bfloat16
 
 # What can be folded into an affine map; a subclass may compute anything.
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
-_OWN_HOOKS = {StatsHook}
+NORMS: frozenset[type] = frozenset((nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm))
+_OWN_HOOKS: frozenset[type] = frozenset((StatsHook,))
 
 
 class Pending(NamedTuple):
@@ -42,7 +43,19 @@ def can_fuse_layers(modules: Sequence[nn.Module], layers: Sequence[ConvNormAct],
         return False
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or has_global_hook():
         return False
-    return not any(map(hooked, modules)) and all(map(_plain, layers))
+    # nn.Module's own lookup of attributes is slow.
+    parts: list[Mapping[str, Any]] = [layer._modules for layer in layers]
+    convs, norms = [own["conv"] for own in parts], [own["norm"] for own in parts]
+    # A parametrized convolution is of another class too, and has no weight of its own, which those
+    # of DataParallel's replicas and of FSDP lack too.
+    if not {nn.Conv2d}.issuperset(map(type, convs)) or not NORMS.issuperset(map(type, norms)):
+        return False
+    for conv, norm in zip(convs, norms, strict=True):
+        if "weight" not in conv._parameters:
+            return False
+        if norm._buffers["running_mean"] is None or norm._parameters.get("weight") is None:
+            return False
+    return not any_hooked(chain(modules, layers, convs, norms))
 
 
 def values_alone() -> bool:
@@ -65,24 +78,21 @@ def native_bfloat16(x: Tensor) -> bool:
 
 def hooked(module: nn.Module) -> bool:
     """Whether something is to run with the module that the operators would leave out."""
-    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return True
-    if "forward" in module.__dict__:  # replaced in this module alone
-        return True
-    pre_hooks = module._forward_pre_hooks
-    return bool(pre_hooks) and not set(map(type, pre_hooks.values())) <= _OWN_HOOKS
+    return any_hooked((module,))
 
 
-def _plain(layer: ConvNormAct) -> bool:
-    parts: Mapping[str, Any] = layer._modules  # nn.Module's own lookup of attributes is slow
-    conv, norm = parts["conv"], parts["norm"]
-    if hooked(layer) or hooked(conv) or hooked(norm):
-        return False
-    # A parametrized convolution is of another class too, and has no weight of its own, which those
-    # of DataParallel's replicas and of FSDP lack too.
-    if type(conv) is not nn.Conv2d or type(norm) not in NORMS or "weight" not in conv._parameters:
-        return False
-    return norm._buffers["running_mean"] is not None and norm._parameters.get("weight") is not None
+def any_hooked(modules: Iterable[nn.Module]) -> bool:
+    """Whether one of the modules is :func:`hooked`."""
+    for module in modules:
+        own = module.__dict__  # hundreds of modules at every forward pass: nothing is faster
+        if own["_forward_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            return True
+        if "forward" in own:  # replaced in this module alone
+            return True
+        pre_hooks = own["_forward_pre_hooks"]
+        if pre_hooks and not _OWN_HOOKS.issuperset(map(type, pre_hooks.values())):
+            return True
+    return False
 
 
 def conv_norm(layer: ConvNormAct, p: Pending, norms: BatchNorms) -> Pending:

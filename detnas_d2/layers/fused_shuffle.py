@@ -28,10 +28,11 @@ from detnas_d2.layers.folded_norm import (
     conv_norm_acts,
     eval_block,
     eval_layer,
+    folded_each,
     kernel_of,
     norm_of,
 )
-from detnas_d2.layers.fused_ops import Pending, by_batch, can_fuse_layers, conv_norm, hooked
+from detnas_d2.layers.fused_ops import Pending, any_hooked, by_batch, can_fuse_layers, conv_norm
 from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
@@ -253,9 +254,10 @@ def fused_forward(
     layers = [layer for module in modules for layer in conv_norm_acts(module)]
     skips = [isinstance(block, nn.Identity) for block in blocks]
     skipped = [block for block, skip in zip(blocks, skips, strict=True) if skip]
-    if any(map(hooked, (*extra, *skipped, *branches))) or not can_fuse_layers(modules, layers, x):
+    if any_hooked((*extra, *skipped, *branches)) or not can_fuse_layers(modules, layers, x):
         return None
-    modes = {uses_batch_statistics(norm_of(layer)) for layer in layers}
+    norms = list(map(norm_of, layers))
+    modes = set(map(uses_batch_statistics, norms))
     if len(modes) != 1:
         return None
     if autotune is not None and not (autotune.path and on_one_machine()) and several_processes():
@@ -266,7 +268,7 @@ def fused_forward(
     positions |= enumerate(accumulate(int(not skip) for skip in skips), first + 1)
     needed = {positions[depth] for depth in wanted if depth in positions}
     if modes == {True}:
-        if autotune is not None and any(over_ranks(norm_of(layer)) for layer in layers):
+        if autotune is not None and any(map(over_ranks, norms)):
             return None
         found, y = _with_batch_statistics(stem, chain, last, x, needed, autotune, batches)
     elif not torch.is_grad_enabled():
@@ -304,6 +306,9 @@ def _evaluate_blocks(
     run those that ``fits`` says, by default every shuffle block."""
     fits = fits or [isinstance(block, ShuffleBlock) for block in blocks]
     outputs = {0: x} if 0 in wanted else {}
+    pairs = zip(blocks, fits, strict=True)
+    fused = [block for block, fit in pairs if fit and isinstance(block, ShuffleBlock)]
+    kept = iter(folded_each(fused))
     right: Tensor | None = None  # x is the left half of a map
     for i, block in enumerate(blocks):
         if not fits[i] or not isinstance(block, ShuffleBlock):
@@ -315,7 +320,7 @@ def _evaluate_blocks(
                 # A following block of stride 1 takes its halves, shuffled its way.
                 if isinstance(following, ShuffleBlock) and following.stride == 1:
                     method = following.shuffle_method
-            out = eval_block(block, x, right, method)
+            out = eval_block(block, x, right, method, next(kept))
             x, right = (out, None) if isinstance(out, Tensor) else out
         if i + 1 in wanted:
             outputs[i + 1] = x

@@ -193,8 +193,10 @@ _without_autocast = excluding(*_AUTOCAST.values())
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast has products computed in where ``x`` is; None where it is off."""
+    if not is_any_autocast_enabled():
+        return None
     device = x.device.type
-    if not is_any_autocast_enabled() or device not in _AUTOCAST:
+    if device not in _AUTOCAST:
         return None
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 

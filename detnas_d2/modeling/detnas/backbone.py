@@ -96,6 +96,10 @@ class ShuffleNetBackbone(Backbone):
         """The block that :meth:`run_layer` runs."""
         return self.blocks[index]
 
+    def layer_blocks(self, first: int = 0) -> list[nn.Module]:
+        """The blocks of the layers from ``first`` on."""
+        return list(self.blocks)[first:]
+
     def _run(
         self, images: Tensor, outputs: dict[int, Tensor], wanted: Collection[int]
     ) -> Tensor | None:
@@ -109,7 +113,7 @@ class ShuffleNetBackbone(Backbone):
         x = outputs.get(start, images)
         last = self.last if "last" in self._out_features else None
         if self.fused_ops != "off" and start < len(self.blocks):
-            blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
+            blocks = self.layer_blocks(max(start, 0))
             stem = self.stem if start < 0 else None
             tried = self.fused_ops == "measured" or (self.fused_ops == "auto" and x.is_cuda)
             found = fused_forward(
@@ -236,9 +240,13 @@ class Supernet(ShuffleNetBackbone):
         block = self.blocks[index]
         return block.candidates[block.ops[self.active_path.choices[index]]]
 
+    def layer_blocks(self, first: int = 0) -> list[nn.Module]:
+        pairs = list(zip(self.blocks, self.active_path.choices, strict=True))
+        return [block.candidates[block.ops[choice]] for block, choice in pairs[first:]]
+
     def path_modules(self, start: int) -> list[nn.Module]:
         """What the active path runs from the output at depth ``start`` on (-1: from the images)."""
-        blocks = [self.layer_block(index) for index in range(max(start, 0), len(self.blocks))]
+        blocks = self.layer_blocks(max(start, 0))
         last = self.last if "last" in self._out_features else None
         ends = (self.stem if start < 0 else None, last)
         return [*blocks, *(module for module in ends if module is not None)]
