@@ -3,9 +3,10 @@
     python benchmarks/backbone.py [--quick] [--threads 1 2] [--device cuda] [--compile] [--graph]
         [--sizes 320x480 800x1216] [--batches 1 2 16]
 
-Recalibration (batch statistics, no gradient), evaluation, a training step (forward and backward),
-and the memory that a training step keeps between forward and backward. "--graph", on a GPU:
-forwards once more, each replayed from a CUDA graph of its launches, autocast's casts among them.
+Recalibration (batch statistics, no gradient), evaluation, the same with weights kept as evaluators
+keep them in their loops (``weights_stay``), a training step (forward and backward), and the memory
+that it keeps between forward and backward. "--graph", on a GPU: forwards once more, each replayed
+from a CUDA graph of its launches, autocast's casts among them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detnas_d2.layers import ConvNormAct, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.search_space import SPACES
 
@@ -185,10 +187,13 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
         )
     for net in nets.values():
         net.eval()
-    forwards(
-        report, "evaluation", x, batch, threads, without_gradient(lambda: ours(x)),
-        runs(("eager", "folded BN"), forward), repetitions,
-    )  # fmt: skip
+    others = runs(("eager", "folded BN"), forward)
+    mine = without_gradient(lambda: ours(x))
+    forwards(report, "evaluation", x, batch, threads, mine, others, repetitions)
+    if args.device == "cpu":
+        case = f"evaluation forward in an evaluator's loop, weights kept, {batch}"
+        with weights_stay(ours):
+            report.compare(case, threads, mine, others, repetitions)
 
 
 def main() -> None:

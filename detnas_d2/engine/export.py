@@ -28,6 +28,7 @@ from detnas_d2.data import ClassificationMapper, build_test_loader
 from detnas_d2.engine.inference import load_trained, test_metadata
 from detnas_d2.engine.runtimes import ONNXRUNTIME, Runner, load_onnx, missing
 from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.utils.errors import InputError
 from detnas_d2.utils.io import new_file, write_text
 
@@ -304,7 +305,9 @@ def evaluate_exported(cfg: CfgNode, exported: Exported, folder: str) -> dict[str
 
 def evaluate_eager(cfg: CfgNode, folder: str) -> dict[str, Any]:
     """The same of the network that is exported, as PyTorch runs it."""
-    return _evaluate(cfg, load_trained(cfg), folder)
+    model = load_trained(cfg)
+    with weights_stay(model):
+        return _evaluate(cfg, model, folder)
 
 
 def _evaluate(cfg: CfgNode, model: Any, folder: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from detnas_d2.engine.trainers.trainer import Trainer
 from detnas_d2.evaluation.build import candidate_evaluator
 from detnas_d2.evaluation.candidate import Evaluation
 from detnas_d2.evaluation.settings import EvaluationSettings
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.modeling import find_supernet
 from detnas_d2.utils.timing import wait_for
 
@@ -71,7 +72,7 @@ def image_seconds(cfg: CfgNode, model: nn.Module, *, images: int = 10) -> float:
     found = []
     for name in cfg.DATASETS.TEST:
         seconds: list[float] = []
-        with untouched(model), torch.no_grad():
+        with untouched(model), torch.no_grad(), weights_stay(model):
             model.eval()
             start = time.perf_counter()
             for inputs in build_test_loader(cfg, name):

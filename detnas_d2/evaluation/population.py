@@ -8,7 +8,8 @@ moved and normalised once for all of them.
 Memory besides the model and one forward pass, which on a GPU may be that of several small
 calibration batches: one activation of the backbone per layer at most (of the layers after which
 paths of the chunk part), the statistics of all nodes seen (16 bytes per
-channel of a BatchNorm), and 24 bytes per detection of the chunk. Graphs share the memory of one
+channel of a BatchNorm), and 24 bytes per detection of the chunk; on the CPU also weights with these
+statistics folded in, of up to ``kept_weights.MOST_BYTES``. Graphs share the memory of one
 more forward pass, and have an input and results for each size of images.
 """
 
@@ -43,6 +44,7 @@ from detnas_d2.evaluation.recalibration import BNOverride, BNStatistics, Numbere
 from detnas_d2.evaluation.scoring_workers import Score
 from detnas_d2.evaluation.sequential import finite_features, fitness_of
 from detnas_d2.layers.batch_norm_mode import batch_norms, in_mode
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.modeling import PrefixWalk, activate, walking
 from detnas_d2.search_space import Path
 from detnas_d2.utils.errors import CANDIDATE_FAILURES, CandidateFailed
@@ -273,6 +275,7 @@ class Chunk:
             in_mode(model, training=False),
             finite_features(model),
             graphed(model, self._graphs, "evaluation"),
+            weights_stay(model),
         ):
             for inputs in batches if walk.paths else ():
                 inputs = to_device(inputs, model)

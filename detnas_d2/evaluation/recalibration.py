@@ -23,6 +23,7 @@ from detnas_d2.evaluation.box_head_calibration import up_to_last_norm
 from detnas_d2.evaluation.moments import Moments, moments_of, pool
 from detnas_d2.evaluation.ranks import all_or_none
 from detnas_d2.layers.batch_norm_mode import OnStats, batch_norms, in_mode, use_batch_statistics
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.ops import BNStats
 
 
@@ -209,6 +210,7 @@ def calibrating(model: nn.Module, on_stats: OnStats, *, training: bool) -> Itera
         EventStorage(0),
         torch.random.fork_rng(devices=devices),
         use_batch_statistics(model, on_stats),
+        weights_stay(model),
     ):
         yield
 

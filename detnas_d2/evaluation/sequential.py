@@ -23,6 +23,7 @@ from detnas_d2.evaluation.recalibration import (
 )
 from detnas_d2.evaluation.scoring import flat_metrics, quiet
 from detnas_d2.layers.batch_norm_mode import in_mode
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.modeling import activate
 from detnas_d2.search_space import Path
 
@@ -98,7 +99,11 @@ class SequentialEvaluator:
     @torch.no_grad()
     def _infer(self, evaluator: DatasetEvaluator) -> None:
         evaluator.reset()
-        with in_mode(self.model, training=False), finite_features(self.model):
+        with (
+            in_mode(self.model, training=False),
+            finite_features(self.model),
+            weights_stay(self.model),
+        ):
             for inputs in self.data_loader:
                 evaluator.process(inputs, self.model(inputs))
 

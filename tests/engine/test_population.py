@@ -24,6 +24,7 @@ from detnas_d2.evaluation.population import Chunk, PopulationEvaluator
 from detnas_d2.evaluation.predictions import Predictions
 from detnas_d2.evaluation.recalibration import override_bn_stats, recalibrate
 from detnas_d2.evaluation.settings import EvaluationSettings
+from detnas_d2.layers import folded_norm
 from detnas_d2.modeling import activate, find_supernet
 from detnas_d2.search_space import SPACES, Path
 from detnas_d2.utils.errors import CandidateFailed
@@ -182,6 +183,30 @@ def test_images_are_read_and_every_prefix_runs_once_per_chunk(configs: Configs) 
         assert len(dict(evaluator.evaluate_many(paths[:2]))) == 2
     # What was calibrated is remembered.
     assert runs["stem"] == len(evaluator.data_loader)
+
+
+def test_weights_are_looked_up_once_per_chunk(
+    configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, model = setting(configs, "classifier")
+    paths, looked_up = population(4, seed=6), Counter()
+    digest = folded_norm._digest
+
+    def counted(tensors: list[torch.Tensor], counts: list[int]) -> list[int]:
+        looked_up["modules"] += len(counts)
+        return digest(tensors, counts)
+
+    monkeypatch.setattr(folded_norm, "_digest", counted)
+    with candidate_evaluator(EvaluationSettings.from_config(cfg), model) as evaluator:
+        batches = [[image] for batch in evaluator.data_loader for image in batch]
+        assert len(batches) > 1
+        for images in (batches[:1], batches):
+            evaluator.data_loader = images
+            looked_up.clear()
+            assert len(list(evaluator.predictions(paths))) == 4
+            # Of every prefix, the stem's among them, and the last convolution of every path.
+            prefixes = {path.choices[:n] for path in paths for n in range(TINY.num_layers + 1)}
+            assert looked_up["modules"] == len(prefixes) + len(paths)
 
 
 def test_a_failing_candidate_is_recorded_and_the_others_go_on(

@@ -43,6 +43,7 @@ from detnas_d2.engine.trainers.precise_bn import SeededPreciseBN
 from detnas_d2.engine.trainers.progress import Events, TellProgress, ToldLoader
 from detnas_d2.engine.trainers.schedule import LRScheduler, build_schedule
 from detnas_d2.evaluation.evaluators import build_evaluator
+from detnas_d2.layers.kept_weights import weights_stay
 from detnas_d2.modeling import find_supernet, use_operators
 from detnas_d2.modeling.searchable_layers import relaxed_parts
 from detnas_d2.utils.errors import InputError
@@ -185,7 +186,7 @@ class Trainer(DefaultTrainer):
         # Every rank scores its part of the images with the statistics that the checkpoint holds.
         # BN, unlike SyncBN, has others on each rank.
         broadcast(unwrapped(model).buffers())
-        with prints_logged(logging.getLogger(__name__)):
+        with prints_logged(logging.getLogger(__name__)), weights_stay(model):
             return super().test(cfg, model, evaluators)
 
     @classmethod
