@@ -1,4 +1,4 @@
-"""Host time of the operators on tiny maps, with and without autocast; JSON lines.
+"""Host time of operators and of a backbone on tiny maps; JSON lines.
 
     python benchmarks/host.py [--quick] [--device cuda] [--output FILE]
 
@@ -12,13 +12,16 @@ The ways of a call take turns, 20 calls at a time; a figure is the lower quartil
     by hand     without autocast, cast in front of every call
     registered  autocast, with the kernels for autocast and autograd that PyTorch's dispatcher has
 
-"ratio" is that to "float32". Running statistics: of the 87 BatchNorms of the 300M backbone, at once
-and one by one.
+"ratio" is that to the first way of a case. Running statistics: of the 87 BatchNorms of the 300M
+backbone, at once and one by one. The 300M backbone: of an image of 64x64, through its modules (in
+evaluation with BatchNorms folded into the convolutions too) and through the operators, which hardly
+multiply there (0.02 G multiply-adds).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,15 +34,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detnas_d2 import ops
+from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.layers.batch_statistics import BatchNorms
 from detnas_d2.utils.timing import in_turns
 
-CALLS = 20
+CALLS, FORWARDS = 20, 2  # of a sample
 LOW = torch.bfloat16
 CHANNELS = [16] * 2 + [64] * 21 + [160] * 18 + [320] * 27 + [640] * 19  # 87 BatchNorms
 
 # A function of detnas_d2.ops and its arguments; the operator and what it takes.
 Case = tuple[Callable[..., object], list, Callable[..., object], list]
+Way = tuple[Callable[[], object], bool]  # a call, and whether it is under autocast
 
 
 def cases(device: str) -> dict[str, Case]:
@@ -98,8 +103,7 @@ def leaves(value: object) -> object:
     return [leaves(v) for v in value] if isinstance(value, list) else value
 
 
-def ways(case: Case) -> dict[str, tuple[Callable[[], object], bool]]:
-    """Calls, and whether they are under autocast."""
+def ways(case: Case) -> dict[str, Way]:
     function, args, operator, raw = case
     cast = [leaves(low(a)) for a in args]
     return {
@@ -111,31 +115,66 @@ def ways(case: Case) -> dict[str, tuple[Callable[[], object], bool]]:
     }
 
 
-def microseconds(way: tuple[Callable[[], object], bool], device: str) -> float:
+def microseconds(way: Way, device: str, calls: int = CALLS) -> float:
     """CPU time of this thread, of one of several calls."""
     function, autocast = way
     if device == "cuda":
         torch.cuda.synchronize()
     with torch.autocast(device, LOW) if autocast else nullcontext():
         start = time.thread_time()
-        for _ in range(CALLS):
+        for _ in range(calls):
             function()
-        return (time.thread_time() - start) * 1e6 / CALLS
+        return (time.thread_time() - start) * 1e6 / calls
 
 
-def compare(report: measure.Report, case: str, named: dict, rounds: int, **extra: object) -> None:
-    """One record per way; the first is what the others are compared to."""
+def measured(named: dict[str, Way], device: str, rounds: int, calls: int = CALLS) -> list[float]:
+    """Microseconds of every way."""
     alternatives = list(named.values())
-    sample = partial(microseconds, device=report.args.device)
+    sample = partial(microseconds, device=device, calls=calls)
     in_turns(sample, alternatives, 3)
-    times = in_turns(sample, alternatives, rounds)
-    found = [measure.lower_quartile(row) for row in times]
+    return [measure.lower_quartile(row) for row in in_turns(sample, alternatives, rounds)]
+
+
+def compare(
+    report: measure.Report, case: str, named: dict[str, Way], rounds: int, calls: int = CALLS,
+    **extra: object,
+) -> None:  # fmt: skip
+    """One record per way; the first is what the others are compared to."""
+    found = measured(named, report.args.device, rounds, calls)
     for way, us in zip(named, found, strict=True):
         ratio = round(us / found[0], 2)
         report.write({"case": case, "way": way, "us": round(us, 1), "ratio": ratio, **extra})
 
 
-def running_statistics(device: str) -> dict[str, tuple[Callable[[], object], bool]]:
+def backbone(device: str) -> dict[str, dict[str, Way]]:
+    """Forward passes of the 300M backbone, and training steps, by modules and by operators."""
+    from backbone import build, step
+
+    nets = build(device)
+    x = torch.rand(1, 3, 64, 64, device=device)
+    both = {"modules": nets["eager NCHW"], "operators": nets["ours"]}
+    trained = copy.deepcopy(both)
+    third = {"folded modules": nets["folded BN NCHW"]}
+
+    def evaluation(net: nn.Module) -> None:
+        with torch.no_grad():
+            net(x)
+
+    def recalibration(net: nn.Module) -> None:
+        with use_batch_statistics(net):
+            evaluation(net)
+
+    found = {"recalibration": (recalibration, both), "evaluation": (evaluation, both | third)}
+    for net in both.values():
+        net.eval()
+    found["training"] = partial(step, x=x), trained
+    return {
+        case: {way: (partial(run, net), False) for way, net in of.items()}
+        for case, (run, of) in found.items()
+    }
+
+
+def running_statistics(device: str) -> dict[str, Way]:
     norms = [nn.BatchNorm2d(c).to(device) for c in CHANNELS]
     seen = [ops.bn_stats(torch.randn(1, c, 2, 2, device=device)) for c in CHANNELS]
 
@@ -173,6 +212,8 @@ def main() -> None:
         for recorded in (True, False):
             with torch.set_grad_enabled(recorded):
                 compare(report, name, ways(case), rounds, gradients=recorded)
+    for name, named in backbone(args.device).items():
+        compare(report, f"300M backbone, {name}", named, rounds // 2, FORWARDS)
     compare(
         report,
         "running statistics",

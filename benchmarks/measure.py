@@ -3,6 +3,7 @@
 Every repetition runs each alternative once, so that whatever else the machine does hits all of
 them; the figure of an alternative is the lower quartile of its times. Large tensors are kept in
 the allocator (see ``keep_memory``): mapping them again would cost page faults that hide the work.
+On a CPU that has other work to do ``--processor-time`` counts what this process had of it.
 
 On a GPU there are two numbers. "ms" is what a call takes from an idle device, Python and launches
 included. "device_ms" is its work on the device alone: the device spins while the call is queued.
@@ -45,6 +46,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--quick", action="store_true", help="few cases and repetitions")
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument(
+        "--processor-time", action="store_true", help="on a CPU: of all threads, not by the clock"
+    )
     p.add_argument("--page-faults", action="store_true", help="glibc's default allocator")
     p.add_argument("--compile", action="store_true", help="torch.compile as a baseline, too")
     p.add_argument("--counts", type=Path, help="of launches.py --json: on a GPU, for the model")
@@ -120,7 +124,8 @@ class Report:
                 share of the copy's bandwidth that ``ours`` reaches.
         """
         functions = [ours, *baselines.values()]
-        times, faults = interleaved(functions, repetitions, self.args.device)
+        clock = time.process_time if self.args.processor_time else time.perf_counter
+        times, faults = interleaved(functions, repetitions, self.args.device, clock)
         cuda = self.args.device == "cuda"
         device = device_times(functions, repetitions) if cuda else times
         share = extra.pop("copy_ms", None)
@@ -158,7 +163,10 @@ def _without_path(argument: str) -> str:
 
 
 def interleaved(
-    functions: list[Callable[[], object]], repetitions: int, device: str
+    functions: list[Callable[[], object]],
+    repetitions: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[int]]:
     """Milliseconds (lower quartile) and page faults per run of each function."""
     for f in functions:
@@ -167,7 +175,7 @@ def interleaved(
 
     def sample(f: Callable[[], object]) -> tuple[float, int]:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        ms = once(f, device)
+        ms = once(f, device, clock)
         return ms, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     samples = in_turns(sample, functions, repetitions)
@@ -179,7 +187,10 @@ def lower_quartile(values: list[float]) -> float:
     return sorted(values)[len(values) // 4]
 
 
-def once(f: Callable[[], object], device: str) -> float:
+def once(
+    f: Callable[[], object], device: str, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Milliseconds of a call; of work on a GPU by its own clock."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -187,7 +198,9 @@ def once(f: Callable[[], object], device: str) -> float:
         end.record()
         end.synchronize()
         return start.elapsed_time(end)
-    return milliseconds(f)
+    start = clock()
+    f()
+    return (clock() - start) * 1e3
 
 
 def device_times(functions: list[Callable[[], object]], repetitions: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""What calls of operators cost the host, guarded by counts: times are ``benchmarks/host.py``'s."""
+"""What calls of operators cost the host, guarded by counts, and by shares of what modules cost."""
 
 from __future__ import annotations
 
@@ -96,6 +96,24 @@ def test_calls(host) -> None:
                 expected["detach"] = DETACHED[name]
             assert operators == expected, (name, way, recorded)
             assert functions <= next(most), (name, way, recorded)
+
+
+# Of the modules' processor time, by half more than it is.
+SHARES = {"recalibration": 0.5, "evaluation": 0.6, "training": 0.9}
+
+
+def test_backbones(host) -> None:
+    """Operators do not keep the host for as long as the modules that they replace."""
+    named = host.backbone("cpu")
+    assert named.keys() == SHARES.keys()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for mode, ways in named.items():
+            found = dict(zip(ways, host.measured(ways, "cpu", 5, 1), strict=True))
+            assert found["operators"] < SHARES[mode] * found["modules"], (mode, found)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_running_statistics(host) -> None:

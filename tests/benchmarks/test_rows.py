@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,8 @@ def measure(benchmark_module):
 
 
 def report(measure, benchmark_module, tmp_path: Path):
-    args = Namespace(device="cpu", output=tmp_path / "rows.json", counts=None, graph=False)
+    args = measure.parser("").parse_args(["--output", str(tmp_path / "rows.json")])
+    args.graph = False
     made = measure.Report("made up", args)
     model = benchmark_module("device_model")
     made.device, made.counts = model.Device("made up", 1e12, 1e14, 2.0, 5.0, "nobody"), COUNTS
@@ -106,3 +107,9 @@ def test_rows_have_what_is_expected(measure, benchmark_module, tmp_path: Path) -
     (tmp_path / "rows.json").unlink()
     made.compare("a case", 1, lambda: None, ways, 3)
     assert "ours_model_ms" not in (tmp_path / "rows.json").read_text()
+
+
+def test_processor_time_leaves_out_what_others_had(measure) -> None:
+    for clock, least, most in ((time.perf_counter, 50, 1000), (time.process_time, 0, 40)):
+        (found,), _ = measure.interleaved([lambda: time.sleep(0.05)], 4, "cpu", clock)
+        assert least <= found < most
