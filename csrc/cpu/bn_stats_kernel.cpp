@@ -104,11 +104,7 @@ std::tuple<Tensor, Tensor> bn_fold(const Tensor& count, const Tensor& mean, cons
     const Padded<T> mu(mean), m(m2), g(gamma), b(beta);
     Tensor scale = at::empty({channels}, mean.options()), shift = at::empty_like(scale);
     T *a = scale.data_ptr<T>(), *s = shift.data_ptr<T>();
-    for (int64_t c = 0; c < channels; ++c) {
-      const double v = (g.get() ? g.get()[c] : 1.0) / std::sqrt(m.get()[c] / n + eps);
-      a[c] = static_cast<T>(v);
-      s[c] = static_cast<T>((b.get() ? b.get()[c] : 0.0) - mu.get()[c] * v);
-    }
+    fold_norm(n, mu.get(), m.get(), g.get(), b.get(), eps, channels, a, s);
     return {scale, shift};
   });
 }

@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <cmath>
 #include <limits>
 #include <new>
 #include <vector>
@@ -106,7 +107,7 @@ class Padded {
 
 // Memory of the calling thread, kept between calls: large allocations cost page faults. Slots are
 // for buffers in use at the same time: 0 the kernels, 1 packed weights, 2 accumulators, 3 folded weights,
-// 4 gradients.
+// 4 gradients, 5 folded bias.
 template <typename T, int Slot = 0>
 T* workspace(int64_t size) {
   thread_local Buffer<T> memory;
@@ -121,9 +122,16 @@ T* workspace(int64_t size) {
 template <typename T>
 class Partials {
  public:
-  Partials(int64_t tasks, int64_t channels)
-      : channels_(channels), padded_(round_up(channels, kChannelPad) + kChannelPad),
-        refs_(tasks * padded_), sums_(2 * tasks * padded_), counts_(tasks) {}
+  Partials() = default;
+  Partials(int64_t tasks, int64_t channels) { reset(tasks, channels); }
+  // Begins again, in the memory that it has.
+  void reset(int64_t tasks, int64_t channels) {
+    channels_ = channels;
+    padded_ = round_up(channels, kChannelPad) + kChannelPad;
+    if (static_cast<int64_t>(refs_.size()) < tasks * padded_) refs_.resize(tasks * padded_);
+    sums_.assign(2 * tasks * padded_, 0);
+    counts_.assign(tasks, 0);
+  }
   T* ref(int64_t t) { return refs_.data() + t * padded_; }
   double* first(int64_t t) { return sums_.data() + 2 * t * padded_; }
   double* second(int64_t t) { return first(t) + padded_; }
@@ -174,7 +182,7 @@ class Partials {
   }
 
  private:
-  int64_t channels_, padded_;
+  int64_t channels_ = 0, padded_ = 0;
   Buffer<T> refs_;
   std::vector<double> sums_;
   std::vector<int64_t> counts_;
@@ -196,6 +204,17 @@ void for_tasks(int64_t rows, int64_t per_task, F&& f) {
   at::parallel_for(0, tasks, 1, [&](int64_t t0, int64_t t1) {
     for (int64_t t = t0; t < t1; ++t) f(t, t * per_task, std::min(rows, (t + 1) * per_task));
   });
+}
+
+// The BatchNorm with the statistics of n values as scale and shift; gamma, beta: null for ones and zeros.
+template <typename T>
+void fold_norm(double n, const T* mean, const T* m2, const T* gamma, const T* beta, double eps, int64_t channels,
+               T* scale, T* shift) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const double v = (gamma ? gamma[c] : 1.0) / std::sqrt(m2[c] / n + eps);
+    scale[c] = static_cast<T>(v);
+    shift[c] = static_cast<T>((beta ? beta[c] : 0.0) - mean[c] * v);
+  }
 }
 
 inline Tensor count_of(const Tensor& x, int64_t pixels) {

@@ -2,7 +2,7 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
-#include "conv.h"
+#include "convolve.h"
 
 namespace detnas {
 namespace cpu {
@@ -47,17 +47,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
   const bool empty = y.numel() == 0;
   const int64_t tasks = empty ? 0 : band_tasks(map.n, map.c, args.out_height);
   Partials<T> partials(want_stats ? tasks : 0, map.c);
-  if (!empty)
-    for_bands(map.n, map.c, args.out_height, [&](int64_t n, int64_t c, int64_t t, int64_t r0, int64_t r1) {
-      DepthwiseArgs<T> mine = args;
-      if (want_stats) {
-        if (c == 0) partials.set_count(t, (r1 - r0) * args.out_width);
-        mine.sink.ref = partials.ref(t);
-        mine.sink.sum = partials.first(t);
-        mine.sink.sum_sq = partials.second(t);
-      }
-      kernels<T>().depthwise(mine, n, c, r0, r1, workspace<T>(depthwise_workspace(mine)));
-    });
+  if (!empty) convolve_depthwise(args, map.n, want_stats ? &partials : nullptr);
   auto [count, mean, m2] = want_stats
       ? make_stats(partials, x, map.c, map.n * args.out_height * args.out_width)
       : no_stats(x);

@@ -2,7 +2,7 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
-#include "conv.h"
+#include "convolve.h"
 
 namespace detnas {
 namespace cpu {
@@ -18,22 +18,22 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
   const Map<T> map = as_map<T>(x, true);
   const int64_t n = weight.size(0), k = weight.size(1), ng = n / groups;
   Tensor y = empty_map(map.n, n, map.h, map.w, x);
-  const int64_t rows = map.pixels(), per_task = task_rows(rows);
-  Partials<T> partials(want_stats ? ceil_div(rows, per_task) : 0, n);
+  const int64_t rows = map.pixels();
+  Partials<T> partials(want_stats ? ceil_div(rows, task_rows(rows)) : 0, n);
   const Padded<T> a(scale), b(shift), pb(bias);
   const int64_t size = packed_size<T>(ng, k);
   const Tensor w = weight.contiguous();
   T* packed = workspace<T, 1>(size * groups);
   for (int64_t g = 0; g < groups; ++g)
     pack<T>(w.const_data_ptr<T>() + g * ng * k, k, 1, ng, k, packed + g * size);
-  // Without ReLU the affine map moves into the matrix, if that is less work than applying it.
-  const bool fold = scale && !relu && map.order == Order::kPlain && rows > 2 * ng;
-  Buffer<T> folded_bias(fold ? round_up(ng, kPanel) : 0);
-
   for (int64_t g = 0; g < groups && rows > 0; ++g) {
     GemmArgs<T> args;
     args.source = map.source();
     args.source.data += g * k * (map.order == Order::kPlain ? 1 : 2);
+    // Groups other than the first read shifted copies of the padded vectors, which stay readable.
+    args.source.scale = a.get() ? a.get() + g * k : nullptr;
+    args.source.shift = b.get() ? b.get() + g * k : nullptr;
+    args.source.relu = relu;
     args.sink.out = y.data_ptr<T>() + g * ng;
     args.sink.ld = n;
     args.sink.bias = pb.get() ? pb.get() + g * ng : nullptr;
@@ -41,32 +41,7 @@ ConvResult forward(const Tensor& x, const Tensor& weight, const OptTensor& scale
     args.packed = packed + g * size;
     args.n = ng;
     args.k = k;
-    // Groups other than the first read shifted copies of the padded vectors, which stay readable.
-    if (fold) {
-      std::fill(folded_bias.begin(), folded_bias.end(), T(0));
-      if (bias) std::copy_n(args.sink.bias, ng, folded_bias.data());
-      T* memory = workspace<T, 3>(size);
-      kernels<T>().fold_matrix(args.packed, ng, k, a.get() + g * k, b.get() + g * k, memory,
-                               folded_bias.data());
-      args.packed = memory;
-      args.sink.bias = folded_bias.data();
-    } else {
-      args.source.scale = a.get() ? a.get() + g * k : nullptr;
-      args.source.shift = b.get() ? b.get() + g * k : nullptr;
-      args.source.relu = relu;
-    }
-    if (want_stats)
-      for (int64_t t = 0; t * per_task < rows; ++t)
-        partials.set_count(t, std::min(per_task, rows - t * per_task));
-    for_products(rows, per_task, ng, [&](int64_t t, int64_t begin, int64_t end, int64_t first, int64_t count) {
-      GemmArgs<T> mine = args;
-      if (want_stats) {
-        mine.sink.ref = partials.ref(t) + g * ng;
-        mine.sink.sum = partials.first(t) + g * ng;
-        mine.sink.sum_sq = partials.second(t) + g * ng;
-      }
-      kernels<T>().gemm(of_columns(mine, first, count), begin, end, workspace<T>(gemm_workspace(k)));
-    });
+    multiply(args, rows, want_stats ? &partials : nullptr, g * ng);
   }
   auto [count, mean, m2] = want_stats ? make_stats(partials, x, n, rows) : no_stats(x);
   return {y, count, mean, m2};
