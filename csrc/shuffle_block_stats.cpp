@@ -1,19 +1,18 @@
 // shuffle_block_stats: a block normalised with the statistics of its batch, without gradients.
 //
 // Made of the operators' own kernels, called through the dispatcher: one implementation for every
-// device, and one call from Python for a block instead of two for each convolution.
+// device, and one call from Python for a block instead of two for each convolution. The CPU has its own
+// (cpu/shuffle_block_stats_kernel.cpp), with the same bits.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/ScalarType.h>
 #include <torch/library.h>
 
-#include "conv_checks.h"
 #include "handles.h"
+#include "shuffle_block_stats.h"
 
 namespace detnas {
 namespace {
-
-using Block = std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>>;
 
 using Pointwise = ConvNorm(const Tensor&, const Tensor&, const OptTensor&, const OptTensor&, bool,
                            const OptTensor&, int64_t, const OptTensor&, const OptTensor&, double, int64_t);
@@ -57,10 +56,12 @@ struct Layers {
   }
 };
 
-Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,
-                          const OptTensor& shift, bool relu, at::TensorList weights,
-                          at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
-                          int64_t kernel, int64_t stride, int64_t out_method, int64_t batches) {
+}  // namespace
+
+BlockStats composed_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,
+                                const OptTensor& shift, bool relu, at::TensorList weights,
+                                at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
+                                int64_t kernel, int64_t stride, int64_t out_method, int64_t batches) {
   check_block_stats(left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method,
                     batches);
   const size_t main = main_layers(kernel), count = block_layers(kernel, stride);
@@ -83,9 +84,8 @@ Block shuffle_block_stats(const Tensor& left, const OptTensor& right, const OptT
   return {a, b, std::move(layers.counts), std::move(layers.means), std::move(layers.m2s)};
 }
 
-}  // namespace
 }  // namespace detnas
 
 TORCH_LIBRARY_IMPL(detnas_d2, CompositeExplicitAutograd, m) {
-  m.impl("shuffle_block_stats", &detnas::shuffle_block_stats);
+  m.impl("shuffle_block_stats", &detnas::composed_block_stats);
 }

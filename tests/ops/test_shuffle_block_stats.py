@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from torch import Tensor
 from torch.library import opcheck
 
 from detnas_d2 import ops
 from detnas_d2.ops import reference
-from tests.ops.compare import CAPABILITIES, TOLERANCE, capability, channels_last, check_values
+from tests.ops.compare import (
+    CAPABILITIES,
+    TOLERANCE,
+    capability,
+    channels_last,
+    check_values,
+    layouts,
+    tensors,
+)
 from tests.ops.test_shuffle import block
 
 
@@ -75,6 +86,76 @@ def test_other_dtypes_nan_empty_and_opcheck(stride: int) -> None:
     empty = [None if t is None else t[:0] for t in (left, right)]
     (a, b), stats = ops.shuffle_block_stats(*empty, *args[2:])
     assert a.shape[0] == b.shape[0] == 0 and all(s.count == 0 for s in stats)
+
+
+def one_by_one(
+    left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, method, batches=1
+):  # fmt: skip
+    """The operators that a block is made of, to the bit."""
+    stats: list = []
+
+    def run(x: tuple, layers: slice, stride: int) -> tuple:
+        norms = zip(gammas[layers], betas[layers], eps[layers], strict=True)
+        for w, norm in zip(weights[layers], norms, strict=True):
+            if w.shape[2] > 1:
+                y, s, *affine = ops.depthwise_conv_bn(
+                    x[0], w, *x[1:], None, stride, 1, *norm, batches
+                )
+                x, stride = (y, *affine, False), 1
+            else:
+                y, s, *affine = ops.pointwise_conv_bn(x[0], w, *x[1:], None, 1, *norm, batches)
+                x = (y, *affine, True)
+            stats.append(s)
+        return x
+
+    main = slice(6 if kernel == 0 else 3)
+    passing = (left, scale, shift, relu)
+    made = run(passing if right is None else (right, None, None, False), main, stride)
+    if right is None:
+        passing = run(passing, slice(main.stop, None), stride)
+    vectors = *passing[1:3], *made[1:3], passing[3], made[3]
+    split = method != 0
+    return ops.shuffle_concat(passing[0], made[0], *vectors, method, split, batches), stats
+
+
+def is_one_by_one(args: tuple, batches: int) -> None:
+    with torch.no_grad():
+        found = tensors(ops.shuffle_block_stats(*args, batches))
+        expected = tensors(one_by_one(*args, batches))
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a.dtype == b.dtype and a.shape == b.shape, i
+        assert torch.equal(a.isnan(), b.isnan()), i
+        assert torch.equal(a.nan_to_num(), b.nan_to_num()), i
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [0, 3, 7])
+def test_it_is_its_operators_one_by_one(kernel: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    shapes = ((2, 6, 5, 4), (4, 36, 9, 11), (2, 34, 23, 31), (0, 6, 5, 4), (2, 4, 1, 1))
+    try:
+        for case, (shape, stride) in enumerate(itertools.product(shapes, (1, 2))):
+            torch.set_num_threads(1 + case % 3)
+            left, right, *pending, weights, gammas, betas, eps, _, _, _ = arguments(
+                shape, kernel, stride, 0, stride == 2
+            )
+            layout = case % 5
+            half = (shape[0], shape[1] // 2, *shape[2:])
+            left = layouts(half if stride == 1 else shape, dtype)[layout]
+            right = layouts(half, dtype)[(layout + 3) % 5] if stride == 1 else None
+            gammas = [g.double() if case % 2 else g[:, None].expand(-1, 2)[:, 1] for g in gammas]
+            for method, batches, relu in ((case % 3, 1, case % 2 == 0), ((case + 1) % 3, 2, True)):
+                if stride == 1:
+                    affine: tuple[Tensor | None, ...] = (None, None)
+                elif case % 4 == 3:
+                    affine = (None, None)
+                else:
+                    affine = tuple(v if batches == 1 else torch.stack([v, -v]) for v in pending[:2])
+                args = (left, right, *affine, relu and stride == 2, [w.to(dtype) for w in weights])
+                is_one_by_one((*args, gammas, betas, eps, kernel, stride, method), batches)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_under_autocast_it_is_the_chain_of_its_operators() -> None:
