@@ -10,6 +10,7 @@ from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_cpu_kernel, has_extension
 from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
+    absent,
     by_reference,
     caller,
     channels_last,
@@ -135,3 +136,5 @@ if _PACKS:
     register_fake("pack_conv3x3", _pack_fake)
     _conv3x3_packed = caller("conv3x3_packed")
     _pack_conv3x3 = operator("pack_conv3x3")
+else:
+    _conv3x3_packed, _pack_conv3x3 = absent("conv3x3_packed"), absent("pack_conv3x3")

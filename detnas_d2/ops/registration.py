@@ -61,6 +61,15 @@ def operator(op: str) -> Any:
     return getattr(getattr(torch.ops, NAMESPACE), op).default
 
 
+def absent(op: str) -> Callable[..., Any]:
+    """Stands for an operator that no reference can take the place of, where it is not compiled."""
+
+    def call(*_: object) -> Any:
+        raise RuntimeError(f"{op}: compiled for CPUs alone, and not here: {build_info()}")
+
+    return call
+
+
 def caller(op: str, run: Callable | None = None) -> Callable:
     """A function that calls ``run``, by default the operator, cast as autocast would.
 

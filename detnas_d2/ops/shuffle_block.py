@@ -11,6 +11,7 @@ from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_cpu_kernel, has_extension
 from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
+    absent,
     by_reference,
     caller,
     channels_last,
@@ -209,3 +210,6 @@ if _PACKS:
     register_fake("pack_shuffle_block", _pack_fake)
     _shuffle_block_packed = caller("shuffle_block_packed")
     _pack_shuffle_block = operator("pack_shuffle_block")
+else:
+    _shuffle_block_packed = absent("shuffle_block with packed weights")
+    _pack_shuffle_block = absent("pack_shuffle_block")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from tests.ops.test_shuffle_block_stats import arguments
 
 pytestmark = pytest.mark.skipif(not has_extension(), reason="the operators are not built")
 
+ROOT = Path(__file__).resolve().parents[2]
 NO_OPERATORS = {"BNStats", "build_info", "has_extension"}
 MADE_OF_PYTORCHS = {"bn_stats_merge"}
 WITHOUT_PRODUCTS = {
@@ -77,6 +81,27 @@ def test_all_are_known() -> None:
 def forgotten() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
+
+
+def test_without_the_library_references_run_or_a_line_says_why() -> None:
+    program = (
+        "import sys; sys.modules['detnas_d2._C'] = None\n"  # makes the import fail
+        "from detnas_d2 import ops\n"
+        "from tests.ops.test_derivatives import cases\n"
+        "from tests.ops.test_public import calls\n"
+        "assert not ops.has_extension()\n"
+        "for name, (f, at) in {**calls(), **cases(ops)}.items():\n"
+        "    try:\n"
+        "        f(*at)\n"
+        "    except RuntimeError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    why = "compiled for CPUs alone, and not here: detnas_d2._C is not available"
+    packs = ("pack_conv3x3", "pack_conv3x3", "pack_shuffle_block")
+    assert done.stdout.splitlines() == [f"{op}: {why}" for op in packs]
 
 
 @pytest.mark.parametrize("name", CALLS)
