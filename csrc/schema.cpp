@@ -79,6 +79,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("pack_shuffle_block(Tensor[] weights, int kernel, int stride) -> Tensor[]");
   m.def("shuffle_block_packed(Tensor x, Tensor? right, Tensor[] weights, Tensor[] packed, Tensor[] biases,"
         " int kernel, int stride, int method, int out_method) -> (Tensor out_left, Tensor out_right)");
+  m.def("shuffle_blocks_packed(Tensor x, Tensor[] weights, Tensor[] packed, Tensor[] biases, int[] kernels,"
+        " int[] strides, int[] methods, int[] ends) -> Tensor[]");
   m.def("shuffle_block_stats(Tensor left, Tensor? right, Tensor? scale, Tensor? shift, bool relu,"
         " Tensor[] weights, Tensor[] gammas, Tensor[] betas, float[] eps, int kernel, int stride,"
         " int out_method, int batches=1) -> (Tensor out_left, Tensor out_right, Tensor[] count,"

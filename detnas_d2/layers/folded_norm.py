@@ -18,7 +18,7 @@ from detnas_d2.layers.kept_weights import staying
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import autocast_dtype, lower, operator
-from detnas_d2.ops.shuffle_block import takes_packed
+from detnas_d2.ops.shuffle_block import PackedBlock, shuffle_blocks, takes_packed
 
 _is_cpu = attrgetter("is_cpu")
 if has_extension():
@@ -201,24 +201,34 @@ def eval_layer(layer: ConvNormAct, x: Tensor) -> Tensor:
     return F.relu_(y) if layer.relu else y
 
 
-def eval_block(
-    block: ShuffleBlock,
-    x: Tensor,
-    right: Tensor | None = None,
-    out_method: int = 0,
-    kept: Folded | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+def eval_block(block: ShuffleBlock, x: Tensor, kept: Folded | None = None) -> Tensor:
     """``block(x)`` in evaluation, one operator.
 
     Args:
-        right, out_method: where :func:`takes_packed`, that input and output are halves; see
-            :func:`ops.shuffle_block`.
         kept: of :func:`folded`, where that was called.
     """
     kept = folded(block) if kept is None else kept
     own = kept.under_autocast(x)
     args = (x, own.weights, kept.biases)  # biases are added before anything is rounded
     options = (kernel_of(block), block.stride, block.shuffle_method)
+    packed = own.packed(*options[:2]) if takes_packed(x) else None
+    y = ops.shuffle_block(*args, *options, packed)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def eval_blocks(blocks: Sequence[ShuffleBlock], x: Tensor, ends: Sequence[int]) -> list[Tensor]:
+    """Outputs after the first ``ends`` of the blocks in evaluation; the last of these is all."""
+    every = folded_each(blocks)
     if takes_packed(x):
-        return ops.shuffle_block(*args, *options, own.packed(*options[:2]), right, out_method)
-    return ops.shuffle_block(*args, *options)
+        packed = []
+        for block, kept in zip(blocks, every, strict=True):
+            own, options = kept.under_autocast(x), (kernel_of(block), block.stride)
+            lists = (own.weights, own.packed(*options), kept.biases)
+            packed.append(PackedBlock(*lists, *options, block.shuffle_method))
+        return shuffle_blocks(x, packed, ends)
+    outputs = []
+    for block, kept in zip(blocks, every, strict=True):
+        x = eval_block(block, x, kept)
+        outputs.append(x)
+    return [outputs[end - 1] for end in ends]

@@ -13,7 +13,8 @@ Shape shorthand: maps (N, C, H, W), channels_last; scale, shift (C).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -26,9 +27,8 @@ from detnas_d2.layers.block_choice import choose
 from detnas_d2.layers.conv import ConvNormAct
 from detnas_d2.layers.folded_norm import (
     conv_norm_acts,
-    eval_block,
+    eval_blocks,
     eval_layer,
-    folded_each,
     kernel_of,
     norm_of,
 )
@@ -36,7 +36,6 @@ from detnas_d2.layers.fused_ops import Pending, any_hooked, by_batch, can_fuse_l
 from detnas_d2.layers.over_ranks import on_one_machine, several_processes
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.autotune import AutotuneCache
-from detnas_d2.ops.shuffle_block import takes_packed
 from detnas_d2.utils.compat import is_any_autocast_enabled
 
 
@@ -306,24 +305,23 @@ def _evaluate_blocks(
     run those that ``fits`` says, by default every shuffle block."""
     fits = fits or [isinstance(block, ShuffleBlock) for block in blocks]
     outputs = {0: x} if 0 in wanted else {}
-    pairs = zip(blocks, fits, strict=True)
-    fused = [block for block, fit in pairs if fit and isinstance(block, ShuffleBlock)]
-    kept = iter(folded_each(fused))
-    right: Tensor | None = None  # x is the left half of a map
-    for i, block in enumerate(blocks):
-        if not fits[i] or not isinstance(block, ShuffleBlock):
-            x = block(x)
+    begin = 0
+    for fit, run in groupby(zip(fits, blocks, strict=True), key=itemgetter(0)):
+        part = [block for _, block in run]
+        end = begin + len(part)
+        if fit:
+            inner = sorted(place for place in wanted if begin < place < end)
+            ends = [place - begin for place in (*inner, end)]
+            *found, x = eval_blocks(part, x, ends)  # type: ignore[arg-type]
+            outputs |= zip(inner, found, strict=True)
         else:
-            method = 0
-            if takes_packed(x) and i + 1 < len(blocks) and fits[i + 1] and i + 1 not in wanted:
-                following = blocks[i + 1]
-                # A following block of stride 1 takes its halves, shuffled its way.
-                if isinstance(following, ShuffleBlock) and following.stride == 1:
-                    method = following.shuffle_method
-            out = eval_block(block, x, right, method, next(kept))
-            x, right = (out, None) if isinstance(out, Tensor) else out
-        if i + 1 in wanted:
-            outputs[i + 1] = x
+            for place, block in enumerate(part, begin + 1):
+                x = block(x)
+                if place in wanted:
+                    outputs[place] = x
+        if end in wanted:
+            outputs[end] = x
+        begin = end
     return outputs
 
 

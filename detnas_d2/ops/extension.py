@@ -38,6 +38,7 @@ _OPERATORS = (
     "mixed_sum",
     "shuffle_block",
     "shuffle_block_packed",
+    "shuffle_blocks_packed",
     "shuffle_block_stats",
     "pack_shuffle_block",
     "roi_align",

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -73,6 +75,36 @@ def shuffle_block(
         args = (x, weights, biases, kernel, stride, method)
         return by_reference("shuffle_block", reference.shuffle_block, *args)
     return _shuffle_block(x, list(weights), list(biases), kernel, stride, method)
+
+
+class PackedBlock(NamedTuple):
+    """What :func:`shuffle_block` takes besides the input."""
+
+    weights: list[Tensor]
+    packed: list[Tensor]
+    biases: list[Tensor]
+    kernel: int
+    stride: int
+    method: int
+
+
+def shuffle_blocks(x: Tensor, blocks: Sequence[PackedBlock], ends: Sequence[int]) -> list[Tensor]:
+    """Several blocks one after the other by one operator, to the bit as by :func:`shuffle_block`.
+
+    Args:
+        x: (N, C, H, W), on the CPU.
+        blocks: one at least.
+        ends: numbers of blocks after which the output is wanted, ascending; the last is all.
+
+    Returns:
+        the output after so many blocks, for each of ``ends``.
+
+    Raises:
+        NotImplementedError, RuntimeError: as :func:`shuffle_block`.
+    """
+    weights, packed, biases, kernels, strides, methods = zip(*blocks, strict=True)
+    lists = (list(chain.from_iterable(ts)) for ts in (weights, packed, biases))
+    return _shuffle_blocks_packed(x, *lists, kernels, strides, methods, ends)
 
 
 def takes_packed(x: Tensor) -> bool:
@@ -187,6 +219,10 @@ def _lower_packed(dtype, x, right, weights, *rest):
     return lower(x, dtype), right, [lower(w, dtype) for w in weights], *rest
 
 
+def _lower_blocks(dtype, x, weights, *rest):
+    return lower(x, dtype), [lower(w, dtype) for w in weights], *rest
+
+
 def _lower_stats(dtype, left, right, scale, shift, relu, weights, *rest):
     if right is None:
         left = lower(left, dtype)
@@ -196,20 +232,20 @@ def _lower_stats(dtype, left, right, scale, shift, relu, weights, *rest):
 
 
 register_autocast("shuffle_block_stats", _lower_stats)
-register_autocast(
-    "shuffle_block",
-    lambda dtype, x, weights, *rest: (lower(x, dtype), [lower(w, dtype) for w in weights], *rest),
-)
+register_autocast("shuffle_block", _lower_blocks)
 if has_extension():
     register_fake("shuffle_block", _fake)
     register_fake("shuffle_block_stats", _stats_fake)
     _shuffle_block, _shuffle_block_stats = caller("shuffle_block"), caller("shuffle_block_stats")
 if _PACKS:
     register_autocast("shuffle_block_packed", _lower_packed)
+    register_autocast("shuffle_blocks_packed", _lower_blocks)
     register_fake("shuffle_block_packed", _packed_fake)
     register_fake("pack_shuffle_block", _pack_fake)
     _shuffle_block_packed = caller("shuffle_block_packed")
+    _shuffle_blocks_packed = caller("shuffle_blocks_packed")
     _pack_shuffle_block = operator("pack_shuffle_block")
 else:
     _shuffle_block_packed = absent("shuffle_block with packed weights")
+    _shuffle_blocks_packed = absent("shuffle_blocks_packed")
     _pack_shuffle_block = absent("pack_shuffle_block")

@@ -11,7 +11,7 @@ def used(monkeypatch) -> list[str]:
     from detnas_d2.layers import fused_shuffle
 
     names: list[str] = []
-    for name in ("run_blocks", "eval_block"):
+    for name in ("run_blocks", "eval_blocks"):
         original = getattr(fused_shuffle, name)
 
         def wrapper(*args, _name=name, _original=original):

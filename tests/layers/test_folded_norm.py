@@ -25,7 +25,7 @@ def test_evaluation_agrees_and_follows_changes(used: list[str]) -> None:
             a, b = fused(x), reference(x)
             for name in b:
                 assert_close(a[name], b[name], 1e-5, name)
-    assert used == ["eval_block"] * 2 * TINY.num_layers
+    assert used == ["eval_blocks"] * 2
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_evaluation_follows_writes_that_no_version_counts(
         assert any(not torch.equal(a[name], before[name]) for name in a)
         for name in b:
             assert_close(a[name], b[name], 1e-4, name)
-    assert set(used) == {"eval_block"}
+    assert set(used) == {"eval_blocks"}
 
 
 def test_folded_weights_are_dropped_by_what_modules_know_of() -> None:
@@ -164,4 +164,4 @@ def test_networks_made_in_inference_mode(used: list[str]) -> None:
                 assert_close(a[name], b[name], 1e-4, name)
             for net in (fused, modules):
                 net.get_parameter("stem.conv.weight").mul_(2)
-    assert set(used) == {"eval_block", "run_blocks"}
+    assert set(used) == {"eval_blocks", "run_blocks"}

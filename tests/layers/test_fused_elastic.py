@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detnas_d2 import ops
 from detnas_d2.evaluation.recalibration import BatchCollector
-from detnas_d2.layers import get_norm
+from detnas_d2.layers import folded_norm, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import Supernet
 from detnas_d2.modeling.prefix_walk import PrefixWalk
@@ -81,6 +81,13 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return _original(*args, **options)
 
         monkeypatch.setattr(ops, name, wrapper)
+
+    def shuffle_blocks(x: Tensor, blocks: list, ends: list[int]) -> list[Tensor]:
+        names.extend(["shuffle_block"] * len(blocks))
+        return several(x, blocks, ends)
+
+    several = folded_norm.shuffle_blocks
+    monkeypatch.setattr(folded_norm, "shuffle_blocks", shuffle_blocks)
     return names
 
 

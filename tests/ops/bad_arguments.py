@@ -77,6 +77,11 @@ def packed_block(kernel: int, stride: int, halves: bool = False) -> list:
     return [left, right, weights, packed, biases, kernel, stride, 1, 0]
 
 
+def packed_blocks(kernel: int, stride: int) -> list:
+    x, _, *lists, _, _, method, _ = packed_block(kernel, stride)
+    return [x, *lists, [kernel], [stride], [method], [1]]
+
+
 def packed_conv3x3() -> list:
     weight = maps((OUT, C, 3, 3))[0]
     packed = torch.ops.detnas_d2.pack_conv3x3(weight)
@@ -215,6 +220,11 @@ for _kernel in (0, 3, 5, 7):
             ("shuffle_block", lambda k=_kernel, s=_stride: block(k, s), {"x": SIZE}),
             ("shuffle_block_packed", lambda k=_kernel, s=_stride: packed_block(k, s), {"x": SIZE}),
             (
+                "shuffle_blocks_packed",
+                lambda k=_kernel, s=_stride: packed_blocks(k, s),
+                {"x": SIZE},
+            ),
+            (
                 "pack_shuffle_block",
                 lambda k=_kernel, s=_stride: [block_weights(k, s), k, s],
                 {"weights": (0, 1)},
@@ -232,6 +242,7 @@ for _kernel in (0, 3, 5, 7):
 
 OF_THE_CPU = (
     "conv3x3_packed", "pack_conv3x3", "pack_shuffle_block", "roi_align", "shuffle_block_packed",
+    "shuffle_blocks_packed",
 )  # fmt: skip
 ANY_DTYPE = {
     ("bn_stats", "x"),

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.library import opcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 from detnas_d2 import ops
 from detnas_d2.ops import reference
+from detnas_d2.ops.shuffle_block import PackedBlock, shuffle_blocks
 from tests.ops.compare import (
     CAPABILITIES,
     TOLERANCE,
@@ -223,3 +225,73 @@ def test_packed_block_dtypes_nan_errors_and_opcheck() -> None:
         strided, more = block(8, 3, 2)
         bad = ops.pack_shuffle_block(strided, 3, 2)
         ops.shuffle_block(x, strided, more, 3, 2, 2, bad, x)
+
+
+CHAINS = {  # kernels, strides, shuffle methods of blocks
+    "one": ([3], [2], [1]),
+    "stride 1": ([5, 0, 3], [1, 1, 1], [2, 1, 2]),
+    "stages": ([0, 7, 3, 5, 0, 3], [2, 1, 1, 2, 2, 1], [1, 2, 2, 1, 2, 1]),
+}
+
+
+def chain(name: str, channels: int, dtype: torch.dtype = torch.float32) -> list[PackedBlock]:
+    blocks = []
+    for kernel, stride, method in zip(*CHAINS[name], strict=True):
+        weights, biases = block(channels, kernel, stride)
+        lists = [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+        packed = ops.pack_shuffle_block(lists[0], kernel, stride)
+        blocks.append(PackedBlock(lists[0], packed, lists[1], kernel, stride, method))
+        out = weights[5 if kernel == 0 else 2].shape[0]
+        channels = out + (channels if stride == 2 else channels // 2)
+    return blocks
+
+
+def one_by_one(x: Tensor, blocks: list[PackedBlock]) -> list[Tensor]:
+    outputs = []
+    for weights, packed, biases, *options in blocks:
+        x = ops.shuffle_block(x, weights, biases, *options, packed)
+        outputs.append(x)
+    return outputs
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_blocks_in_one_call_have_the_bits_of_one_by_one(name: str, dtype: torch.dtype) -> None:
+    for shape in ((2, 8, 17, 23), (1, 24, 1, 2), (0, 8, 5, 7)):
+        blocks, x = chain(name, shape[1], dtype), torch.randn(shape).to(dtype)
+        some = [n for n in range(1, len(blocks)) if n % 2]
+        for ends in ([len(blocks)], [*some, len(blocks)], list(range(1, len(blocks) + 1))):
+            for given in (x, channels_last(x)):
+                for autocast in (False, True):
+                    with torch.autocast("cpu", torch.float16, enabled=autocast):
+                        expected = one_by_one(given, blocks)
+                        found = shuffle_blocks(given, blocks, ends)
+                    for end, y in zip(ends, found, strict=True):
+                        assert y.dtype == expected[end - 1].dtype
+                        assert torch.equal(y, expected[end - 1])
+
+
+def test_blocks_in_one_call_are_counted_refuse_gradients_and_say_what_is_wrong() -> None:
+    blocks, x = chain("stages", 8), torch.randn(1, 8, 16, 16)
+    op = torch.ops.detnas_d2.shuffle_blocks_packed
+    lists = [[t for block in blocks for t in block[i]] for i in range(3)]
+    args = (*lists, *CHAINS["stages"])
+    opcheck(op, (x, *args, [2, 6]))
+    flops = []
+    for way in (lambda: shuffle_blocks(x, blocks, [6]), lambda: one_by_one(x, blocks)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            way()
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1] > 0
+    with pytest.raises(NotImplementedError, match="not differentiable, but x requires grad"):
+        shuffle_blocks(x.requires_grad_(), blocks, [6])
+    with torch.no_grad():
+        for ends in ([2, 2, 6], [0, 6], [3, 1, 6]):
+            with pytest.raises(RuntimeError, match="ends: expected ascending from 1"):
+                op(x, *args, ends)
+        for ends in ([2], [], [2, 7]):
+            with pytest.raises(RuntimeError, match="ends: expected 6 last"):
+                op(x, *args, ends)
+        with pytest.raises(RuntimeError, match="expected one of each block, got 6, 5 and 6"):
+            op(x, *lists, CHAINS["stages"][0], [1] * 5, [1] * 6, [6])
