@@ -65,7 +65,16 @@ def bn_stats(
 def bn_fold(
     stats: BNStats, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The affine map (scale, shift), each (C), of a BatchNorm with these statistics.
+    """The affine map of a BatchNorm with these statistics.
+
+    Args:
+        stats: of its input, as :func:`bn_stats` makes them.
+        gamma, beta: weight and bias (C), or None.
+        eps: added to the variance, which is m2 / count.
+
+    Returns:
+        scale and shift (C), dtype of the statistics: gamma / sqrt(variance + eps), and beta -
+        mean * scale.
 
     Raises:
         RuntimeError: an argument has another shape, dtype or device than it should.

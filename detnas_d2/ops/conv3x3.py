@@ -101,6 +101,9 @@ def conv3x3_packed(
         packed: what :func:`pack_conv3x3` made of ``weight``, of which only the shape is read.
         bias, out_relu: see :func:`conv3x3`.
 
+    Returns:
+        the outputs (N, out_channels, H, W), channels_last, in the order of ``xs``.
+
     Raises:
         NotImplementedError, RuntimeError: as :func:`conv3x3`.
     """

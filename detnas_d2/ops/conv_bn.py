@@ -117,6 +117,12 @@ def depthwise_conv_bn(
     Args:
         x, weight, scale, shift, relu, bias, stride, dilation: as for :func:`depthwise_conv`.
         others: as for :func:`pointwise_conv_bn`.
+
+    Returns:
+        :func:`depthwise_conv` with ``want_stats``; scale and shift (C) of :func:`bn_fold`.
+
+    Raises:
+        RuntimeError: an argument has another shape, dtype or device than it should.
     """
     args = (x, weight, scale, shift, relu, bias, stride, dilation, gamma, beta, eps, batches)
     if not takes(x):

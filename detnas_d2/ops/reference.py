@@ -102,7 +102,17 @@ def bn_stats(
 
 
 def bn_stats_merge(a: BNStats, b: BNStats) -> BNStats:
-    """Statistics of the union (Chan et al. 1979)."""
+    """Statistics of two sets of values together (Chan et al. 1979), in float64.
+
+    Args:
+        a, b: of maps of one C, on one device.
+
+    Returns:
+        count, mean and m2 (C) of both, in the dtype of ``a``'s; zeros if there are no values.
+
+    Raises:
+        RuntimeError: of vectors that PyTorch does not add.
+    """
     count = a.count + b.count
     safe = count.clamp(min=1)
     delta = b.mean.double() - a.mean.double()

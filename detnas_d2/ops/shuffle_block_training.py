@@ -198,7 +198,10 @@ def shuffle_block_training(
 ) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
     """:func:`shuffle_block_stats` of one batch with gradients; under autocast by the reference.
 
-    Args, returns: as there. Gradients are those of the output; statistics have none.
+    Args: as there.
+
+    Returns:
+        as there. Gradients are those of the output; statistics have none.
 
     Raises:
         RuntimeError: an argument has another shape, dtype or device than it should.

@@ -75,6 +75,9 @@ CALLS = list(calls())
 def test_all_are_known() -> None:
     named = {name.split()[0] for name in (*NAMES, *CALLS)}
     assert named == set(ops.__all__) - NO_OPERATORS
+    for name in named:
+        text = getattr(ops, name).__doc__
+        assert all(f"\n    {part}:" in text for part in ("Args", "Returns", "Raises")), name
 
 
 @pytest.fixture(autouse=True)
