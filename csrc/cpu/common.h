@@ -141,13 +141,14 @@ class Partials {
   // differences to the first task's reference (always finite, so that an infinite value's mean is
   // infinite and constant channels are exact), then deviations within and between tasks.
   void moments(T* mean, T* m2) {
-    std::vector<double> base(channels_), mu(channels_), m(channels_);
+    merged_.assign(3 * channels_, 0);
+    double *base = merged_.data(), *mu = base + channels_, *m = mu + channels_;
     double n = 0;
     for (const int64_t count : counts_) n += static_cast<double>(count);
     bool any = false;
     for (size_t t = 0; t < counts_.size(); ++t) {
       if (counts_[t] == 0) continue;
-      if (!any) std::copy_n(ref(t), channels_, base.begin());
+      if (!any) std::copy_n(ref(t), channels_, base);
       any = true;
       const double k = static_cast<double>(counts_[t]);
       for (int64_t c = 0; c < channels_; ++c) mu[c] += k * (ref(t)[c] - base[c]) + first(t)[c];
@@ -164,8 +165,8 @@ class Partials {
         m[c] += (within < 0 ? 0 : within) + k * (delta * delta);
       }
     }
-    std::copy(mu.begin(), mu.end(), mean);
-    std::copy(m.begin(), m.end(), m2);
+    std::copy_n(mu, channels_, mean);
+    std::copy_n(m, channels_, m2);
   }
 
   // Totals of the two sums.
@@ -184,7 +185,7 @@ class Partials {
  private:
   int64_t channels_ = 0, padded_ = 0;
   Buffer<T> refs_;
-  std::vector<double> sums_;
+  std::vector<double> sums_, merged_;
   std::vector<int64_t> counts_;
 };
 

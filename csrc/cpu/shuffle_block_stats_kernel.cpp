@@ -7,6 +7,7 @@
 #include "../batches.h"
 #include "../shuffle_block_stats.h"
 #include "convolve.h"
+#include "recycled.h"
 
 namespace detnas {
 namespace cpu {
@@ -14,43 +15,35 @@ namespace {
 
 constexpr size_t kKept = 256 << 20;  // bytes of maps that a thread keeps between calls
 
-// What a block needs besides its results.
+// A map and what its reader applies to it.
+template <typename T>
+struct Pending {
+  Source<T> source;
+  int64_t channels = 0, height = 0, width = 0;
+};
+
+// What a block needs besides its results: three maps, of which a layer reads one, makes one and leaves alone what
+// the main branch has made, and what is pending on them.
 template <typename T>
 struct Memory {
-  Buffer<T> maps[3];  // what a layer reads, what it makes, and what the main branch has made
+  Buffer<T> maps[3], vectors[3];
   Partials<T> partials;
 
-  T* map(int i, int64_t size) {
+  // `size` numbers, of which `kept` knows nothing.
+  static T* of(Buffer<T>& kept, int64_t size) {
 #if defined(DETNAS_D2_CHECKED)
-    maps[i] = Buffer<T>(size, std::numeric_limits<T>::quiet_NaN());
+    kept = Buffer<T>(size, std::numeric_limits<T>::quiet_NaN());
 #endif
-    if (static_cast<int64_t>(maps[i].size()) < size) {
-      maps[i] = Buffer<T>();
-      maps[i].resize(size);
+    if (static_cast<int64_t>(kept.size()) < size) {
+      kept = Buffer<T>();
+      kept.resize(size);
     }
-    return maps[i].data();
+    return kept.data();
   }
   void shrink() {
     if ((maps[0].size() + maps[1].size() + maps[2].size()) * sizeof(T) <= kKept) return;
     for (Buffer<T>& map : maps) map = Buffer<T>();
   }
-};
-
-// A map and what its reader applies to it.
-template <typename T>
-struct Pending {
-  Source<T> source;
-  int64_t channels, height, width;
-  Padded<T> scale, shift;
-
-  Pending(Source<T> map, int64_t c, int64_t h, int64_t w, Padded<T> a, Padded<T> b, bool relu)
-      : source(map), channels(c), height(h), width(w), scale(std::move(a)), shift(std::move(b)) {
-    source.scale = scale.get();
-    source.shift = shift.get();
-    source.relu = relu;
-  }
-  Pending(Pending&&) = default;  // not copied: the source points to the vectors
-  Pending& operator=(Pending&&) = default;
 };
 
 // The layers of a block on one of its batches.
@@ -64,13 +57,11 @@ struct Layers {
 
   // Layers [first, last), the first depthwise convolution with `stride`. The result is in map `out`; the layers
   // before write to it and to map `other` in turn.
-  Pending<T> run(const Pending<T>& input, size_t first, size_t last, int64_t stride, int out, int other) {
-    const auto made = [&](const Pending<T>& x, size_t i) {
+  Pending<T> run(Pending<T> x, size_t first, size_t last, int64_t stride, int out, int other) {
+    for (size_t i = first; i < last; ++i) {
       const int64_t step = weights[i].size(2) > 1 ? std::exchange(stride, 1) : 1;
-      return layer(x, i, step, (last - i) % 2 == 1 ? out : other);
-    };
-    Pending<T> x = made(input, first);
-    for (size_t i = first + 1; i < last; ++i) x = made(x, i);
+      x = layer(x, i, step, (last - i) % 2 == 1 ? out : other);
+    }
     return x;
   }
 
@@ -78,27 +69,36 @@ struct Layers {
     const Tensor& w = weights[i];
     const bool spatial = w.size(2) > 1;
     const int64_t c = w.size(0), height = conv_out(x.height, stride), width = conv_out(x.width, stride);
-    const int64_t pixels = images * height * width;
-    Source<T> y;
+    const int64_t pixels = images * height * width, padded = round_up(c, kChannelPad) + kChannelPad;
+    Pending<T> y{{}, c, height, width};
     Sink<T> sink;
-    y.data = sink.out = memory.map(map, pixels * c);
-    y.ld = sink.ld = c;
+    y.source.data = sink.out = memory.of(memory.maps[map], pixels * c);
+    y.source.ld = sink.ld = c;
     if (pixels * c == 0) memory.partials.reset(0, c);
-    else if (spatial) depthwise(x, w, stride, height, width, sink);
+    else if (spatial) depthwise(x, w, stride, y, sink);
     else product(x, w, pixels, sink);
 
     const double n = static_cast<double>(pixels);
     *counts[i].template data_ptr<double>() = n;
     T *mean = means[i].template data_ptr<T>() + batch * c, *m2 = m2s[i].template data_ptr<T>() + batch * c;
     memory.partials.moments(mean, m2);
-    const Padded<T> gamma{OptTensor(gammas[i])}, beta{OptTensor(betas[i])};
-    Buffer<T> scale(c), shift(c);
-    fold_norm(n, mean, m2, gamma.get(), beta.get(), eps[i], c, scale.data(), shift.data());
-    return {y, c, height, width, Padded<T>(std::move(scale)), Padded<T>(std::move(shift)), !spatial};
+    const Tensor gamma = values(gammas[i]), beta = values(betas[i]);
+    T *scale = memory.of(memory.vectors[map], 2 * padded), *shift = scale + padded;
+    fold_norm(n, mean, m2, gamma.const_data_ptr<T>(), beta.const_data_ptr<T>(), eps[i], c, scale, shift);
+    std::fill(scale + c, scale + padded, T(0));
+    std::fill(shift + c, shift + padded, T(0));
+    y.source.scale = scale;
+    y.source.shift = shift;
+    y.source.relu = !spatial;
+    return y;
   }
 
-  void depthwise(const Pending<T>& x, const Tensor& w, int64_t stride, int64_t height, int64_t width,
-                 const Sink<T>& sink) {
+  static Tensor values(const Tensor& t) {
+    constexpr auto type = c10::CppTypeToScalarType<T>::value;
+    return (t.scalar_type() == type ? t : t.to(type)).contiguous();
+  }
+
+  void depthwise(const Pending<T>& x, const Tensor& w, int64_t stride, const Pending<T>& y, const Sink<T>& sink) {
     T* packed = workspace<T, 1>(packed_depthwise_size(w));
     pack_depthwise<T>(w, packed);
     DepthwiseArgs<T> args;
@@ -108,11 +108,11 @@ struct Layers {
     args.channels = x.channels;
     args.height = x.height;
     args.width = x.width;
-    args.out_height = height;
-    args.out_width = width;
+    args.out_height = y.height;
+    args.out_width = y.width;
     args.kernel = w.size(2);
     args.stride = stride;
-    memory.partials.reset(band_tasks(images, x.channels, height), x.channels);
+    memory.partials.reset(band_tasks(images, x.channels, y.height), x.channels);
     convolve_depthwise(args, images, &memory.partials);
   }
 
@@ -157,8 +157,8 @@ BlockStats run(const Tensor& left, const OptTensor& right, const OptTensor& scal
   shuffle.c_out_left = half;
   shuffle.ld_out_left = split ? half : channels;
   shuffle.ld_out_right = split ? channels - half : channels;
-  const Tensor a = empty_map(left.size(0), shuffle.ld_out_left, height, width, left);
-  const Tensor b = split ? empty_map(left.size(0), channels - half, height, width, left)
+  const Tensor a = recycled_map({left.size(0), shuffle.ld_out_left, height, width}, left.scalar_type());
+  const Tensor b = split ? recycled_map({left.size(0), channels - half, height, width}, left.scalar_type())
                          : at::empty({0}, left.options());
 
   for (int64_t i = 0; i < batches; ++i) {
@@ -166,9 +166,13 @@ BlockStats run(const Tensor& left, const OptTensor& right, const OptTensor& scal
     const auto vector = [&](const OptTensor& v) { return Padded<T>(batches == 1 ? v : vector_of(v, i)); };
     Layers<T> layers{memory, weights, gammas, betas, eps, counts, means, m2s, i, images};
     const Map<T> l = map_of(left), r = right ? map_of(*right) : l;
-    Pending<T> passing(l.source(), l.c, l.h, l.w, vector(scale), vector(shift), relu);
-    const Pending<T> half_read(r.source(), r.c, r.h, r.w, {}, {}, false);
-    const Pending<T> made = layers.run(right ? half_read : passing, 0, main, stride, 0, 1);
+    const Padded<T> given_scale = vector(scale), given_shift = vector(shift);
+    Pending<T> passing{l.source(), l.c, l.h, l.w};
+    passing.source.scale = given_scale.get();
+    passing.source.shift = given_shift.get();
+    passing.source.relu = relu;
+    const Pending<T> made =
+        layers.run(right ? Pending<T>{r.source(), r.c, r.h, r.w} : passing, 0, main, stride, 0, 1);
     if (!right) passing = layers.run(passing, main, count, stride, 1, 2);
     if (pixels == 0) continue;
     shuffle.left = passing.source;
