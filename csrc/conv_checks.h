@@ -190,13 +190,32 @@ inline void check_pack_block(at::TensorList weights, int64_t kernel, int64_t str
   check_block_weights(weights, weights[0], weights[0].size(kernel == 0 ? 0 : 1), kernel);
 }
 
+inline void check_out_method(int64_t out_method) {
+  TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
+}
+
+// Whether layer i of a block is the last one of a branch.
+inline bool is_last_layer(size_t i, size_t count, int64_t kernel) {
+  return i + 1 == main_layers(kernel) || i + 1 == count;
+}
+
+// Whether pack_shuffle_block parts the weights of branches' last layers: channels 0, 2, ... before 1, 3, ..., each
+// half whole panels of 16.
+inline bool are_parted(at::TensorList weights, int64_t kernel, int64_t out_method) {
+  if (out_method != 2) return false;
+  for (size_t i = 0; i < weights.size(); ++i)
+    if (is_last_layer(i, weights.size(), kernel) && weights[i].size(0) % 32 != 0) return false;
+  return true;
+}
+
+// Packed for this out_method.
 inline void check_packed_block(const Tensor& x, const OptTensor& right, at::TensorList weights,
                                at::TensorList packed, at::TensorList biases, int64_t kernel,
                                int64_t stride, int64_t method, int64_t out_method) {
   check_map(x, "x");
   check_block_options(kernel, stride);
   TORCH_CHECK(method == 1 || method == 2, "method: expected 1 or 2, got ", method);
-  TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
+  check_out_method(out_method);
   TORCH_CHECK(stride == 1 || !right, "right: expected at stride 1 only");
   if (right) {
     check_map(*right, "right");
@@ -209,6 +228,7 @@ inline void check_packed_block(const Tensor& x, const OptTensor& right, at::Tens
     TORCH_CHECK(size == count, "weights, packed, biases: expected ", count, " tensors each, got ",
                 weights.size(), ", ", packed.size(), " and ", biases.size());
   check_block_weights(weights, x, stride == 2 ? x.size(1) : right ? right->size(1) : x.size(1) / 2, kernel);
+  const bool parted = are_parted(weights, kernel, out_method);
   for (size_t i = 0; i < count; ++i) {
     const Tensor &w = weights[i], &p = packed[i];
     const Name name("packed", static_cast<int64_t>(i));
@@ -217,7 +237,8 @@ inline void check_packed_block(const Tensor& x, const OptTensor& right, at::Tens
     TORCH_CHECK(p.scalar_type() == stats_type(x), name, ": expected dtype ", stats_type(x), ", got ",
                 p.scalar_type());
     const int64_t depth = is_depthwise(kernel, i) ? w.size(2) * w.size(3) : w.size(1);
-    check_shape(p, {(w.size(0) + 15) / 16, depth, 16}, name);
+    if (parted && is_last_layer(i, count, kernel)) check_shape(p, {2, w.size(0) / 32, depth, 16}, name);
+    else check_shape(p, {(w.size(0) + 15) / 16, depth, 16}, name);
     TORCH_CHECK(p.is_contiguous(), name, ": expected a contiguous tensor, as pack_shuffle_block makes");
   }
   const int64_t main_out = weights[main_layers(kernel) - 1].size(0);
@@ -233,7 +254,7 @@ inline void check_block_stats(const Tensor& left, const OptTensor& right, const 
                               int64_t kernel, int64_t stride, int64_t out_method, int64_t batches) {
   check_map(left, "left");
   check_block_options(kernel, stride);
-  TORCH_CHECK(out_method >= 0 && out_method <= 2, "out_method: expected 0, 1 or 2, got ", out_method);
+  check_out_method(out_method);
   TORCH_CHECK(right.has_value() == (stride == 1), "right: expected at stride 1, and only there");
   TORCH_CHECK(stride == 2 || !(scale || shift || relu),
               "scale, shift, relu: expected nothing pending on left at stride 1");

@@ -76,7 +76,7 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
   m.def("digest(Tensor[] tensors, int[] counts) -> int[]");
   m.def("shuffle_block(Tensor x, Tensor[] weights, Tensor[] biases, int kernel, int stride,"
         " int method) -> Tensor");
-  m.def("pack_shuffle_block(Tensor[] weights, int kernel, int stride) -> Tensor[]");
+  m.def("pack_shuffle_block(Tensor[] weights, int kernel, int stride, int out_method=0) -> Tensor[]");
   m.def("shuffle_block_packed(Tensor x, Tensor? right, Tensor[] weights, Tensor[] packed, Tensor[] biases,"
         " int kernel, int stride, int method, int out_method) -> (Tensor out_left, Tensor out_right)");
   m.def("shuffle_blocks_packed(Tensor x, Tensor[] weights, Tensor[] packed, Tensor[] biases, int[] kernels,"

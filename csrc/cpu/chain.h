@@ -52,6 +52,19 @@ void grow(Buffer<T>& buffer, int64_t size) {
   if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
 }
 
+// Where the last stage's output goes: its channels, or from `channels` on those of `second`, whole panels.
+template <typename T>
+struct Output {
+  T* data = nullptr;
+  int64_t ld = 0;
+  T* second = nullptr;
+  int64_t channels = 0;
+  // From a pixel on.
+  Output at(int64_t pixel) const {
+    return {data + pixel * ld, ld, second ? second + pixel * ld : nullptr, channels};
+  }
+};
+
 template <typename T>
 struct Chain {
   std::vector<Stage<T>> stages;
@@ -77,8 +90,7 @@ struct Chain {
 
   // Makes the last stage's rows [begin, end) into `out`, which begins with row `begin`; the rows
   // before were the last ones made.
-  void make(std::vector<Rows<T>>& rows, int64_t image, int64_t begin, int64_t end, T* out,
-            int64_t ld_out) const {
+  void make(std::vector<Rows<T>>& rows, int64_t image, int64_t begin, int64_t end, const Output<T>& out) const {
     const int64_t count = stages.size();
     std::vector<int64_t> ends(count);
     for (int64_t i = count - 1, e = end; i >= 0; e = stages[i].last_input(e), --i) ends[i] = e;
@@ -100,13 +112,23 @@ struct Chain {
       Sink<T> sink;  // its first pixel: that of row `from`
       sink.bias = s.bias.get();
       sink.relu = s.relu;
-      sink.ld = is_last ? ld_out : s.out_channels;
-      sink.out = is_last ? out : memory(rows, stages, i).data() + (from - rows[i].first) * s.out_width * sink.ld;
+      if (is_last) {
+        put(out, sink);
+      } else {
+        sink.ld = s.out_channels;
+        sink.out = memory(rows, stages, i).data() + (from - rows[i].first) * s.out_width * sink.ld;
+      }
       convolve(s, source, sink, from, ends[i]);
       if (!is_last) rows[i].made = ends[i];
     }
   }
 
+  static void put(const Output<T>& out, Sink<T>& sink) {
+    sink.out = out.data;
+    sink.ld = out.ld;
+    sink.second = out.second;
+    sink.channels = out.channels;
+  }
   static GemmArgs<T> product(const Stage<T>& s, const Source<T>& source, const Sink<T>& sink) {
     GemmArgs<T> g;
     g.source = source;
@@ -161,7 +183,7 @@ struct Chain {
   }
 
   // Makes all rows of some images into `out`, one stage after the other: no row is made twice.
-  void make_together(Buffer<T> (&memory)[2], int64_t images, T* out, int64_t ld_out) const {
+  void make_together(Buffer<T> (&memory)[2], int64_t images, const Output<T>& out) const {
     Source<T> source = input;
     for (size_t i = 0; i < stages.size(); ++i) {
       const Stage<T>& s = stages[i];
@@ -170,8 +192,12 @@ struct Chain {
       Sink<T> sink;
       sink.bias = s.bias.get();
       sink.relu = s.relu;
-      sink.ld = is_last ? ld_out : s.out_channels;
-      sink.out = is_last ? out : memory[i % 2].data();
+      if (is_last) {
+        put(out, sink);
+      } else {
+        sink.ld = s.out_channels;
+        sink.out = memory[i % 2].data();
+      }
       share(s, source, sink, images);
       source = Source<T>();
       source.data = sink.out;

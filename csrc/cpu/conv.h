@@ -65,6 +65,7 @@ GemmArgs<T> of_columns(GemmArgs<T> g, int64_t first, int64_t count) {
   g.n = count;
   Sink<T>& s = g.sink;
   s.out += first;
+  s.channels -= first;
   for (const T** p : {&s.bias, &s.x, &s.scale, &s.shift})
     if (*p) *p += first;
   if (s.ref) s.ref += first;

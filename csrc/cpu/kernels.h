@@ -52,6 +52,8 @@ template <typename T>
 struct Sink {
   T* out = nullptr;
   int64_t ld = 0;
+  T* second = nullptr;  // if given, where channels from `channels` on go, whole panels
+  int64_t channels = 0;
   const T* bias = nullptr;
   bool relu = false;
   T* ref = nullptr;

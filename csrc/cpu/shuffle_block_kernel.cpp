@@ -12,11 +12,16 @@ int64_t packed_size_of(const Tensor& w) {
   return w.size(2) > 1 ? packed_depthwise_size(w) : packed_size<T>(w.size(0), w.size(1));
 }
 
+// `parted`: channels 0, 2, ... before channels 1, 3, ...
 template <typename T>
-void pack_layer(const Tensor& weight, T* out) {
+void pack_layer(const Tensor& weight, T* out, bool parted = false) {
   if (weight.size(2) > 1) return pack_depthwise<T>(weight, out);
   const Tensor w = weight.contiguous();
-  pack<T>(w.template const_data_ptr<T>(), w.size(1), 1, w.size(0), w.size(1), out);
+  const T* data = w.template const_data_ptr<T>();
+  const int64_t n = w.size(0), k = w.size(1);
+  if (!parted) return pack<T>(data, k, 1, n, k, out);
+  for (int64_t odd = 0; odd < 2; ++odd)
+    pack<T>(data + odd * k, 2 * k, 1, n / 2, k, out + odd * packed_size<T>(n / 2, k));
 }
 
 struct Block {
@@ -62,13 +67,15 @@ struct Branches {
     if (b.stride == 2) projection = make_chain<T>(b, main.stages.size(), 2, channels_left, height, width);
   }
 
-  // `weights`: packed.
-  void set(const std::vector<const T*>& weights, at::TensorList biases) {
+  // `weights`: packed; `parted`: those of branches' last stages.
+  void set(const std::vector<const T*>& weights, at::TensorList biases, bool parted) {
     size_t i = 0;
     for (Chain<T>* chain : {&main, &projection})
       for (Stage<T>& s : chain->stages) {
         s.weight = weights[i];
-        s.bias = Padded<T>(OptTensor(biases[i++]));
+        const Tensor& bias = biases[i++];
+        const bool part = parted && &s == &chain->stages.back();
+        s.bias = Padded<T>(OptTensor(part ? bias.reshape({-1, 2}).t().reshape({-1}) : bias));
       }
   }
 
@@ -92,78 +99,95 @@ struct Branches {
   bool together(int64_t parts) const { return parts > 1 && 8 * longest(parts) * parts > 9 * work(0, height()); }
 };
 
+// Where a block's output goes.
+template <typename T>
+struct Outputs {
+  Output<T> main, projection;  // of the branches, where nothing is left to shuffle in them
+  bool direct = false;         // they are
+  ShuffleArgs<T> shuffle;      // of what is left
+  bool any = false;            // something is
+};
+
 // The block with all threads at one stage after the other.
 template <typename T>
-void run_together(const Branches<T>& branches, ShuffleArgs<T> shuffle, int64_t images) {
+void run_together(const Branches<T>& branches, const Outputs<T>& outputs, int64_t images) {
   thread_local Buffer<T> memory[2], main_out, projection_out;  // kept: large allocations cost page faults
 #if defined(DETNAS_D2_CHECKED)
   memory[0] = memory[1] = main_out = projection_out = Buffer<T>();
 #endif
   const bool strided = !branches.projection.stages.empty();
   const int64_t pixels = images * branches.height() * branches.main.last().out_width;
-  if (shuffle.method == 0) {
-    branches.main.make_together(memory, images, shuffle.out_right, shuffle.ld_out_right);
-    if (strided)
-      return branches.projection.make_together(memory, images, shuffle.out_left, shuffle.ld_out_left);
+  ShuffleArgs<T> shuffle = outputs.shuffle;
+  if (outputs.direct) {
+    branches.main.make_together(memory, images, outputs.main);
+    if (strided) branches.projection.make_together(memory, images, outputs.projection);
   } else {
     auto made = [&](const Chain<T>& chain, Buffer<T>& out) {
       Source<T> source;
       source.ld = chain.last().out_channels;
       grow(out, pixels * source.ld + kChannelPad);
-      chain.make_together(memory, images, out.data(), source.ld);
+      chain.make_together(memory, images, {out.data(), source.ld});
       source.data = out.data();
       return source;
     };
     shuffle.right = made(branches.main, main_out);
     if (strided) shuffle.left = made(branches.projection, projection_out);
   }
+  if (!outputs.any) return;
   for_tasks(pixels, task_rows(pixels), [&](int64_t, int64_t begin, int64_t end) {
     kernels<T>().shuffle(shuffle, begin, end, workspace<T>(shuffle_workspace(shuffle.c_left + shuffle.c_right)));
   });
 }
 
 // left, right: what the branches read, `like` giving batch and size, `channels` of each; at stride 1
-// the left one passes as it is. out_method 0: concatenated, else shuffled and split.
+// the left one passes as it is. out_method 0: concatenated, else shuffled and split. `parted`: with method 2, weights
+// are packed so that branches leave channels 0, 2, ... in one half and 1, 3, ... in the other.
 template <typename T>
 std::tuple<Tensor, Tensor> run(const Tensor& like, const Source<T>& left, const Source<T>& right,
                                int64_t channels_left, int64_t channels_right,
                                const std::vector<const T*>& weights, at::TensorList biases, int64_t kernel,
-                               int64_t stride, int64_t out_method) {
+                               int64_t stride, int64_t out_method, bool parted) {
   const int64_t n = like.size(0);
   const Block b = block_of(biases, kernel, stride);
   Branches<T> branches(b, channels_left, channels_right, like.size(2), like.size(3));
-  branches.set(weights, biases);
+  branches.set(weights, biases, parted);
   Chain<T>&chain = branches.main, &projection = branches.projection;
   chain.input = right;
   projection.input = left;
   const int64_t oh = chain.last().out_height, ow = chain.last().out_width;
   const int64_t c_left = b.stride == 1 ? channels_left : projection.last().out_channels;
-  const int64_t c_right = chain.last().out_channels, c_out = c_left + c_right;
-  ShuffleArgs<T> shuffle;
+  const int64_t c_right = chain.last().out_channels, c_out = c_left + c_right, half = c_out / 2;
+  const bool joined = out_method == 0;
+  Tensor a = empty_map(n, joined ? c_out : half, oh, ow, like);
+  Tensor second = joined ? at::empty({0}, like.options()) : empty_map(n, c_out - half, oh, ow, like);
+  if (a.numel() == 0) return {a, second};
+
+  Outputs<T> outputs;
+  T *first_half = a.data_ptr<T>(), *second_half = joined ? nullptr : second.data_ptr<T>();
+  outputs.direct = joined || parted;
+  outputs.any = !outputs.direct || b.stride == 1;
+  if (joined) {
+    outputs.main = {first_half + c_left, c_out};
+    outputs.projection = {first_half, c_out};
+  } else if (parted) {
+    outputs.main = {first_half + c_left / 2, half, second_half + c_left / 2, c_right / 2};
+    outputs.projection = {first_half, half, second_half, c_left / 2};
+  }
+  ShuffleArgs<T>& shuffle = outputs.shuffle;
   shuffle.method = static_cast<int>(out_method);
   shuffle.c_left = c_left;
-  shuffle.c_right = out_method == 0 ? 0 : c_right;
-  shuffle.c_out_left = out_method == 0 ? c_left : c_out / 2;
+  shuffle.c_right = outputs.direct ? 0 : c_right;
+  shuffle.c_out_left = joined ? c_left : parted ? c_left / 2 : half;
   shuffle.left = left;
-  shuffle.ld_out_left = out_method == 0 ? c_out : c_out / 2;
-  shuffle.ld_out_right = c_out - (out_method == 0 ? 0 : c_out / 2);
-  Tensor a, second;
-  if (out_method == 0) {
-    a = empty_map(n, c_out, oh, ow, like);
-    second = at::empty({0}, like.options());
-    shuffle.out_left = a.data_ptr<T>();
-    shuffle.out_right = shuffle.out_left + c_left;
-  } else {
-    a = empty_map(n, c_out / 2, oh, ow, like);
-    second = empty_map(n, c_out - c_out / 2, oh, ow, like);
-    shuffle.out_left = a.data_ptr<T>();
-    shuffle.out_right = second.data_ptr<T>();
-  }
-  if (a.numel() == 0) return {a, second};
+  shuffle.out_left = first_half;
+  shuffle.out_right = joined ? first_half + c_left : second_half;
+  shuffle.ld_out_left = joined ? c_out : half;
+  shuffle.ld_out_right = joined ? c_out : c_out - half;
+
   // Results do not depend on the cut, so it may follow the number of threads.
   const int64_t parts = branches.parts(n, at::get_num_threads()), rows = branches.rows(parts);
   if (branches.together(parts)) {
-    run_together(branches, shuffle, n);
+    run_together(branches, outputs, n);
     return {a, second};
   }
   const int64_t step = b.stride == 1 ? chain.step() : std::min(chain.step(), projection.step());
@@ -183,29 +207,26 @@ std::tuple<Tensor, Tensor> run(const Tensor& like, const Source<T>& left, const 
         const int64_t until = std::min(r1, r + step);
         const int64_t p0 = (image * oh + r) * ow, p1 = (image * oh + until) * ow, pixels = p1 - p0;
         ShuffleArgs<T> s = shuffle;
-        if (out_method == 0) {
-          chain.make(main_rows, image, r, until, shuffle.out_right + p0 * c_out, c_out);
-          if (b.stride == 2)
-            projection.make(projection_rows, image, r, until, shuffle.out_left + p0 * c_out, c_out);
-          else
-            kernels<T>().shuffle(s, p0, p1, workspace<T>(shuffle_workspace(c_left)));
-          continue;
-        }
         auto made = [&](const Chain<T>& of, std::vector<Rows<T>>& kept, Buffer<T>& out, int64_t c) {
           const int64_t size = pixels * c + kChannelPad;
 #if defined(DETNAS_D2_CHECKED)
           out = Buffer<T>(size, std::numeric_limits<T>::quiet_NaN());
 #endif
           grow(out, size);
-          of.make(kept, image, r, until, out.data(), c);
+          of.make(kept, image, r, until, {out.data(), c});
           Source<T> source;
           source.data = out.data() - p0 * c;
           source.ld = c;
           return source;
         };
-        if (b.stride == 2) s.left = made(projection, projection_rows, projection_out, c_left);
-        s.right = made(chain, main_rows, main_out, c_right);
-        kernels<T>().shuffle(s, p0, p1, workspace<T>(shuffle_workspace(c_out)));
+        if (outputs.direct) {
+          chain.make(main_rows, image, r, until, outputs.main.at(p0));
+          if (b.stride == 2) projection.make(projection_rows, image, r, until, outputs.projection.at(p0));
+        } else {
+          if (b.stride == 2) s.left = made(projection, projection_rows, projection_out, c_left);
+          s.right = made(chain, main_rows, main_out, c_right);
+        }
+        if (outputs.any) kernels<T>().shuffle(s, p0, p1, workspace<T>(shuffle_workspace(s.c_left + s.c_right)));
       }
     }
   });
@@ -229,19 +250,23 @@ std::vector<Tensor> floats(at::TensorList list) {
   return out;
 }
 
-std::vector<Tensor> pack_shuffle_block(at::TensorList weights, int64_t kernel, int64_t stride) {
+std::vector<Tensor> pack_shuffle_block(at::TensorList weights, int64_t kernel, int64_t stride, int64_t out_method) {
   check_pack_block(weights, kernel, stride);
+  check_out_method(out_method);
+  const bool parted = are_parted(weights, kernel, out_method);
   std::vector<Tensor> packed;
-  for (const Tensor& given : weights) {
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const bool part = parted && is_last_layer(i, weights.size(), kernel);
+    const Tensor& given = weights[i];
     const Tensor w = is_reduced(given) ? given.to(at::kFloat) : given;
     const int64_t depth = w.size(2) > 1 ? w.size(2) * w.size(3) : w.size(1);
     Tensor out = at::empty({ceil_div(w.size(0), kPanel), depth, kPanel},
                            w.options().memory_format(at::MemoryFormat::Contiguous));
     dispatch(w, "pack_shuffle_block", [&](auto zero) {
       using T = decltype(zero);
-      pack_layer<T>(w, out.data_ptr<T>());
+      pack_layer<T>(w, out.data_ptr<T>(), part);
     });
-    packed.push_back(std::move(out));
+    packed.push_back(part ? out.view({2, -1, out.size(1), kPanel}) : std::move(out));
   }
   return packed;
 }
@@ -251,6 +276,7 @@ std::tuple<Tensor, Tensor> shuffle_block_packed(const Tensor& x, const OptTensor
                                                 at::TensorList biases, int64_t kernel, int64_t stride,
                                                 int64_t method, int64_t out_method) {
   check_packed_block(x, right, weights, packed, biases, kernel, stride, method, out_method);
+  const bool parted = are_parted(weights, kernel, out_method);
   if (is_reduced(x)) {
     const std::vector<Tensor> w = floats(weights), b = floats(biases);
     auto [y, z] = shuffle_block_packed(x.to(at::kFloat), to_type(right, at::kFloat), w, packed, b, kernel,
@@ -266,7 +292,7 @@ std::tuple<Tensor, Tensor> shuffle_block_packed(const Tensor& x, const OptTensor
     std::vector<const T*> pointers;
     for (const Tensor& t : packed) pointers.push_back(t.const_data_ptr<T>());
     return run<T>(map.tensor, first, second, halve ? map.c / 2 : map.c, halve ? map.c / 2 : other.c,
-                  pointers, biases, kernel, stride, out_method);
+                  pointers, biases, kernel, stride, out_method, parted);
   });
 }
 
@@ -286,7 +312,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
     memory += packed_size_of<T>(w);
   }
   const int64_t channels = stride == 1 ? map.c / 2 : map.c;
-  return std::get<0>(run<T>(map.tensor, left, right, channels, channels, packed, biases, kernel, stride, 0));
+  return std::get<0>(run<T>(map.tensor, left, right, channels, channels, packed, biases, kernel, stride, 0, false));
 }
 
 Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,

@@ -18,7 +18,7 @@ from detnas_d2.layers.kept_weights import staying
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import autocast_dtype, lower, operator
-from detnas_d2.ops.shuffle_block import PackedBlock, shuffle_blocks, takes_packed
+from detnas_d2.ops.shuffle_block import PackedBlock, out_methods, shuffle_blocks, takes_packed
 
 _is_cpu = attrgetter("is_cpu")
 if has_extension():
@@ -58,13 +58,15 @@ class Folded:
     def __init__(self, weights: list[Tensor], biases: list[Tensor]) -> None:
         self.weights, self.biases = weights, biases
         self._copies: dict[torch.dtype, Folded] = {}
-        self._packed: list[Tensor] | None = None
+        self._packed: dict[int, list[Tensor]] = {}
 
-    def packed(self, kernel: int, stride: int) -> list[Tensor]:
+    def packed(self, kernel: int, stride: int, out_method: int) -> list[Tensor]:
         """The weights of a block as the CPU's kernels read them, kept."""
-        if self._packed is None:
-            self._packed = ops.pack_shuffle_block(self.weights, kernel, stride)
-        return self._packed
+        if out_method not in self._packed:
+            self._packed[out_method] = ops.pack_shuffle_block(
+                self.weights, kernel, stride, out_method
+            )
+        return self._packed[out_method]
 
     def under_autocast(self, x: Tensor) -> Folded:
         """What autocast makes of them where ``x`` is: copies that are kept, or themselves."""
@@ -211,7 +213,7 @@ def eval_block(block: ShuffleBlock, x: Tensor, kept: Folded | None = None) -> Te
     own = kept.under_autocast(x)
     args = (x, own.weights, kept.biases)  # biases are added before anything is rounded
     options = (kernel_of(block), block.stride, block.shuffle_method)
-    packed = own.packed(*options[:2]) if takes_packed(x) else None
+    packed = own.packed(*options[:2], 0) if takes_packed(x) else None
     y = ops.shuffle_block(*args, *options, packed)
     assert isinstance(y, Tensor)
     return y
@@ -222,9 +224,11 @@ def eval_blocks(blocks: Sequence[ShuffleBlock], x: Tensor, ends: Sequence[int]) 
     every = folded_each(blocks)
     if takes_packed(x):
         packed = []
-        for block, kept in zip(blocks, every, strict=True):
+        strides, methods = [b.stride for b in blocks], [b.shuffle_method for b in blocks]
+        out = out_methods(strides, methods, ends)
+        for block, kept, out_method in zip(blocks, every, out, strict=True):
             own, options = kept.under_autocast(x), (kernel_of(block), block.stride)
-            lists = (own.weights, own.packed(*options), kept.biases)
+            lists = (own.weights, own.packed(*options, out_method), kept.biases)
             packed.append(PackedBlock(*lists, *options, block.shuffle_method))
         return shuffle_blocks(x, packed, ends)
     outputs = []

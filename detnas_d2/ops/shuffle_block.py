@@ -49,8 +49,8 @@ def shuffle_block(
         weights, biases: of the main branch (1x1, depthwise, 1x1; for xception three times
             depthwise, 1x1), then, at stride 2, of the projection (depthwise, 1x1).
         kernel: 3, 5, 7, or 0 for xception. method: channel shuffle at stride 1, 1 or 2.
-        packed: on the CPU, what :func:`pack_shuffle_block` made of the weights, of which only the
-            shapes are read then.
+        packed: on the CPU, what :func:`pack_shuffle_block` made of the weights for this
+            ``out_method``; only the weights' shapes are read then.
         right: with ``packed`` at stride 1: ``x`` and this are the halves of the shuffled input.
         out_method: with ``packed``, 1, 2: the output is shuffled this way and split, as a following
             block of stride 1 wants it.
@@ -78,7 +78,7 @@ def shuffle_block(
 
 
 class PackedBlock(NamedTuple):
-    """What :func:`shuffle_block` takes besides the input."""
+    """What :func:`shuffle_block` takes besides the input; packed for its :func:`out_methods`."""
 
     weights: list[Tensor]
     packed: list[Tensor]
@@ -86,6 +86,16 @@ class PackedBlock(NamedTuple):
     kernel: int
     stride: int
     method: int
+
+
+def out_methods(strides: Sequence[int], methods: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """How :func:`shuffle_blocks` shuffles each block's output: as a following block of stride 1
+    wants its halves, where the output itself is not wanted."""
+    last = len(strides) - 1
+    return [
+        methods[i + 1] if i < last and i + 1 not in ends and strides[i + 1] == 1 else 0
+        for i in range(len(strides))
+    ]
 
 
 def shuffle_blocks(x: Tensor, blocks: Sequence[PackedBlock], ends: Sequence[int]) -> list[Tensor]:
@@ -112,20 +122,25 @@ def takes_packed(x: Tensor) -> bool:
     return _PACKS and x.is_cpu
 
 
-def pack_shuffle_block(weights: Sequence[Tensor], kernel: int, stride: int) -> list[Tensor]:
+def pack_shuffle_block(
+    weights: Sequence[Tensor], kernel: int, stride: int, out_method: int = 0
+) -> list[Tensor]:
     """The weights of :func:`shuffle_block` as its kernels for the CPU read them.
 
     Args:
-        weights, kernel, stride: see there; on the CPU.
+        weights, kernel, stride, out_method: see there; on the CPU.
 
     Returns:
-        one tensor each, (ceil(N / 16), C or k * k, 16), float64 for float64, else float32. A copy:
+        one tensor each, (ceil(N / 16), C or k * k, 16), float64 for float64, else float32. With
+        ``out_method`` 2 and branches that end in multiples of 32 channels those of their last
+        convolutions are (2, N / 32, C, 16), channels 0, 2, ... before 1, 3, ...: each half of the
+        output by itself. A copy:
         later writes to the weights do not count.
 
     Raises:
         NotImplementedError, RuntimeError: as :func:`shuffle_block`.
     """
-    return _pack_shuffle_block(list(weights), kernel, stride)
+    return _pack_shuffle_block(list(weights), kernel, stride, out_method)
 
 
 def shuffle_block_stats(
@@ -196,10 +211,15 @@ def _fake(x, weights, biases, kernel, stride, method):
     return channels_last(x, n, main + (c // 2 if stride == 1 else c), *size)
 
 
-def _pack_fake(weights, kernel, stride):
+def _pack_fake(weights, kernel, stride, out_method=0):
+    last = {5 if kernel == 0 else 2, len(weights) - 1}
+    parted = out_method == 2 and all(weights[i].shape[0] % 32 == 0 for i in last)
+    depths = [w.shape[1] if w.shape[2] == 1 else w.shape[2] ** 2 for w in weights]
     return [
-        wide(w, (w.shape[0] + 15) // 16, w.shape[1] if w.shape[2] == 1 else w.shape[2] ** 2, 16)
-        for w in weights
+        wide(w, 2, w.shape[0] // 32, depth, 16)
+        if parted and i in last
+        else wide(w, (w.shape[0] + 15) // 16, depth, 16)
+        for i, (w, depth) in enumerate(zip(weights, depths, strict=True))
     ]
 
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detnas_d2 import ops
 from detnas_d2.ops import reference
-from detnas_d2.ops.shuffle_block import PackedBlock, shuffle_blocks
+from detnas_d2.ops.shuffle_block import PackedBlock, out_methods, shuffle_blocks
 from tests.ops.compare import (
     CAPABILITIES,
     TOLERANCE,
@@ -145,7 +145,7 @@ def packed_call(
     x: Tensor, right: Tensor | None, weights: list, biases: list, *options: int
 ) -> Tensor | tuple:
     kernel, stride, method, out_method = options
-    packed = ops.pack_shuffle_block(weights, kernel, stride)
+    packed = ops.pack_shuffle_block(weights, kernel, stride, out_method)
     args = (kernel, stride, method, packed, right, out_method)
     return ops.shuffle_block(x, weights, biases, *args)
 
@@ -153,7 +153,9 @@ def packed_call(
 @pytest.mark.parametrize("name", CAPABILITIES)
 @pytest.mark.parametrize("kernel", [3, 5, 7, 0])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(2, 4, 1, 2), (2, 20, 13, 9), (1, 64, 40, 56), (1, 160, 7, 45)])
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 1, 2), (2, 20, 13, 9), (1, 64, 40, 56), (1, 160, 7, 45), (2, 320, 5, 9)]
+)
 def test_packed_blocks_between_halves(name: str, kernel: int, stride: int, shape: tuple) -> None:
     torch.manual_seed(0)
     c = shape[1]
@@ -211,6 +213,13 @@ def test_packed_block_dtypes_nan_errors_and_opcheck() -> None:
     opcheck(op, (x, None, weights, packed, biases, 3, 1, 2, 0))
     opcheck(op, (x[:, :4], x[:, 4:], weights, packed, biases, 3, 1, 2, 1))
     opcheck(torch.ops.detnas_d2.pack_shuffle_block, (weights, 3, 1))
+    parted, their_biases = block(64, 0, 2)
+    opcheck(torch.ops.detnas_d2.pack_shuffle_block, (parted, 0, 2, 2))
+    with pytest.raises(RuntimeError, match=r"packed\[5\]: expected shape"):
+        whole = ops.pack_shuffle_block(parted, 0, 2)
+        ops.shuffle_block(torch.randn(1, 64, 5, 5), parted, their_biases, 0, 2, 2, whole, None, 2)
+    with pytest.raises(RuntimeError, match="out_method: expected 0, 1 or 2, got 3"):
+        ops.pack_shuffle_block(weights, 3, 1, 3)
     a, b = ops.shuffle_block(x[:0], weights, biases, 3, 1, 2, packed, None, 2)
     assert a.shape == b.shape == (0, 4, 5, 5)
     poisoned = x.clone()
@@ -246,6 +255,15 @@ def chain(name: str, channels: int, dtype: torch.dtype = torch.float32) -> list[
     return blocks
 
 
+def packed_for(blocks: list[PackedBlock], ends: list[int]) -> list[PackedBlock]:
+    """The blocks for one call that leaves the outputs after so many of them."""
+    methods = out_methods([b.stride for b in blocks], [b.method for b in blocks], ends)
+    return [
+        b._replace(packed=ops.pack_shuffle_block(b.weights, b.kernel, b.stride, out_method))
+        for b, out_method in zip(blocks, methods, strict=True)
+    ]
+
+
 def one_by_one(x: Tensor, blocks: list[PackedBlock]) -> list[Tensor]:
     outputs = []
     for weights, packed, biases, *options in blocks:
@@ -258,7 +276,7 @@ def one_by_one(x: Tensor, blocks: list[PackedBlock]) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @torch.no_grad()
 def test_blocks_in_one_call_have_the_bits_of_one_by_one(name: str, dtype: torch.dtype) -> None:
-    for shape in ((2, 8, 17, 23), (1, 24, 1, 2), (0, 8, 5, 7)):
+    for shape in ((2, 8, 17, 23), (1, 24, 1, 2), (1, 64, 9, 5), (0, 8, 5, 7)):
         blocks, x = chain(name, shape[1], dtype), torch.randn(shape).to(dtype)
         some = [n for n in range(1, len(blocks)) if n % 2]
         for ends in ([len(blocks)], [*some, len(blocks)], list(range(1, len(blocks) + 1))):
@@ -266,7 +284,7 @@ def test_blocks_in_one_call_have_the_bits_of_one_by_one(name: str, dtype: torch.
                 for autocast in (False, True):
                     with torch.autocast("cpu", torch.float16, enabled=autocast):
                         expected = one_by_one(given, blocks)
-                        found = shuffle_blocks(given, blocks, ends)
+                        found = shuffle_blocks(given, packed_for(blocks, ends), ends)
                     for end, y in zip(ends, found, strict=True):
                         assert y.dtype == expected[end - 1].dtype
                         assert torch.equal(y, expected[end - 1])

@@ -202,7 +202,7 @@ void shuffle(const ShuffleArgs<T>& a, int64_t begin, int64_t end, T* work) {
   const bool plain = a.left.order == Order::kPlain && a.right.order == Order::kPlain;
   // The cases of whole vectors, without a copy between.
   const bool halved = plain && a.c_left % 2 == 0 && a.c_right % 2 == 0 && a.c_left >= 2 * L &&
-                      a.c_right >= 2 * L && 2 * a.c_out_left == channels;
+                      (a.c_right == 0 || a.c_right >= 2 * L) && 2 * a.c_out_left == channels;
   if (a.method == 2 && halved) {
     const int64_t h = a.c_left / 2;
     split_channels(a.left, begin, end, a.c_left, a.out_left, a.ld_out_left, a.out_right, a.ld_out_right);

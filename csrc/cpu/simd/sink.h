@@ -23,9 +23,9 @@ struct SinkLane {
   const T* next_x = nullptr;
 
   DETNAS_INLINE SinkLane(const Sink<T>& sink, int64_t channel, int64_t left)
-      : out(sink.out + channel), x(sink.x ? sink.x + channel : nullptr), ld(sink.ld), ld_x(sink.ld_x),
-        affine(sink.scale != nullptr), x_relu(sink.x_relu), c(channel), n(left),
-        full(left >= Vec<T>::size), s(sink) {
+      : out(sink.second && channel >= sink.channels ? sink.second + channel - sink.channels : sink.out + channel),
+        x(sink.x ? sink.x + channel : nullptr), ld(sink.ld), ld_x(sink.ld_x), affine(sink.scale != nullptr),
+        x_relu(sink.x_relu), c(channel), n(left), full(left >= Vec<T>::size), s(sink) {
     if (s.bias) bias = load(s.bias + c);
     floor = splat<T>(s.relu ? T(0) : -__builtin_inf());
     if (M == Mode::kStats) ref = load(s.ref + c);
