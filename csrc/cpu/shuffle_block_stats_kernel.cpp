@@ -7,7 +7,6 @@
 #include "../batches.h"
 #include "../shuffle_block_stats.h"
 #include "convolve.h"
-#include "recycled.h"
 
 namespace detnas {
 namespace cpu {
@@ -157,8 +156,8 @@ BlockStats run(const Tensor& left, const OptTensor& right, const OptTensor& scal
   shuffle.c_out_left = half;
   shuffle.ld_out_left = split ? half : channels;
   shuffle.ld_out_right = split ? channels - half : channels;
-  const Tensor a = recycled_map({left.size(0), shuffle.ld_out_left, height, width}, left.scalar_type());
-  const Tensor b = split ? recycled_map({left.size(0), channels - half, height, width}, left.scalar_type())
+  const Tensor a = empty_map(left.size(0), shuffle.ld_out_left, height, width, left);
+  const Tensor b = split ? empty_map(left.size(0), channels - half, height, width, left)
                          : at::empty({0}, left.options());
 
   for (int64_t i = 0; i < batches; ++i) {

@@ -226,7 +226,7 @@ for _kernel in (0, 3, 5, 7):
             ),
             (
                 "pack_shuffle_block",
-                lambda k=_kernel, s=_stride: [block_weights(k, s), k, s],
+                lambda k=_kernel, s=_stride: [block_weights(k, s), k, s, 0],
                 {"weights": (0, 1)},
             ),
             (
