@@ -71,6 +71,24 @@ def test_depthwise(name: str, kernel: int, shape: tuple) -> None:
                 check_values(ops.depthwise_conv, reference.depthwise_conv, args, 5e-5)
 
 
+@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_depthwise_makes_the_same_of_a_whole_slab_and_of_a_part(name: str, kernel: int) -> None:
+    """A slab's rows may be read in place or as strips need them; those of a part are copied."""
+    torch.manual_seed(0)
+    sizes = ((3, 5), (1, 1), (18, 13), (9, 30), (17, 41))
+    for (height, width), stride in itertools.product(sizes, (1, 2)):
+        x, w = channels_last(torch.randn(2, 16, height, width)), torch.randn(16, 1, kernel, kernel)
+        for a, b, relu in ((None, None, False), affine(16), (*affine(16)[:2], False)):
+            for stats in (False, True):
+                rest = (relu, None, False, stats, stride)
+                with capability(name):
+                    whole, _ = ops.depthwise_conv(x, w, a, b, *rest)
+                    vectors = [None if v is None else v[:15] for v in (a, b)]
+                    part, _ = ops.depthwise_conv(x[:, :15], w[:15], *vectors, *rest)
+                assert torch.equal(whole[:, :15], part), (height, width, stride, relu, stats)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes(dtype: torch.dtype) -> None:
     x, w = torch.randn(1, 6, 9, 7).to(dtype), torch.randn(6, 1, 5, 5).to(dtype)

@@ -23,13 +23,18 @@ struct Ring {
   DETNAS_INLINE bool inside(int64_t y) const { return y >= 0 && y < height; }
   // Start of row y's pixel -left.
   DETNAS_INLINE T* row(int64_t y) const { return data + (y % rows) * row_size; }
-  // Loads rows up to and including `last`; rows before `first` will not be asked for again.
-  DETNAS_INLINE void advance(int64_t first, int64_t last) {
-    if (!started || next < first) next = first;
+  // Rows up to and including `last` are to be read, from the one that is returned on; rows before `first` will
+  // not be asked for again.
+  DETNAS_INLINE int64_t claim(int64_t first, int64_t last) {
+    const int64_t begin = started && next > first ? next : first;
     started = true;
-    for (; next <= last; ++next)
-      if (inside(next))
-        transform(source, (image * height + next) * width, width, c_begin, channels,
-                  row(next) + left * kSlab, kSlab);
+    next = last < begin ? begin : last + 1;
+    return begin;
+  }
+  DETNAS_INLINE void advance(int64_t first, int64_t last) {
+    for (int64_t y = claim(first, last); y <= last; ++y)
+      if (inside(y))
+        transform(source, (image * height + y) * width, width, c_begin, channels,
+                  row(y) + left * kSlab, kSlab);
   }
 };
