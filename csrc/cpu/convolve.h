@@ -5,8 +5,8 @@
 namespace detnas {
 namespace cpu {
 
-// The product of `args` over `rows` pixels, one at least. What is pending on its input without ReLU moves into the matrix and
-// a bias, if that is less work than applying it. `partials`, if any, gets the statistics of the tasks, of
+// The product of `args` over `rows` pixels, one at least. What is pending on its input without ReLU moves into the
+// matrix and a bias, if that is less work than applying it. `partials`, if any, gets the statistics of the tasks, of
 // task_rows(rows) pixels each, from `channel` on.
 template <typename T>
 void multiply(GemmArgs<T> args, int64_t rows, Partials<T>* partials, int64_t channel = 0) {

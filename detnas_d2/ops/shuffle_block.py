@@ -134,8 +134,7 @@ def pack_shuffle_block(
         one tensor each, (ceil(N / 16), C or k * k, 16), float64 for float64, else float32. With
         ``out_method`` 2 and branches that end in multiples of 32 channels those of their last
         convolutions are (2, N / 32, C, 16), channels 0, 2, ... before 1, 3, ...: each half of the
-        output by itself. A copy:
-        later writes to the weights do not count.
+        output by itself. A copy: later writes to the weights do not count.
 
     Raises:
         NotImplementedError, RuntimeError: as :func:`shuffle_block`.
