@@ -208,6 +208,17 @@ inline bool are_parted(at::TensorList weights, int64_t kernel, int64_t out_metho
   return true;
 }
 
+// A weight w as pack_shuffle_block packs it.
+inline void check_packed_layer(const Tensor& p, const Tensor& w, const Tensor& x, bool parted, Name name) {
+  check_device(p, x, name);
+  TORCH_CHECK(p.scalar_type() == stats_type(x), name, ": expected dtype ", stats_type(x), ", got ",
+              p.scalar_type());
+  const int64_t depth = w.size(2) > 1 ? w.size(2) * w.size(3) : w.size(1);
+  if (parted) check_shape(p, {2, w.size(0) / 32, depth, 16}, name);
+  else check_shape(p, {(w.size(0) + 15) / 16, depth, 16}, name);
+  TORCH_CHECK(p.is_contiguous(), name, ": expected a contiguous tensor, as pack_shuffle_block makes");
+}
+
 // Packed for this out_method.
 inline void check_packed_block(const Tensor& x, const OptTensor& right, at::TensorList weights,
                                at::TensorList packed, at::TensorList biases, int64_t kernel,
@@ -230,16 +241,9 @@ inline void check_packed_block(const Tensor& x, const OptTensor& right, at::Tens
   check_block_weights(weights, x, stride == 2 ? x.size(1) : right ? right->size(1) : x.size(1) / 2, kernel);
   const bool parted = are_parted(weights, kernel, out_method);
   for (size_t i = 0; i < count; ++i) {
-    const Tensor &w = weights[i], &p = packed[i];
-    const Name name("packed", static_cast<int64_t>(i));
-    check_vector(biases[i], x, w.size(0), {"biases", static_cast<int64_t>(i)});
-    check_device(p, x, name);
-    TORCH_CHECK(p.scalar_type() == stats_type(x), name, ": expected dtype ", stats_type(x), ", got ",
-                p.scalar_type());
-    const int64_t depth = is_depthwise(kernel, i) ? w.size(2) * w.size(3) : w.size(1);
-    if (parted && is_last_layer(i, count, kernel)) check_shape(p, {2, w.size(0) / 32, depth, 16}, name);
-    else check_shape(p, {(w.size(0) + 15) / 16, depth, 16}, name);
-    TORCH_CHECK(p.is_contiguous(), name, ": expected a contiguous tensor, as pack_shuffle_block makes");
+    check_vector(biases[i], x, weights[i].size(0), {"biases", static_cast<int64_t>(i)});
+    check_packed_layer(packed[i], weights[i], x, parted && is_last_layer(i, count, kernel),
+                       {"packed", static_cast<int64_t>(i)});
   }
   const int64_t main_out = weights[main_layers(kernel) - 1].size(0);
   const int64_t passing = stride == 2 ? weights[count - 1].size(0) : right ? x.size(1) : x.size(1) / 2;

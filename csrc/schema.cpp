@@ -85,4 +85,8 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor[] weights, Tensor[] gammas, Tensor[] betas, float[] eps, int kernel, int stride,"
         " int out_method, int batches=1) -> (Tensor out_left, Tensor out_right, Tensor[] count,"
         " Tensor[] mean, Tensor[] m2)");
+  m.def("shuffle_blocks_stats(Tensor x, Tensor? scale, Tensor? shift, bool relu, Tensor[] weights,"
+        " Tensor[] packed, Tensor[] gammas, Tensor[] betas, float[] eps, int[] kernels, int[] strides,"
+        " int[] methods, int[] ends, int batches=1) -> (Tensor[] outputs, Tensor[] count, Tensor[] mean,"
+        " Tensor[] m2)");
 }

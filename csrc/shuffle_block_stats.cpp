@@ -84,8 +84,104 @@ BlockStats composed_block_stats(const Tensor& left, const OptTensor& right, cons
   return {a, b, std::move(layers.counts), std::move(layers.means), std::move(layers.m2s)};
 }
 
+void Blocks::check() const {
+  const size_t count = kernels.size();
+  TORCH_CHECK(count > 0 && strides.size() == count && methods.size() == count,
+              "kernels, strides, methods: expected one of each block, got ", count, ", ", strides.size(), " and ",
+              methods.size());
+  for (size_t i = 0; i < count; ++i) {
+    check_block_options(kernels[i], strides[i]);
+    TORCH_CHECK(methods[i] == 1 || methods[i] == 2, "methods: expected 1 or 2, got ", methods[i]);
+  }
+  int64_t before = 0;
+  for (const int64_t end : ends) {
+    TORCH_CHECK(end > before, "ends: expected ascending from 1, got ", ends);
+    before = end;
+  }
+  TORCH_CHECK(before == static_cast<int64_t>(count), "ends: expected ", count, " last, got ", ends);
+}
+
+void check_blocks_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, at::TensorList weights,
+                        at::TensorList packed, at::TensorList gammas, at::TensorList betas,
+                        at::ArrayRef<double> eps, const Blocks& blocks, int64_t batches) {
+  check_map(x, "x");
+  check_affine(scale, shift, x, "scale", "shift", batches);
+  blocks.check();
+  size_t count = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) count += blocks.layers(i);
+  for (const size_t size : {weights.size(), gammas.size(), betas.size(), eps.size()})
+    TORCH_CHECK(size == count, "weights, gammas, betas, eps: expected ", count, " each, got ", weights.size(),
+                ", ", gammas.size(), ", ", betas.size(), " and ", eps.size());
+  TORCH_CHECK(packed.empty() || (x.is_cpu() && packed.size() == count), "packed: expected on the CPU alone, ", count,
+              " or none, got ", packed.size());
+  int64_t channels = x.size(1);
+  size_t first = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const size_t main = main_layers(blocks.kernels[i]), size = blocks.layers(i);
+    const at::TensorList own = weights.slice(first, size);
+    const bool halved = blocks.strides[i] == 1;
+    TORCH_CHECK(!halved || channels % 2 == 0, "x, weights: expected an even number of channels for block ", i,
+                " of stride 1, got ", channels);
+    check_block_weights(own, x, halved ? channels / 2 : channels, blocks.kernels[i]);
+    channels = own[main - 1].size(0) + (halved ? channels / 2 : own[size - 1].size(0));
+    first += size;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const auto index = static_cast<int64_t>(i);
+    check_vector(gammas[i], x, weights[i].size(0), {"gammas", index});
+    check_vector(betas[i], x, weights[i].size(0), {"betas", index});
+    if (!packed.empty()) check_packed_layer(packed[i], weights[i], x, false, {"packed", index});
+  }
+}
+
+BlocksInput blocks_input(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu,
+                         const Blocks& blocks, int64_t batches) {
+  if (blocks.strides[0] == 2) return {x, {}, scale, shift, relu};
+  static const auto shuffle = handle<Shuffle>("detnas_d2::shuffle_concat");
+  const int64_t half = x.size(1) / 2;
+  const auto part = [&](const OptTensor& v, int64_t from) {
+    return v ? OptTensor(v->narrow(-1, from, half)) : OptTensor();
+  };
+  auto [left, right] = shuffle.call(x.narrow(1, 0, half), x.narrow(1, half, half), part(scale, 0), part(shift, 0),
+                                    part(scale, half), part(shift, half), relu, relu, blocks.methods[0], true,
+                                    batches);
+  return {left, right, {}, {}, false};
+}
+
+BlocksStats composed_blocks_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu,
+                                  at::TensorList weights, at::TensorList packed, at::TensorList gammas,
+                                  at::TensorList betas, at::ArrayRef<double> eps, at::IntArrayRef kernels,
+                                  at::IntArrayRef strides, at::IntArrayRef methods, at::IntArrayRef ends,
+                                  int64_t batches) {
+  const Blocks blocks{kernels, strides, methods, ends};
+  check_blocks_stats(x, scale, shift, weights, packed, gammas, betas, eps, blocks, batches);
+  const at::AutoDispatchBelowAutograd guard;
+  static const auto block = handle<decltype(composed_block_stats)>("detnas_d2::shuffle_block_stats");
+  BlocksStats result;
+  auto& [outputs, counts, means, m2s] = result;
+  BlocksInput in = blocks_input(x, scale, shift, relu, blocks, batches);
+  size_t first = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const size_t size = blocks.layers(i);
+    const int64_t method = blocks.out_method(i, outputs.size());
+    auto [a, b, count, mean, m2] = block.call(
+        in.left, in.right, in.scale, in.shift, in.relu, weights.slice(first, size), gammas.slice(first, size),
+        betas.slice(first, size), eps.slice(first, size), kernels[i], strides[i], method, batches);
+    for (auto [all, own] : {std::pair(&counts, &count), std::pair(&means, &mean), std::pair(&m2s, &m2)})
+      std::move(own->begin(), own->end(), std::back_inserter(*all));
+    if (ends[outputs.size()] == static_cast<int64_t>(i + 1)) outputs.push_back(a);
+    // A block of stride 1 after an output that is wanted shuffles it.
+    const bool more = i + 1 < blocks.size(), halve = more && strides[i + 1] == 1 && method == 0;
+    if (halve) in = blocks_input(a, {}, {}, false, {kernels.slice(i + 1), strides.slice(i + 1), methods.slice(i + 1), {}}, batches);
+    else in = {std::move(a), method ? OptTensor(std::move(b)) : OptTensor(), {}, {}, false};
+    first += size;
+  }
+  return result;
+}
+
 }  // namespace detnas
 
 TORCH_LIBRARY_IMPL(detnas_d2, CompositeExplicitAutograd, m) {
   m.impl("shuffle_block_stats", &detnas::composed_block_stats);
+  m.impl("shuffle_blocks_stats", &detnas::composed_blocks_stats);
 }

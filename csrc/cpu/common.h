@@ -81,6 +81,17 @@ Map<T> as_map(const Tensor& x, bool strided = false) {
   return m;
 }
 
+// The halves of a map of some channels, one beside the other, shuffled by `method`; nothing is pending on it.
+template <typename T>
+std::pair<Source<T>, Source<T>> shuffled_halves(const Source<T>& map, int64_t channels, int64_t method) {
+  Source<T> left = map, right = map;
+  left.order = right.order = method == 2 ? Order::kStrided : Order::kInterleaved;
+  left.half = right.half = channels / 2;
+  if (method == 2) right.data += 1;
+  else right.first = channels / 2;
+  return {left, right};
+}
+
 inline Tensor empty_map(int64_t n, int64_t c, int64_t h, int64_t w, const Tensor& like) {
   return at::empty({n, c, h, w}, like.options().memory_format(at::MemoryFormat::ChannelsLast));
 }

@@ -233,17 +233,6 @@ std::tuple<Tensor, Tensor> run(const Tensor& like, const Source<T>& left, const 
   return {a, second};
 }
 
-// The halves of a map shuffled by `method`.
-template <typename T>
-std::pair<Source<T>, Source<T>> shuffled_halves(const Map<T>& map, int64_t method) {
-  Source<T> left = map.source(), right = left;
-  left.order = right.order = method == 2 ? Order::kStrided : Order::kInterleaved;
-  left.half = right.half = map.c / 2;
-  if (method == 2) right.data += 1;
-  else right.first = map.c / 2;
-  return {left, right};
-}
-
 std::vector<Tensor> floats(at::TensorList list) {
   std::vector<Tensor> out;
   for (const Tensor& t : list) out.push_back(t.to(at::kFloat));
@@ -288,7 +277,7 @@ std::tuple<Tensor, Tensor> shuffle_block_packed(const Tensor& x, const OptTensor
     const Map<T> map = as_map<T>(x, right.has_value()), other = right ? as_map<T>(*right, true) : map;
     Source<T> first = map.source(), second = other.source();
     const bool halve = stride == 1 && !right;
-    if (halve) std::tie(first, second) = shuffled_halves(map, method);
+    if (halve) std::tie(first, second) = shuffled_halves(first, map.c, method);
     std::vector<const T*> pointers;
     for (const Tensor& t : packed) pointers.push_back(t.const_data_ptr<T>());
     return run<T>(map.tensor, first, second, halve ? map.c / 2 : map.c, halve ? map.c / 2 : other.c,
@@ -301,7 +290,7 @@ Tensor forward(const Tensor& x, at::TensorList weights, at::TensorList biases, i
                int64_t stride, int64_t method) {
   const Map<T> map = as_map<T>(x);
   Source<T> left = map.source(), right = left;
-  if (stride == 1) std::tie(left, right) = shuffled_halves(map, method);
+  if (stride == 1) std::tie(left, right) = shuffled_halves(left, map.c, method);
   int64_t size = 0;
   for (const Tensor& w : weights) size += packed_size_of<T>(w);
   T* memory = workspace<T, 1>(size);

@@ -13,7 +13,8 @@ from detnas_d2.ops.conv_bn import bn_stats_fold, depthwise_conv_bn, pointwise_co
 from detnas_d2.ops.extension import build_info, has_extension
 from detnas_d2.ops.mixed_sum import mixed_sum
 from detnas_d2.ops.roi_align import roi_align
-from detnas_d2.ops.shuffle_block import pack_shuffle_block, shuffle_block, shuffle_block_stats
+from detnas_d2.ops.shuffle_block import pack_shuffle_block, shuffle_block
+from detnas_d2.ops.shuffle_block_stats import shuffle_block_stats
 from detnas_d2.ops.shuffle_block_training import shuffle_block_training
 from detnas_d2.ops.shuffle_concat import shuffle_concat
 

@@ -40,6 +40,7 @@ _OPERATORS = (
     "shuffle_block_packed",
     "shuffle_blocks_packed",
     "shuffle_block_stats",
+    "shuffle_blocks_stats",
     "pack_shuffle_block",
     "roi_align",
     "digest",

@@ -95,6 +95,16 @@ def shuffle_block_stats(left: Shape, *args: Any, **_: object) -> int:
     return block(left, weights, kernel, stride)
 
 
+def shuffle_blocks_stats(x: Shape, *args: Any, **_: object) -> int:
+    weights, kernels, strides = args[3], args[8], args[9]
+    total, first = 0, 0
+    for kernel, stride in zip(kernels, strides, strict=True):
+        end = first + (6 if kernel == 0 else 3) + 2 * (stride == 2)
+        total += block(x, weights[first:end], kernel, stride)
+        x, first = strided(x, stride), end
+    return total
+
+
 if has_extension():
     for _name, _formula in (
         ("pointwise_conv", pointwise_conv),
@@ -110,5 +120,6 @@ if has_extension():
         ("shuffle_block", shuffle_block),
         ("shuffle_block_packed", shuffle_block_packed),
         ("shuffle_block_stats", shuffle_block_stats),
+        ("shuffle_blocks_stats", shuffle_blocks_stats),
     ):
         register_flop_formula(getattr(torch.ops.detnas_d2, _name))(_formula)

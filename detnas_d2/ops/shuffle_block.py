@@ -1,5 +1,4 @@
-"""A whole ShuffleNetV2 block without gradients: BatchNorms folded into weights and biases
-(evaluation), or normalising with the statistics of the batch (recalibration)."""
+"""ShuffleNetV2 blocks in evaluation: BatchNorms folded into weights and biases, no gradients."""
 
 from __future__ import annotations
 
@@ -11,14 +10,12 @@ from torch import Tensor
 
 from detnas_d2.ops import reference
 from detnas_d2.ops.extension import has_cpu_kernel, has_extension
-from detnas_d2.ops.reference import BNStats
 from detnas_d2.ops.registration import (
     absent,
     by_reference,
     caller,
     channels_last,
     compiled,
-    fake_stats,
     lower,
     operator,
     register_autocast,
@@ -142,67 +139,6 @@ def pack_shuffle_block(
     return _pack_shuffle_block(list(weights), kernel, stride, out_method)
 
 
-def shuffle_block_stats(
-    left: Tensor,
-    right: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    relu: bool,
-    weights: Sequence[Tensor],
-    gammas: Sequence[Tensor],
-    betas: Sequence[Tensor],
-    eps: Sequence[float],
-    kernel: int,
-    stride: int,
-    out_method: int,
-    batches: int = 1,
-) -> tuple[Tensor | tuple[Tensor, Tensor], list[BNStats]]:
-    """The same block, every convolution followed by a BatchNorm with the statistics of its batch.
-
-    Without gradients; :func:`shuffle_block_training` has them.
-
-    Args:
-        left, right: stride 1: the halves of the shuffled input; stride 2: the input, and None.
-        scale, shift, relu: what is pending on the input at stride 2, as for
-            :func:`pointwise_conv`; nothing at stride 1.
-        weights, kernel: see :func:`shuffle_block`. gammas, betas, eps: of the BatchNorms.
-        out_method: 0: the output is concatenated; 1, 2: shuffled this way and split, as a
-            following block of stride 1 wants it.
-        batches: of how many batches the N images are, each normalised by itself: scale, shift and
-            statistics are (batches, C) where there are several, see
-            :func:`detnas_d2.ops.bn_stats_fold`.
-
-    Returns:
-        the output (N, C', H', W') channels_last or its halves, and the :class:`BNStats` of every
-        convolution's output, in the order of the weights.
-
-    Raises:
-        NotImplementedError, RuntimeError: as :func:`shuffle_block`.
-    """
-    args = (left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride)
-    if not compiled(left):
-        of = reference.shuffle_block_stats
-        return by_reference("shuffle_block_stats", of, *args, out_method, batches)
-    a, b, *stats = _shuffle_block_stats(*args, out_method, batches)
-    return (a, b) if out_method else a, list(map(BNStats, *stats))
-
-
-def _stats_fake(
-    left, right, scale, shift, relu, weights, gammas, betas, eps, kernel, stride, out_method,
-    batches=1,
-):  # fmt: skip
-    n, c, h, w = left.shape
-    stats = [fake_stats(left, True, weight.shape[0], batches) for weight in weights]
-    channels = c + weights[5 if kernel == 0 else 2].shape[0]
-    size = (-(-h // stride), -(-w // stride))
-    if out_method:
-        half = channels // 2
-        outs = [channels_last(left, n, k, *size) for k in (half, channels - half)]
-    else:
-        outs = [channels_last(left, n, channels, *size), left.new_empty(0)]
-    return *outs, *(list(column) for column in zip(*stats, strict=True))
-
-
 def _fake(x, weights, biases, kernel, stride, method):
     n, c, h, w = x.shape
     main = weights[5 if kernel == 0 else 2].shape[0]
@@ -242,20 +178,10 @@ def _lower_blocks(dtype, x, weights, *rest):
     return lower(x, dtype), [lower(w, dtype) for w in weights], *rest
 
 
-def _lower_stats(dtype, left, right, scale, shift, relu, weights, *rest):
-    if right is None:
-        left = lower(left, dtype)
-    else:  # the left half is passed on as it is
-        right = lower(right, dtype)
-    return left, right, scale, shift, relu, [lower(w, dtype) for w in weights], *rest
-
-
-register_autocast("shuffle_block_stats", _lower_stats)
 register_autocast("shuffle_block", _lower_blocks)
 if has_extension():
     register_fake("shuffle_block", _fake)
-    register_fake("shuffle_block_stats", _stats_fake)
-    _shuffle_block, _shuffle_block_stats = caller("shuffle_block"), caller("shuffle_block_stats")
+    _shuffle_block = caller("shuffle_block")
 if _PACKS:
     register_autocast("shuffle_block_packed", _lower_packed)
     register_autocast("shuffle_blocks_packed", _lower_blocks)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detnas_d2 import ops
 from detnas_d2.evaluation.recalibration import BatchCollector
-from detnas_d2.layers import fused_shuffle, get_norm
+from detnas_d2.layers import fused_blocks, fused_shuffle, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.modeling import DecodedBackbone
 from detnas_d2.ops.autotune import AutotuneCache
@@ -110,7 +110,7 @@ def wrong_training(*args: object) -> tuple[object, object]:
 
 
 def wrong_block(*args: object) -> tuple[object, object]:
-    out, stats = RIGHT["shuffle_block_stats"](*args)
+    out, stats = RIGHT["shuffle_blocks_stats"](*args)
     return out, [s._replace(mean=s.mean + 0.5 * s.m2.sqrt()) for s in stats]
 
 
@@ -118,7 +118,8 @@ def failing_block(*args: object) -> None:
     raise RuntimeError("no kernel image is available for execution on the device\nand so on")
 
 
-RIGHT = {name: getattr(ops, name) for name in ("shuffle_block_training", "shuffle_block_stats")}
+OF = {"shuffle_block_training": ops, "shuffle_blocks_stats": fused_blocks}
+RIGHT = {name: getattr(module, name) for name, module in OF.items()}
 
 
 @pytest.mark.parametrize(
@@ -130,8 +131,8 @@ RIGHT = {name: getattr(ops, name) for name in ("shuffle_block_training", "shuffl
             "training",
             "operators are wrong: relative error",
         ),
-        ("shuffle_block_stats", wrong_block, "statistics", "of .*running_mean, expected at most"),
-        ("shuffle_block_stats", failing_block, "statistics", "failed: no kernel image .* device"),
+        ("shuffle_blocks_stats", wrong_block, "statistics", "of .*running_mean, expected at most"),
+        ("shuffle_blocks_stats", failing_block, "statistics", "failed: no kernel image .* device"),
     ],
 )
 def test_wrong_operators_are_not_used_and_named(
@@ -145,7 +146,7 @@ def test_wrong_operators_are_not_used_and_named(
     net, reference = nets("o")
     net, reference = net.float(), reference.float()
     net.autotune = AutotuneCache()
-    monkeypatch.setattr(ops, op, wrong)
+    monkeypatch.setattr(OF[op], op, wrong)
     x = torch.randn(2, 3, 64, 64)
     with torch.set_grad_enabled(mode == "training"):
         found, expected = net(x), reference(x)

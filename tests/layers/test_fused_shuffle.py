@@ -16,10 +16,9 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from detnas_d2 import ops
 from detnas_d2.engine import PathTrainer
 from detnas_d2.evaluation.recalibration import BatchCollector
-from detnas_d2.layers import get_norm
+from detnas_d2.layers import fused_blocks, get_norm
 from detnas_d2.layers.batch_norm_mode import use_batch_statistics
 from detnas_d2.layers.shuffle_block import ShuffleBlock
 from detnas_d2.modeling import Supernet
@@ -172,18 +171,21 @@ def test_recalibration_agrees(used: list[str]) -> None:
 
 
 @pytest.mark.parametrize("method", [1, 2])
-def test_without_gradients_a_block_is_one_operator(method: int, monkeypatch) -> None:
+def test_without_gradients_all_blocks_are_one_operator(method: int, monkeypatch) -> None:
     fused, reference = pair(backbone(method, seed=method))
-    calls: list[int] = []
-    original = ops.shuffle_block_stats
-    monkeypatch.setattr(
-        ops, "shuffle_block_stats", lambda *args: calls.append(args[-3]) or original(*args)
-    )
+    calls: list[list[int]] = []
+    original = fused_blocks.shuffle_blocks_stats
+
+    def counted(*args) -> tuple:
+        calls.append([block.stride for block in args[4]])
+        return original(*args)
+
+    monkeypatch.setattr(fused_blocks, "shuffle_blocks_stats", counted)
     x = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         for _ in range(2):
             a, b = fused(x), reference(x)
-    assert calls == [block.stride for block in fused.blocks] * 2
+    assert calls == [[block.stride for block in fused.blocks]] * 2
     for name in b:
         assert_close(a[name], b[name], 1e-4, name)
     for (name, p), q in zip(fused.named_buffers(), reference.buffers(), strict=True):

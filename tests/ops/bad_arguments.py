@@ -103,6 +103,13 @@ def block_stats(kernel: int, stride: int) -> list:
     return [left, right, *pending, weights, gammas, betas, eps, kernel, stride, 0, 1]
 
 
+def blocks_stats(kernel: int, stride: int) -> list:
+    weights = block_weights(kernel, stride)
+    gammas, betas = (vectors(*(w.shape[0] for w in weights)) for _ in range(2))
+    rest = ([], gammas, betas, [1e-3] * len(weights), [kernel], [stride], [2], [1], 1)
+    return [*maps(X), *vectors(C, C), True, weights, *rest]
+
+
 def shuffle(split: bool, backward: bool) -> list:
     left, right = maps(X, X)
     rest = [left, right, *vectors(C, C, C, C), True, False, 2, split]
@@ -234,6 +241,7 @@ for _kernel in (0, 3, 5, 7):
                 lambda k=_kernel, s=_stride: block_stats(k, s),
                 {"left": SIZE if _stride == 2 else (1,)},
             ),
+            ("shuffle_blocks_stats", lambda k=_kernel, s=_stride: blocks_stats(k, s), {"x": SIZE}),
         ]
     CASES.append(
         ("shuffle_block_packed", lambda k=_kernel: packed_block(k, 1, halves=True), {"x": (1,)})

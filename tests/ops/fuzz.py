@@ -149,6 +149,19 @@ class Cases:
         rest = (gammas, betas, [eps] * len(weights), k, stride, self.r.choice((0, 1, 2)))
         return *halves, *affine, weights, *rest
 
+    def blocks_stats(self, dtype: torch.dtype) -> tuple:
+        dtype = dtype if dtype == torch.float64 else torch.float32
+        shape, count = self.shape(even=True), self.r.choice((1, 2, 3))
+        batches = self.r.choice((1, 1, 2))
+        strides = [self.r.choice((1, 2)) for _ in range(count)]
+        kinds = (self.r.choices((0, 3, 5, 7), k=count), strides, self.r.choices((1, 2), k=count))
+        packs = takes_packed(torch.ones(1)) and self.r.random() < 0.5
+        blocks = drawn(shape[1], kinds, dtype, packs)
+        ends = [n for n in range(1, count) if self.r.random() < 0.3] + [count]
+        x = self.map((batches * shape[0], *shape[1:]), dtype)
+        affine = self.affine(shape[1], dtype) if batches == 1 else (None, None, True)
+        return x, *affine, blocks, ends, batches
+
 
 DIFFERENTIABLE = ("pointwise_conv", "depthwise_conv", "shuffle_concat", "mixed_sum")
 WITH_NORM = {"bn_stats_fold": 4, "pointwise_conv_bn": 7, "depthwise_conv_bn": 8}  # where it begins
@@ -162,6 +175,9 @@ def run(name: str, cases: Cases, dtype: torch.dtype, tolerance: float) -> None:
             torch.set_num_threads(count)
             check_values(packed_call, packed_reference, args, 5 * tolerance)
         torch.set_num_threads(threads)
+        return
+    if name == "blocks_stats":
+        check_bits(args)
         return
     op, ref = getattr(ops, name), getattr(reference, name)
     if name in WITH_NORM:
@@ -228,7 +244,7 @@ def run_batches(seed: int, number: int, dtypes: tuple[torch.dtype, ...]) -> None
 def main() -> None:
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    names = [n for n in vars(Cases) if n in ops.__all__]
+    names = [n for n in vars(Cases) if n in ops.__all__] + ["blocks_stats"]
     if takes_packed(torch.ones(1)):
         names.append("packed_block")
     else:  # CUDA's operators for the host
@@ -265,6 +281,7 @@ if __name__ == "__main__":
     from tests.ops import batches
     from tests.ops.compare import TOLERANCE, check_gradients, check_values, layouts, tensors
     from tests.ops.test_shuffle import block, packed_call, packed_reference
+    from tests.ops.test_shuffle_blocks_stats import check_bits, drawn
 
     assert ops.build_info().startswith("detnas_d2 sanitized"), ops.build_info()
     main()

@@ -211,10 +211,10 @@ def test_what_has_no_gradient_refuses_inputs_that_want_one() -> None:
     calls = {op: make for op, make, _ in bad_arguments.CASES}
     alone = (
         "conv3x3", "conv3x3_packed", "pack_conv3x3", "pack_shuffle_block", "roi_align",
-        "shuffle_block", "shuffle_block_packed", "shuffle_block_stats",
+        "shuffle_block", "shuffle_block_packed", "shuffle_block_stats", "shuffle_blocks_stats",
     )  # fmt: skip
     refused = [op for op in calls if op in alone or op.endswith("_backward")]
-    assert len(refused) == 15
+    assert len(refused) == 16
     for op in refused:
         overload = getattr(torch.ops.detnas_d2, op).default
         args = calls[op]()
