@@ -110,14 +110,15 @@ inline int64_t band_rows(int64_t images, int64_t channels, int64_t rows) {
   return round_up(std::max<int64_t>(ceil_div(rows, bands), 1), 2);  // the kernel makes two at a time
 }
 
-// f(image, first channel, task among those of the slab, row_begin, row_end)
+// f(image, first channel, task among those of the slab, row_begin, row_end). All channels of a band come one after the
+// other: a thread reads rows that mostly it has made itself, and leaves them to itself.
 template <typename F>
 void for_bands(int64_t images, int64_t channels, int64_t rows, F&& f) {
   const int64_t slabs = ceil_div(channels, kSlab), per = band_rows(images, channels, rows);
   const int64_t bands = ceil_div(rows, per);
   at::parallel_for(0, images * slabs * bands, 1, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; ++i) {
-      const int64_t band = i % bands, slab = i / bands % slabs, n = i / bands / slabs;
+      const int64_t slab = i % slabs, band = i / slabs % bands, n = i / slabs / bands;
       f(n, slab * kSlab, n * bands + band, band * per, std::min(rows, (band + 1) * per));
     }
   });
