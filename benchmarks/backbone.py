@@ -3,8 +3,8 @@
     python benchmarks/backbone.py [--quick] [--threads 1 2] [--device cuda] [--compile] [--graph]
         [--sizes 320x480 800x1216] [--batches 1 2 16]
 
-Recalibration (batch statistics, no gradient), evaluation, the same with weights kept as evaluators
-keep them in their loops (``weights_stay``), a training step (forward and backward), and the memory
+Recalibration (batch statistics, no gradient), evaluation, both also with weights kept as our own
+loops keep them (``weights_stay``), a training step (forward and backward), and the memory
 that it keeps between forward and backward. "--graph", on a GPU: forwards once more, each replayed
 from a CUDA graph of its launches, autocast's casts among them.
 """
@@ -164,11 +164,14 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
     for net in nets.values():
         net.train(not any(isinstance(m, nn.Identity) for m in net.modules()))
     ours = nets["ours"]
+    mine = without_gradient(lambda: ours(x))
+    others = runs(("eager",), forward)
     with use_batch_statistics(ours):
-        forwards(
-            report, "recalibration", x, batch, threads, without_gradient(lambda: ours(x)),
-            runs(("eager",), forward), repetitions,
-        )  # fmt: skip
+        forwards(report, "recalibration", x, batch, threads, mine, others, repetitions)
+        if args.device == "cpu":
+            case = f"recalibration forward in a calibration loop, weights kept, {batch}"
+            with weights_stay(ours):
+                report.compare(case, threads, mine, others, repetitions)
     if x.shape[0] == 1 and size == "320x480":
         report.compare(
             f"training step, {batch}", threads, lambda: step(ours, x), runs(("eager",), step),
@@ -188,7 +191,6 @@ def compare_all(report: measure.Report, x: Tensor, size: str, threads: int, args
     for net in nets.values():
         net.eval()
     others = runs(("eager", "folded BN"), forward)
-    mine = without_gradient(lambda: ours(x))
     forwards(report, "evaluation", x, batch, threads, mine, others, repetitions)
     if args.device == "cpu":
         case = f"evaluation forward in an evaluator's loop, weights kept, {batch}"
