@@ -269,10 +269,11 @@ class Build(BuildExtension):
     """torch's build with ninja, plus flags per instruction set and object files that are kept."""
 
     def finalize_options(self) -> None:
+        if self.build_temp is None:
+            # An editable install would compile into a temporary folder, anew every time.
+            tag = f"{sysconfig.get_platform()}-{sysconfig.get_python_version()}"
+            self.build_temp = str(ROOT / "build" / f"temp.{tag}")
         super().finalize_options()
-        # An editable install would compile into a temporary folder, anew every time.
-        tag = f"{sysconfig.get_platform()}-{sysconfig.get_python_version()}"
-        self.build_temp = str(ROOT / "build" / f"temp.{tag}")
 
     def build_extensions(self) -> None:
         start = time.perf_counter()

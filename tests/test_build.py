@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from setuptools import Distribution
 
 from detnas_d2.ops.extension import environment
 from tests.helpers import load_file
@@ -136,6 +137,13 @@ class TestBuild:
             else:
                 with pytest.raises(RuntimeError, match=rf"torch {re.escape(version)} .*>= 2\.6"):
                     setup_py.check_torch()
+
+    @pytest.mark.parametrize("given", [None, "/elsewhere"])
+    def test_folder_of_object_files(self, setup_py, given: str | None) -> None:
+        command = setup_py.Build(Distribution())
+        command.build_temp = given
+        command.finalize_options()
+        assert Path(command.build_temp).parent == (Path("/") if given else ROOT / "build")
 
     def test_toolkit_behind_a_wrapper_of_nvcc(self, setup_py, monkeypatch, tmp_path) -> None:
         nvcc = tmp_path / "bin" / "nvcc"

@@ -2,11 +2,40 @@
 #include <torch/library.h>
 
 #include "bn_fold.cuh"
+#include "bn_stats.cuh"
 #include "bn_stats_grad.cuh"
 #include "common.cuh"
 
 namespace detnas {
 namespace cuda {
+
+void stats_of(at::TensorList maps, const OptTensor& scale, const OptTensor& shift, bool relu, Statistics& statistics) {
+  const Tensor& first = maps[0];
+  const int64_t channels = first.size(1);
+  std::vector<Tensor> held;
+  for (const Tensor& x : maps)
+    if (x.numel() > 0) held.push_back(as_source(x));
+  if (held.empty()) {
+    int64_t pixels = 0;  // of no channels
+    for (const Tensor& x : maps) pixels += pixel_count(x);
+    statistics.of_nothing();
+    statistics.count.fill_(static_cast<double>(pixels));
+    return;
+  }
+  DETNAS_DISPATCH(first, "bn_stats", [&] {
+    std::vector<StatsInput<scalar_t>> inputs;
+    for (const Tensor& x : held)
+      inputs.push_back({source<scalar_t>(x, scale, shift, relu), pixel_count(x) / statistics.batches});
+    const StatsPlan plan = plan_stats(inputs, static_cast<int>(channels));
+    const int64_t slabs = plan.tiling.slabs, batches = statistics.batches;
+    const bool several = plan.chunks > 1;
+    const Tensor partial = floats(several ? batches * moments_size(plan.chunks, channels, slabs) : 0, first);
+    launch_stats(inputs, plan, static_cast<int>(channels), batches, partial.data_ptr<float>(),
+                 several ? tickets(batches * slabs, first) : nullptr, statistics.out(), stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 namespace {
 
 Stats bn_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu) {

@@ -1,5 +1,6 @@
 // Depthwise convolution and its gradient of the input; geometry: depthwise_plan.cuh.
 #pragma once
+#include "depthwise_launch.cuh"
 #include "depthwise_pairs.cuh"
 #include "depthwise_sink.cuh"
 
@@ -140,14 +141,8 @@ __global__ void __launch_bounds__(kConvolveThreads<S, Grad>, kConvolveBlocks<S, 
   convolve_block<S, 0, Grad>(a, block);
 }
 
-// Floats that an entry's partial rows take, those of one batch.
-template <typename S>
-int64_t partial_size(const Depthwise<S>& a, bool gradient) {
-  return a.rows * row_size(a, gradient);
-}
-
 template <typename S, bool Grad>
-void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream, int64_t batches = 1) {
+void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream, int64_t batches) {
   const auto bytes = [](const Depthwise<S>& a) -> int64_t {
     if (kEach<S, Grad> == 1) return (tile_floats(a, Grad) + kLanes * a.kernel * a.kernel) * 4;
     const int stages = a.rows < a.tiles ? 2 : 1;  // no next tile: no memory for one

@@ -1,5 +1,6 @@
 // The depthwise convolution's gradients of weight and bias, and the sums of partial gradients.
 #pragma once
+#include "depthwise_launch.cuh"
 #include "depthwise_tile.cuh"
 
 namespace detnas {
@@ -153,11 +154,6 @@ __global__ void __launch_bounds__(kLanes* kRows, 2)
 }
 
 template <typename S>
-int64_t partial_weight_size(const Depthwise<S>& a) {
-  return static_cast<int64_t>(a.rows) * (a.kernel * a.kernel + 1) * a.channels;
-}
-
-template <typename S>
 void launch_depthwise_grad_weight(const DepthwiseBatch<S>& batch, Stream stream) {
   const auto bytes = [](const Depthwise<S>& a) {
     const int64_t tile = tile_floats(a, false), sums = kSumsAtOnce * kRows * kLanes;
@@ -166,26 +162,6 @@ void launch_depthwise_grad_weight(const DepthwiseBatch<S>& batch, Stream stream)
   launch_batch(batch, &depthwise_grad_weight_kernel<S, 3>, &depthwise_grad_weight_kernel<S, 5>,
                &depthwise_grad_weight_kernel<S, 7>, &mixed_depthwise_grad_weight_kernel<S>, bytes, kLanes, stream);
 }
-
-// Sums over rows of partial results [rows][sums][channels]: with taps > 0 of gradients of the weight
-// and last the bias, else of scale and shift.
-template <typename S>
-struct SumsBatch {
-  int count = 0, block_rows = 8;
-  struct Entry {
-    const float* partial;
-    int rows, channels, taps;
-    S* weight;      // or null
-    float* vector;  // of the bias or scale, or null
-    float* second;  // of shift
-    __host__ __device__ int columns() const { return (taps ? taps + 1 : 2) * channels; }
-  } entry[2 * kMaxMixed];
-
-  void add(const Entry& e) {
-    entry[count++] = e;
-    if (e.rows > 64) block_rows = 32;
-  }
-};
 
 template <typename S>
 __global__ void __launch_bounds__(kMostThreads)

@@ -1,4 +1,4 @@
-// How depthwise convolutions are cut into tiles, and launched.
+// How depthwise convolutions are cut into tiles; their launches.
 //
 // A convolution with dilation d and stride s is a set of dense ones, of dilation 1 and stride 1 or 2,
 // each from one lattice of every d-th pixel to another: with g = gcd(s, d), outputs o = (d / g) i + p
@@ -7,7 +7,7 @@
 // lie whole in channels_last memory, so reading every d-th one wastes no bandwidth. Gradients of the
 // input gather from the output with both sides swapped and the taps flipped.
 #pragma once
-#include "last_block.cuh"
+#include "stats_out.cuh"
 
 #if defined(DETNAS_EMULATE) && !defined(__grid_constant__)
 #define __grid_constant__
@@ -187,27 +187,52 @@ __device__ int find_entry(const DepthwiseBatch<S>& batch, int& block) {
   return e;
 }
 
-// One launch for all entries, or for the batches of one; bytes(entry): its shared memory; lanes: threads
-// along channels. A kernel that knows the size of its taps for an entry alone, `mixed` for several.
-template <typename S, typename F>
-void launch_batch(const DepthwiseBatch<S>& batch, void (*k3)(const Depthwise<S>),
-                  void (*k5)(const Depthwise<S>), void (*k7)(const Depthwise<S>),
-                  void (*mixed)(const DepthwiseBatch<S>), const F& bytes, int lanes, Stream stream,
-                  int64_t batches = 1) {
-  int64_t blocks = 0, shared = 0;
-  for (int e = 0; e < batch.count; ++e) {
-    const int64_t needed = bytes(batch.entry[e]);
-    blocks += batch.entry[e].slabs * batch.entry[e].rows;
-    shared = needed > shared ? needed : shared;
-  }
-  if (batch.count == 1) {
-    const Depthwise<S>& a = batch.entry[0];
-    auto kernel = a.kernel == 3 ? k3 : a.kernel == 5 ? k5 : k7;
-    DETNAS_LAUNCH(kernel, dim3(blocks, 1, batches), dim3(lanes, kRows), shared, stream, a);
-  } else {
-    DETNAS_LAUNCH(mixed, dim3(blocks), dim3(lanes, kRows), shared, stream, batch);
-  }
+// Floats of a row of partial results: moments, or the gradients of scale and shift.
+template <typename S>
+__host__ __device__ int64_t row_size(const Depthwise<S>& a, bool gradient) {
+  return 2 * static_cast<int64_t>(a.channels) + (gradient ? 0 : a.slabs);
 }
+
+// Floats that an entry's partial rows take, those of one batch.
+template <typename S>
+int64_t partial_size(const Depthwise<S>& a, bool gradient) {
+  return a.rows * row_size(a, gradient);
+}
+
+// The same of the gradients of weight and bias.
+template <typename S>
+int64_t partial_weight_size(const Depthwise<S>& a) {
+  return static_cast<int64_t>(a.rows) * (a.kernel * a.kernel + 1) * a.channels;
+}
+
+// Sums over rows of partial results [rows][sums][channels]: with taps > 0 of gradients of the weight
+// and last the bias, else of scale and shift.
+template <typename S>
+struct SumsBatch {
+  int count = 0, block_rows = 8;
+  struct Entry {
+    const float* partial;
+    int rows, channels, taps;
+    S* weight;      // or null
+    float* vector;  // of the bias or scale, or null
+    float* second;  // of shift
+    __host__ __device__ int columns() const { return (taps ? taps + 1 : 2) * channels; }
+  } entry[2 * kMaxMixed];
+
+  void add(const Entry& e) {
+    entry[count++] = e;
+    if (e.rows > 64) block_rows = 32;
+  }
+};
+
+// The launches, of convolutions or their gradients of inputs, of their gradients of weights, and of sums.
+// Compiled for each dtype by itself (depthwise_<dtype>.cu).
+template <typename S, bool Grad>
+void launch_depthwise(const DepthwiseBatch<S>& batch, Stream stream, int64_t batches = 1);
+template <typename S>
+void launch_depthwise_grad_weight(const DepthwiseBatch<S>& batch, Stream stream);
+template <typename S>
+void launch_depthwise_sums(const SumsBatch<S>& batch, Stream stream);
 
 }  // namespace cuda
 }  // namespace detnas

@@ -2,6 +2,7 @@
 // statistics or of the gradients of what is pending.
 #pragma once
 #include "depthwise_tile.cuh"
+#include "last_block.cuh"
 
 namespace detnas {
 namespace cuda {
@@ -17,12 +18,6 @@ struct Running {
     n += n2;
   }
 };
-
-// Floats of a row of partial results: moments, or the gradients of scale and shift.
-template <typename S>
-__host__ __device__ int64_t row_size(const Depthwise<S>& a, bool gradient) {
-  return 2 * static_cast<int64_t>(a.channels) + (gradient ? 0 : a.slabs);
-}
 
 // What becomes of a thread's sums: bias, ReLU and moments, or, for gradients, back through what is
 // pending on x, with the sums of g * x and g.

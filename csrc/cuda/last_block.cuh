@@ -3,36 +3,19 @@
 // that follows. Which block is the last has no influence on results: rows are merged in their order.
 #pragma once
 #include "bn_fold.cuh"
+#include "stats_out.cuh"
 
 namespace detnas {
 namespace cuda {
 
-// Where the statistics of channels go; scale is null where no BatchNorm follows.
-struct StatsOut {
-  float *mean, *m2;
-  double* count;             // of all channels, or null
-  const float *gamma, *beta;  // or null
-  double eps;
-  float *scale, *shift;
-
-  __device__ void put(int c, double n, float channel_mean, float channel_m2) const {
-    mean[c] = channel_mean;
-    m2[c] = channel_m2;
-    if (c == 0 && count) *count = n;
-    if (!scale) return;
-    const double g = gamma ? gamma[c] : 1.f, b = beta ? beta[c] : 0.f;
-    fold_channel(n, channel_mean, channel_m2, g, b, eps, scale[c], shift[c]);
-  }
-  // The same from channel c on.
-  StatsOut at(int64_t c) const {
-    StatsOut other = *this;
-    if (mean) other.mean += c, other.m2 += c;
-    if (gamma) other.gamma += c;
-    if (beta) other.beta += c;
-    if (scale) other.scale += c, other.shift += c;
-    return other;
-  }
-};
+__device__ inline void StatsOut::put(int c, double n, float channel_mean, float channel_m2) const {
+  mean[c] = channel_mean;
+  m2[c] = channel_m2;
+  if (c == 0 && count) *count = n;
+  if (!scale) return;
+  const double g = gamma ? gamma[c] : 1.f, b = beta ? beta[c] : 0.f;
+  fold_channel(n, channel_mean, channel_m2, g, b, eps, scale[c], shift[c]);
+}
 
 // Of later batches: they have one weight, bias and count.
 __device__ inline StatsOut skip(StatsOut of, int64_t vectors) {

@@ -1,11 +1,63 @@
-// shuffle_concat and mixed_sum on CUDA.
+// shuffle_concat and mixed_sum on CUDA; maps through what is pending on them, for the library's convolutions.
 #include <torch/library.h>
 
-#include "common.cuh"
+#include "conv.cuh"
 #include "mixed_sum_grad.cuh"
+#include "pending.cuh"
+#include "shuffle_concat_grad.cuh"
 
 namespace detnas {
 namespace cuda {
+
+Tensor materialise(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu) {
+  if ((!scale && !relu) || x.numel() == 0) return x;
+  Tensor out = empty_map(x.sizes(), x);
+  DETNAS_DISPATCH(x, "pending", [&] {
+    launch_transform(source<scalar_t>(x, scale, shift, relu), pixel_count(x), static_cast<int>(x.size(1)),
+                     out.data_ptr<scalar_t>(), stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+Tensor materialise(const GradArgs& g) {
+  if (!g.y.defined() || g.grad.numel() == 0) return g.grad;
+  Tensor out = empty_map(g.grad.sizes(), g.grad);
+  DETNAS_DISPATCH(g.grad, "pending", [&] {
+    launch_transform(g.get<scalar_t>(), pixel_count(out), static_cast<int>(out.size(1)),
+                     out.data_ptr<scalar_t>(), stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> through_pending(const Tensor& grad, const Tensor& x,
+                                                   const OptTensor& scale, const OptTensor& shift,
+                                                   bool relu) {
+  if (!scale && !relu) return {grad, floats(0, x), floats(0, x)};
+  const Tensor g = as_map(grad);
+  const int64_t c = x.size(1), pixels = pixel_count(x);
+  Tensor out = empty_map(x.sizes(), x), d_scale = floats(scale ? c : 0, x), d_shift = floats(scale ? c : 0, x);
+  if (x.numel() == 0) return {out, d_scale.zero_(), d_shift.zero_()};
+  DETNAS_DISPATCH(x, "pending", [&] {
+    AffineGrad<scalar_t> a{};
+    a.left = source<scalar_t>(x, scale, shift, relu);
+    a.c_left = a.c_out_left = static_cast<int>(c);
+    a.grad_left = g.const_data_ptr<scalar_t>();
+    a.ld_grad_left = c;
+    a.out_left = out.data_ptr<scalar_t>();
+    Tensor partial;
+    if (scale) {
+      partial = floats(affine_grad_tiling(a, pixels).chunks * 2 * c, x);
+      a.partial = partial.data_ptr<float>();
+    }
+    float* const sums[4] = {d_scale.data_ptr<float>(), nullptr, d_shift.data_ptr<float>(), nullptr};
+    launch_affine_grad(a, pixels, sums, stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {out, d_scale, d_shift};
+}
+
 namespace {
 
 struct Halves {

@@ -19,7 +19,9 @@
 namespace detnas {
 namespace cuda {
 using Stream = cudaStream_t;
+#ifdef __CUDACC__
 __device__ inline void trap() { __trap(); }
+#endif
 }
 }  // namespace detnas
 #endif

@@ -3,17 +3,21 @@
 // Where something is pending on the input, or statistics or ReLU follow, one product on tensor cores
 // does it all (pointwise_conv.cuh). Plain products, and float32 unless the user allows TF32 to
 // convolutions, are the library's, with passes before and after.
-#include "pointwise_conv.cuh"
-
 #include <ATen/Context.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "conv.cuh"
+#include "pointwise_kernels.cuh"
+
+DETNAS_POINTWISE_KERNELS(extern, float)
+DETNAS_POINTWISE_KERNELS(extern, c10::Half)
+DETNAS_POINTWISE_KERNELS(extern, c10::BFloat16)
 
 namespace detnas {
 namespace cuda {
@@ -33,7 +37,7 @@ bool allows_tf32() {
 bool on_tensor_cores(const Tensor& x) {
   static const int compiled = [] {
     cudaFuncAttributes attributes{};
-    C10_CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_kernel<c10::BFloat16, 8, Product::kForward, true, 64, 64>));
+    C10_CUDA_CHECK(cudaFuncGetAttributes(&attributes, sum_chunks_kernel<float>));
     return attributes.ptxVersion;
   }();
   const auto* device = at::cuda::getCurrentDeviceProperties();

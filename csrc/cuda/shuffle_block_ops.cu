@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "conv.cuh"
+#include "shuffle_concat.cuh"
 
 namespace detnas {
 namespace cuda {

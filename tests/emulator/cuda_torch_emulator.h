@@ -37,7 +37,7 @@ inline int getCurrentCUDAStream() { return 0; }
 }  // namespace cuda
 }  // namespace at
 
-// What csrc/cuda/tickets.cu has of the device's memory and of captures.
+// What csrc/cuda/tickets.cpp has of the device's memory and of captures.
 namespace detnas {
 namespace cuda {
 inline unsigned* zeroed(int64_t size) {

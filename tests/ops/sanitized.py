@@ -110,8 +110,13 @@ CPU = Library(
 )
 EMULATED = Library(
     "emulator",
-    tuple((CSRC / "cuda").glob("*.cu")),
-    (*CSRC.glob("*.h"), *(CSRC / "cuda").glob("*.cuh"), *EMULATOR.glob("*.h")),
+    (*(CSRC / "cuda").glob("*.cpp"), *(CSRC / "cuda").glob("*.cu")),
+    (
+        *CSRC.glob("*.h"),
+        *(CSRC / "cuda").glob("*.h"),
+        *(CSRC / "cuda").glob("*.cuh"),
+        *EMULATOR.glob("*.h"),
+    ),
     ("-DDETNAS_EMULATE", f"-I{EMULATOR}"),
 )
 

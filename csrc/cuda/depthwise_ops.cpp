@@ -1,8 +1,8 @@
 // depthwise_conv and mixed_depthwise on CUDA: one launch, statistics included.
 #include <torch/library.h>
 
+#include "conv.cuh"
 #include "depthwise.h"
-#include "depthwise_conv.cuh"
 
 namespace detnas {
 namespace cuda {

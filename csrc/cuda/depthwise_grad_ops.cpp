@@ -3,8 +3,6 @@
 #include <torch/library.h>
 
 #include "depthwise.h"
-#include "depthwise_conv.cuh"
-#include "depthwise_grad.cuh"
 
 namespace detnas {
 namespace cuda {

@@ -1,0 +1,3 @@
+#include "depthwise_kernels.cuh"
+
+DETNAS_DEPTHWISE_KERNELS(float)

@@ -1,0 +1,3 @@
+#include "pointwise_kernels.cuh"
+
+DETNAS_POINTWISE_KERNELS(, c10::BFloat16)
