@@ -39,6 +39,6 @@ TORCH_LIBRARY_IMPL(detnas_d2, Autograd, m) {
        {"bn_stats_backward", "bn_fold_backward", "pointwise_conv_backward", "depthwise_conv_backward",
         "mixed_depthwise_backward", "shuffle_concat_backward", "mixed_sum_backward", "conv3x3",
         "conv3x3_packed", "pack_conv3x3", "shuffle_block", "shuffle_block_packed", "shuffle_block_stats",
-        "shuffle_blocks_stats", "pack_shuffle_block", "roi_align"})
+        "shuffle_block_training_backward", "shuffle_blocks_stats", "pack_shuffle_block", "roi_align"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&detnas::refuse_gradients>());
 }

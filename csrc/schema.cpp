@@ -85,6 +85,14 @@ TORCH_LIBRARY_FRAGMENT(detnas_d2, m) {
         " Tensor[] weights, Tensor[] gammas, Tensor[] betas, float[] eps, int kernel, int stride,"
         " int out_method, int batches=1) -> (Tensor out_left, Tensor out_right, Tensor[] count,"
         " Tensor[] mean, Tensor[] m2)");
+  m.def("shuffle_block_training(Tensor left, Tensor? right, Tensor? scale, Tensor? shift, bool relu,"
+        " Tensor[] weights, Tensor[] gammas, Tensor[] betas, float[] eps, int kernel, int stride,"
+        " int out_method) -> (Tensor out_left, Tensor out_right, Tensor[] made)");
+  m.def("shuffle_block_training_backward(Tensor grad_left, Tensor? grad_right, Tensor left, Tensor? right,"
+        " Tensor? scale, Tensor? shift, bool relu, Tensor[] weights, Tensor[] gammas, Tensor[] betas,"
+        " float[] eps, int kernel, int stride, int out_method, Tensor[] made, bool[] wanted)"
+        " -> (Tensor d_left, Tensor d_right, Tensor d_scale, Tensor d_shift, Tensor[] d_weights,"
+        " Tensor[] d_gammas, Tensor[] d_betas)");
   m.def("shuffle_blocks_stats(Tensor x, Tensor? scale, Tensor? shift, bool relu, Tensor[] weights,"
         " Tensor[] packed, Tensor[] gammas, Tensor[] betas, float[] eps, int[] kernels, int[] strides,"
         " int[] methods, int[] ends, int batches=1) -> (Tensor[] outputs, Tensor[] count, Tensor[] mean,"

@@ -41,6 +41,7 @@ _OPERATORS = (
     "shuffle_blocks_packed",
     "shuffle_block_stats",
     "shuffle_blocks_stats",
+    "shuffle_block_training",
     "pack_shuffle_block",
     "roi_align",
     "digest",

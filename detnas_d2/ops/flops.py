@@ -95,6 +95,22 @@ def shuffle_block_stats(left: Shape, *args: Any, **_: object) -> int:
     return block(left, weights, kernel, stride)
 
 
+def shuffle_block_training_backward(
+    grad_left: Shape, grad_right: object, left: Shape, *args: Any, **_: object
+) -> int:
+    """As often as gradients of a layer's input and of its weight are asked for."""
+    weights, kernel, stride, wanted = args[4], args[8], args[9], args[12]
+    main, total = 6 if kernel == 0 else 3, 0
+    for branch in (range(main), range(main, len(weights))):
+        x, before = left, wanted[1] if stride == 1 else any(wanted[:4])
+        for i in branch:
+            if weights[i][-1] > 1 and x is left:
+                x = strided(x, stride)
+            total += (before + wanted[4 + i]) * convolution(x, weights[i])
+            before = before or any(wanted[4 + i :: len(weights)])
+    return total
+
+
 def shuffle_blocks_stats(x: Shape, *args: Any, **_: object) -> int:
     weights, kernels, strides = args[3], args[8], args[9]
     total, first = 0, 0
@@ -121,5 +137,6 @@ if has_extension():
         ("shuffle_block_packed", shuffle_block_packed),
         ("shuffle_block_stats", shuffle_block_stats),
         ("shuffle_blocks_stats", shuffle_blocks_stats),
+        ("shuffle_block_training_backward", shuffle_block_training_backward),
     ):
         register_flop_formula(getattr(torch.ops.detnas_d2, _name))(_formula)

@@ -103,6 +103,14 @@ def block_stats(kernel: int, stride: int) -> list:
     return [left, right, *pending, weights, gammas, betas, eps, kernel, stride, 0, 1]
 
 
+def block_training_backward(kernel: int, stride: int) -> list:
+    *args, _ = block_stats(kernel, stride)
+    with torch.no_grad():
+        out, _, made = torch.ops.detnas_d2.shuffle_block_training(*args)
+    wanted = [t is not None for t in args[:4]] + [True] * 3 * len(args[5])
+    return [torch.randn_like(out), None, *args, made, wanted]
+
+
 def blocks_stats(kernel: int, stride: int) -> list:
     weights = block_weights(kernel, stride)
     gammas, betas = (vectors(*(w.shape[0] for w in weights)) for _ in range(2))
@@ -241,6 +249,17 @@ for _kernel in (0, 3, 5, 7):
                 lambda k=_kernel, s=_stride: block_stats(k, s),
                 {"left": SIZE if _stride == 2 else (1,)},
             ),
+            (
+                "shuffle_block_training",
+                lambda k=_kernel, s=_stride: block_stats(k, s)[:-1],
+                {"left": SIZE if _stride == 2 else (1,)},
+            ),
+            (
+                "shuffle_block_training_backward",
+                lambda k=_kernel, s=_stride: block_training_backward(k, s),
+                # What strides first may leave as much of a row or column more.
+                {"left": (2, 3)} if _kernel == 0 and _stride == 2 else {},
+            ),
             ("shuffle_blocks_stats", lambda k=_kernel, s=_stride: blocks_stats(k, s), {"x": SIZE}),
         ]
     CASES.append(
@@ -257,6 +276,7 @@ ANY_DTYPE = {
     ("bn_stats_fold", "x"),
     ("bn_stats_backward", "x"),
     ("shuffle_block_stats", "left"),
+    ("shuffle_block_training", "left"),
     ("pack_conv3x3", "weight"),
 }
 
