@@ -73,16 +73,14 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_a, grad_b=None):
         o: _Options = ctx.options
-        n, saved = len(o.eps), ctx.saved_tensors
-        args = _arguments(o, *saved[:4], saved[4 : 4 + 3 * n])
+        n, (left, right, scale, shift, *saved) = len(o.eps), ctx.saved_tensors
+        args = _arguments(o, left, right, scale, shift, saved[: 3 * n])
         if torch.is_grad_enabled():
             of = reference.shuffle_block_stats
             grads = recorded_gradients(of, args, (grad_a, grad_b))
             return None, *grads[:4], *(g for some in grads[5:8] for g in cast(list, some))
         need = ctx.needs_input_grad[1:]
-        *ends, d_weights, d_gammas, d_betas = _backward(
-            grad_a, grad_b, *args, saved[4 + 3 * n :], need
-        )
+        *ends, d_weights, d_gammas, d_betas = _backward(grad_a, grad_b, *args, saved[3 * n :], need)
         found = (*ends, *d_weights, *d_gammas, *d_betas)
         return None, *(d if wanted else None for d, wanted in zip(found, need, strict=True))
 
