@@ -84,10 +84,10 @@ class Counter(TorchDispatchMode):
         return result
 
     def _keep(self, func, name: str, count: int, args: tuple, kwargs: dict, result) -> None:
-        if name == "shuffle_block":  # several launches, and maps between them
-            inside = traffic.block_launches(*args[:5])
+        if name in ("shuffle_block", "shuffle_block_packed"):  # launches, and maps between them
+            inside = traffic.block_launches(*_block_arguments(name, args))
             if len(inside) != count:
-                raise RuntimeError(f"shuffle_block: {count} launches, {len(inside)} are known")
+                raise RuntimeError(f"{name}: {count} launches, {len(inside)} are known")
             self.nodes += inside
             return
         adds = traffic.multiply_adds(func, args, kwargs, result)
@@ -107,6 +107,15 @@ class Counter(TorchDispatchMode):
         if own:
             self._keep(func, name, own, args, kwargs, result)
         return result
+
+
+def _block_arguments(name: str, args: tuple) -> tuple:
+    """Of an operator of blocks, for :func:`traffic.block_launches`."""
+    if name == "shuffle_block":
+        x, weights, biases, kernel, stride, _ = args
+        return x, None, weights, biases, kernel, stride
+    x, right, weights, _, biases, kernel, stride, _, out_method = args
+    return x, right, weights, biases, kernel, stride, out_method
 
 
 @contextmanager
@@ -260,7 +269,7 @@ def operators(library: ctypes.CDLL) -> dict[str, int]:
 
 
 def blocks(library: ctypes.CDLL) -> dict[str, int]:
-    """Of a shuffle block, in evaluation and in recalibration."""
+    """Of a shuffle block in evaluation, alone and between others, and in recalibration."""
     from detnas_d2 import ops
     from tests.ops.compare import block
 
@@ -281,10 +290,14 @@ def blocks(library: ctypes.CDLL) -> dict[str, int]:
         eps = [1e-5] * len(weights)
         rest = (weights, biases, biases, eps, kernel, stride, 2)
         args = (left, right, None, None, False, *rest)
-        for op, arguments in ((ops.shuffle_block, folded), (ops.shuffle_block_stats, args)):
+        chained = (left, weights, biases, kernel, stride, 2, [], right, 2)
+        for what, op, arguments in (
+            ("shuffle_block", ops.shuffle_block, folded),
+            ("shuffle_block of a chain", ops.shuffle_block, chained),
+            ("shuffle_block_stats", ops.shuffle_block_stats, args),
+        ):
             with torch.no_grad():
-                run = partial(op, *arguments)
-                found[f"{op.__name__}, {name}"] = counted(library, run).total
+                found[f"{what}, {name}"] = counted(library, partial(op, *arguments)).total
     return found
 
 

@@ -124,18 +124,21 @@ def node_of(
 
 
 def block_launches(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], kernel: int, stride: int
-) -> list[Node]:
+    x: Tensor, right: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor],
+    kernel: int, stride: int, out_method: int = 0,
+) -> list[Node]:  # fmt: skip
     """Launches of a shuffle block in evaluation, which are inside one operator
-    (csrc/cuda/shuffle_block_ops.cu): at stride 1 the halves of the input, then every convolution,
-    the last of a branch into the block's output."""
+    (csrc/cuda/shuffle_block_ops.cu): every convolution, the last of a branch into the block's
+    output, at stride 1 together with the half that passes by. Without ``right`` a block of stride 1
+    parts its input first, of which the half that passes by already lies in a whole output."""
     n, c, h, w = x.shape
     main = 6 if kernel == 0 else 3
     within, outside = n * h * w, n * -(-h // stride) * -(-w // stride)
     found = []
-    if stride == 1:
+    if stride == 1 and right is None:
         found.append(Node("halves", 1, {0: x.numel()}, {1: x.numel()}))
-        c -= c // 2
+    if stride == 1:
+        c = c // 2 if right is None else right.shape[1]
     for branch in (slice(main), slice(main, None)):
         pixels, size = within, c * within
         for weight, bias in zip(weights[branch], biases[branch], strict=True):
@@ -144,6 +147,9 @@ def block_launches(
             reads = size + weight.numel() + bias.numel()
             size = weight.shape[0] * pixels
             found.append(Node("convolution", 1, {0: reads}, {1: size}, weight.numel() * pixels))
+    if stride == 1 and (right is not None or out_method):
+        passing = x.numel() if right is not None else x.numel() // 2
+        found[-1].reads[2] = found[-1].writes[3] = passing
     return found
 
 

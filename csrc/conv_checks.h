@@ -219,10 +219,10 @@ inline void check_packed_layer(const Tensor& p, const Tensor& w, const Tensor& x
   TORCH_CHECK(p.is_contiguous(), name, ": expected a contiguous tensor, as pack_shuffle_block makes");
 }
 
-// Packed for this out_method.
-inline void check_packed_block(const Tensor& x, const OptTensor& right, at::TensorList weights,
-                               at::TensorList packed, at::TensorList biases, int64_t kernel,
-                               int64_t stride, int64_t method, int64_t out_method) {
+// x, right: at stride 1 the halves of the shuffled input, or the input.
+inline void check_chained_block(const Tensor& x, const OptTensor& right, at::TensorList weights,
+                                at::TensorList biases, int64_t kernel, int64_t stride, int64_t method,
+                                int64_t out_method) {
   check_map(x, "x");
   check_block_options(kernel, stride);
   TORCH_CHECK(method == 1 || method == 2, "method: expected 1 or 2, got ", method);
@@ -235,21 +235,28 @@ inline void check_packed_block(const Tensor& x, const OptTensor& right, at::Tens
   TORCH_CHECK(stride == 2 || right || x.size(1) % 2 == 0, "x: expected an even number of channels, got ",
               x.size(1));
   const size_t count = block_layers(kernel, stride);
-  for (const size_t size : {weights.size(), packed.size(), biases.size()})
-    TORCH_CHECK(size == count, "weights, packed, biases: expected ", count, " tensors each, got ",
-                weights.size(), ", ", packed.size(), " and ", biases.size());
+  TORCH_CHECK(weights.size() == count && biases.size() == count, "weights, biases: expected ", count,
+              " tensors each, got ", weights.size(), " and ", biases.size());
   check_block_weights(weights, x, stride == 2 ? x.size(1) : right ? right->size(1) : x.size(1) / 2, kernel);
-  const bool parted = are_parted(weights, kernel, out_method);
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < count; ++i)
     check_vector(biases[i], x, weights[i].size(0), {"biases", static_cast<int64_t>(i)});
-    check_packed_layer(packed[i], weights[i], x, parted && is_last_layer(i, count, kernel),
-                       {"packed", static_cast<int64_t>(i)});
-  }
   const int64_t main_out = weights[main_layers(kernel) - 1].size(0);
   const int64_t passing = stride == 2 ? weights[count - 1].size(0) : right ? x.size(1) : x.size(1) / 2;
   TORCH_CHECK(out_method == 0 || (main_out + passing) % 2 == 0,
               "out_method: expected 0 for an odd number of output channels, ", main_out + passing, ", got ",
               out_method);
+}
+
+// Packed for this out_method.
+inline void check_packed_block(const Tensor& x, const OptTensor& right, at::TensorList weights,
+                               at::TensorList packed, at::TensorList biases, int64_t kernel,
+                               int64_t stride, int64_t method, int64_t out_method) {
+  check_chained_block(x, right, weights, biases, kernel, stride, method, out_method);
+  TORCH_CHECK(packed.size() == weights.size(), "packed: expected ", weights.size(), " tensors, got ", packed.size());
+  const bool parted = are_parted(weights, kernel, out_method);
+  for (size_t i = 0; i < packed.size(); ++i)
+    check_packed_layer(packed[i], weights[i], x, parted && is_last_layer(i, packed.size(), kernel),
+                       {"packed", static_cast<int64_t>(i)});
 }
 
 inline void check_block_stats(const Tensor& left, const OptTensor& right, const OptTensor& scale,

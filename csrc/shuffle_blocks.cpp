@@ -23,7 +23,8 @@ std::vector<Tensor> shuffle_blocks_packed(const Tensor& x, at::TensorList weight
               " block, got ", count, ", ", strides.size(), " and ", methods.size());
   size_t layers = 0;
   for (size_t i = 0; i < count; ++i) layers += block_layers(kernels[i], strides[i]);
-  for (const size_t size : {weights.size(), packed.size(), biases.size()})
+  const bool packs = !packed.empty();  // on CUDA nothing is
+  for (const size_t size : {weights.size(), packs ? packed.size() : layers, biases.size()})
     TORCH_CHECK(size == layers, "weights, packed, biases: expected ", layers, " tensors each, got ", weights.size(),
                 ", ", packed.size(), " and ", biases.size());
   int64_t before = 0;
@@ -46,7 +47,7 @@ std::vector<Tensor> shuffle_blocks_packed(const Tensor& x, at::TensorList weight
     const bool wanted = ends[outputs.size()] == static_cast<int64_t>(i + 1);
     // A following block of stride 1 takes its halves, shuffled its way.
     const int64_t method = !wanted && strides[i + 1] == 1 ? methods[i + 1] : 0;
-    auto [a, b] = block.call(left, right, weights.slice(first, size), packed.slice(first, size),
+    auto [a, b] = block.call(left, right, weights.slice(first, size), packs ? packed.slice(first, size) : packed,
                              biases.slice(first, size), kernels[i], strides[i], methods[i], method);
     left = std::move(a);
     right = method ? OptTensor(std::move(b)) : OptTensor();

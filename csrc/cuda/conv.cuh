@@ -11,18 +11,37 @@ using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using ConvNormResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// What a block in evaluation leaves: its branches concatenated (method 0, second is empty), or shuffled and split.
+struct BlockOutput {
+  Tensor first, second;
+  int64_t method;
+};
+// A branch of it: its channels of the concatenation from `offset` on, and, where it is the only one, the half
+// that passes by, which lies before it and has as many.
+struct BlockPart {
+  const BlockOutput& out;
+  int64_t offset;
+  OptTensor passing;
+};
+
 // Defined in pointwise_ops.cu and depthwise_ops.cu; their arguments: schema.cpp.
 ConvResult pointwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t groups);
-// relu(x * weight + bias), groups 1, at channels `offset` and on of the channels_last map y.
-void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
-                         int64_t offset);
+// Whether 1x1 convolutions run on tensor cores, with what is fused with them.
+bool fuses_product(const Tensor& x, const Tensor& weight);
+// relu(x * weight + bias), groups 1, as a part of a block's output, which is not empty. fuses_product.
+void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bias, const BlockPart& part);
 ConvResult depthwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t stride, int64_t dilation);
-
 // Defined in pixelwise_ops.cu.
+std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& right,
+                                          const OptTensor& left_scale, const OptTensor& left_shift,
+                                          const OptTensor& right_scale, const OptTensor& right_shift,
+                                          bool left_relu, bool right_relu, int64_t method, bool split,
+                                          int64_t batches);
+
 // x through the map that is pending on it, or x itself where nothing is.
 Tensor materialise(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu);
 Tensor materialise(const GradArgs& g);

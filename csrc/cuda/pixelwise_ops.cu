@@ -76,6 +76,8 @@ struct Halves {
   }
 };
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& right,
                                           const OptTensor& left_scale, const OptTensor& left_shift,
                                           const OptTensor& right_scale, const OptTensor& right_shift,
@@ -100,6 +102,8 @@ std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& righ
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {a, b};
 }
+
+namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shuffle_concat_backward(
     const Tensor& grad_left, const Tensor& grad_right, const Tensor& left, const Tensor& right,

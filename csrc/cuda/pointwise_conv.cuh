@@ -35,6 +35,7 @@ struct Gemm {
   unsigned* tickets; // one for each tile of columns
   StatsOut stats;
   int in_channels;  // of what is pending: those of all groups
+  Join<S> join;     // in the place of out, where it is set; nothing may be pending with ReLU, no statistics
   // grad_x: the map pending on x; partial sums [row tiles][2][channels] of grad * x and grad, or null
   Source<S> x;
   float* sums;
@@ -120,6 +121,9 @@ gemm_kernel(Gemm<S> g) {
     Pair* part = reinterpret_cast<Pair*>(shared);
     const int c = threadIdx.x;
     if constexpr (P == Product::kForward) {
+      using Passing = typename Form::Results::template Passing<S, V>;
+      Passing passing;
+      if (V > 1 && READY && g.join.left) passing.fetch(results, g.join, first_row + row0, col0, rows, cols);
       if (TileB::kFolds && g.b.scale) {
         float* constants = reinterpret_cast<float*>(part + Form::kWarpsDown * BN);
         b.leave_constants(constants);
@@ -129,6 +133,8 @@ gemm_kernel(Gemm<S> g) {
       if (g.bias) results.add_bias(g.bias + col0, cols);
       if (g.mean) results.leave_moments(rows, part, BN);
       if (g.out_relu) results.relu();
+      if (READY && g.join.first)
+        return results.template join<S, V>(g.join, passing, first_row + row0, col0, rows, cols);
       results.template store<S, V>(g.out + (first_row + row0) * g.ld_out + col0, g.ld_out, rows, cols);
       if (!g.mean) return;
       __syncthreads();
@@ -233,7 +239,7 @@ void launch_gemm(Gemm<S> g, int64_t splits, Stream stream, int64_t batches = 1) 
   }
   const int64_t a_minor = kWeight ? g.rows : g.depth, b_minor = kForward ? g.depth : g.cols;
   const bool wide = vectorizable(g.a, a_minor) && vectorizable(g.b, b_minor) &&
-                    (kWeight || vectorizable<S>(g.out, g.ld_out, g.cols)) &&
+                    (kWeight || (g.join.first ? g.join.wide(g.cols) : vectorizable<S>(g.out, g.ld_out, g.cols))) &&
                     (!g.x.data || vectorizable<S>(g.x.data, g.x.ld, g.cols));
   const auto launch = [&](auto ready) {
     constexpr bool kReady = decltype(ready)::value;

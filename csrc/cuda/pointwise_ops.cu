@@ -69,11 +69,26 @@ Source<S> weights_of(const Tensor& weight, int64_t group, int64_t out_channels) 
   return s;
 }
 
-// y = x * weight + bias on tensor cores, written to channels `offset` and on of the map y. statistics: of y,
-// or null; of several batches only where there are some pixels and channels.
+template <typename S>
+Join<S> join_of(const BlockPart& part) {
+  Join<S> join;
+  join.first = part.out.first.data_ptr<S>();
+  if (part.out.method) join.second = part.out.second.data_ptr<S>();
+  join.half = static_cast<int>(part.out.first.size(1));
+  join.method = static_cast<int>(part.out.method);
+  join.offset = static_cast<int>(part.offset);
+  if (!part.passing) return join;
+  const Source<S> passing = source<S>(*part.passing, {}, {}, false);
+  join.left = passing.data;
+  join.ld_left = passing.ld;
+  return join;
+}
+
+// y = x * weight + bias on tensor cores, or, without y and of one group, `part` of a block's output. statistics:
+// of y, or null; of several batches only where there are some pixels and channels.
 void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, const OptTensor& shift,
-             bool relu, const OptTensor& bias, bool out_relu, int64_t groups, const Tensor& y, int64_t offset,
-             Statistics* statistics) {
+             bool relu, const OptTensor& bias, bool out_relu, int64_t groups, const Tensor& y,
+             Statistics* statistics, const BlockPart* part = nullptr) {
   const Tensor weight = weight_in.contiguous();
   const int64_t batches = statistics ? statistics->batches : 1, rows = pixel_count(x) / batches;
   const int64_t n = weight.size(0), ng = n / groups, kg = weight.size(1);
@@ -94,8 +109,12 @@ void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, c
       g.rows = rows;
       g.depth = kg;
       g.cols = static_cast<int>(ng);
-      g.out = y.data_ptr<scalar_t>() + offset + i * ng;
-      g.ld_out = y.size(1);
+      if (part) {
+        g.join = join_of<scalar_t>(*part);
+      } else {
+        g.out = y.data_ptr<scalar_t>() + i * ng;
+        g.ld_out = y.size(1);
+      }
       g.bias = bias ? pointer(bias) + i * ng : nullptr;
       g.out_relu = out_relu;
       g.channels = n;
@@ -112,17 +131,20 @@ void product(const Tensor& x, const Tensor& weight_in, const OptTensor& scale, c
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Whether the convolution runs on tensor cores, with what is fused with it.
-bool fuses(const Tensor& x, const Tensor& weight) { return weight.size(1) > 0 && on_tensor_cores(x); }
+}  // namespace
+
+bool fuses_product(const Tensor& x, const Tensor& weight) { return weight.size(1) > 0 && on_tensor_cores(x); }
+
+namespace {
 
 // The convolution; its arguments are checked.
 Tensor convolve(const Tensor& x_in, const Tensor& weight, const OptTensor& scale, const OptTensor& shift,
                 bool relu, const OptTensor& bias, bool out_relu, int64_t groups, Statistics* statistics) {
   const Tensor x = as_map(x_in);
-  const bool fused = (scale || relu || out_relu || statistics) && fuses(x, weight);
+  const bool fused = (scale || relu || out_relu || statistics) && fuses_product(x, weight);
   if (fused || pixel_count(x) == 0) {  // the library refuses empty maps
     Tensor y = empty_map({x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
-    product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu, groups, y, 0, statistics);
+    product(x, weight, vector(scale), vector(shift), relu, vector(bias), out_relu, groups, y, statistics);
     return y;
   }
   const Tensor z = materialise(x, vector(scale), vector(shift), relu);
@@ -145,16 +167,9 @@ ConvResult pointwise_conv(const Tensor& x, const Tensor& weight, const OptTensor
   return {y, found.count, found.mean, found.m2};
 }
 
-void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
-                         int64_t offset) {
-  const int64_t n = weight.size(0);
+void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bias, const BlockPart& part) {
   check_pointwise(x, weight, {}, {}, bias, true, false, 1);
-  if (fuses(x, weight)) {
-    product(x, weight, {}, {}, false, vector(bias), true, 1, y, offset, nullptr);
-  } else {
-    const Tensor z = at::conv2d(x, weight, bias.to(x.scalar_type())).relu_();
-    y.narrow(1, offset, n).copy_(z);
-  }
+  product(x, weight, {}, {}, false, vector(bias), true, 1, {}, nullptr, &part);
 }
 
 namespace {
@@ -166,7 +181,7 @@ ConvNormResult pointwise_conv_bn(const Tensor& x, const Tensor& weight, const Op
   check_norm(gamma, beta, x, weight.size(0));
   const c10::cuda::CUDAGuard guard(x.device());
   // The library's products need not be the same in a larger batch.
-  if (batches > 1 && (x.numel() == 0 || weight.numel() == 0 || !fuses(x, weight)))
+  if (batches > 1 && (x.numel() == 0 || weight.numel() == 0 || !fuses_product(x, weight)))
     return by_batch(batches, [&](int64_t i) {
       return pointwise_conv_bn(batch_of(x, batches, i), weight, vector_of(scale, i), vector_of(shift, i), relu,
                                bias, groups, gamma, beta, eps, 1);

@@ -1,6 +1,7 @@
 // What a block of products on tensor cores holds in registers, and what becomes of it there: bias, ReLU,
-// statistics, the gradient through a pending map.
+// statistics, the gradient through a pending map, the output of a block.
 #pragma once
+#include "product_join.cuh"
 #include "product_tile.cuh"
 
 namespace detnas {
@@ -169,41 +170,96 @@ struct Results {
     }
   }
 
-  // To rows x cols at `out`, rows ld apart; V > 1: 16 bytes at a time can be stored.
+  // Values of a row that a lane has side by side: of 16 bits, four lanes trade them for 16 bytes each. V > 1:
+  // so many can be stored at once.
   template <typename S, int V>
-  __device__ void store(S* out, int64_t ld, int rows, int cols) {
-    constexpr int kLanes = V > 1 && sizeof(S) == 2 ? 4 : 1;  // that trade values for 16 bytes of a row
+  static constexpr int kWidth = V == 1 ? 1 : sizeof(S) == 2 ? 8 : 2;
+  template <typename S, int V>
+  static constexpr int kTrade = kWidth<S, V> == 8 ? 4 : 1;
+
+  // The row and the first column of a lane's part of results i down and j aside, and whether it has one there.
+  template <typename S, int V>
+  __device__ bool part_at(int i, int half, int j, int rows, int cols, int& r, int& c) const {
+    const int own = kTrade<S, V> == 4 ? j + static_cast<int>(threadIdx.x) % 4 : j;
+    r = row(i, half);
+    c = kTrade<S, V> == 4 ? aside + own * 8 : column(j, 0);
+    return r < rows && c < cols && own < ASIDE;
+  }
+  // f(i, half, j) of every part.
+  template <typename S, int V, typename F>
+  __device__ static void for_parts(const F& f) {
 #pragma unroll
     for (int i = 0; i < DOWN; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int r = row(i, half);
-        S* to = out + r * ld;
+      for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int j = 0; j < ASIDE; j += kLanes) {
-          Pack<S, 2> pairs[kLanes];
+        for (int j = 0; j < ASIDE; j += kTrade<S, V>) f(i, half, j);
+  }
+  // put(i, half, j, row, column, values) of every part.
+  template <typename S, int V, typename F>
+  __device__ void parts(int rows, int cols, const F& put) {
+    for_parts<S, V>([&](int i, int half, int j) {
+      constexpr int kLanes = kTrade<S, V>;
+      int r, c;
+      const bool inside = part_at<S, V>(i, half, j, rows, cols, r, c);
+      Pack<S, 2> pairs[kLanes];
 #pragma unroll
-          for (int l = 0; l < kLanes; ++l)
+      for (int l = 0; l < kLanes; ++l)
 #pragma unroll
-            for (int e = 0; e < 2; ++e)
-              pairs[l].lane[e] = static_cast<S>(j + l < ASIDE ? v[i][(j + l) % ASIDE][2 * half + e] : 0.f);
-          if constexpr (kLanes == 4) {
-            uint32_t words[4];
-            std::memcpy(words, pairs, 16);
-            transpose(words);
-            Pack<S, 8> part;
-            std::memcpy(&part, words, 16);
-            const int own = j + static_cast<int>(threadIdx.x) % 4, c = aside + own * 8;
-            if (r < rows && c < cols && own < ASIDE) *reinterpret_cast<Pack<S, 8>*>(to + c) = part;
-          } else {
-            const int c = column(j, 0);
-            if (r >= rows || c >= cols) continue;
-            if constexpr (V > 1) *reinterpret_cast<Pack<S, 2>*>(to + c) = pairs[0];
-            else to[c] = pairs[0].lane[0];
-            if (V == 1 && c + 1 < cols) to[c + 1] = pairs[0].lane[1];
-          }
-        }
+        for (int e = 0; e < 2; ++e)
+          pairs[l].lane[e] = static_cast<S>(j + l < ASIDE ? v[i][(j + l) % ASIDE][2 * half + e] : 0.f);
+      if constexpr (kLanes == 4) {
+        uint32_t words[4];
+        std::memcpy(words, pairs, 16);
+        transpose(words);
+        Pack<S, 8> part;
+        std::memcpy(&part, words, 16);
+        if (inside) put(i, half, j, r, c, part);
+      } else if constexpr (V > 1) {
+        if (inside) put(i, half, j, r, c, pairs[0]);
+      } else {
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (inside && c + e < cols) put(i, half, j, r, c + e, Pack<S, 1>{{pairs[0].lane[e]}});
       }
+    });
+  }
+
+  // To rows x cols at `out`, rows ld apart; V > 1: 16 bytes at a time can be stored.
+  template <typename S, int V>
+  __device__ void store(S* out, int64_t ld, int rows, int cols) {
+    parts<S, V>(rows, cols, [&](int, int, int, int r, int c, const auto& part) {
+      *reinterpret_cast<std::decay_t<decltype(part)>*>(out + r * ld + c) = part;
+    });
+  }
+
+  // What passes a block by, where its last product has columns: loads that are in flight together.
+  template <typename S, int V>
+  struct Passing {
+    Pack<S, kWidth<S, V>> part[DOWN][2][(ASIDE + kTrade<S, V> - 1) / kTrade<S, V>];
+
+    __device__ void fetch(const Results& of, const Join<S>& to, int64_t row0, int col0, int rows, int cols) {
+      for_parts<S, V>([&](int i, int half, int j) {
+        int r, c;
+        if (of.template part_at<S, V>(i, half, j, rows, cols, r, c))
+          part[i][half][j / kTrade<S, V>] =
+              load<S, kWidth<S, V>>(to.left + (row0 + r) * to.ld_left + col0 + c);
+      });
+    }
+  };
+  // Results at (row0, col0) and on of a product into the output of its block.
+  template <typename S, int V>
+  __device__ void join(const Join<S>& to, const Passing<S, V>& passing, int64_t row0, int col0, int rows, int cols) {
+    if constexpr (V > 1) {
+      if (to.dense())
+        return parts<S, V>(rows, cols, [&](int i, int half, int j, int r, int c, const auto& part) {
+          to.put(row0 + r, col0 + c, part, passing.part[i][half][j / kTrade<S, V>]);
+        });
+    }
+    parts<S, 1>(rows, cols, [&](int, int, int, int r, int c, const Pack<S, 1>& value) {
+      *to.at(row0 + r, to.offset + col0 + c) = value.lane[0];
+      if (to.left) *to.at(row0 + r, col0 + c) = to.left[(row0 + r) * to.ld_left + col0 + c];
+    });
   }
 
  private:

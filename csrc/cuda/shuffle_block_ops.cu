@@ -1,5 +1,6 @@
-// shuffle_block on CUDA: a launch for the halves, then one for every convolution, bias and ReLU
-// included; nothing is concatenated.
+// Blocks in evaluation on CUDA: a launch for every convolution, bias and ReLU included. The last one of a branch
+// writes to the block's output, concatenated or as the halves that a following block of stride 1 reads, and
+// takes what passes by with it; nothing is concatenated, shuffled or split by a launch of its own.
 #include <torch/library.h>
 
 #include "conv.cuh"
@@ -9,50 +10,111 @@ namespace detnas {
 namespace cuda {
 namespace {
 
-Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
-                     int64_t stride, int64_t method) {
-  check_block(x, weights, biases, kernel, stride, method);
-  const size_t main = main_layers(kernel);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const Tensor map = as_map(x);
-  const int64_t n = x.size(0), c = x.size(1), half = c / 2;
-  const int64_t right_channels = weights[main - 1].size(0);
-  const int64_t left_channels = stride == 2 ? weights[main + 1].size(0) : half;
-  Tensor out = empty_map({n, left_channels + right_channels, conv_out(x.size(2), stride),
-                          conv_out(x.size(3), stride)}, x);
-  // The last convolution writes where its channels belong in the block's output.
-  auto chain = [&](Tensor z, size_t first, size_t count, int64_t offset) {
+// The convolutions of a block.
+struct Layers {
+  at::TensorList weights, biases;
+  int64_t stride;
+
+  // z through `count` of them from `first` on, or with a `part` as that of the block's output.
+  Tensor run(Tensor z, size_t first, size_t count, const BlockPart* part = nullptr) const {
     int64_t s = stride;
     for (size_t i = first; i < first + count; ++i) {
       if (weights[i].size(2) > 1) {
         z = std::get<0>(depthwise_conv(z, weights[i], {}, {}, false, biases[i], false, false, s, 1));
         s = 1;
-      } else if (i + 1 < first + count) {
-        z = std::get<0>(pointwise_conv(z, weights[i], {}, {}, false, biases[i], true, false, 1));
+      } else if (part && i + 1 == first + count) {
+        pointwise_relu_into(z, weights[i], biases[i], *part);
       } else {
-        pointwise_relu_into(z, weights[i], biases[i], out, offset);
+        z = std::get<0>(pointwise_conv(z, weights[i], {}, {}, false, biases[i], true, false, 1));
       }
     }
-  };
-  if (stride == 2) {
-    chain(map, main, 2, 0);
-    chain(map, 0, main, left_channels);
-    return out;
+    return z;
   }
-  // The halves of the shuffled input, the left one at its place in the output.
-  Tensor right = empty_map({n, c - half, x.size(2), x.size(3)}, x);
-  if (x.numel() > 0)
-    DETNAS_DISPATCH(x, "shuffle_block", [&] {
-      Source<scalar_t> first = source<scalar_t>(map, {}, {}, false), second = first;
-      second.data += half;
-      Shuffle<scalar_t> s{first, second, static_cast<int>(half), static_cast<int>(half),
-                          static_cast<int>(method), static_cast<int>(half), out.data_ptr<scalar_t>(),
-                          right.data_ptr<scalar_t>(), out.size(1), half};
-      launch_shuffle(s, pixel_count(x), stream());
-    });
+};
+
+// The right half of the shuffled map; the left one goes to `left`.
+Tensor split(const Tensor& x, int64_t method, const Tensor& left) {
+  const Tensor map = as_map(x);
+  const int64_t half = x.size(1) / 2;
+  Tensor right = empty_map({x.size(0), half, x.size(2), x.size(3)}, x);
+  if (x.numel() == 0) return right;
+  DETNAS_DISPATCH(x, "shuffle_block", [&] {
+    Source<scalar_t> first = source<scalar_t>(map, {}, {}, false), second = first;
+    second.data += half;
+    Shuffle<scalar_t> s{first, second, static_cast<int>(half), static_cast<int>(half), static_cast<int>(method),
+                        static_cast<int>(half), left.data_ptr<scalar_t>(), right.data_ptr<scalar_t>(),
+                        pixel_stride(left, 1), half};
+    launch_shuffle(s, pixel_count(x), stream());
+  });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  chain(right, 0, main, half);
-  return out;
+  return right;
+}
+
+Tensor half_map(const Tensor& x) { return empty_map({x.size(0), x.size(1) / 2, x.size(2), x.size(3)}, x); }
+
+// x, right: at stride 1 the halves of the shuffled input, or the input, shuffled by `method`.
+std::tuple<Tensor, Tensor> run(const Tensor& x, const OptTensor& right, at::TensorList weights, at::TensorList biases,
+                               int64_t kernel, int64_t stride, int64_t method, int64_t out_method) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Layers layers{weights, biases, stride};
+  const size_t main = main_layers(kernel), projection = weights.size() - main;
+  const bool strided = stride == 2, joined = out_method == 0;
+  const int64_t c_right = weights[main - 1].size(0);
+  const int64_t c_left = strided ? weights.back().size(0) : right ? x.size(1) : x.size(1) / 2;
+
+  const bool in_place = joined && !right;  // the left half
+  bool direct = strided || in_place || c_left == c_right;
+  direct = direct && fuses_product(x, weights[main - 1]) && (!strided || fuses_product(x, weights.back()));
+  if (!direct) {
+    Tensor left = right || strided ? x : half_map(x);
+    const Tensor rest = right ? *right : strided ? as_map(x) : split(x, method, left);
+    if (strided) left = layers.run(rest, main, projection);
+    return shuffle_concat(left, layers.run(rest, 0, main), {}, {}, {}, {}, false, false, out_method, !joined, 1);
+  }
+
+  const auto map = [&](int64_t channels) {
+    return empty_map({x.size(0), channels, conv_out(x.size(2), stride), conv_out(x.size(3), stride)}, x);
+  };
+  const int64_t c = c_left + c_right;
+  const BlockOutput out{map(joined ? c : c / 2), joined ? at::empty({0}, x.options()) : map(c / 2), out_method};
+  if (out.first.numel() == 0) return {out.first, out.second};
+  BlockPart part{out, c_left, {}};
+  if (strided) {
+    const Tensor input = as_map(x);
+    layers.run(input, 0, main, &part);
+    part.offset = 0;
+    layers.run(input, main, projection, &part);
+  } else if (right) {
+    part.passing = as_source(x);
+    layers.run(*right, 0, main, &part);
+  } else if (in_place) {
+    layers.run(split(x, method, out.first.narrow(1, 0, c_left)), 0, main, &part);
+  } else {
+    part.passing = half_map(x);
+    layers.run(split(x, method, *part.passing), 0, main, &part);
+  }
+  return {out.first, out.second};
+}
+
+Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList biases, int64_t kernel,
+                     int64_t stride, int64_t method) {
+  check_block(x, weights, biases, kernel, stride, method);
+  return std::get<0>(run(x, {}, weights, biases, kernel, stride, method, 0));
+}
+
+std::tuple<Tensor, Tensor> shuffle_block_packed(const Tensor& x, const OptTensor& right, at::TensorList weights,
+                                                at::TensorList packed, at::TensorList biases, int64_t kernel,
+                                                int64_t stride, int64_t method, int64_t out_method) {
+  check_chained_block(x, right, weights, biases, kernel, stride, method, out_method);
+  TORCH_CHECK(packed.empty(), "packed: expected none, as pack_shuffle_block makes here, got ", packed.size());
+  return run(x, right, weights, biases, kernel, stride, method, out_method);
+}
+
+// Products read weights as they are.
+std::vector<Tensor> pack_shuffle_block(at::TensorList weights, int64_t kernel, int64_t stride, int64_t out_method) {
+  check_pack_block(weights, kernel, stride);
+  check_out_method(out_method);
+  return {};
 }
 
 }  // namespace
@@ -61,4 +123,6 @@ Tensor shuffle_block(const Tensor& x, at::TensorList weights, at::TensorList bia
 
 TORCH_LIBRARY_IMPL(detnas_d2, DETNAS_DEVICE, m) {
   m.impl("shuffle_block", &detnas::cuda::shuffle_block);
+  m.impl("shuffle_block_packed", &detnas::cuda::shuffle_block_packed);
+  m.impl("pack_shuffle_block", &detnas::cuda::pack_shuffle_block);
 }

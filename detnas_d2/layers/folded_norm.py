@@ -61,7 +61,7 @@ class Folded:
         self._packed: dict[int, list[Tensor]] = {}
 
     def packed(self, kernel: int, stride: int, out_method: int) -> list[Tensor]:
-        """The weights of a block as the CPU's kernels read them, kept."""
+        """The weights of a block as its kernels read them, kept."""
         if out_method not in self._packed:
             self._packed[out_method] = ops.pack_shuffle_block(
                 self.weights, kernel, stride, out_method

@@ -126,7 +126,7 @@ def _at_once(
 def _packed(block: ShuffleBlock, weights: list[Tensor]) -> list[Tensor]:
     """The weights as the CPU's kernels read them, where they stay as they are, else none."""
     kept = staying(block)
-    if kept is None or not takes_packed(weights[0]):
+    if kept is None or not (weights[0].is_cpu and takes_packed(weights[0])):
         return []
     found = kept.find(block, weights)
     if found is None:

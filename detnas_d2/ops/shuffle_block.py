@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from detnas_d2.ops import reference
-from detnas_d2.ops.extension import has_cpu_kernel, has_extension
+from detnas_d2.ops.extension import has_extension
 from detnas_d2.ops.registration import (
     absent,
     by_reference,
@@ -22,8 +22,6 @@ from detnas_d2.ops.registration import (
     register_fake,
     wide,
 )
-
-_PACKS = has_cpu_kernel("pack_shuffle_block")
 
 
 def shuffle_block(
@@ -46,8 +44,8 @@ def shuffle_block(
         weights, biases: of the main branch (1x1, depthwise, 1x1; for xception three times
             depthwise, 1x1), then, at stride 2, of the projection (depthwise, 1x1).
         kernel: 3, 5, 7, or 0 for xception. method: channel shuffle at stride 1, 1 or 2.
-        packed: on the CPU, what :func:`pack_shuffle_block` made of the weights for this
-            ``out_method``; only the weights' shapes are read then.
+        packed: what :func:`pack_shuffle_block` made of the weights for this ``out_method``; on the
+            CPU only the weights' shapes are read then.
         right: with ``packed`` at stride 1: ``x`` and this are the halves of the shuffled input.
         out_method: with ``packed``, 1, 2: the output is shuffled this way and split, as a following
             block of stride 1 wants it.
@@ -99,7 +97,7 @@ def shuffle_blocks(x: Tensor, blocks: Sequence[PackedBlock], ends: Sequence[int]
     """Several blocks one after the other by one operator, to the bit as by :func:`shuffle_block`.
 
     Args:
-        x: (N, C, H, W), on the CPU.
+        x: (N, C, H, W).
         blocks: one at least.
         ends: numbers of blocks after which the output is wanted, ascending; the last is all.
 
@@ -115,23 +113,24 @@ def shuffle_blocks(x: Tensor, blocks: Sequence[PackedBlock], ends: Sequence[int]
 
 
 def takes_packed(x: Tensor) -> bool:
-    """Whether :func:`shuffle_block` takes packed weights: of the CPU, where it is compiled."""
-    return _PACKS and x.is_cpu
+    """Whether :func:`shuffle_block` takes packed weights: where it is compiled."""
+    return (x.is_cpu or x.is_cuda) and compiled(x)
 
 
 def pack_shuffle_block(
     weights: Sequence[Tensor], kernel: int, stride: int, out_method: int = 0
 ) -> list[Tensor]:
-    """The weights of :func:`shuffle_block` as its kernels for the CPU read them.
+    """The weights of :func:`shuffle_block` as its kernels read them.
 
     Args:
-        weights, kernel, stride, out_method: see there; on the CPU.
+        weights, kernel, stride, out_method: see there.
 
     Returns:
-        one tensor each, (ceil(N / 16), C or k * k, 16), float64 for float64, else float32. With
-        ``out_method`` 2 and branches that end in multiples of 32 channels those of their last
-        convolutions are (2, N / 32, C, 16), channels 0, 2, ... before 1, 3, ...: each half of the
-        output by itself. A copy: later writes to the weights do not count.
+        on the CPU one tensor each, (ceil(N / 16), C or k * k, 16), float64 for float64, else
+        float32; on CUDA none. With ``out_method`` 2 and branches that end in multiples of 32
+        channels those of their last convolutions are (2, N / 32, C, 16), channels 0, 2, ... before
+        1, 3, ...: each half of the output by itself. A copy: later writes to the weights do not
+        count.
 
     Raises:
         NotImplementedError, RuntimeError: as :func:`shuffle_block`.
@@ -147,6 +146,8 @@ def _fake(x, weights, biases, kernel, stride, method):
 
 
 def _pack_fake(weights, kernel, stride, out_method=0):
+    if weights[0].is_cuda:
+        return []
     last = {5 if kernel == 0 else 2, len(weights) - 1}
     parted = out_method == 2 and all(weights[i].shape[0] % 32 == 0 for i in last)
     depths = [w.shape[1] if w.shape[2] == 1 else w.shape[2] ** 2 for w in weights]
@@ -182,7 +183,6 @@ register_autocast("shuffle_block", _lower_blocks)
 if has_extension():
     register_fake("shuffle_block", _fake)
     _shuffle_block = caller("shuffle_block")
-if _PACKS:
     register_autocast("shuffle_block_packed", _lower_packed)
     register_autocast("shuffle_blocks_packed", _lower_blocks)
     register_fake("shuffle_block_packed", _packed_fake)

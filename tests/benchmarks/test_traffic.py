@@ -87,7 +87,7 @@ def test_in_place_and_expanded(traffic) -> None:
 def test_launches_inside_a_block(traffic, kernel: int, stride: int) -> None:
     weights, biases = block(2 * C, kernel, stride)
     x = torch.randn(2, 2 * C, 6, 10)
-    found = traffic.block_launches(x, weights, biases, kernel, stride)
+    found = traffic.block_launches(x, None, weights, biases, kernel, stride)
     # As ``tests/emulator`` counts them.
     assert len(found) == {(5, 1): 4, (5, 2): 5, (0, 1): 7, (0, 2): 8}[kernel, stride]
     expected = flops.block(x.shape, [w.shape for w in weights], kernel, stride) // 2
@@ -98,6 +98,12 @@ def test_launches_inside_a_block(traffic, kernel: int, stride: int) -> None:
         maps = [4 * half] + [2 * half] * 3
         others = [0, *(w.numel() + b.numel() for w, b in zip(weights, biases, strict=True))]
         assert [n.elements for n in found] == [m + o for m, o in zip(maps, others, strict=True)]
+        # Between others the launch of halves is none, and what passes by goes with the last one.
+        chained = traffic.block_launches(x[:, C:], x[:, :C], weights, biases, kernel, stride, 2)
+        moved = [n.elements for n in found[1:]]
+        assert [n.elements for n in chained] == [*moved[:2], moved[2] + 2 * half]
+        first = traffic.block_launches(x, None, weights, biases, kernel, stride, 2)
+        assert first == [found[0], *chained]
     if (kernel, stride) == (5, 2):  # the projection's depthwise convolution reads the whole input
         taps = found[3]
         assert taps.reads[0] == x.numel() + weights[3].numel() + biases[3].numel()

@@ -21,8 +21,9 @@ FORWARDS = {
     "recalibration": 109,
     "recalibration of 10 batches": 119,  # ten convolutions of images, and their maps as one
     "training": 115,
-    "evaluation": 105,
+    "evaluation": 89,
 }
+MIB = {"recalibration": 162, "training": 162, "evaluation": 137}  # of maps in float32
 OPS = {
     "bn_stats": 1,
     "bn_stats of 8 maps": 1,
@@ -37,6 +38,12 @@ OPS = {
     "mixed_depthwise of 8 with statistics": 1,
     "shuffle_concat": 1,
     "mixed_sum of 8": 1,
+    "shuffle_block, 5x5, stride 1": 4,
+    "shuffle_block, 5x5, stride 2": 5,
+    "shuffle_block of a chain, 5x5, stride 1": 3,
+    "shuffle_block of a chain, 5x5, stride 2": 5,
+    "shuffle_block of a chain, xception, stride 1": 6,
+    "shuffle_block of a chain, xception, stride 2": 8,
 }
 
 
@@ -71,5 +78,5 @@ def test_kernels_of_the_model(found: dict) -> None:
         launches, fixed, elements, adds = (sum(column) for column in zip(*kernels, strict=True))
         assert launches == FORWARDS[name]
         assert adds * pixels == pytest.approx(0.88e9, rel=0.01)
-        assert elements * pixels * 4 == pytest.approx(157 * 2**20, rel=0.1)
+        assert elements * pixels * 4 == pytest.approx(MIB[name] * 2**20, rel=0.01)
         assert 1e6 < fixed < 1e7  # weights

@@ -267,10 +267,7 @@ for _kernel in (0, 3, 5, 7):
     )
 
 
-OF_THE_CPU = (
-    "conv3x3_packed", "pack_conv3x3", "pack_shuffle_block", "roi_align", "shuffle_block_packed",
-    "shuffle_blocks_packed",
-)  # fmt: skip
+OF_THE_CPU = ("conv3x3_packed", "pack_conv3x3", "roi_align")
 ANY_DTYPE = {
     ("bn_stats", "x"),
     ("bn_stats_fold", "x"),
@@ -337,11 +334,11 @@ def perturbed(op: str, make: Callable[[], list], free: dict) -> Iterator[tuple[s
 
 def check() -> int:
     """Calls every operator with every wrong argument; how many calls were refused."""
-    from detnas_d2.ops.shuffle_block import takes_packed  # of the library that was loaded
+    from detnas_d2.ops.extension import has_cpu_kernel  # of the library that was loaded
 
     total = 0
     for op, make, free in CASES:
-        if op in OF_THE_CPU and not takes_packed(torch.ones(1)):  # CUDA's operators for the host
+        if op in OF_THE_CPU and not has_cpu_kernel(op):  # CUDA's operators for the host
             continue
         overload = getattr(torch.ops.detnas_d2, op).default
         with torch.no_grad():

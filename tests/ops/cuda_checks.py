@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detnas_d2 import ops
 from detnas_d2.ops import BNStats, reference
-from tests.ops import batches, cuda_contexts
+from tests.ops import batches, chains, cuda_contexts
 from tests.ops.compare import assert_near, block, channels_last, stored_as, tensors
 
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -302,6 +302,23 @@ def check_blocks(shape: tuple, setup: Setup) -> None:
         named("shuffle_block_stats", args, setup, False)
 
 
+def check_chains(setup: Setup) -> None:
+    """Blocks between halves, with products of the library and on tensor cores."""
+    allowed = torch.backends.cudnn.allow_tf32
+    try:
+        for tf32 in (False, True) if setup.dtype == torch.float32 else (True,):
+            torch.backends.cudnn.allow_tf32 = tf32
+            for n, c, h, w in SMALL:
+                x = setup.place(torch.randn(n, c + c % 2, h, w))
+                for kernel, stride, more in itertools.product((0, 5), (1, 2), (0, 16)):
+                    chains.check(x, kernel, stride, more)
+                chains.check_many(x)
+        for shape in chains.WIDE:
+            chains.check(setup.place(torch.randn(shape)), 3, 1)
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 CHECKS = (
     check_statistics,
     check_extremes,
@@ -335,6 +352,8 @@ def main() -> None:
             layouts = LAYOUTS if i < 2 and light and not args.small else LAYOUTS[: 1 + 2 * (i == 1)]
             cases += [partial(function, shape, Setup(args.device, dtype, k)) for k in layouts]
         failures += cuda_contexts.report(f"{function.__name__} {dtype}", cases)
+    cases = [partial(check_chains, Setup(args.device, dtype)) for dtype in TOLERANCE]
+    failures += cuda_contexts.report("check_chains", cases)
     failures += cuda_contexts.run(args.device, args.small)
     if failures:
         raise SystemExit(f"{failures} checks failed")

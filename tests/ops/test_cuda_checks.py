@@ -23,7 +23,7 @@ def quick(monkeypatch) -> None:
 def test_operators_pass(quick: None, capsys) -> None:
     cuda_checks.main()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 * len(cuda_checks.CHECKS) + 6
+    assert len(lines) == 2 * len(cuda_checks.CHECKS) + 7
     assert all(line.endswith(": ok") for line in lines)
 
 
