@@ -30,31 +30,13 @@ BlockStats composed_block_stats(const Tensor& left, const OptTensor& right, cons
   return {a, b, std::move(counts), std::move(means), std::move(m2s)};
 }
 
-void Blocks::check() const {
-  const size_t count = kernels.size();
-  TORCH_CHECK(count > 0 && strides.size() == count && methods.size() == count,
-              "kernels, strides, methods: expected one of each block, got ", count, ", ", strides.size(), " and ",
-              methods.size());
-  for (size_t i = 0; i < count; ++i) {
-    check_block_options(kernels[i], strides[i]);
-    TORCH_CHECK(methods[i] == 1 || methods[i] == 2, "methods: expected 1 or 2, got ", methods[i]);
-  }
-  int64_t before = 0;
-  for (const int64_t end : ends) {
-    TORCH_CHECK(end > before, "ends: expected ascending from 1, got ", ends);
-    before = end;
-  }
-  TORCH_CHECK(before == static_cast<int64_t>(count), "ends: expected ", count, " last, got ", ends);
-}
-
 void check_blocks_stats(const Tensor& x, const OptTensor& scale, const OptTensor& shift, at::TensorList weights,
                         at::TensorList packed, at::TensorList gammas, at::TensorList betas,
                         at::ArrayRef<double> eps, const Blocks& blocks, int64_t batches) {
   check_map(x, "x");
   check_affine(scale, shift, x, "scale", "shift", batches);
   blocks.check();
-  size_t count = 0;
-  for (size_t i = 0; i < blocks.size(); ++i) count += blocks.layers(i);
+  const size_t count = blocks.layers();
   for (const size_t size : {weights.size(), gammas.size(), betas.size(), eps.size()})
     TORCH_CHECK(size == count, "weights, gammas, betas, eps: expected ", count, " each, got ", weights.size(),
                 ", ", gammas.size(), ", ", betas.size(), " and ", eps.size());

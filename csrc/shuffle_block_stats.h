@@ -1,6 +1,6 @@
 // Blocks normalised with the statistics of their batch, made of other operators, for every device.
 #pragma once
-#include "conv_checks.h"
+#include "blocks.h"
 
 namespace detnas {
 
@@ -11,21 +11,6 @@ BlockStats composed_block_stats(const Tensor& left, const OptTensor& right, cons
                                 const OptTensor& shift, bool relu, at::TensorList weights,
                                 at::TensorList gammas, at::TensorList betas, at::ArrayRef<double> eps,
                                 int64_t kernel, int64_t stride, int64_t out_method, int64_t batches);
-
-// Several blocks one after the other; `ends`: after how many of them the output is wanted.
-struct Blocks {
-  at::IntArrayRef kernels, strides, methods, ends;
-
-  size_t size() const { return kernels.size(); }
-  size_t layers(size_t i) const { return block_layers(kernels[i], strides[i]); }
-  // How the output of block i is shuffled, where `output` of those wanted come before: as a following block of
-  // stride 1 wants its halves; 0 where the output itself is wanted.
-  int64_t out_method(size_t i, size_t output) const {
-    const bool wanted = ends[output] == static_cast<int64_t>(i + 1);
-    return !wanted && strides[i + 1] == 1 ? methods[i + 1] : 0;
-  }
-  void check() const;
-};
 
 // The outputs wanted; counts, means and squared deviations of all layers.
 using BlocksStats =
