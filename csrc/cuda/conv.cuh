@@ -24,7 +24,7 @@ struct BlockPart {
   OptTensor passing;
 };
 
-// Defined in pointwise_ops.cu and depthwise_ops.cu; their arguments: schema.cpp.
+// Defined in pointwise_ops.cu and depthwise_ops.cpp; their arguments: schema.cpp.
 ConvResult pointwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t groups);
