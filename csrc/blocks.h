@@ -15,11 +15,11 @@ struct Blocks {
     for (size_t i = 0; i < size(); ++i) count += layers(i);
     return count;
   }
-  // How the output of block i is shuffled, where `output` of those wanted come before: as a following block of
-  // stride 1 wants its halves; 0 where the output itself is wanted.
+  // Whether the output of block i is wanted, where `output` of those wanted come before.
+  bool wanted(size_t i, size_t output) const { return ends[output] == static_cast<int64_t>(i + 1); }
+  // How it is shuffled: as a following block of stride 1 wants its halves, 0 where it is wanted itself.
   int64_t out_method(size_t i, size_t output) const {
-    const bool wanted = ends[output] == static_cast<int64_t>(i + 1);
-    return !wanted && strides[i + 1] == 1 ? methods[i + 1] : 0;
+    return !wanted(i, output) && strides[i + 1] == 1 ? methods[i + 1] : 0;
   }
   void check() const {
     const size_t count = kernels.size();

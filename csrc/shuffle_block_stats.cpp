@@ -62,17 +62,16 @@ void check_blocks_stats(const Tensor& x, const OptTensor& scale, const OptTensor
   }
 }
 
-BlocksInput blocks_input(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu,
-                         const Blocks& blocks, int64_t batches) {
-  if (blocks.strides[0] == 2) return {x, {}, scale, shift, relu};
+BlockInput block_input(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu, int64_t stride,
+                       int64_t method, int64_t batches) {
+  if (stride == 2) return {x, {}, scale, shift, relu};
   static const auto shuffle = handle<Shuffle>("detnas_d2::shuffle_concat");
   const int64_t half = x.size(1) / 2;
   const auto part = [&](const OptTensor& v, int64_t from) {
     return v ? OptTensor(v->narrow(-1, from, half)) : OptTensor();
   };
   auto [left, right] = shuffle.call(x.narrow(1, 0, half), x.narrow(1, half, half), part(scale, 0), part(shift, 0),
-                                    part(scale, half), part(shift, half), relu, relu, blocks.methods[0], true,
-                                    batches);
+                                    part(scale, half), part(shift, half), relu, relu, method, true, batches);
   return {left, right, {}, {}, false};
 }
 
@@ -87,7 +86,7 @@ BlocksStats composed_blocks_stats(const Tensor& x, const OptTensor& scale, const
   static const auto block = handle<decltype(composed_block_stats)>("detnas_d2::shuffle_block_stats");
   BlocksStats result;
   auto& [outputs, counts, means, m2s] = result;
-  BlocksInput in = blocks_input(x, scale, shift, relu, blocks, batches);
+  BlockInput in = block_input(x, scale, shift, relu, strides[0], methods[0], batches);
   size_t first = 0;
   for (size_t i = 0; i < blocks.size(); ++i) {
     const size_t size = blocks.layers(i);
@@ -97,11 +96,9 @@ BlocksStats composed_blocks_stats(const Tensor& x, const OptTensor& scale, const
         betas.slice(first, size), eps.slice(first, size), kernels[i], strides[i], method, batches);
     for (auto [all, own] : {std::pair(&counts, &count), std::pair(&means, &mean), std::pair(&m2s, &m2)})
       std::move(own->begin(), own->end(), std::back_inserter(*all));
-    if (ends[outputs.size()] == static_cast<int64_t>(i + 1)) outputs.push_back(a);
-    // A block of stride 1 after an output that is wanted shuffles it.
-    const bool more = i + 1 < blocks.size(), halve = more && strides[i + 1] == 1 && method == 0;
-    if (halve) in = blocks_input(a, {}, {}, false, {kernels.slice(i + 1), strides.slice(i + 1), methods.slice(i + 1), {}}, batches);
-    else in = {std::move(a), method ? OptTensor(std::move(b)) : OptTensor(), {}, {}, false};
+    if (blocks.wanted(i, outputs.size())) outputs.push_back(a);
+    if (method) in = {std::move(a), std::move(b), {}, {}, false};
+    else if (i + 1 < blocks.size()) in = block_input(a, {}, {}, false, strides[i + 1], methods[i + 1], batches);
     first += size;
   }
   return result;

@@ -26,14 +26,14 @@ void check_blocks_stats(const Tensor& x, const OptTensor& scale, const OptTensor
                         at::TensorList packed, at::TensorList gammas, at::TensorList betas,
                         at::ArrayRef<double> eps, const Blocks& blocks, int64_t batches);
 
-// What the first of the blocks reads: the map, or at stride 1 the halves of the shuffled one, where nothing is
-// pending any more.
-struct BlocksInput {
+// What a block reads of a map: the map, or at stride 1 the halves of the shuffled one, on which nothing is pending
+// any more.
+struct BlockInput {
   Tensor left;
   OptTensor right, scale, shift;
   bool relu;
 };
-BlocksInput blocks_input(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu,
-                         const Blocks& blocks, int64_t batches);
+BlockInput block_input(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu, int64_t stride,
+                       int64_t method, int64_t batches);
 
 }  // namespace detnas

@@ -7,6 +7,9 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <array>
+#include <memory>
+
 #include "shuffle_layers.h"
 
 namespace detnas {
@@ -118,7 +121,8 @@ BlockGradients shuffle_block_training_backward(
   for (size_t i = 0; i < wanted.size(); ++i) flags[i] = wanted.get(i);
   const Tensor none = at::empty({0}, left.options());
   const std::vector<Tensor> nothing(count, none);
-  Gradients g{weights, gammas, betas, eps, made, c10::ArrayRef<bool>(flags.get() + 4, 3 * count), nothing, nothing, nothing};
+  const c10::ArrayRef<bool> of_parameters(flags.get() + 4, 3 * count);
+  Gradients g{weights, gammas, betas, eps, made, of_parameters, nothing, nothing, nothing};
 
   const Pending input{left, scale, shift, relu};
   const Pending a = right ? input : g.map(count - 1), b = g.map(main - 1);
@@ -139,8 +143,8 @@ BlockGradients shuffle_block_training_backward(
     ends = Back{sum(x.x, y.x), sum(x.scale, y.scale), sum(x.shift, y.shift)};
   }
   const auto given = [&](const Tensor& t, size_t i) { return flags[i] && t.defined() ? t : none; };
-  return {given(ends.x, 0),        given(d_second, 1),      given(ends.scale, 2),   given(ends.shift, 3),
-          std::move(g.d_weights),  std::move(g.d_gammas),   std::move(g.d_betas)};
+  return {given(ends.x, 0), given(d_second, 1), given(ends.scale, 2), given(ends.shift, 3), std::move(g.d_weights),
+          std::move(g.d_gammas), std::move(g.d_betas)};
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ std::vector<Tensor> shuffle_blocks_packed(const Tensor& x, at::TensorList weight
   size_t first = 0;
   for (size_t i = 0; i < count; ++i) {
     const size_t size = blocks.layers(i);
-    const bool wanted = ends[outputs.size()] == static_cast<int64_t>(i + 1);
+    const bool wanted = blocks.wanted(i, outputs.size());
     const int64_t method = blocks.out_method(i, outputs.size());
     auto [a, b] = block.call(left, right, weights.slice(first, size), packs ? packed.slice(first, size) : packed,
                              biases.slice(first, size), kernels[i], strides[i], methods[i], method);

@@ -251,7 +251,7 @@ BlockStats run(const Tensor& left, const OptTensor& right, const OptTensor& scal
 
 // All blocks on the first batch, then on the next: what lies between them stays in the caches.
 template <typename T>
-BlocksStats run(const BlocksInput& in, at::TensorList weights, at::TensorList packed, at::TensorList gammas,
+BlocksStats run(const BlockInput& in, at::TensorList weights, at::TensorList packed, at::TensorList gammas,
                 at::TensorList betas, at::ArrayRef<double> eps, const Blocks& blocks, int64_t batches) {
   Memory<T>& memory = Memory<T>::of_thread();
   Room room(weights, in.left, batches);
@@ -293,7 +293,7 @@ BlocksStats run(const BlocksInput& in, at::TensorList weights, at::TensorList pa
         right = next(b, c);
       } else {
         T* out;
-        if (blocks.ends[output] == static_cast<int64_t>(j + 1)) {
+        if (blocks.wanted(j, output)) {
           if (i == 0) outputs.push_back(empty_map(in.left.size(0), channels, height, width, in.left));
           out = outputs[output++].template data_ptr<T>() + i * pixels * channels;
         } else {
@@ -340,7 +340,7 @@ BlocksStats shuffle_blocks_stats(const Tensor& x, const OptTensor& scale, const 
                                  methods, ends, batches);
   const Blocks blocks{kernels, strides, methods, ends};
   check_blocks_stats(x, scale, shift, weights, packed, gammas, betas, eps, blocks, batches);
-  const BlocksInput in = blocks_input(x, scale, shift, relu, blocks, batches);
+  const BlockInput in = block_input(x, scale, shift, relu, strides[0], methods[0], batches);
   return dispatch(x, "shuffle_blocks_stats", [&](auto zero) {
     return run<decltype(zero)>(in, weights, packed, gammas, betas, eps, blocks, batches);
   });

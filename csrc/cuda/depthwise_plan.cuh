@@ -128,7 +128,8 @@ void plan(Depthwise<S>& a, int64_t images, int64_t height, int64_t width, int st
   const int64_t rows = ceil_div(a.out_height, a.out_step) - a.origin;
   const int64_t cols = ceil_div(a.out_width, a.out_step) - a.origin;
   const int64_t maps = images * a.phases * a.phases;
-  const bool large = strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= fill(kDepthwiseBlocks);
+  const bool large =
+      strided ? gradient : maps * ceil_div(rows, 8) * ceil_div(cols, 16) * a.slabs >= fill(kDepthwiseBlocks);
   a.mode = strided ? kStrided : large ? kLarge : kSmall;
   a.tiles_y = static_cast<int>(ceil_div(rows, large ? 8 : 4));
   a.tiles_x = static_cast<int>(ceil_div(cols, large ? 16 : 8));

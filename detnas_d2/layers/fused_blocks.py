@@ -124,9 +124,11 @@ def _at_once(
 
 
 def _packed(block: ShuffleBlock, weights: list[Tensor]) -> list[Tensor]:
-    """The weights as the CPU's kernels read them, where they stay as they are, else none."""
-    kept = staying(block)
-    if kept is None or not (weights[0].is_cpu and takes_packed(weights[0])):
+    """The weights as the CPU's kernels read them, where they do and stay as they are, else none."""
+    kept, of = staying(block), weights[0]
+    if kept is None or not (of.is_cpu and takes_packed(of)):
+        return []
+    if of.dtype not in (torch.float32, torch.float64) or is_any_autocast_enabled():
         return []
     found = kept.find(block, weights)
     if found is None:

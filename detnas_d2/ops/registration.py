@@ -65,7 +65,7 @@ def absent(op: str) -> Callable[..., Any]:
     """Stands for an operator that no reference can take the place of, where it is not compiled."""
 
     def call(*_: object) -> Any:
-        raise RuntimeError(f"{op}: compiled only, and not here: {build_info()}")
+        raise RuntimeError(f"{op}: needs the compiled library: {build_info()}")
 
     return call
 

@@ -183,8 +183,7 @@ def run(name: str, cases: Cases, dtype: torch.dtype, tolerance: float) -> None:
     if name in WITH_NORM:
         check_folded(name, args)
         return
-    few = tolerance == TF32 and name == "shuffle_block_stats"  # layers on layers of such products
-    check_values(op, ref, args, (10 if few else 5) * tolerance)
+    check_values(op, ref, args, 5 * tolerance)
     # Of few bits, what the ReLU of an output sees may lie on the other side of zero.
     flips = tolerance > 1e-4 and name.endswith("_conv") and args[6]
     if name in DIFFERENTIABLE and not flips:
@@ -251,9 +250,11 @@ def main() -> None:
         names.remove("roi_align")
     start, total = time.perf_counter(), 0
     for name, dtypes, tolerance in variants():
-        cases = Cases(seed)
+        # Chains draw by themselves, so that the others' cases stay what they were.
+        alone, of_chains = Cases(seed), Cases(seed)
         for i in range(count):
             for op in names:
+                cases = alone if op in ops.__all__ else of_chains
                 torch.manual_seed(i)
                 dtype = cases.r.choice(dtypes)
                 state = cases.r.getstate()

@@ -102,7 +102,7 @@ def test_without_the_library_references_run_or_a_line_says_why() -> None:
     command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    why = "compiled only, and not here: detnas_d2._C is not available"
+    why = "needs the compiled library: detnas_d2._C is not available"
     packs = ("pack_conv3x3", "pack_conv3x3", "pack_shuffle_block")
     assert done.stdout.splitlines() == [f"{op}: {why}" for op in packs]
 
