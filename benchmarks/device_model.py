@@ -1,8 +1,9 @@
 """A model of the time that kernels take on a GPU: from bytes, multiply-adds and launches.
 
 No measurement. Every kernel takes what its bytes take at the device's bandwidth, or its
-multiply-adds at the rate of its tensor cores, whichever is more, and a fixed time between its
-launch and that of the next one, which waits for it. Caches, occupancy and the shares of the peak
+multiply-adds at the rate of its tensor cores, those of depthwise convolutions at that of the other
+cores, whichever is most, and a fixed time between its launch and that of the next one, which waits
+for it. Caches, occupancy and the shares of the peak
 rates that kernels reach are left out: times are lower bounds for large maps, and estimates for
 small ones.
 
@@ -24,13 +25,15 @@ class Kernel(NamedTuple):
     Attributes:
         launches: all together.
         elements, pixel_elements: of tensors that they read or write, fixed and for every pixel.
-        multiply_adds: for every pixel.
+        multiply_adds: for every pixel, on tensor cores.
+        vector_adds: the same of depthwise convolutions, which tensor cores do not help.
     """
 
     launches: int
     elements: float
     pixel_elements: float
     multiply_adds: float
+    vector_adds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Device:
     Attributes:
         bandwidth: bytes per second.
         flops: of tensor cores in bfloat16, dense, per second; a multiply-add is two.
+        vector_flops: the same of the other cores in float32.
         graph_us: microseconds from a kernel's start to that of the next in a graph, if it does
             nothing.
         launch_us: the same where PyTorch calls it from Python.
@@ -49,6 +53,7 @@ class Device:
     name: str
     bandwidth: float
     flops: float
+    vector_flops: float
     graph_us: float
     launch_us: float
     source: str
@@ -57,15 +62,15 @@ class Device:
 _ASSUMED = "2.2 us a kernel in a graph and 6 us an operator from Python are assumptions"
 DEVICES = {
     "A100": Device(
-        "A100", 2.039e12, 312e12, 2.2, 6.0,
+        "A100", 2.039e12, 312e12, 19.5e12, 2.2, 6.0,
         f"NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM; {_ASSUMED}",
     ),
     "H100": Device(
-        "H100", 3.35e12, 989.5e12, 2.2, 6.0,
+        "H100", 3.35e12, 989.5e12, 67e12, 2.2, 6.0,
         f"NVIDIA H100 Tensor Core GPU datasheet, SXM, half of the rate with sparsity; {_ASSUMED}",
     ),
     "H200": Device(
-        "H200", 4.8e12, 989.5e12, 2.2, 6.0,
+        "H200", 4.8e12, 989.5e12, 67e12, 2.2, 6.0,
         f"NVIDIA H200 Tensor Core GPU datasheet, SXM, half of the rate with sparsity; {_ASSUMED}",
     ),
 }  # fmt: skip
@@ -86,15 +91,18 @@ def measured(name: str, limits: Mapping[str, float]) -> Device:
         name,
         limits["copy_gb_per_s"] * 1e9,
         2e9 * limits["bfloat16_multiply_adds_g_per_s"],
+        2e9 * limits["multiply_adds_g_per_s"],
         limits["graph_launch_us"],
         limits["launch_us"],
         "measured: copy, matrix product, chain of small kernels",
     )
 
 
-def kernel_ms(device: Device, size: float, multiply_adds: float) -> float:
-    """Milliseconds of work by bytes or multiply-adds, whichever takes longer; none for launches."""
-    return 1e3 * max(size / device.bandwidth, 2 * multiply_adds / device.flops)
+def kernel_ms(device: Device, size: float, multiply_adds: float, vector_adds: float = 0.0) -> float:
+    """Milliseconds of work by bytes or multiply-adds of either kind, whichever takes longest; none
+    for launches."""
+    adds = max(multiply_adds / device.flops, vector_adds / device.vector_flops)
+    return 1e3 * max(size / device.bandwidth, 2 * adds)
 
 
 def device_ms(kernels: Iterable[Kernel], device: Device, pixels: int, itemsize: int = 2) -> float:
@@ -108,7 +116,7 @@ def device_ms(kernels: Iterable[Kernel], device: Device, pixels: int, itemsize: 
     for kernel in kernels:
         size = itemsize * (kernel.elements + kernel.pixel_elements * pixels)
         total += kernel.launches * device.graph_us * 1e-3
-        total += kernel_ms(device, size, kernel.multiply_adds * pixels)
+        total += kernel_ms(device, size, kernel.multiply_adds * pixels, kernel.vector_adds * pixels)
     return total
 
 

@@ -90,9 +90,9 @@ class Counter(TorchDispatchMode):
                 raise RuntimeError(f"{name}: {count} launches, {len(inside)} are known")
             self.nodes += inside
             return
-        adds = traffic.multiply_adds(func, args, kwargs, result)
+        counts = traffic.multiply_adds(func, args, kwargs, result)
         inputs, outputs = traffic.tensors((args, kwargs)), traffic.tensors(result)
-        self.nodes.append(traffic.node_of(name, count, inputs, outputs, adds))
+        self.nodes.append(traffic.node_of(name, count, inputs, outputs, *counts))
 
     def _ours(self, func, args: tuple, kwargs: dict) -> object:
         before, outer = self._library.detnas_launches(), self._inner

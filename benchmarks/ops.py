@@ -321,7 +321,9 @@ def expected(report: measure.Report, case: Case, dtype: torch.dtype) -> dict[str
             nodes["torch.compile channels_last"] = traffic.fused(trace.nodes)
         for label, own in nodes.items():
             if own:  # a backward pass runs on a thread of its own, which is not traced
-                kernels = [Kernel(n.launches, 0, n.elements, n.multiply_adds) for n in own]
+                kernels = [
+                    Kernel(n.launches, 0, n.elements, n.multiply_adds, n.vector_adds) for n in own
+                ]
                 found[label] = device_model.device_ms(kernels, report.device, 1, dtype.itemsize)
     return found
 

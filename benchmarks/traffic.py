@@ -20,6 +20,8 @@ BATCH_NORMS = {
 }  # fmt: skip
 # Which a compiler calls as they are.
 LIBRARY = {"convolution", "mm", "addmm", "bmm"}
+# Of a product, for which the depthwise convolution in its launch is made once.
+COLUMNS = 160
 
 
 def tensors(value: object) -> list[Tensor]:
@@ -51,10 +53,16 @@ def elements(found: Iterable[Tensor]) -> int:
     return sum(min(t.numel(), t.untyped_storage().nbytes() // t.element_size()) for t in each)
 
 
-def multiply_adds(func: torch._ops.OpOverload, args: tuple, kwargs: dict, result: object) -> int:
-    """By the formula that torch has for the operator; 0 without one."""
+def multiply_adds(
+    func: torch._ops.OpOverload, args: tuple, kwargs: dict, result: object
+) -> tuple[int, int]:
+    """By the formula that torch has for the operator, none without one; those of depthwise
+    convolutions, which tensor cores do not help, by themselves, last."""
     formula = flop_registry.get(func._overloadpacket)
-    return 0 if formula is None else formula(*args, **kwargs, out_val=result) // 2
+    count = 0 if formula is None else formula(*args, **kwargs, out_val=result) // 2
+    name = func._schema.name.split("::")[1]
+    grouped = name == "convolution" and args[8] > 1
+    return (0, count) if grouped or "depthwise" in name else (count, 0)
 
 
 @dataclass
@@ -63,6 +71,7 @@ class Node:
 
     Attributes:
         reads, writes: elements by memory.
+        multiply_adds, vector_adds: on tensor cores, and on others.
         library: whether a compiler leaves it as it is.
     """
 
@@ -71,6 +80,7 @@ class Node:
     reads: dict[int, int]
     writes: dict[int, int]
     multiply_adds: int = 0
+    vector_adds: int = 0
     library: bool = False
 
     @property
@@ -104,23 +114,25 @@ class Trace(TorchDispatchMode):
             if name in BATCH_NORMS and any(a is True for a in args):  # in training
                 self._batch_norm(name, inputs, outputs)
             else:
-                count = multiply_adds(func, args, kwargs, result)
-                self.nodes.append(node_of(name, launches, inputs, outputs, count))
+                counts = multiply_adds(func, args, kwargs, result)
+                self.nodes.append(node_of(name, launches, inputs, outputs, *counts))
         return result
 
     def _batch_norm(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         vectors = [t for t in outputs if t.dim() == 1 and t.numel()]
-        statistics = node_of(f"{name}, statistics", 1, inputs[:1], vectors, 0)
+        statistics = node_of(f"{name}, statistics", 1, inputs[:1], vectors)
         statistics.library = True  # a reduction is no part of what reads its result
-        normalise = node_of(f"{name}, normalise", 1, [inputs[0], *vectors], outputs[:1], 0)
+        normalise = node_of(f"{name}, normalise", 1, [inputs[0], *vectors], outputs[:1])
         self.nodes += [statistics, normalise]
 
 
 def node_of(
-    name: str, launches: int, inputs: Iterable[Tensor], outputs: Iterable[Tensor], count: int
+    name: str, launches: int, inputs: Iterable[Tensor], outputs: Iterable[Tensor], *counts: int
 ) -> Node:
-    """The node of an operator with these tensors and multiply-adds."""
-    return Node(name, launches, _by_memory(inputs), _by_memory(outputs), count, name in LIBRARY)
+    """The node of an operator with these tensors, and the multiply-adds of either kind."""
+    node = Node(name, launches, _by_memory(inputs), _by_memory(outputs), *counts)
+    node.library = name in LIBRARY
+    return node
 
 
 def block_launches(
@@ -128,9 +140,11 @@ def block_launches(
     kernel: int, stride: int, out_method: int = 0,
 ) -> list[Node]:  # fmt: skip
     """Launches of a shuffle block in evaluation, which are inside one operator
-    (csrc/cuda/shuffle_block_ops.cu): every convolution, the last of a branch into the block's
-    output, at stride 1 together with the half that passes by. Without ``right`` a block of stride 1
-    parts its input first, of which the half that passes by already lies in a whole output."""
+    (csrc/cuda/shuffle_block_ops.cpp): every 1x1 convolution, with the depthwise convolution before
+    it where channels are whole vectors, the last of a branch into the block's output, at stride 1
+    together with the half that passes by. Without ``right`` a block of stride 1 parts its input
+    first, of which the half that passes by already lies in a whole output. Depthwise convolutions
+    that are made more than once are counted so."""
     n, c, h, w = x.shape
     main = 6 if kernel == 0 else 3
     within, outside = n * h * w, n * -(-h // stride) * -(-w // stride)
@@ -141,12 +155,19 @@ def block_launches(
         c = c // 2 if right is None else right.shape[1]
     for branch in (slice(main), slice(main, None)):
         pixels, size = within, c * within
+        reads, taps = 0, 0  # of what is in the launch already
         for weight, bias in zip(weights[branch], biases[branch], strict=True):
-            if weight.shape[-1] > 1:  # the first of them has the stride
+            channels, _, k, _ = weight.shape
+            if k > 1:  # the first of them has the stride
                 pixels = outside
-            reads = size + weight.numel() + bias.numel()
-            size = weight.shape[0] * pixels
-            found.append(Node("convolution", 1, {0: reads}, {1: size}, weight.numel() * pixels))
+            reads, adds = reads + weight.numel() + bias.numel(), weight.numel() * pixels
+            if k > 1 and channels * weight.element_size() % 16 == 0:
+                taps = adds
+                continue
+            made = channels * pixels
+            adds, taps = (0, adds) if k > 1 else (adds, taps * -(-channels // COLUMNS))
+            found.append(Node("convolution", 1, {0: size + reads}, {1: made}, adds, taps))
+            size, reads, taps = made, 0, 0
     if stride == 1 and (right is not None or out_method):
         passing = x.numel() if right is not None else x.numel() // 2
         found[-1].reads[2] = found[-1].writes[3] = passing
@@ -231,5 +252,6 @@ def lines(first: Sequence[Node], second: Sequence[Node], pixels: tuple[int, int]
     for a, b in zip(first, second, strict=True):
         slope = (b.elements - a.elements) / (q - p)
         rate = (b.multiply_adds - a.multiply_adds) / (q - p)
-        found[Kernel(a.launches, a.elements - slope * p, slope, rate)] += 1
+        vector = (b.vector_adds - a.vector_adds) / (q - p)
+        found[Kernel(a.launches, a.elements - slope * p, slope, rate, vector)] += 1
     return [Kernel(k.launches * n, *(value * n for value in k[1:])) for k, n in found.items()]

@@ -11,18 +11,7 @@ using ConvResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using ConvNormResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using ConvGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// What a block in evaluation leaves: its branches concatenated (method 0, second is empty), or shuffled and split.
-struct BlockOutput {
-  Tensor first, second;
-  int64_t method;
-};
-// A branch of it: its channels of the concatenation from `offset` on, and, where it is the only one, the half
-// that passes by, which lies before it and has as many.
-struct BlockPart {
-  const BlockOutput& out;
-  int64_t offset;
-  OptTensor passing;
-};
+struct BlockPart;  // block_part.cuh
 
 // Defined in pointwise_ops.cu and depthwise_ops.cpp; their arguments: schema.cpp.
 ConvResult pointwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
@@ -35,12 +24,18 @@ void pointwise_relu_into(const Tensor& x, const Tensor& weight, const Tensor& bi
 ConvResult depthwise_conv(const Tensor& x, const Tensor& weight, const OptTensor& scale,
                           const OptTensor& shift, bool relu, const OptTensor& bias, bool out_relu,
                           bool want_stats, int64_t stride, int64_t dilation);
-// Defined in pixelwise_ops.cu.
+// relu(depthwise(x, taps) * weight + bias), the depthwise convolution with a bias of its own, as one launch: to y, or,
+// with a part, to that of a block's output, which is not empty. False where two launches have to do it, or do it better.
+// Defined in separable_ops.cpp.
+bool separable_relu(const Tensor& x, const Tensor& taps, const Tensor& taps_bias, int64_t stride, const Tensor& weight,
+                    const Tensor& bias, const BlockPart* part, Tensor& y);
+// Defined in pixelwise_ops.cu; the second: the halves of x, which is not empty, shuffled by `method`; left is a map.
 std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& right,
                                           const OptTensor& left_scale, const OptTensor& left_shift,
                                           const OptTensor& right_scale, const OptTensor& right_shift,
                                           bool left_relu, bool right_relu, int64_t method, bool split,
                                           int64_t batches);
+void shuffled_halves(const Tensor& x, int64_t method, const Tensor& left, const Tensor& right);
 
 // x through the map that is pending on it, or x itself where nothing is.
 Tensor materialise(const Tensor& x, const OptTensor& scale, const OptTensor& shift, bool relu);

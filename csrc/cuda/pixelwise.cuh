@@ -4,7 +4,7 @@
 // Terminology: a thread owns V neighbouring channels, a vector; `lanes` threads of a block lie along
 // channels, `rows` along pixels; a slab is the channels of a block, a chunk its pixels.
 #pragma once
-#include "platform.cuh"
+#include "packs.cuh"
 
 namespace detnas {
 namespace cuda {
@@ -45,28 +45,6 @@ inline Tiling reduction_tiling(int64_t pixels, int64_t vectors, int in_flight) {
   t.chunks = 1;
   t.per_chunk = pixels;
   return t;
-}
-
-template <typename S, int V>
-__device__ inline Pack<S, V> load(const S* p) {
-  return *reinterpret_cast<const Pack<S, V>*>(p);
-}
-
-template <typename S, int V>
-__device__ inline Pack<S, V> pack(const float (&v)[V]) {
-  Pack<S, V> packed;
-#pragma unroll
-  for (int i = 0; i < V; ++i) packed.lane[i] = static_cast<S>(v[i]);
-  return packed;
-}
-
-template <typename S, int V>
-__device__ inline void store(S* p, const Pack<S, V>& packed) {
-  *reinterpret_cast<Pack<S, V>*>(p) = packed;
-}
-template <typename S, int V>
-__device__ inline void store(S* p, const float (&v)[V]) {
-  store<S, V>(p, pack<S, V>(v));
 }
 
 // A source at V channels from c, with the affine map and ReLU pending on it, so many vectors on.

@@ -103,6 +103,20 @@ std::tuple<Tensor, Tensor> shuffle_concat(const Tensor& left, const Tensor& righ
   return {a, b};
 }
 
+void shuffled_halves(const Tensor& x, int64_t method, const Tensor& left, const Tensor& right) {
+  const Tensor map = as_map(x);
+  const int64_t half = x.size(1) / 2;
+  DETNAS_DISPATCH(x, "shuffled_halves", [&] {
+    Source<scalar_t> first = source<scalar_t>(map, {}, {}, false), second = first;
+    second.data += half;
+    Shuffle<scalar_t> s{first, second, static_cast<int>(half), static_cast<int>(half), static_cast<int>(method),
+                        static_cast<int>(half), left.data_ptr<scalar_t>(), right.data_ptr<scalar_t>(),
+                        pixel_stride(left, 1), half};
+    launch_shuffle(s, pixel_count(x), stream());
+  });
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> shuffle_concat_backward(

@@ -19,6 +19,12 @@
 namespace detnas {
 namespace cuda {
 using Stream = cudaStream_t;
+// Lets launches of a kernel have more than 48 KB of shared memory.
+template <typename F>
+void allow_shared(F kernel, int64_t bytes) {
+  if (bytes > 48 * 1024)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
 #ifdef __CUDACC__
 __device__ inline void trap() { __trap(); }
 #endif
@@ -45,6 +51,18 @@ inline int64_t fill(int64_t each) {
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   return each * (multiprocessors > 0 ? multiprocessors : 1);
+#endif
+}
+
+// Bytes of shared memory that a block may have, on the current GPU, where its kernel is allowed them.
+inline int64_t most_shared() {
+#ifdef DETNAS_EMULATE
+  return emulator::kMostShared;
+#else
+  int device = 0, bytes = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes;
 #endif
 }
 

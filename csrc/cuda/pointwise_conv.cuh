@@ -55,8 +55,8 @@ struct Shape {
   static constexpr int kDepth = 64 / sizeof(S);  // 64 bytes of depth at a time
   static constexpr int kThreads = BM * BN > 128 * 64 ? 512 : 256, kWarpsDown = kThreads / 32 / kWarpsAside;
   static constexpr int kBlocks = 512 / kThreads;  // of a multiprocessor, at least: 128 registers a thread
-  using A = Tile<S, V, P != Product::kGradWeight, BM, kDepth, kOfA, kThreads>;
-  using B = Tile<S, V, kForward, BN, kDepth, kOfB, kThreads>;
+  using A = ProductTile<S, V, P != Product::kGradWeight, BM, kDepth, kOfA, kThreads>;
+  using B = ProductTile<S, V, kForward, BN, kDepth, kOfB, kThreads>;
   using Results = cuda::Results<BM / kWarpsDown / 16, BN / kWarpsAside / 8>;
   static constexpr int64_t kShared = 2 * (A::kSize + B::kSize) * sizeof(S);
   // In the place of the tiles: sums of columns [kWarpsDown][BN], and a constant for each.
@@ -118,12 +118,13 @@ gemm_kernel(Gemm<S> g) {
     const int64_t left = g.rows - row0;
     const int rows = left < BM ? static_cast<int>(left) : BM;
     const int cols = g.cols - col0 < BN ? g.cols - col0 : BN;
+    const Line line{first_row + row0, rows};
     Pair* part = reinterpret_cast<Pair*>(shared);
     const int c = threadIdx.x;
     if constexpr (P == Product::kForward) {
       using Passing = typename Form::Results::template Passing<S, V>;
       Passing passing;
-      if (V > 1 && READY && g.join.left) passing.fetch(results, g.join, first_row + row0, col0, rows, cols);
+      if (V > 1 && READY && g.join.left) passing.fetch(results, g.join, line, col0, cols);
       if (TileB::kFolds && g.b.scale) {
         float* constants = reinterpret_cast<float*>(part + Form::kWarpsDown * BN);
         b.leave_constants(constants);
@@ -133,9 +134,8 @@ gemm_kernel(Gemm<S> g) {
       if (g.bias) results.add_bias(g.bias + col0, cols);
       if (g.mean) results.leave_moments(rows, part, BN);
       if (g.out_relu) results.relu();
-      if (READY && g.join.first)
-        return results.template join<S, V>(g.join, passing, first_row + row0, col0, rows, cols);
-      results.template store<S, V>(g.out + (first_row + row0) * g.ld_out + col0, g.ld_out, rows, cols);
+      if (READY && g.join.first) return results.template join<S, V>(g.join, passing, line, col0, cols);
+      results.template store<S, V>(g.out + col0, g.ld_out, line, cols);
       if (!g.mean) return;
       __syncthreads();
       const int64_t row_tiles = gridDim.x / col_tiles, batch = blockIdx.y;
@@ -161,7 +161,7 @@ gemm_kernel(Gemm<S> g) {
                    reinterpret_cast<double*>(shared), skip(g.stats, batch * g.channels));
     } else if constexpr (P == Product::kGradX) {
       if (g.x.data) results.template through_pending<S, V>(g.x, row0, col0, rows, cols, part, BN);
-      results.template store<S, V>(g.out + row0 * g.ld_out + col0, g.ld_out, rows, cols);
+      results.template store<S, V>(g.out + col0, g.ld_out, line, cols);
       if (!g.sums) return;
       __syncthreads();
       if (c >= cols) return;
@@ -172,8 +172,8 @@ gemm_kernel(Gemm<S> g) {
       at[0] = sum.lane[0];
       at[g.channels] = sum.lane[1];
     } else {
-      float* to = g.partial + (blockIdx.z * g.rows + row0) * g.cols + col0;
-      results.template store<float, V == 1 ? 1 : 4>(to, g.cols, rows, cols);
+      float* to = g.partial + blockIdx.z * g.rows * g.cols + col0;
+      results.template store<float, V == 1 ? 1 : 4>(to, g.cols, line, cols);
     }
   } else {
     trap();  // the entry points do not come here

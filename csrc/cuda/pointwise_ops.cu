@@ -12,6 +12,7 @@
 
 #include <algorithm>
 
+#include "block_part.cuh"
 #include "conv.cuh"
 #include "pointwise_kernels.cuh"
 
@@ -67,21 +68,6 @@ Source<S> weights_of(const Tensor& weight, int64_t group, int64_t out_channels) 
   s.ld = weight.size(1);
   s.data = weight.const_data_ptr<S>() + group * out_channels * s.ld;
   return s;
-}
-
-template <typename S>
-Join<S> join_of(const BlockPart& part) {
-  Join<S> join;
-  join.first = part.out.first.data_ptr<S>();
-  if (part.out.method) join.second = part.out.second.data_ptr<S>();
-  join.half = static_cast<int>(part.out.first.size(1));
-  join.method = static_cast<int>(part.out.method);
-  join.offset = static_cast<int>(part.offset);
-  if (!part.passing) return join;
-  const Source<S> passing = source<S>(*part.passing, {}, {}, false);
-  join.left = passing.data;
-  join.ld_left = passing.ld;
-  return join;
 }
 
 // y = x * weight + bias on tensor cores, or, without y and of one group, `part` of a block's output. statistics:

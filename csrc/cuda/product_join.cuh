@@ -2,7 +2,7 @@
 // own, concatenated, or shuffled and split as the next block wants it. What passes the block by is written by the
 // threads that write the product: it needs no launch of its own, and sectors of memory are written whole.
 #pragma once
-#include "shuffle_concat.cuh"
+#include "packs.cuh"
 
 namespace detnas {
 namespace cuda {

@@ -62,6 +62,14 @@ __device__ inline void transpose(uint32_t (&v)[4]) {
   }
 }
 
+// The rows of a block's results are neighbouring pixels of a map, of which `count` are inside.
+struct Line {
+  int64_t first;
+  int count;
+  __device__ bool has(int row) const { return row < count; }
+  __device__ int64_t pixel(int row) const { return first + row; }
+};
+
 // A lane's share of DOWN x ASIDE results of a warp, of 16 rows x 8 columns each (tensor_core.cuh).
 template <int DOWN, int ASIDE>
 struct Results {
@@ -178,12 +186,12 @@ struct Results {
   static constexpr int kTrade = kWidth<S, V> == 8 ? 4 : 1;
 
   // The row and the first column of a lane's part of results i down and j aside, and whether it has one there.
-  template <typename S, int V>
-  __device__ bool part_at(int i, int half, int j, int rows, int cols, int& r, int& c) const {
+  template <typename S, int V, typename Rows>
+  __device__ bool part_at(int i, int half, int j, const Rows& rows, int cols, int& r, int& c) const {
     const int own = kTrade<S, V> == 4 ? j + static_cast<int>(threadIdx.x) % 4 : j;
     r = row(i, half);
     c = kTrade<S, V> == 4 ? aside + own * 8 : column(j, 0);
-    return r < rows && c < cols && own < ASIDE;
+    return rows.has(r) && c < cols && own < ASIDE;
   }
   // f(i, half, j) of every part.
   template <typename S, int V, typename F>
@@ -195,9 +203,9 @@ struct Results {
 #pragma unroll
         for (int j = 0; j < ASIDE; j += kTrade<S, V>) f(i, half, j);
   }
-  // put(i, half, j, row, column, values) of every part.
-  template <typename S, int V, typename F>
-  __device__ void parts(int rows, int cols, const F& put) {
+  // put(i, half, j, pixel, column, values) of every part.
+  template <typename S, int V, typename Rows, typename F>
+  __device__ void parts(const Rows& rows, int cols, const F& put) {
     for_parts<S, V>([&](int i, int half, int j) {
       constexpr int kLanes = kTrade<S, V>;
       int r, c;
@@ -214,22 +222,22 @@ struct Results {
         transpose(words);
         Pack<S, 8> part;
         std::memcpy(&part, words, 16);
-        if (inside) put(i, half, j, r, c, part);
+        if (inside) put(i, half, j, rows.pixel(r), c, part);
       } else if constexpr (V > 1) {
-        if (inside) put(i, half, j, r, c, pairs[0]);
+        if (inside) put(i, half, j, rows.pixel(r), c, pairs[0]);
       } else {
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          if (inside && c + e < cols) put(i, half, j, r, c + e, Pack<S, 1>{{pairs[0].lane[e]}});
+          if (inside && c + e < cols) put(i, half, j, rows.pixel(r), c + e, Pack<S, 1>{{pairs[0].lane[e]}});
       }
     });
   }
 
-  // To rows x cols at `out`, rows ld apart; V > 1: 16 bytes at a time can be stored.
-  template <typename S, int V>
-  __device__ void store(S* out, int64_t ld, int rows, int cols) {
-    parts<S, V>(rows, cols, [&](int, int, int, int r, int c, const auto& part) {
-      *reinterpret_cast<std::decay_t<decltype(part)>*>(out + r * ld + c) = part;
+  // To cols of `out`, pixels ld apart; V > 1: 16 bytes at a time can be stored.
+  template <typename S, int V, typename Rows>
+  __device__ void store(S* out, int64_t ld, const Rows& rows, int cols) {
+    parts<S, V>(rows, cols, [&](int, int, int, int64_t pixel, int c, const auto& part) {
+      *reinterpret_cast<std::decay_t<decltype(part)>*>(out + pixel * ld + c) = part;
     });
   }
 
@@ -238,27 +246,28 @@ struct Results {
   struct Passing {
     Pack<S, kWidth<S, V>> part[DOWN][2][(ASIDE + kTrade<S, V> - 1) / kTrade<S, V>];
 
-    __device__ void fetch(const Results& of, const Join<S>& to, int64_t row0, int col0, int rows, int cols) {
+    template <typename Rows>
+    __device__ void fetch(const Results& of, const Join<S>& to, const Rows& rows, int col0, int cols) {
       for_parts<S, V>([&](int i, int half, int j) {
         int r, c;
         if (of.template part_at<S, V>(i, half, j, rows, cols, r, c))
           part[i][half][j / kTrade<S, V>] =
-              load<S, kWidth<S, V>>(to.left + (row0 + r) * to.ld_left + col0 + c);
+              load<S, kWidth<S, V>>(to.left + rows.pixel(r) * to.ld_left + col0 + c);
       });
     }
   };
-  // Results at (row0, col0) and on of a product into the output of its block.
-  template <typename S, int V>
-  __device__ void join(const Join<S>& to, const Passing<S, V>& passing, int64_t row0, int col0, int rows, int cols) {
+  // Results at col0 and on of a product into the output of its block.
+  template <typename S, int V, typename Rows>
+  __device__ void join(const Join<S>& to, const Passing<S, V>& passing, const Rows& rows, int col0, int cols) {
     if constexpr (V > 1) {
       if (to.dense())
-        return parts<S, V>(rows, cols, [&](int i, int half, int j, int r, int c, const auto& part) {
-          to.put(row0 + r, col0 + c, part, passing.part[i][half][j / kTrade<S, V>]);
+        return parts<S, V>(rows, cols, [&](int i, int half, int j, int64_t pixel, int c, const auto& part) {
+          to.put(pixel, col0 + c, part, passing.part[i][half][j / kTrade<S, V>]);
         });
     }
-    parts<S, 1>(rows, cols, [&](int, int, int, int r, int c, const Pack<S, 1>& value) {
-      *to.at(row0 + r, to.offset + col0 + c) = value.lane[0];
-      if (to.left) *to.at(row0 + r, col0 + c) = to.left[(row0 + r) * to.ld_left + col0 + c];
+    parts<S, 1>(rows, cols, [&](int, int, int, int64_t pixel, int c, const Pack<S, 1>& value) {
+      *to.at(pixel, to.offset + col0 + c) = value.lane[0];
+      if (to.left) *to.at(pixel, col0 + c) = to.left[pixel * to.ld_left + col0 + c];
     });
   }
 

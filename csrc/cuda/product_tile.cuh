@@ -20,7 +20,7 @@ __device__ inline S to_element(float v) {
 
 // ROWS x DEPTH of a matrix that has its depth along minor, or its rows; by a block's THREADS.
 template <typename S, int V, bool DEPTH_MINOR, int ROWS, int DEPTH, Pending PENDING, int THREADS>
-struct Tile {
+struct ProductTile {
   static constexpr int kMinor = DEPTH_MINOR ? DEPTH : ROWS, kMajor = DEPTH_MINOR ? ROWS : DEPTH;
   // Rows start in different banks, as load_fragments wants them.
   static constexpr int kLd = kMinor + (DEPTH_MINOR || sizeof(S) == 2 ? 16 / static_cast<int>(sizeof(S)) : 8);
@@ -34,7 +34,7 @@ struct Tile {
   float constants[kFolds ? kPer : 1];
   int64_t major0, majors, minor0, minors;
 
-  __device__ Tile() {
+  __device__ ProductTile() {
 #pragma unroll
     for (float& constant : constants) constant = 0.f;
   }

@@ -44,19 +44,6 @@ __device__ inline PairAt pair_at(int method, int channels) {
   return at;
 }
 
-// From the order of q to that of j; the methods 1 and 2 are each other's inverse.
-template <typename S, int V>
-__device__ inline void exchange(int method, const Pack<S, V> (&from)[2], Pack<S, V> (&to)[2]) {
-#pragma unroll
-  for (int i = 0; i < V; ++i)
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      if (method == 0) to[s].lane[i] = from[s].lane[i];
-      if (method == 1) to[(2 * i + s) / V].lane[(2 * i + s) % V] = from[s].lane[i];
-      if (method == 2) to[s].lane[i] = from[(2 * i + s) / V].lane[(2 * i + s) % V];
-    }
-}
-
 // The side that channel q lies on, by value, so that no array of arguments is indexed.
 template <typename S>
 __device__ inline Source<S> side(const Source<S>& left, const Source<S>& right, bool is_left) {

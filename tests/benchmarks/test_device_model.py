@@ -15,7 +15,8 @@ def model(benchmark_module):
 
 
 def device(model, **fields: float):
-    values = {"bandwidth": 1e12, "flops": 1e14, "graph_us": 2.0, "launch_us": 5.0, **fields}
+    values = {"bandwidth": 1e12, "flops": 1e14, "vector_flops": 1e13, **fields}
+    values |= {"graph_us": 2.0, "launch_us": 5.0}
     return model.Device("made up", source="nobody", **values)
 
 
@@ -25,6 +26,9 @@ def test_a_kernel_takes_bytes_or_multiply_adds(model) -> None:
     assert model.kernel_ms(gpu, 1e9, 49e9) == pytest.approx(1.0)
     assert model.kernel_ms(gpu, 1e9, 100e9) == pytest.approx(2.0)
     assert model.kernel_ms(gpu, 0, 0) == 0
+    # Of depthwise convolutions, on other cores at the same time.
+    assert model.kernel_ms(gpu, 1e9, 100e9, 9e9) == pytest.approx(2.0)
+    assert model.kernel_ms(gpu, 1e9, 100e9, 15e9) == pytest.approx(3.0)
 
 
 def test_a_forward_is_its_launches_and_their_work(model) -> None:
@@ -39,6 +43,8 @@ def test_a_forward_is_its_launches_and_their_work(model) -> None:
         13 * 2e-3 + 2 * moved + multiplied
     )
     assert model.device_ms([], gpu, pixels) == 0
+    depthwise = [model.Kernel(1, 0, 1, 0, 1000)]
+    assert model.device_ms(depthwise, gpu, pixels) == pytest.approx(2e-3 + 10 * multiplied)
     # From Python the host is later for small images, the device for large ones.
     assert model.call_ms(kernels, gpu, pixels) == pytest.approx(13 * 5e-3)
     large = 10_000 * pixels
@@ -55,19 +61,20 @@ def test_devices(model) -> None:
     assert model.published("Quadro") is None
     assert all("datasheet" in gpu.source for gpu in model.DEVICES.values())
     limits = {
-        "copy_gb_per_s": 2900.0, "bfloat16_multiply_adds_g_per_s": 3e5, "graph_launch_us": 1.5,
-        "launch_us": 4.0,
+        "copy_gb_per_s": 2900.0, "multiply_adds_g_per_s": 2e4,
+        "bfloat16_multiply_adds_g_per_s": 3e5, "graph_launch_us": 1.5, "launch_us": 4.0,
     }  # fmt: skip
     gpu = model.measured("some GPU", limits)
-    assert (gpu.bandwidth, gpu.flops, gpu.graph_us, gpu.launch_us) == (2.9e12, 6e14, 1.5, 4.0)
+    assert (gpu.bandwidth, gpu.flops, gpu.vector_flops) == (2.9e12, 6e14, 4e13)
+    assert (gpu.graph_us, gpu.launch_us) == (1.5, 4.0)
     with pytest.raises(KeyError):
         model.measured("a CPU", {"copy_gb_per_s": 20.0})
 
 
 COUNTS = {
-    "ours": {"evaluation": [[100, 0, 10, 0], [5, 1000, 1, 100]]},
-    "eager": {"evaluation": [[300, 0, 30, 0], [5, 1000, 1, 100]]},
-    "torch.compile": {"evaluation": [[150, 0, 20, 0], [5, 1000, 1, 100]]},
+    "ours": {"evaluation": [[100, 0, 10, 0, 0], [5, 1000, 1, 100, 10]]},
+    "eager": {"evaluation": [[300, 0, 30, 0, 0], [5, 1000, 1, 100, 10]]},
+    "torch.compile": {"evaluation": [[150, 0, 20, 0, 0], [5, 1000, 1, 100, 10]]},
 }
 
 
@@ -79,7 +86,7 @@ def test_table(benchmark_module, model) -> None:
     ]
     first, last = records[0], records[-1]
     assert [first[way]["launches"] for way in ("ours", "eager", "torch.compile")] == [105, 305, 155]
-    kernels = [model.Kernel(100, 0, 10, 0), model.Kernel(5, 1000, 1, 100)]
+    kernels = [model.Kernel(*row) for row in COUNTS["ours"]["evaluation"]]
     assert last["ours"]["graph_ms"] == round(
         model.device_ms(kernels, model.DEVICES["H100"], 16 * 800 * 1216), 3
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-OURS = [[100, 0, 10, 0], [5, 1000, 1, 100]]
-EAGER = [[300, 0, 30, 0], [5, 1000, 1, 100]]
+OURS = [[100, 0, 10, 0, 0], [5, 1000, 1, 100, 10]]
+EAGER = [[300, 0, 30, 0, 0], [5, 1000, 1, 100, 10]]
 COUNTS = {
     "kernels": {
         way: {"evaluation": rows, "recalibration": rows}
@@ -30,7 +30,7 @@ def report(measure, benchmark_module, tmp_path: Path):
     args.graph = False
     made = measure.Report("made up", args)
     model = benchmark_module("device_model")
-    made.device, made.counts = model.Device("made up", 1e12, 1e14, 2.0, 5.0, "nobody"), COUNTS
+    made.device, made.counts = model.Device("made up", 1e12, 1e14, 1e13, 2.0, 5.0, "nobody"), COUNTS
     return made
 
 

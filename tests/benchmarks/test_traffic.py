@@ -88,26 +88,44 @@ def test_launches_inside_a_block(traffic, kernel: int, stride: int) -> None:
     weights, biases = block(2 * C, kernel, stride)
     x = torch.randn(2, 2 * C, 6, 10)
     found = traffic.block_launches(x, None, weights, biases, kernel, stride)
-    # As ``tests/emulator`` counts them.
-    assert len(found) == {(5, 1): 4, (5, 2): 5, (0, 1): 7, (0, 2): 8}[kernel, stride]
+    # As ``tests/emulator`` counts them: a depthwise convolution goes with the product behind it.
+    assert len(found) == {(5, 1): 3, (5, 2): 3, (0, 1): 4, (0, 2): 4}[kernel, stride]
     expected = flops.block(x.shape, [w.shape for w in weights], kernel, stride) // 2
-    assert len(weights) == len(found) - (stride == 1)
-    assert sum(node.multiply_adds for node in found) == expected
+    depthwise = sum(w.shape[-1] > 1 for w in weights)
+    assert len(weights) - depthwise == len(found) - (stride == 1)
+    assert sum(node.multiply_adds + node.vector_adds for node in found) == expected
+    pixels = 2 * P // stride**2
+    taps = [w.numel() * pixels for w in weights if w.shape[-1] > 1]
+    assert sum(node.vector_adds for node in found) == sum(taps)
     if (kernel, stride) == (5, 1):
         half = 2 * C * P
-        maps = [4 * half] + [2 * half] * 3
+        maps = [4 * half] + [2 * half] * 2
         others = [0, *(w.numel() + b.numel() for w, b in zip(weights, biases, strict=True))]
+        others = [*others[:2], others[2] + others[3]]
         assert [n.elements for n in found] == [m + o for m, o in zip(maps, others, strict=True)]
         # Between others the launch of halves is none, and what passes by goes with the last one.
         chained = traffic.block_launches(x[:, C:], x[:, :C], weights, biases, kernel, stride, 2)
         moved = [n.elements for n in found[1:]]
-        assert [n.elements for n in chained] == [*moved[:2], moved[2] + 2 * half]
+        assert [n.elements for n in chained] == [moved[0], moved[1] + 2 * half]
         first = traffic.block_launches(x, None, weights, biases, kernel, stride, 2)
         assert first == [found[0], *chained]
-    if (kernel, stride) == (5, 2):  # the projection's depthwise convolution reads the whole input
-        taps = found[3]
-        assert taps.reads[0] == x.numel() + weights[3].numel() + biases[3].numel()
-        assert taps.writes[1] == 2 * weights[3].shape[0] * 3 * 5
+    if (kernel, stride) == (5, 2):  # the projection reads the whole input
+        last = found[2]
+        weights_of = sum(
+            w.numel() + b.numel() for w, b in zip(weights[3:], biases[3:], strict=True)
+        )
+        assert last.reads[0] == x.numel() + weights_of
+        assert last.writes[1] == weights[4].shape[0] * pixels
+
+
+def test_depthwise_convolutions_that_are_made_again(traffic) -> None:
+    """Of channels that no vector divides they are launches of their own; products of many columns
+    make them again."""
+    for channels, launches, again in ((2 * 6, 4, 1), (2 * 320, 3, 2)):
+        weights, biases = block(channels, 3, 1)
+        found = traffic.block_launches(torch.randn(1, channels, 5, 5), None, weights, biases, 3, 1)
+        assert len(found) == launches
+        assert sum(node.vector_adds for node in found) == again * 25 * weights[1].numel()
 
 
 def test_lines(traffic, benchmark_module) -> None:
@@ -121,9 +139,9 @@ def test_lines(traffic, benchmark_module) -> None:
     found = traffic.lines(nodes(40), nodes(60), (40, 60))
     # Of both layers together.
     assert set(found) == {
-        kernel(2, 2 * C * C, 4 * C, 2 * C * C),
-        kernel(2, 8 * C, 4 * C, 0),
-        kernel(2, 0, 4 * C, 0),
+        kernel(2, 2 * C * C, 4 * C, 2 * C * C, 0),
+        kernel(2, 8 * C, 4 * C, 0, 0),
+        kernel(2, 0, 4 * C, 0, 0),
     }
     with pytest.raises(ValueError, match="expected the same launches for 40 and 60 pixels"):
         traffic.lines(nodes(40), nodes(60)[1:], (40, 60))
@@ -138,7 +156,7 @@ def test_launches_of_stock_modules(benchmark_module, traffic) -> None:
     for way, forwards in ways.items():
         assert forwards.keys() == {"recalibration", "training", "evaluation"}
         for name, kernels in forwards.items():
-            macs = 320 * 480 * sum(k.multiply_adds for k in kernels)
+            macs = 320 * 480 * sum(k.multiply_adds + k.vector_adds for k in kernels)
             assert macs == pytest.approx(0.88e9, rel=0.01), (way, name)
     total = {
         way: {name: sum(k.launches for k in kernels) for name, kernels in forwards.items()}

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     load(sys.argv[1])
     from tests.ops import cuda_checks
 
+    cuda_checks.EMULATED = True
     cuda_checks.SMALL = [(1, 5, 4, 3), (1, 16, 5, 6)]
     del cuda_checks.TOLERANCE[torch.float16]
     sys.argv = ["cuda_checks.py", "--small", "--device", "cpu"]

@@ -1,4 +1,5 @@
-"""Blocks in evaluation between halves: to the bit those between whole maps."""
+"""Blocks in evaluation: to the bit their convolutions one by one, and between halves those between
+whole maps."""
 
 from __future__ import annotations
 
@@ -12,6 +13,14 @@ from tests.ops.compare import block, channels_last, tensors
 
 # Of which products on CUDA make tiles of every size.
 WIDE = ((1, 256, 13, 11), (1, 320, 13, 11))
+# Maps and strides, of which depthwise convolutions with the product behind them do.
+SEPARABLE = (
+    ((1, 16, 9, 11), 1),
+    ((1, 16, 33, 21), 1),
+    ((1, 160, 17, 19), 1),
+    ((1, 32, 17, 19), 2),
+    ((1, 96, 17, 19), 2),
+)
 
 
 def make(
@@ -24,6 +33,39 @@ def make(
     out, inputs = weights[last].shape[:2]
     weights[last], biases[last] = torch.randn(out + more, inputs, 1, 1), torch.randn(out + more)
     return [w.to(like) for w in weights], [b.to(like.device) for b in biases]
+
+
+def one_by_one(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    kernel: int,
+    stride: int,
+    method: int,
+) -> Tensor:
+    """``shuffle_block`` by an operator for each convolution."""
+    main = 6 if kernel == 0 else 3
+
+    def branch(z: Tensor, first: int, end: int) -> Tensor:
+        s = stride
+        for w, b in zip(weights[first:end], biases[first:end], strict=True):
+            if w.shape[-1] > 1:
+                z = ops.depthwise_conv(z, w, bias=b, stride=s)[0]
+                s = 1
+            else:
+                z = ops.pointwise_conv(z, w, bias=b, out_relu=True)[0]
+        return z
+
+    left, right = (x, x) if stride == 2 else reference.shuffle(x, method).chunk(2, 1)
+    left = branch(left, main, len(weights))
+    return channels_last(torch.cat((left, branch(channels_last(right), 0, main)), 1))
+
+
+@torch.no_grad()
+def check_alone(x: Tensor, kernel: int, stride: int) -> None:
+    args = (*make(x.shape[1], kernel, stride, 0, x), kernel, stride, 1)
+    expected, found = one_by_one(x, *args), ops.shuffle_block(x, *args)
+    assert torch.equal(found, expected), f"{tuple(x.shape)}, {kernel}, {stride}"
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
-// Blocks in evaluation on CUDA: a launch for every convolution, bias and ReLU included. The last one of a branch
-// writes to the block's output, concatenated or as the halves that a following block of stride 1 reads, and
-// takes what passes by with it; nothing is concatenated, shuffled or split by a launch of its own.
+// Blocks in evaluation on CUDA: a launch for every 1x1 convolution, bias, ReLU and as a rule the depthwise convolution
+// before it included. The last one of a branch writes to the block's output, concatenated or as the halves that a
+// following block of stride 1 reads, and takes what passes by with it; nothing is concatenated, shuffled or split by a
+// launch of its own.
 #include <torch/library.h>
 
+#include "block_part.cuh"
 #include "conv.cuh"
-#include "shuffle_concat.cuh"
 
 namespace detnas {
 namespace cuda {
@@ -18,11 +19,17 @@ struct Layers {
   // z through `count` of them from `first` on, or with a `part` as that of the block's output.
   Tensor run(Tensor z, size_t first, size_t count, const BlockPart* part = nullptr) const {
     int64_t s = stride;
-    for (size_t i = first; i < first + count; ++i) {
-      if (weights[i].size(2) > 1) {
-        z = std::get<0>(depthwise_conv(z, weights[i], {}, {}, false, biases[i], false, false, s, 1));
+    const size_t end = first + count;
+    for (size_t i = first; i < end; ++i) {
+      if (weights[i].size(2) > 1) {  // a 1x1 convolution follows
+        Tensor y;
+        const bool both = separable_relu(z, weights[i], biases[i], s, weights[i + 1], biases[i + 1],
+                                         i + 2 == end ? part : nullptr, y);
+        if (!both) y = std::get<0>(depthwise_conv(z, weights[i], {}, {}, false, biases[i], false, false, s, 1));
+        z = y;
         s = 1;
-      } else if (part && i + 1 == first + count) {
+        i += both;
+      } else if (part && i + 1 == end) {
         pointwise_relu_into(z, weights[i], biases[i], *part);
       } else {
         z = std::get<0>(pointwise_conv(z, weights[i], {}, {}, false, biases[i], true, false, 1));
@@ -34,19 +41,8 @@ struct Layers {
 
 // The right half of the shuffled map; the left one goes to `left`.
 Tensor split(const Tensor& x, int64_t method, const Tensor& left) {
-  const Tensor map = as_map(x);
-  const int64_t half = x.size(1) / 2;
-  Tensor right = empty_map({x.size(0), half, x.size(2), x.size(3)}, x);
-  if (x.numel() == 0) return right;
-  DETNAS_DISPATCH(x, "shuffle_block", [&] {
-    Source<scalar_t> first = source<scalar_t>(map, {}, {}, false), second = first;
-    second.data += half;
-    Shuffle<scalar_t> s{first, second, static_cast<int>(half), static_cast<int>(half), static_cast<int>(method),
-                        static_cast<int>(half), left.data_ptr<scalar_t>(), right.data_ptr<scalar_t>(),
-                        pixel_stride(left, 1), half};
-    launch_shuffle(s, pixel_count(x), stream());
-  });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const Tensor right = empty_map({x.size(0), x.size(1) / 2, x.size(2), x.size(3)}, x);
+  if (x.numel() > 0) shuffled_halves(x, method, left, right);
   return right;
 }
 

@@ -1,0 +1,3 @@
+#include "separable_kernels.cuh"
+
+DETNAS_SEPARABLE_KERNELS(float)
