@@ -318,7 +318,7 @@ def check_chains(setup: Setup) -> None:
             chains.check(setup.place(torch.randn(shape)), 3, 1)
         if setup.device == "cpu" and setup.dtype != torch.float32 and not EMULATED:
             return  # the CPU's kernels round no map between two layers
-        for (shape, stride), kernel in itertools.product(chains.SEPARABLE, (0, 3, 5, 7)):
+        for (shape, stride), kernel in itertools.product(chains.SEPARABLE, (3, 5, 7)):
             chains.check_alone(setup.place(torch.randn(shape)), kernel, stride)
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
