@@ -24,9 +24,9 @@ struct Separable {
 
 constexpr int kTileWidth = 8;  // pixels
 
-// What a block keeps in shared memory, in bytes. It goes through the channels 64 bytes at a time: the patch of the
-// map that a tile of pixels sees, the taps, and the operands of the product; of all but the first operand, which it
-// makes, those of the next channels come in meanwhile.
+// What a block keeps in shared memory, in bytes, of 64 bytes of channels at a time: the patch of the map that its tile
+// sees, taps and weights, each twice, so that those of the next channels come in meanwhile, and the product's first
+// operand, which it makes of them.
 struct SeparableShared {
   static constexpr int kChannels = 64, kTap = kChannels + 4, kRow = kChannels + 16;  // distances between banks
   int in_rows, in_cols, every, line;  // of the patch; one pixel is left free for `every` so many
@@ -44,8 +44,8 @@ struct SeparableShared {
         all(2 * (patch + taps + second) + first) {}
 };
 
-// Chooses tiles; false where two launches are better: where many blocks would make the same depthwise convolution, or
-// have no memory for it.
+// Chooses tiles; false where two launches are better: where more blocks than fill the GPU would make the same depthwise
+// convolution more than twice, or a block has too little memory.
 template <typename S>
 bool plan(Separable<S>& g) {
   const auto tiles = [&](int pixels) {

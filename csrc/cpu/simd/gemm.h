@@ -20,6 +20,7 @@ DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) c[r][j] = V{};
+#pragma GCC unroll 2
   for (int64_t k = 0; k < depth; ++k) {
     if (Ahead) __builtin_prefetch(ahead + k * (64 / sizeof(T)), 0, 2);
     V bv[C];
@@ -126,7 +127,8 @@ DETNAS_INLINE void gemm_columns(const GemmArgs<T>& g, const T* a, int64_t lda, i
   for_tiles(rows, [&](int64_t r0, auto tag) __attribute__((always_inline)) {
     constexpr int R = decltype(tag)::value;
     V tile[R][C];
-    register_tile<T, R, C>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile);
+    // The next tile's pixels are asked for meanwhile: the hardware does not foresee so many rows at once.
+    register_tile<T, R, C, true>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile, a + (r0 + R) * lda);
     if (M == Mode::kStats && first && r0 == 0) {
       lane0.set_reference(tile, 0);
       if (C == 2) lane1.set_reference(tile, 1);
