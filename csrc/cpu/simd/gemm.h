@@ -8,9 +8,9 @@ constexpr int64_t panel_size() {
   return kCols * Vec<T>::size;
 }
 
-// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over C vectors. With `Ahead`, a line
-// of what is read next is asked for with every k.
-template <typename T, int R, int C, bool Ahead = false>
+// tile[r][j] = sum_k a[r * a_row + k * a_col] * b[k * ldb + j * b_next], j over C vectors. Where `Near` is the level
+// of the caches to bring it to, a line of what is read next is asked for with every k.
+template <typename T, int R, int C, int Near = 0>
 DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
                                  int64_t b_next, int64_t depth, typename Vec<T>::type (&tile)[R][C],
                                  const T* ahead = nullptr) {
@@ -22,7 +22,7 @@ DETNAS_INLINE void register_tile(const T* a, int64_t a_row, int64_t a_col, const
     for (int j = 0; j < C; ++j) c[r][j] = V{};
 #pragma GCC unroll 2
   for (int64_t k = 0; k < depth; ++k) {
-    if (Ahead) __builtin_prefetch(ahead + k * (64 / sizeof(T)), 0, 2);
+    if (Near) __builtin_prefetch(ahead + k * (64 / sizeof(T)), 0, Near == 1 ? 3 : 2);
     V bv[C];
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) bv[j] = load(b + k * ldb + j * b_next);
@@ -128,7 +128,7 @@ DETNAS_INLINE void gemm_columns(const GemmArgs<T>& g, const T* a, int64_t lda, i
     constexpr int R = decltype(tag)::value;
     V tile[R][C];
     // The next tile's pixels are asked for meanwhile: the hardware does not foresee so many rows at once.
-    register_tile<T, R, C, true>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile, a + (r0 + R) * lda);
+    register_tile<T, R, C, 1>(a + r0 * lda, lda, 1, b, kPanel, b_next, g.k, tile, a + (r0 + R) * lda);
     if (M == Mode::kStats && first && r0 == 0) {
       lane0.set_reference(tile, 0);
       if (C == 2) lane1.set_reference(tile, 1);

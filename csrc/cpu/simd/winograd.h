@@ -244,7 +244,7 @@ DETNAS_INLINE void winograd_columns(const WinogradArgs<T>& g, const T* in, T* ou
     constexpr int R = decltype(tag)::value;
     V tile[R][C];
     if (ahead >= ahead_end) ahead = next_in, ahead_end = next_end;
-    register_tile<T, R, C, true>(in + r0 * g.ld_in, g.ld_in, 1, b, kPanel, b_next, k, tile, ahead);
+    register_tile<T, R, C, 2>(in + r0 * g.ld_in, g.ld_in, 1, b, kPanel, b_next, k, tile, ahead);
     ahead += k * line;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
