@@ -42,7 +42,7 @@ struct SeparableForm {
   using B = Operand<S, COLS>;
   using Results = cuda::Results<1, COLS / kWarpsAside / 8>;
   static_assert(kThreads / 32 / kWarpsAside * 16 == PIXELS, "a warp has 16 pixels");
-  
+
   // Elements from the beginning of a patch.
   static __device__ int offset(int row, int col) {
     return (row * kShared.line + col + col / kShared.every) * kDepth;

@@ -39,13 +39,20 @@ DETNAS_INLINE void stats_block(const Source<T>& s, int64_t p0, int64_t p1, int64
   }
 }
 
+// The same, by what is pending.
+template <typename T, int U>
+DETNAS_INLINE void stats_columns(const Source<T>& s, int64_t p0, int64_t p1, int64_t c, const Moments<T>& m) {
+  if (s.scale && s.relu) stats_block<T, U, true, true>(s, p0, p1, c, m);
+  else if (s.scale) stats_block<T, U, true, false>(s, p0, p1, c, m);
+  else if (s.relu) stats_block<T, U, false, true>(s, p0, p1, c, m);
+  else stats_block<T, U, false, false>(s, p0, p1, c, m);
+}
+
 template <typename T>
 void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t channels,
                          const Moments<T>& m) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::size;
-  constexpr int U = 4;  // vectors of channels side by side
-  const bool affine = s.scale != nullptr;
   for (int64_t c = 0; c < channels; c += L) {
     const int64_t n = channels - c;
     const V v = apply(s, load_part(s.data + begin * s.ld + c, n), begin, c, n);
@@ -56,11 +63,10 @@ void stats_channels_last(const Source<T>& s, int64_t begin, int64_t end, int64_t
     p1 = p0 + (p0 == begin ? kStatsFirst : kStatsBlock);
     if (p1 > end) p1 = end;
     int64_t c = 0;
-    for (; !s.y && c + U * L <= channels; c += U * L) {
-      if (affine && s.relu) stats_block<T, U, true, true>(s, p0, p1, c, m);
-      else if (affine) stats_block<T, U, true, false>(s, p0, p1, c, m);
-      else if (s.relu) stats_block<T, U, false, true>(s, p0, p1, c, m);
-      else stats_block<T, U, false, false>(s, p0, p1, c, m);
+    if (!s.y) {
+      for (; c + 4 * L <= channels; c += 4 * L) stats_columns<T, 4>(s, p0, p1, c, m);
+      for (; c + 2 * L <= channels; c += 2 * L) stats_columns<T, 2>(s, p0, p1, c, m);
+      for (; c + L <= channels; c += L) stats_columns<T, 1>(s, p0, p1, c, m);
     }
     for (; c < channels; c += L) {
       const int64_t n = channels - c;
