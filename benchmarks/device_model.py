@@ -3,9 +3,8 @@
 No measurement. Every kernel takes what its bytes take at the device's bandwidth, or its
 multiply-adds at the rate of its tensor cores, those of depthwise convolutions at that of the other
 cores, whichever is most, and a fixed time between its launch and that of the next one, which waits
-for it. Caches, occupancy and the shares of the peak
-rates that kernels reach are left out: times are lower bounds for large maps, and estimates for
-small ones.
+for it. Caches, occupancy and the shares of the peak rates that kernels reach are left out: times
+are lower bounds for large maps, and estimates for small ones.
 
     device   kernels queued behind one another, or replayed from a CUDA graph
     host     called one by one from Python: the host takes its time for each, which the device waits

@@ -20,7 +20,8 @@ BATCH_NORMS = {
 }  # fmt: skip
 # Which a compiler calls as they are.
 LIBRARY = {"convolution", "mm", "addmm", "bmm"}
-# Of a product, for which the depthwise convolution in its launch is made once.
+# Of a product, for which the depthwise convolution in its launch is made once: those of the widest
+# tile in csrc/cuda/separable_plan.cuh.
 COLUMNS = 160
 
 

@@ -40,7 +40,7 @@ inline unsigned char* shared_memory;
 
 constexpr size_t kStack = 256 * 1024;
 constexpr unsigned kWarp = 32;
-constexpr size_t kMostShared = 99 * 1024;  // of a block whose kernel is allowed it, on the GPUs that give least
+constexpr size_t kMostShared = 99 * 1024;  // of a block that is allowed it: the least from compute capability 8.0 on
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "emulator: %s\n", what);
